@@ -1,0 +1,45 @@
+# make setup | demo | test | format | schema | lock | prune      (prerequisites: Python 3.11+, make, git)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := containers/requirements.lock
+export PYTHONPATH := src
+
+.PHONY: setup demo test format schema lock prune
+
+setup: $(VENV)/.complete
+
+# The marker is written last: an installation that was interrupted is completed by the next call.
+$(VENV)/.complete: $(LOCK)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; call: make PYTHON=/path/to/python3.11 " )'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(LOCK)
+	@touch $@
+
+demo: setup
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores 2 --quiet rules host --configfile config/demo.yaml
+	@$(BIN)/python workflow/scripts/print_verdict.py demo demo-copy
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint --configfile config/demo.yaml
+	PATH="$(CURDIR)/$(BIN):$$PATH" pytest --durations=10
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow/rules
+
+schema: setup
+	$(BIN)/python workflow/scripts/write_schema.py
+
+lock: setup
+	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --allow-unsafe --no-emit-index-url \
+		--no-emit-find-links --no-emit-options --annotation-style=line --output-file $(LOCK) pyproject.toml
+	@sed -i 's/^torch==\([0-9.]*\)+[a-z0-9]*/torch==\1/' $(LOCK)
+
+prune: setup
+	$(BIN)/python workflow/scripts/prune.py

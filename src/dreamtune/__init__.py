@@ -1,0 +1,1 @@
+"""Fine-tune masked diffusion language models from parquet to an audited verdict."""

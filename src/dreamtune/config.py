@@ -1,0 +1,172 @@
+"""The configuration file: YAML to typed sections, one set per experiment.
+
+Every section of the file is a default; `experiments` names runs and says what each changes. An unknown key is an
+error that names the nearest key there is.
+"""
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from dreamtune.errors import UserError
+from dreamtune.settings.base import Section, result
+from dreamtune.settings.benchmark import Benchmark
+from dreamtune.settings.data import DataConfig
+from dreamtune.settings.generate import GenerateConfig, Sampling
+from dreamtune.settings.likelihood import LikelihoodConfig
+from dreamtune.settings.model import ModelConfig
+from dreamtune.settings.report import Comparison, ReportConfig
+from dreamtune.settings.score import ScoreConfig
+from dreamtune.settings.train import RunOverrides, TrainConfig
+
+
+class GenerateSection(GenerateConfig):
+    """Settings of the denoising sampler, and a second setting besides the headline."""
+
+    sampled: Sampling | None = result(None, "also sample with these settings, reported apart; null does not")
+
+    @property
+    def headline(self) -> GenerateConfig:
+        """The greedy setting that the verdict rests on."""
+        return GenerateConfig(**{name: getattr(self, name) for name in GenerateConfig.model_fields})
+
+    def by_name(self) -> dict[str, GenerateConfig]:
+        """Return each setting under the name it has in reports."""
+        settings = {"greedy": self.headline}
+        return settings | ({"sampled": self.sampled.applied_to(self.headline)} if self.sampled else {})
+
+
+class EvaluateSection(Comparison):
+    """What is compared, on what, and how the verdict is decided."""
+
+    likelihood: LikelihoodConfig = result(LikelihoodConfig, "the held-out likelihood")
+    benchmarks: list[Benchmark] = result(list, "further questions, answered and graded beside the test split")
+
+    @property
+    def comparison(self) -> Comparison:
+        """Only what decides the verdict."""
+        return Comparison(**{name: getattr(self, name) for name in Comparison.model_fields})
+
+
+class Experiment(Section):
+    """Everything one experiment needs, resolved."""
+
+    model: ModelConfig = Field(description="which base model, and in which precision it is held")
+    data: DataConfig = Field(description="the training data: files, columns, template, split, lengths")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="objective, adapter, optimiser")
+    smoke: RunOverrides = Field(
+        default=RunOverrides(rows=64, epochs=1, log_every=1), description="the short run that must pass before full"
+    )
+    full: RunOverrides = Field(default_factory=RunOverrides, description="the full run")
+    generate: GenerateSection = Field(default_factory=GenerateSection, description="the denoising sampler")
+    score: ScoreConfig = Field(default_factory=ScoreConfig, description="how a completion is graded")
+    evaluate: EvaluateSection = Field(default_factory=EvaluateSection, description="likelihood, benchmarks, verdict")
+    report: ReportConfig = Field(default_factory=ReportConfig, description="what the report shows")
+
+
+class Config(BaseModel):
+    """The experiments of one configuration file, by name."""
+
+    experiments: dict[str, Experiment]
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a YAML file into a `Config`.
+
+    Raises UserError (a ValueError) with one line that names the offending key.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such configuration file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: this is not YAML: {' '.join(str(error).split())}") from None
+    return parse_config(raw)
+
+
+def parse_config(raw: Any) -> Config:
+    """Turn the mapping read from a configuration file into a `Config`."""
+    if not isinstance(raw, dict):
+        raise UserError(f"the configuration must be a mapping of sections, not {type(raw).__name__}")
+    defaults = {name: section for name, section in raw.items() if name != "experiments"}
+    experiments = raw.get("experiments", {"main": {}})
+    if not isinstance(experiments, dict) or not experiments:
+        raise UserError("experiments: expected a mapping of names to changes, for example `experiments: {main: {}}`")
+    return Config(experiments={name: _experiment(name, defaults, over) for name, over in experiments.items()})
+
+
+def _experiment(name: str, defaults: dict[str, Any], changes: Any) -> Experiment:
+    if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
+        raise UserError(f"experiments: the name {name!r} should hold only letters, digits, '-' and '_'")
+    if not isinstance(changes, dict | types.NoneType):
+        raise UserError(f"experiments.{name}: expected a mapping of sections to changes, not {changes!r}")
+    try:
+        return Experiment.model_validate(_merge(defaults, changes or {}))
+    except ValidationError as error:
+        raise UserError(_one_line(error)) from None
+
+
+def _merge(defaults: Any, changes: Any) -> Any:
+    """Merge mappings key by key; anything else is replaced. An empty section (`train:`) changes nothing."""
+    if not isinstance(defaults, dict) or not isinstance(changes, dict):
+        return changes
+    defaults = (
+        {name: value if value is not None else {} for name, value in defaults.items()} if not changes else defaults
+    )
+    return defaults | {name: _merge(defaults.get(name), value) for name, value in changes.items()}
+
+
+def _one_line(error: ValidationError) -> str:
+    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key explains the rest
+    first, more = errors[0], len(errors) - 1
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _keys_beside(first["loc"])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
+        message = f"unknown key {key!r} in the configuration; {hint}"
+    elif first["type"] == "missing":
+        message = f"{key}: this key is required and missing from the configuration"
+    else:
+        problem = first["msg"].removeprefix("Value error, ")
+        message = f"{key}: {problem[:1].lower()}{problem[1:]}; given was {first['input']!r}"
+    return message + (f" (and {more} more)" if more else "")
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    """Return the names of the fields that the key at `location` could have been."""
+    model: Any = Experiment
+    for part in location[:-1]:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _section_in(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the section type within an annotation such as `list[Benchmark]` or `Sampling | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in typing.get_args(annotation) if (found := _section_in(part))), None)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a configuration file, for editors."""
+    schema = Experiment.model_json_schema()
+    changes = {name: dict(field) for name, field in schema["properties"].items()}
+    partial = {"type": "object", "properties": changes, "additionalProperties": False}
+    schema["properties"]["experiments"] = {
+        "type": "object",
+        "description": "experiments by name, each with what it changes of the sections above",
+        "additionalProperties": {"anyOf": [partial, {"type": "null"}]},
+    }
+    for name in ("ModelConfig", "DataConfig"):  # an experiment need not repeat the required keys
+        relaxed = {k: v for k, v in schema["$defs"][name].items() if k != "required"}
+        schema["$defs"][f"{name}Changes"] = relaxed
+    for name in ("model", "data"):
+        changes[name] = changes[name] | {"$ref": changes[name]["$ref"] + "Changes"}
+    return schema | {"title": "dreamtune configuration", "$schema": "https://json-schema.org/draft/2020-12/schema"}

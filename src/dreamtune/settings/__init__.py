@@ -1,0 +1,1 @@
+"""One typed section of the configuration per module, so that a stage's code digest sees only its own."""

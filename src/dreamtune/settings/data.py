@@ -1,0 +1,80 @@
+"""From a parquet file of rows to tokens: columns, template, split, lengths."""
+
+from typing import Literal
+
+from pydantic import field_validator, model_validator
+
+from dreamtune.settings.base import Float, Section, result, runtime
+
+PLACEHOLDERS = ("{question}", "{reasoning}", "{answer}")
+
+
+class Columns(Section):
+    """Names of the parquet columns that fill the template."""
+
+    question: str = result("question", "column that holds the question")
+    reasoning: str | None = result("reasoning", "column that holds the worked reasoning; null where there is none")
+    answer: str = result("answer", "column that holds the reference answer")
+
+
+class Split(Section):
+    """Held-out rows are chosen by a hash of the normalised question, so that no duplicate straddles the split."""
+
+    validation: Float = result(0.02, "share of the rows that validate during training", ge=0.0, lt=1.0)
+    test: Float = result(0.1, "share of the rows held out for the final evaluation", ge=0.0, lt=1.0)
+    seed: int = result(0, "seed of the split's hash")
+
+    @model_validator(mode="after")
+    def leaves_training_rows(self) -> "Split":
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation {self.validation} + test {self.test} leave no training rows; lower one")
+        return self
+
+
+class DataConfig(Section):
+    """The training data. Its files' contents are hashed, their paths are not."""
+
+    files: list[str] = runtime(
+        ..., "parquet files or globs, or hf://datasets/OWNER/NAME@REVISION/PATH.parquet with a 40-digit revision"
+    )
+    columns: Columns = result(Columns, "names of the parquet columns")
+    template: str = result(
+        "Question: {question}\n\nLet's think step by step.\n{reasoning}\n\nTherefore, the final answer is: {answer}",
+        "text of one example; what stands before {reasoning} (or {answer}, if there is no reasoning) is the prompt, "
+        "the rest is the response; the end token follows",
+    )
+    beginning_token: bool = result(True, "put the tokenizer's beginning token before the prompt, where it has one")
+    split: Split = result(Split, "how rows are held out")
+    max_tokens: int = result(2048, "longest example in tokens: prompt, response and its end token", ge=8)
+    too_long: Literal["shorten_reasoning", "drop", "truncate"] = result(
+        "shorten_reasoning",
+        "what happens to a longer example: cut its reasoning and keep the answer, drop it, or cut its end",
+    )
+    shorten_from: Literal["end", "start"] = result("end", "which end of the reasoning shorten_reasoning cuts")
+    duplicates: Literal["keep", "drop"] = result("keep", "what happens to a second row with the same question")
+    contaminated: Literal["keep", "drop"] = result(
+        "keep", "what happens to a training row that shares an n-gram with a held-out question"
+    )
+    ngram: int = result(13, "length in words of the n-grams of the contamination audit", ge=2)
+    rows_per_shard: int = result(100_000, "rows of one Arrow shard", ge=1)
+    batch_rows: int = runtime(2_000, "rows tokenised at a time; bounds the memory", ge=1)
+
+    @field_validator("template")
+    @classmethod
+    def has_placeholders(cls, template: str) -> str:
+        for name in ("{question}", "{answer}"):
+            if template.count(name) != 1:
+                raise ValueError(f"the template must contain {name} exactly once")
+        order = [template.index(p) for p in PLACEHOLDERS if p in template]
+        if template.count("{reasoning}") > 1 or order != sorted(order):
+            raise ValueError("the template needs {question}, then at most one {reasoning}, then {answer}")
+        return template
+
+    @model_validator(mode="after")
+    def reasoning_has_a_column(self) -> "DataConfig":
+        if ("{reasoning}" in self.template) != (self.columns.reasoning is not None):
+            raise ValueError(
+                "the template's {reasoning} and columns.reasoning go together: give both, or leave out the "
+                "placeholder and set the column to null"
+            )
+        return self

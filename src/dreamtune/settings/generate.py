@@ -1,0 +1,39 @@
+"""Generation: the sampler of Dream (and of LLaDA), greedy for the headline."""
+
+from typing import Literal
+
+from dreamtune.settings.base import Float, Section, result, runtime
+
+
+class GenerateConfig(Section):
+    """Settings of the denoising sampler; the same for base and tuned."""
+
+    max_new_tokens: int = result(512, "positions denoised after the prompt", ge=1)
+    steps: int | None = result(None, "denoising steps; null takes one per new token", ge=1)
+    order: Literal["origin", "maskgit_plus", "topk_margin", "entropy"] = result(
+        "entropy", "which masked positions are revealed first"
+    )
+    ranking: Literal["untempered", "official"] = result(
+        "untempered", "rank positions before or, as the official sampler does, after temperature and filtering"
+    )
+    temperature: Float = result(0.0, "0 is greedy", ge=0.0)
+    top_p: Float | None = result(None, "sample among the likeliest tokens of this total probability", gt=0.0, le=1.0)
+    top_k: int | None = result(None, "sample among so many of the likeliest tokens", ge=1)
+    samples: int = result(1, "answers per question", ge=1)
+    seed: int = result(0, "seed of the sampling noise")
+    max_prompts: int | None = result(None, "answer only the first so many questions; null answers all", ge=1)
+    prompts: list[str] = result(list, "questions of your own, answered besides the test split and never graded")
+    batch_size: int = runtime(16, "rows denoised together; a row's answer does not depend on it", ge=1)
+
+
+class Sampling(Section):
+    """A second generation setting beside the greedy headline; every other field is the headline's."""
+
+    temperature: Float = result(0.7, "softmax temperature", gt=0.0)
+    top_p: Float | None = result(0.9, "sample among the likeliest tokens of this total probability", gt=0.0, le=1.0)
+    top_k: int | None = result(None, "sample among so many of the likeliest tokens", ge=1)
+    samples: int = result(1, "answers per question", ge=1)
+
+    def applied_to(self, generate: GenerateConfig) -> GenerateConfig:
+        """Return `generate` with this second setting's numbers."""
+        return generate.model_copy(update=self.model_dump())

@@ -1,0 +1,190 @@
+"""One job of the workflow: from its frozen `config.json` to its `manifest.json`, which is written last.
+
+A job works in a private folder and moves what it made into its version's folder at the end. Two writers of the same
+version can run side by side (a driver that was killed leaves its job running): both make the same content.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import psutil
+
+from dreamtune.errors import UserError
+from dreamtune.settings.base import Section
+from dreamtune.versions import ROOT, code_digest, sha256_file
+
+S = TypeVar("S", bound=Section)
+PACKAGES = (
+    *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets"),
+    *("polars", "snakemake", "tokenizers", "safetensors", "math-verify", "numpy"),
+)
+
+
+class Stage:
+    """The context in which a script makes its one library call.
+
+    >>> with Stage(__file__, code_before_imports) as stage:
+    ...     stage.counts = prepare_shards(stage.section("data", DataConfig), ..., stage.out)
+
+    Attributes:
+        folder: the version's folder, which survives a kill: checkpoints belong here.
+        out: a private, empty folder; its content becomes the version's output.
+        counts: what the manifest says of rows and drop reasons.
+    """
+
+    def __init__(self, script: str, code_before: str, arguments: list[str] | None = None) -> None:
+        """Read `--out`; stop if the code is not what the version was planned with, before or after the imports."""
+        self.name = Path(script).stem
+        parser = argparse.ArgumentParser(prog=self.name, description=sys.modules["__main__"].__doc__)
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.add_argument("--out", type=Path, required=True, help="version folder that holds the frozen config.json")
+        self.folder: Path = parser.parse_args(arguments).out
+        self.counts: dict[str, Any] = {}
+        try:
+            self.spec = self._frozen()
+            self._check_code(code_before, code_digest(script))
+        except UserError as error:
+            self._stop(error)
+
+    def section(self, name: str, kind: type[S]) -> S:
+        """Return a section of the frozen config, result and runtime fields together."""
+        values = self.spec["settings"].get(name, {}) | self.spec["runtime"].get(name, {})
+        return kind.model_validate(values)
+
+    def optional(self, name: str, kind: type[S]) -> S | None:
+        """Return a section, or None where this version has none."""
+        return self.section(name, kind) if name in self.spec["settings"] else None
+
+    def reads(self) -> dict[str, Path]:
+        """Return the version folders this job reads, by name, each of them finished.
+
+        Raises:
+            UserError: one of them has no manifest.
+        """
+        folders = {name: Path(folder) for name, folder in (self.spec["reads"] | self.spec["order_only"]).items()}
+        for name, folder in folders.items():
+            if not (folder / "manifest.json").exists():
+                raise UserError(f"{name}: {folder} is not finished (no manifest.json); run snakemake to make it")
+        return folders
+
+    def __enter__(self) -> "Stage":
+        self.out = self.folder / f".out-{socket.gethostname()}-{os.getpid()}"
+        shutil.rmtree(self.out, ignore_errors=True)
+        self.out.mkdir(parents=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is None:
+            outputs = self._publish()
+            self._write_manifest(outputs)
+        shutil.rmtree(self.out, ignore_errors=True)
+        if isinstance(error, UserError):
+            self._stop(error)
+
+    def _stop(self, error: UserError) -> None:
+        print(f"{self.name}: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+    def _frozen(self) -> dict[str, Any]:
+        path = self.folder / "config.json"
+        if not path.exists():
+            raise UserError(f"{path} does not exist; snakemake writes it, so give --out a version it has planned")
+        return json.loads(path.read_text())
+
+    def _check_code(self, *now: str) -> None:
+        planned = self.spec["code"]
+        if any(code != planned for code in now):
+            raise UserError(
+                f"the code changed since version {self.spec['version']} was submitted (code {planned}, now {now[-1]}); "
+                "nothing was run; start snakemake again"
+            )
+
+    def _publish(self) -> list[str]:
+        """Move the private folder's content into the version's folder; return the names."""
+        names = sorted(item.name for item in self.out.iterdir())
+        for name in names:
+            target = self.folder / name
+            if target.is_dir():  # left by another writer of the same version: same content
+                target.rename(self.out / f".old-{name}")
+            (self.out / name).rename(target)
+        return names
+
+    def _write_manifest(self, outputs: list[str]) -> None:
+        """Describe the files as they lie on disk; once more if another writer replaced one meanwhile."""
+        record = self._record()
+        while True:
+            files = [file for name in outputs for file in _files(self.folder / name)]
+            before = [_mark(file) for file in files]
+            record["outputs"] = {
+                file.relative_to(self.folder).as_posix(): {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+                for file in files
+            }
+            beside = self.out / "manifest.json"
+            beside.write_text(json.dumps(record, indent=1, allow_nan=False))
+            beside.rename(self.folder / "manifest.json")
+            if before == [_mark(file) for file in files]:
+                return
+
+    def _record(self) -> dict[str, Any]:
+        started = psutil.Process().create_time()
+        return self.spec | {
+            "counts": self.counts,
+            "git": _git(),
+            "packages": {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
+            "python": platform.python_version(),
+            "image": os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER"),
+            "host": socket.gethostname(),
+            "gpu": _gpu(),
+            "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "wall_s": round(time.time() - started, 3),
+        }
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+
+
+def _mark(file: Path) -> tuple[int, int, int]:
+    stat = file.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _git() -> dict[str, Any] | None:
+    """Return commit and whether tracked files differ from it; None outside a repository."""
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changes = subprocess.run(
+            ["git", "-C", str(ROOT), "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(changes.stdout.strip())}
+
+
+def _gpu() -> str | None:
+    """Return the GPU's name if this process used torch; stages without a model never import it."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None

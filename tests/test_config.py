@@ -1,0 +1,94 @@
+"""Ring (b): every shipped YAML parses; a wrong one says so in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import ROOT
+from dreamtune.config import json_schema, load_config, parse_config
+from dreamtune.settings.base import Section
+
+SHIPPED = sorted((ROOT / "config").glob("*.yaml"))
+LEAST = {"model": {"path": "x"}, "data": {"files": ["rows.parquet"]}}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
+def test_shipped_configs_parse(path: Path) -> None:
+    assert load_config(path).experiments
+
+
+def test_notebook_settings_of_the_default() -> None:
+    experiment = load_config(ROOT / "config/config.yaml").experiments["dream7b-s1k"]
+    assert experiment.model.revision == "6572adb5535263e4d1a337b56942ba48b6dee2a9"
+    assert experiment.train.learning_rate == 2e-5  # YAML 1.1 reads 2e-5 as text
+    assert experiment.train.lora.target_modules == ["q_proj", "v_proj"]
+    smoke = experiment.smoke.applied_to(experiment.train)
+    assert (smoke.rows, smoke.epochs, smoke.log_every, smoke.learning_rate) == (64, 1, 1, 2e-5)
+    assert experiment.full.applied_to(experiment.train) == experiment.train
+    assert experiment.generate.by_name()["sampled"].top_p == 0.9
+    assert experiment.generate.by_name()["greedy"].temperature == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"train": {"learning_rat": 1e-3}},
+            "unknown key 'train.learning_rat' in the configuration; did you mean 'learn",
+        ),
+        ({"train": {"lora": {"rnk": 1}}}, "unknown key 'train.lora.rnk' in the configuration; did you mean 'rank'?"),
+        ({"trian": {}}, "unknown key 'trian' in the configuration; did you mean 'train'?"),
+        ({"generate": {"sampled": {"temprature": 1.0}}}, "did you mean 'temperature'?"),
+        ({"evaluate": {"benchmarks": [{"name": "x", "file": ["y"]}]}}, "did you mean 'files'?"),
+        ({"train": {"epochs": "3"}}, "train.epochs: input should be a valid integer; given was '3'"),
+        ({"train": {"epochs": True}}, "train.epochs"),
+        ({"train": {"learning_rate": "fast"}}, "train.learning_rate"),
+        ({"data": {"files": ["x"], "template": "{question}"}}, "must contain {answer} exactly once"),
+        ({"data": {"files": ["x"], "columns": {"reasoning": None}}}, "go together"),
+        ({"model": {}}, "model.path: this key is required"),
+    ],
+)
+def test_mistakes_are_one_line(change: dict, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        parse_config(LEAST | change)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_experiments_change_single_keys() -> None:
+    raw = LEAST | {"train": {"learning_rate": 1e-3, "lora": {"rank": 4}}}
+    raw |= {"experiments": {"a": None, "b": {"train": {"lora": {"alpha": 8}}}}}
+    experiments = parse_config(raw).experiments
+    assert experiments["a"].train.lora.rank == experiments["b"].train.lora.rank == 4
+    assert (experiments["a"].train.lora.alpha, experiments["b"].train.lora.alpha) == (32, 8)
+
+
+def test_the_mistake_of_an_experiment_is_found() -> None:
+    with pytest.raises(ValueError, match=r"train\.lora\.alhpa.*'alpha'"):
+        parse_config(LEAST | {"experiments": {"b": {"train": {"lora": {"alhpa": 8}}}}})
+
+
+def test_schema_is_current_and_describes_every_field() -> None:
+    schema = json_schema()
+    assert json.loads((ROOT / "config/schema.json").read_text()) == schema, "run `make schema`"
+    fields = [schema["properties"], *(d["properties"] for d in schema["$defs"].values() if "properties" in d)]
+    assert all("description" in field for group in fields for field in group.values())
+
+
+def test_every_field_is_marked_result_or_runtime() -> None:
+    def sections(kind: type[Section]) -> list[type[Section]]:
+        return [kind, *(deep for sub in kind.__subclasses__() for deep in sections(sub))]
+
+    for kind in sections(Section):
+        if kind.__name__ in {"Section", "Experiment"}:
+            continue
+        for name, field in kind.model_fields.items():
+            assert field.json_schema_extra["kind"] in {"result", "runtime"}, f"{kind.__name__}.{name}"
+
+
+def test_empty_section_is_no_change(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(LEAST) + "experiments:\n  main:\n")
+    assert load_config(path).experiments["main"].train.epochs == 3

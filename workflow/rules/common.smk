@@ -1,0 +1,45 @@
+import sys
+
+sys.path.insert(0, f"{workflow.basedir}/src")
+from dreamtune.config import parse_config
+from dreamtune.errors import UserError
+from dreamtune.experiments import make_plan, plan_merge
+from dreamtune.plan import RESULTS
+from dreamtune.versions import digest
+
+try:
+    CONFIG = parse_config(config)
+    PLAN, LATEST = make_plan(CONFIG)
+    MERGED = plan_merge(PLAN, CONFIG, LATEST)
+except UserError as error:
+    sys.exit(f"dreamtune: {error}")
+
+LINKS = {name: [f"{key}={folder}" for key, folder in folders.items()] for name, folders in LATEST.items()}
+MARKERS = {name: f"results/latest/{name}/.published-{digest(links)}" for name, links in LINKS.items()}
+MAIN = workflow.is_main_process and "--report" not in sys.argv
+
+
+def one_of(names):
+    """Return a constraint that matches just these; a finished version is among none, so nothing can re-make it."""
+    return "|".join(names) or "(?!)"
+
+
+wildcard_constraints:
+    version=one_of(PLAN.unfinished()) if MAIN else "[0-9a-f]{12}",
+    marker=one_of(m.rpartition("-")[2] for m in MARKERS.values() if not exists(m)) if MAIN else "[0-9a-f]{12}",
+
+
+container: "containers/dreamtune.sif"
+
+
+shell.prefix(f"export PYTHONPATH={workflow.basedir}/src PYTHONUNBUFFERED=1; ")
+
+
+def inputs_of(stage):
+    """Return the input function of a stage: the manifests of what its version reads."""
+    return lambda wildcards: PLAN.inputs_of(stage, wildcards.version)
+
+
+def gpus(stage):
+    """Return the resource function of a stage that runs a model: one GPU, unless the config says `cpu`."""
+    return lambda wildcards: int(PLAN[stage, wildcards.version]["runtime"]["model"]["device"] != "cpu")

@@ -1,0 +1,62 @@
+rule generate_answers:
+    input:
+        unpack(inputs_of("generate_answers")),
+    output:
+        manifest="results/generate_answers/{version}/manifest.json",
+    log:
+        "results/generate_answers/{version}/job.log",
+    benchmark:
+        "results/generate_answers/{version}/benchmark.tsv"
+    resources:
+        gpu=gpus("generate_answers"),
+    params:
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        "python3 workflow/scripts/generate_answers.py --out {params.folder} 2>&1 | tee {log}"
+
+
+rule evaluate_likelihood:
+    input:
+        unpack(inputs_of("evaluate_likelihood")),
+    output:
+        manifest="results/evaluate_likelihood/{version}/manifest.json",
+    log:
+        "results/evaluate_likelihood/{version}/job.log",
+    benchmark:
+        "results/evaluate_likelihood/{version}/benchmark.tsv"
+    resources:
+        gpu=gpus("evaluate_likelihood"),
+    params:
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        "python3 workflow/scripts/evaluate_likelihood.py --out {params.folder} 2>&1 | tee {log}"
+
+
+rule score_answers:
+    input:
+        unpack(inputs_of("score_answers")),
+    output:
+        manifest="results/score_answers/{version}/manifest.json",
+    log:
+        "results/score_answers/{version}/job.log",
+    benchmark:
+        "results/score_answers/{version}/benchmark.tsv"
+    params:
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        "python3 workflow/scripts/score_answers.py --out {params.folder} 2>&1 | tee {log}"
+
+
+rule render_report:
+    input:
+        unpack(inputs_of("render_report")),
+    output:
+        manifest="results/render_report/{version}/manifest.json",
+    log:
+        "results/render_report/{version}/job.log",
+    benchmark:
+        "results/render_report/{version}/benchmark.tsv"
+    params:
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        "python3 workflow/scripts/render_report.py --out {params.folder} 2>&1 | tee {log}"

@@ -1,0 +1,28 @@
+rule prepare_shards:
+    input:
+        unpack(inputs_of("prepare_shards")),
+    output:
+        manifest="results/prepare_shards/{version}/manifest.json",
+    log:
+        "results/prepare_shards/{version}/job.log",
+    benchmark:
+        "results/prepare_shards/{version}/benchmark.tsv"
+    params:
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        "python3 workflow/scripts/prepare_shards.py --out {params.folder} 2>&1 | tee {log}"
+
+
+rule audit_contamination:
+    input:
+        unpack(inputs_of("audit_contamination")),
+    output:
+        manifest="results/audit_contamination/{version}/manifest.json",
+    log:
+        "results/audit_contamination/{version}/job.log",
+    benchmark:
+        "results/audit_contamination/{version}/benchmark.tsv"
+    params:
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        "python3 workflow/scripts/audit_contamination.py --out {params.folder} 2>&1 | tee {log}"

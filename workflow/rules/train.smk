@@ -1,0 +1,37 @@
+rule train_adapter:
+    input:
+        unpack(inputs_of("train_adapter")),
+    output:
+        manifest="results/train_adapter/{version}/manifest.json",
+    log:
+        "results/train_adapter/{version}/job.log",
+    benchmark:
+        "results/train_adapter/{version}/benchmark.tsv"
+    resources:
+        gpu=gpus("train_adapter"),
+    params:
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        "python3 workflow/scripts/train_adapter.py --out {params.folder} 2>&1 | tee {log}"
+
+
+rule merge_adapter:
+    input:
+        unpack(inputs_of("merge_adapter")),
+    output:
+        manifest="results/merge_adapter/{version}/manifest.json",
+    log:
+        "results/merge_adapter/{version}/job.log",
+    benchmark:
+        "results/merge_adapter/{version}/benchmark.tsv"
+    resources:
+        gpu=gpus("merge_adapter"),
+    params:
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        "python3 workflow/scripts/merge_adapter.py --out {params.folder} 2>&1 | tee {log}"
+
+
+rule merge:
+    input:
+        [f"{folder}/manifest.json" for folder in MERGED.values()],

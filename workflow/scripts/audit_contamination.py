@@ -1,0 +1,22 @@
+"""Look for a benchmark's questions among the training rows.
+
+reads   training split of the shards, the benchmark's parquet files
+writes  contamination.json
+usage   python workflow/scripts/audit_contamination.py --out results/audit_contamination/VERSION
+"""
+
+from dreamtune.versions import code_digest
+
+BEFORE = code_digest(__file__)
+from dreamtune.contamination import audit_contamination
+from dreamtune.settings.benchmark import Benchmark
+from dreamtune.stage import Stage
+
+if __name__ == "__main__":
+    with Stage(__file__, BEFORE) as stage:
+        stage.counts = audit_contamination(
+            stage.reads()["shards"],
+            stage.section("benchmark", Benchmark),
+            stage.spec["settings"]["ngram"],
+            stage.out,
+        )

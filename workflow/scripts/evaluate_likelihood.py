@@ -1,0 +1,25 @@
+"""Estimate the held-out likelihood of base and tuned model on identical masks.
+
+reads   test and training split of the shards, base model, adapter
+writes  likelihood.parquet (per example and draw), likelihood.json
+usage   python workflow/scripts/evaluate_likelihood.py --out results/evaluate_likelihood/VERSION
+"""
+
+from dreamtune.versions import code_digest
+
+BEFORE = code_digest(__file__)
+from dreamtune.likelihood import evaluate_likelihood
+from dreamtune.settings.likelihood import LikelihoodConfig
+from dreamtune.settings.model import ModelConfig
+from dreamtune.stage import Stage
+
+if __name__ == "__main__":
+    with Stage(__file__, BEFORE) as stage:
+        reads = stage.reads()
+        stage.counts = evaluate_likelihood(
+            stage.section("likelihood", LikelihoodConfig),
+            stage.section("model", ModelConfig),
+            reads["shards"],
+            reads["adapter"] / "adapter",
+            stage.out,
+        )

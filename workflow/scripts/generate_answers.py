@@ -1,0 +1,32 @@
+"""Answer questions with the base or the tuned model.
+
+reads   test split of the shards (or a benchmark's parquet files), base model, adapter
+writes  answers.parquet, timings.parquet, generation.json
+usage   python workflow/scripts/generate_answers.py --out results/generate_answers/VERSION
+        python workflow/scripts/generate_answers.py --adapter results/latest/demo/full/adapter --prompt "2 + 3 = ?"
+"""
+
+import sys
+
+from dreamtune.versions import code_digest
+
+BEFORE = code_digest(__file__)
+from dreamtune.answers import by_hand, generate_answers
+from dreamtune.settings.benchmark import Benchmark
+from dreamtune.settings.generate import GenerateConfig
+from dreamtune.settings.model import ModelConfig
+from dreamtune.stage import Stage
+
+if __name__ == "__main__":
+    if any(argument.startswith("--prompt") for argument in sys.argv):
+        sys.exit(by_hand(sys.argv[1:]))
+    with Stage(__file__, BEFORE) as stage:
+        reads = stage.reads()
+        stage.counts = generate_answers(
+            stage.section("generate", GenerateConfig),
+            stage.section("model", ModelConfig),
+            reads["shards"],
+            stage.optional("benchmark", Benchmark),
+            reads["adapter"] / "adapter" if "adapter" in reads else None,
+            stage.out,
+        )

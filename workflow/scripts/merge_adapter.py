@@ -1,0 +1,25 @@
+"""Merge an adapter into its base: a checkpoint that the official code loads.
+
+reads   base model, adapter, test split, the likelihood of the 4-bit model that was evaluated
+writes  merged/ (safetensors, official key names and config), merge.json
+usage   snakemake --cores 1 --configfile CONFIG merge
+"""
+
+from dreamtune.versions import code_digest
+
+BEFORE = code_digest(__file__)
+from dreamtune.merge import merge_adapter
+from dreamtune.settings.likelihood import LikelihoodConfig
+from dreamtune.settings.model import ModelConfig
+from dreamtune.stage import Stage
+
+if __name__ == "__main__":
+    with Stage(__file__, BEFORE) as stage:
+        reads = stage.reads()
+        stage.counts = merge_adapter(
+            stage.section("model", ModelConfig),
+            reads["full"] / "adapter",
+            stage.out,
+            reads["shards"],
+            stage.section("likelihood", LikelihoodConfig),
+        )

@@ -1,0 +1,18 @@
+"""Turn parquet rows into tokenised Arrow shards, split, with an audit.
+
+reads   the parquet files and the tokenizer named in the frozen config
+writes  train/ validation/ test/ (Arrow), shards.json, lengths.parquet, audit.json
+usage   python workflow/scripts/prepare_shards.py --out results/prepare_shards/VERSION
+"""
+
+from dreamtune.versions import code_digest
+
+BEFORE = code_digest(__file__)
+from dreamtune.prepare import prepare_shards
+from dreamtune.settings.data import DataConfig
+from dreamtune.settings.model import ModelConfig
+from dreamtune.stage import Stage
+
+if __name__ == "__main__":
+    with Stage(__file__, BEFORE) as stage:
+        stage.counts = prepare_shards(stage.section("data", DataConfig), stage.section("model", ModelConfig), stage.out)

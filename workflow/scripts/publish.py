@@ -1,0 +1,18 @@
+"""Point results/latest/EXPERIMENT at an experiment's newest versions.
+
+reads   nothing; the links are given as NAME=FOLDER
+writes  a link per name, report.html, summary.json, versions.json, and the marker --out, last
+usage   python workflow/scripts/publish.py --out results/latest/demo/.published-DIGEST full=results/train_adapter/X
+"""
+
+import argparse
+from pathlib import Path
+
+from dreamtune.publish import publish
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="marker of this publication")
+    parser.add_argument("links", nargs="+", metavar="NAME=FOLDER", help="version folder to link under a name")
+    arguments = parser.parse_args()
+    publish(arguments.out, dict(link.split("=", 1) for link in arguments.links))

@@ -1,0 +1,23 @@
+"""Put everything one experiment measured into one page, with a verdict.
+
+reads   shards, smoke, full, likelihood, answers and scores of one experiment
+writes  report.html (self-contained), summary.json
+usage   python workflow/scripts/render_report.py --out results/render_report/VERSION
+"""
+
+from dreamtune.versions import code_digest
+
+BEFORE = code_digest(__file__)
+from dreamtune.report.render import render_report
+from dreamtune.settings.report import Comparison, ReportConfig
+from dreamtune.stage import Stage
+
+if __name__ == "__main__":
+    with Stage(__file__, BEFORE) as stage:
+        stage.counts = render_report(
+            stage.section("report", ReportConfig),
+            stage.section("comparison", Comparison),
+            stage.spec["settings"]["experiment"],
+            stage.reads(),
+            stage.out,
+        )

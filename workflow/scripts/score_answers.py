@@ -1,0 +1,17 @@
+"""Grade generated answers and measure how they degenerate.
+
+reads   answers.parquet of one generation
+writes  scores.parquet, scores.json
+usage   python workflow/scripts/score_answers.py --out results/score_answers/VERSION
+"""
+
+from dreamtune.versions import code_digest
+
+BEFORE = code_digest(__file__)
+from dreamtune.scoring import score_answers
+from dreamtune.settings.score import ScoreConfig
+from dreamtune.stage import Stage
+
+if __name__ == "__main__":
+    with Stage(__file__, BEFORE) as stage:
+        stage.counts = score_answers(stage.section("score", ScoreConfig), stage.reads()["answers"], stage.out)

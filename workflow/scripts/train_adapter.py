@@ -1,0 +1,26 @@
+"""Train a QLoRA adapter: the smoke run and the full run are this script with other numbers.
+
+reads   shards, base model, and for the full run the smoke run's gate
+writes  adapter/ (PEFT), train_log.jsonl, training.json, gate.json; checkpoints/ beside them, to resume from
+usage   python workflow/scripts/train_adapter.py --out results/train_adapter/VERSION
+"""
+
+from dreamtune.versions import code_digest
+
+BEFORE = code_digest(__file__)
+from dreamtune.settings.model import ModelConfig
+from dreamtune.settings.train import TrainConfig
+from dreamtune.stage import Stage
+from dreamtune.training import train_adapter
+
+if __name__ == "__main__":
+    with Stage(__file__, BEFORE) as stage:
+        reads = stage.reads()
+        stage.counts = train_adapter(
+            stage.section("train", TrainConfig),
+            stage.section("model", ModelConfig),
+            reads["shards"],
+            stage.out,
+            stage.folder,
+            reads.get("gate"),
+        )

@@ -1,0 +1,14 @@
+"""Write the JSON schema of a configuration file, which editors use to complete and check keys.
+
+reads   the types in src/dreamtune/settings
+writes  config/schema.json
+usage   python workflow/scripts/write_schema.py
+"""
+
+import json
+from pathlib import Path
+
+from dreamtune.config import json_schema
+
+if __name__ == "__main__":
+    Path("config/schema.json").write_text(json.dumps(json_schema(), indent=1) + "\n")
