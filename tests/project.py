@@ -1,0 +1,69 @@
+"""A private copy of the project, on which tests run real Snakemake and edit what they like."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+PARTS = ("Snakefile", "workflow", "src", "profiles", "config", "resources")
+MICRO = "micro.yaml"
+
+
+class Project:
+    """`snakemake` in a copy of the project under `folder`, with the smallest config that runs every stage."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for part in PARTS:
+            source, target = ROOT / part, folder / part
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(source, target)
+        shutil.copy2(ROOT / "tests/fixtures/micro.yaml", folder / MICRO)
+        venv = Path(sys.executable).parent
+        self.environment = os.environ | {"PATH": f"{venv}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", MICRO, *arguments]
+
+    def start(self, *arguments: str, log: str = "snakemake.log") -> subprocess.Popen[bytes]:
+        """Start Snakemake in a process group of its own."""
+        with (self.folder / log).open("ab") as output:
+            return subprocess.Popen(
+                self.command(*arguments),
+                cwd=self.folder,
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def snakemake(self, *arguments: str, fails: bool = False) -> str:
+        """Run Snakemake to its end and return what it printed."""
+        done = subprocess.run(
+            self.command(*arguments), cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=600
+        )
+        output = done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, output
+        return output
+
+    def jobs(self, *arguments: str) -> dict[str, int]:
+        """Return how many jobs of each rule a dry run would start."""
+        table = re.search(r"^job +count\n-.*\n((?:\w+ +\d+\n)+)", self.snakemake("-n", *arguments), re.MULTILINE)
+        counts = dict(line.split() for line in table.group(1).splitlines()) if table else {}
+        return {rule: int(n) for rule, n in counts.items() if rule not in {"total", "all"}}
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.folder / file
+        text = path.read_text()
+        assert old in text, f"{old!r} is not in {file}"
+        path.write_text(text.replace(old, new, 1))
+
+    def manifests(self) -> dict[Path, int]:
+        """Return every finished version and when it was finished."""
+        return {path: path.stat().st_mtime_ns for path in (self.folder / "results").glob("*/*/manifest.json")}

@@ -1,0 +1,175 @@
+"""Ring (d): the whole DAG on the embedded model, and what must and must not re-run (design, section 4)."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from project import MICRO, Project
+
+GENERATION = {"generate_answers": 4, "score_answers": 4}
+TUNED = {"generate_answers": 2, "score_answers": 2}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project in which everything has run once."""
+    project = Project(tmp_path_factory.mktemp("workflow"))
+    project.snakemake()
+    return project
+
+
+@pytest.fixture
+def project(finished: Project) -> Project:
+    """The finished copy; an edit is taken back afterwards."""
+    kept = {path: path.read_bytes() for path in finished.folder.rglob("*") if _is_source(finished.folder, path)}
+    yield finished
+    for path in [p for p in finished.folder.rglob("*") if _is_source(finished.folder, p)]:
+        if path not in kept:
+            path.unlink()
+    for path, content in kept.items():
+        if not path.exists() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+def _is_source(root: Path, path: Path) -> bool:
+    parts = path.relative_to(root).parts
+    return path.is_file() and parts[0] not in {"results", ".snakemake"} and "__pycache__" not in parts
+
+
+def test_everything_is_written(finished: Project) -> None:
+    latest = finished.folder / "results/latest/one"
+    assert (latest / "report.html").stat().st_size > 10_000
+    summary = json.loads((latest / "summary.json").read_text())
+    assert summary["training"]["steps"] == 2
+    for folder in json.loads((latest / "versions.json").read_text()).values():
+        manifest = json.loads((finished.folder / folder / "manifest.json").read_text())
+        assert manifest["version"] == Path(folder).name
+        assert manifest["wall_s"] > 0
+        for name, output in manifest["outputs"].items():
+            assert (finished.folder / folder / name).stat().st_size == output["bytes"]
+        assert {"job.log", "benchmark.tsv", "config.json"} <= {p.name for p in (finished.folder / folder).iterdir()}
+
+
+def test_nothing_re_runs(project: Project) -> None:
+    assert project.jobs() == {}
+
+
+def test_touch_of_everything_re_runs_nothing(project: Project) -> None:
+    for path in project.folder.rglob("*"):
+        if path.is_file():
+            os.utime(path)
+    assert project.jobs() == {}
+
+
+def test_moved_data_re_runs_nothing(project: Project) -> None:
+    (project.folder / "resources/tiny-dream/rows.parquet").rename(project.folder / "elsewhere.parquet")
+    project.edit(MICRO, "resources/tiny-dream/rows.parquet", "elsewhere.parquet")
+    assert project.jobs() == {}
+
+
+def test_reordered_keys_re_run_nothing(project: Project) -> None:
+    project.edit(MICRO, "  quantization: nf4\n  dtype: float32\n", "  dtype: float32\n  quantization: nf4\n")
+    assert project.jobs() == {}
+
+
+REPORT = {"render_report": 1, "publish": 1}
+TRAINING = {"train_adapter": 2, "evaluate_likelihood": 1}
+EVERYTHING = {"prepare_shards": 1, **TRAINING, **GENERATION, **REPORT}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        ("src/dreamtune/diffusion.py", '"""', '"""Edited. ', {}),
+        ("src/dreamtune/diffusion.py", "\nimport ", "\n# a comment\n\nimport ", {}),
+        (MICRO, "checkpoint_minutes: 10.0", "checkpoint_minutes: 3.0", {}),
+        (MICRO, "threads: 1", "threads: 2", {}),
+        (MICRO, "smoke: {rows: 8, epochs: 1, log_every: 1}", "smoke: {rows: 8, epochs: 1, log_every: 2}", {}),
+        (MICRO, "learning_rate: 1e-3", "learning_rate: 2e-3", TRAINING | TUNED | REPORT),
+        (MICRO, "temperature: 0.7", "temperature: 0.9", TUNED | REPORT),
+        (MICRO, "max_new_tokens: 8", "max_new_tokens: 9", GENERATION | REPORT),
+        (MICRO, "smoke: {rows: 8", "smoke: {rows: 7", {"train_adapter": 1, **REPORT}),
+        (MICRO, "examples: 5", "examples: 6", REPORT),
+        ("src/dreamtune/report/template.html.j2", "</body>", "<hr></body>", REPORT),
+        ("src/dreamtune/diffusion.py", "\nimport ", "\nEDITED = 1\nimport ", TRAINING | TUNED | REPORT),
+        ("src/dreamtune/truncation.py", "\nimport ", "\nEDITED = 1\nimport ", EVERYTHING),
+    ],
+)
+def test_re_run_table(project: Project, file: str, old: str, new: str, expected: dict[str, int]) -> None:
+    project.edit(file, old, new)
+    assert project.jobs() == expected
+
+
+def test_one_changed_row_re_runs_everything(project: Project) -> None:
+    import polars as pl
+
+    path = project.folder / "resources/tiny-dream/rows.parquet"
+    rows = pl.read_parquet(path)
+    rows[:-1].write_parquet(path)
+    assert project.jobs() == EVERYTHING
+
+
+def test_deleted_upstream_is_made_only_for_what_is_new(project: Project) -> None:
+    aside = project.folder / "aside"
+    [shards] = (project.folder / "results/prepare_shards").iterdir()
+    shards.rename(aside)
+    try:
+        assert project.jobs() == {}
+        project.edit(MICRO, "experiments:\n  one: {}", "experiments:\n  one: {}\n  two: {train: {max_tail: 2}}")
+        assert project.jobs() == {"prepare_shards": 1, **TRAINING, **TUNED, **REPORT}
+    finally:
+        aside.rename(shards)
+
+
+def test_learning_rate_and_back_executed(project: Project) -> None:
+    before, versions = project.manifests(), project.folder / "results/latest/one/versions.json"
+    first = versions.read_text()
+    project.edit(MICRO, "learning_rate: 1e-3", "learning_rate: 2e-3")
+    project.snakemake()
+    made = {path.parent.parent.name for path in project.manifests().keys() - before.keys()}
+    assert made == {"train_adapter", "evaluate_likelihood", "generate_answers", "score_answers", "render_report"}
+    assert len(project.manifests()) == len(before) + 2 + 1 + 2 + 2 + 1
+    assert versions.read_text() != first
+
+    after = project.manifests()
+    project.edit(MICRO, "learning_rate: 2e-3", "learning_rate: 1e-3")
+    shutil.rmtree(project.folder / ".snakemake")  # the links must not depend on Snakemake's memory
+    project.snakemake()
+    assert versions.read_text() == first
+    assert project.manifests() == after
+    assert project.jobs() == {}
+
+
+def test_an_edit_while_jobs_are_queued_files_nothing(project: Project) -> None:
+    """The code of a stage changes between the plan and the job: the job stops and leaves nothing behind."""
+    project.edit(MICRO, "learning_rate: 1e-3", "learning_rate: 3e-3")
+    before = project.manifests()
+    project.edit(
+        "workflow/rules/train.smk", '"python3', '"echo EDITED = 1 >> src/dreamtune/diffusion.py; python3'
+    )  # the edit happens after the plan was made and before the script starts
+    output = project.snakemake(fails=True)
+    assert "the code changed since version" in output
+    assert "Traceback" not in output
+    assert project.manifests() == before
+
+
+def test_a_config_edit_while_jobs_are_queued_changes_nothing_for_them(project: Project) -> None:
+    project.edit(MICRO, "learning_rate: 1e-3", "learning_rate: 4e-3")
+    before = project.manifests()
+    project.edit("workflow/rules/train.smk", '"python3', f'"sed -i s/4e-3/5e-3/ {MICRO}; python3')
+    project.snakemake()
+    for path in project.manifests().keys() - before.keys():
+        spec = json.loads(path.read_text())
+        if spec["stage"] == "train_adapter":
+            assert spec["settings"]["train"]["learning_rate"] == 4e-3
+
+
+def test_bad_config_is_one_line(project: Project) -> None:
+    project.edit(MICRO, "learning_rate:", "learning_rat:")
+    output = project.snakemake(fails=True)
+    assert "dreamtune: unknown key 'train.learning_rat' in the configuration; did you mean 'learning_rate'?" in output
+    assert "Traceback" not in output
