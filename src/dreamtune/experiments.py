@@ -34,7 +34,11 @@ def _plan_experiment(plan: Plan, digests: FileDigests, name: str, e: Experiment)
     )
     training: dict[str, Any] = {"inputs": {"model": base_model}, "reads": {"shards": shards}}
     full_train = e.full.applied_to(e.train)
-    smoke = plan.add("train_adapter", {"train": e.smoke.applied_to(e.train), "model": e.model}, **training)
+    smoke_train = e.smoke.applied_to(e.train)
+    # What smoke predicts of the full run is beside its result, so the full run's settings do not re-run it.
+    smoke = plan.add(
+        "train_adapter", {"train": smoke_train, "model": e.model}, **training, unhashed={"full": full_train}
+    )
     full = plan.add("train_adapter", {"train": full_train, "model": e.model}, **training, order_only={"gate": smoke})
     likelihood = plan.add(
         "evaluate_likelihood",

@@ -1,0 +1,41 @@
+"""The PEFT adapter folder: adapter_config.json and adapter_model.safetensors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+
+from dreamtune.errors import UserError
+
+CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Return adapter_config.json of a folder that also has the weights as safetensors.
+
+    Raises:
+        UserError: one of the two files is missing, or the weights are pickled.
+    """
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder} holds no {CONFIG}; expected the adapter folder of a finished training")
+    if not (folder / WEIGHTS).exists():
+        if (folder / PICKLE).exists():
+            raise UserError(f"{folder} has a pickled adapter ({PICKLE}), which can run code; convert it to {WEIGHTS}")
+        raise UserError(f"{folder} holds no {WEIGHTS}")
+    config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return config
+
+
+def check_loaded(model: PeftModel, folder: Path) -> None:
+    """Raise a UserError unless the file's tensors are exactly the adapter's: PEFT would only warn."""
+    expected = set(get_peft_model_state_dict(model))
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        given = set(file.keys())
+    if given != expected:
+        wrong = sorted(given ^ expected)
+        where = "only in the file" if wrong[0] in given else "missing from the file"
+        raise UserError(
+            f"the adapter in {folder} does not fit the model: {len(wrong)} tensors differ, {wrong[0]} is {where}"
+        )

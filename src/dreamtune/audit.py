@@ -1,0 +1,135 @@
+"""The audit of the data: what each truncation policy would lose, lengths, repeats, leaks between the splits."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from dreamtune.ngrams import Overlap
+from dreamtune.settings.data import DataConfig
+from dreamtune.template import split_template
+from dreamtune.truncation import POLICIES, Policy, fit
+
+QUANTILES = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99}
+TOKEN_COLUMNS = ("prompt_tokens", "reasoning_tokens", "answer_tokens", "tokens")
+CHARACTER_COLUMNS = ("question_characters", "reasoning_characters", "answer_characters")
+
+
+def audit_lengths(
+    lengths: Path, data: DataConfig, duplicates: dict[str, int], contamination: dict[str, Any], unknown: int
+) -> dict[str, Any]:
+    """Return the content of audit.json from lengths.parquet and the counts of the two passes.
+
+    `policies` says for every policy at `data.max_tokens`: rows_lost (dropped), answers_lost (dropped, or kept without
+    the whole answer and its end token), rows_shortened and reasoning_tokens_lost (answer whole, reasoning cut).
+    `tokens` are lengths before truncation, `kept_tokens` and `response_tokens` those in the shards, per split.
+    """
+    table = pl.read_parquet(lengths)
+    usable = table.filter(pl.col("prompt_tokens").is_not_null())
+    kept = table.filter(pl.col("dropped").is_null())
+    response = (pl.col("kept_tokens") - pl.col("prompt_tokens")).alias("response_tokens")
+    kept = kept.with_columns(response)
+    by_split = {name: kept.filter(pl.col("split") == name) for name in ("train", "validation", "test")}
+    audit = {
+        "max_tokens": data.max_tokens,
+        "too_long": data.too_long,
+        "source_rows": table.height,
+        "rows_with_text": usable.height,
+        "rows": {name: part.height for name, part in by_split.items()},
+        "dropped": dict(sorted(table["dropped"].drop_nulls().value_counts().iter_rows())),
+        "policies": {policy: _losses(policy, usable, data.max_tokens) for policy in POLICIES},
+        "tokens": {column: _quantiles(usable[column]) for column in TOKEN_COLUMNS},
+        "characters": {column: _quantiles(usable[column]) for column in CHARACTER_COLUMNS},
+        "kept_tokens": {name: _quantiles(part["kept_tokens"]) for name, part in by_split.items()},
+        "response_tokens": {name: _quantiles(part["response_tokens"]) for name, part in by_split.items()},
+        "unknown_tokens": unknown,
+        "duplicates": {"policy": data.duplicates, **duplicates},
+        "contamination": {"policy": data.contaminated, "ngram": data.ngram, **contamination},
+    }
+    return audit | {"warnings": _warnings(audit, data)}
+
+
+def heldout_contamination(out: Path, splits: dict[str, Any], overlap: Overlap, copies: int) -> dict[str, Any]:
+    """Return how training and held-out questions overlap; reads the held-out shards' questions once.
+
+    `copies` is the number of normalised questions that stand on both sides. `pairs` are example ids, the first of
+    many; `kept_share` below 1 says that only that share of the n-grams was compared.
+    """
+    touched = {f"{name}_rows": _touched(out, splits[name]["files"], overlap) for name in ("validation", "test")}
+    pairs = [{"train": a, "heldout": b, "text": text} for a, b, text in overlap.pairs]
+    return {
+        "question_copies": copies,
+        "train_rows": overlap.rows,
+        **touched,
+        "kept_share": overlap.index.kept_share,
+        "pairs": pairs,
+    }
+
+
+def _touched(out: Path, files: list[str], overlap: Overlap) -> int:
+    count = 0
+    for name in files:
+        with pa.OSFile(str(out / name)) as file, pa.ipc.open_stream(file) as stream:
+            for batch in stream:
+                count += int(overlap.touched(batch.column("question").to_pylist()).sum())
+    return count
+
+
+def _losses(policy: Policy, usable: pl.DataFrame, max_tokens: int) -> dict[str, int]:
+    prompt, reasoning, answer = (usable[column].to_numpy().astype(np.int64) for column in TOKEN_COLUMNS[:3])
+    outcome = fit(policy, prompt, reasoning, answer, max_tokens)
+    lost = outcome.dropped != ""
+    whole = ~lost & outcome.complete
+    shortened = whole & (outcome.reasoning < reasoning)
+    return {
+        "rows_lost": int(lost.sum()),
+        "answers_lost": int((~whole).sum()),
+        "rows_shortened": int(shortened.sum()),
+        "reasoning_tokens_lost": int((reasoning - outcome.reasoning)[shortened].sum()),
+    }
+
+
+def _quantiles(lengths: pl.Series) -> dict[str, float]:
+    if not len(lengths):
+        return {}
+    values = lengths.to_numpy()
+    middle = dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values())).tolist(), strict=True))
+    return {"min": int(values.min()), **middle, "max": int(values.max()), "mean": float(values.mean())}
+
+
+def _warnings(audit: dict[str, Any], data: DataConfig) -> list[str]:
+    """Return what a user should know before training, one sentence each."""
+    warnings = []
+    rows, chosen = audit["rows_with_text"], audit["policies"][data.too_long]
+    if chosen["answers_lost"]:
+        others = ", ".join(
+            f"{name} would lose {losses['answers_lost']}"
+            for name, losses in audit["policies"].items()
+            if name != data.too_long
+        )
+        warnings.append(
+            f"{chosen['answers_lost']} of {rows} rows lose their answer at max_tokens {data.max_tokens} "
+            f"under too_long: {data.too_long} ({others})"
+        )
+    if chosen["rows_shortened"]:
+        warnings.append(f"{chosen['rows_shortened']} of {rows} rows keep their answer with shortened reasoning")
+    if audit["duplicates"]["rows"]:
+        fate = "dropped" if data.duplicates == "drop" else "kept, always in the same split"
+        warnings.append(f"{audit['duplicates']['rows']} rows repeat an earlier question ({fate})")
+    leak = audit["contamination"]
+    if leak["train_rows"]:
+        fate = "dropped" if data.contaminated == "drop" else "kept"
+        warnings.append(
+            f"{leak['train_rows']} training rows share {data.ngram} words in a row with a held-out question ({fate}); "
+            f"{leak['test_rows']} test rows are concerned"
+        )
+    if leak["kept_share"] < 1:
+        warnings.append(f"only a {leak['kept_share']:.3g} share of the n-grams was compared: there are too many")
+    warnings += [f"the {name} split is empty" for name in ("validation", "test") if not audit["rows"][name]]
+    if audit["unknown_tokens"]:
+        warnings.append(f"the tokenizer could not write {audit['unknown_tokens']} tokens and replaced them")
+    if split_template(data.template)[0].endswith(" "):
+        warnings.append("the template's prompt ends in a space; most tokenizers expect it at the start of the response")
+    return warnings

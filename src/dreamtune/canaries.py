@@ -1,0 +1,207 @@
+"""Leak canaries: does the loss measure prediction, or can the model see what it is asked for?
+
+They look at the arrays that the loss consumed and at what the model makes of them, never at the objective's name:
+the notebook's objective fails them because its targets stand in its own input. A hard canary makes the run's verdict
+invalid, a soft one warns.
+
+Each check is {"name", "hard", "passed", "value", "expected"}: `value` is a number, `expected` says in words what it
+should have been.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from dreamtune.diffusion import Batch, Noised, collate, corrupt, token_losses
+from dreamtune.model import apply_head, hidden_states
+
+Check = dict[str, Any]
+
+
+def check_window(
+    model: nn.Module, batches: Sequence[Batch], stored: dict[int, Any], ids: dict[str, int]
+) -> list[Check]:
+    """Run every canary that needs nothing but a window of the training path.
+
+    Args:
+        model: base with adapter; it is put into evaluation mode and back.
+        batches: what the loss consumes at one step.
+        stored: example_id -> row of the shards, for each document of the window.
+        ids: special tokens and vocabulary size, as in shards.json.
+    """
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        checks = [
+            targets_hidden(batches, ids["mask_id"]),
+            loss_only_on_response(batches, stored, ids["end_id"]),
+            targets_do_not_matter(model, batches, ids),
+            attends_both_ways(model, batches, ids),
+            *loss_is_sane(model, batches, ids["vocab_size"]),
+        ]
+    model.train(training)
+    return checks
+
+
+def is_telling(rows: Sequence[Noised]) -> bool:
+    """Return whether a window can be judged at all: some supervised position has a token after it."""
+    return any(row.supervised[:-1].any() for row in rows)
+
+
+def targets_hidden(batches: Sequence[Batch], mask_id: int) -> Check:
+    """Every supervised position must hold the mask token in the input."""
+    held = torch.cat([batch.input_ids.flatten()[batch.positions] for batch in batches])  # [N]
+    visible = int((held != mask_id).sum())
+    return _check("targets_hidden", visible == 0 and len(held) > 0, visible, f"0 of {len(held)} targets in the input")
+
+
+def loss_only_on_response(batches: Sequence[Batch], stored: dict[int, Any], end_id: int) -> Check:
+    """Prompt, padding, and whatever follows a cut answer must carry no loss.
+
+    What may be supervised is derived anew from the shards: the stored response and, after a complete one, end tokens.
+    """
+    wrong = 0
+    for batch in batches:
+        length = batch.input_ids.shape[1]
+        for number, row in enumerate(batch.rows):
+            source = stored[row.document.example_id]
+            allowed = np.zeros(length, bool)  # [L]
+            allowed[max(source["prompt_tokens"], 1) : len(source["input_ids"])] = True
+            if source["complete"]:
+                tokens = row.document.tokens
+                allowed[len(source["input_ids"]) : len(tokens)] = tokens[len(source["input_ids"]) :] == end_id
+            places = batch.positions.cpu().numpy()
+            places = places[places // length == number] % length
+            wrong += int((~allowed[places]).sum())
+    total = sum(len(batch.positions) for batch in batches)
+    return _check(
+        "loss_only_on_response", wrong == 0, wrong, f"0 of {total} targets in prompt, padding or a cut answer"
+    )
+
+
+def targets_do_not_matter(model: nn.Module, batches: Sequence[Batch], ids: dict[str, int]) -> Check:
+    """Replace one supervised token per row *before* corruption: the logits that score it must keep every bit."""
+    changed = tested = 0
+    for batch in batches:
+        length = batch.input_ids.shape[1]
+        rows, places = [], []
+        for number, row in enumerate(batch.rows):
+            supervised = np.flatnonzero(row.supervised)
+            rows.append(row)
+            if len(supervised):
+                place = int(supervised[len(supervised) // 2])
+                tokens = row.document.tokens.copy()
+                tokens[place] = _other_token(int(tokens[place]), ids)
+                rows[-1] = corrupt(replace(row.document, tokens=tokens), row.noise)
+                places.append(number * length + place)
+        if places:
+            positions = torch.tensor(places, device=batch.input_ids.device)
+            before = _scores(model, batch, positions)  # [n, V]
+            after = _scores(model, collate(rows, ids["pad_id"], batch.input_ids.device), positions)
+            changed += int((before != after).any(-1).sum())
+            tested += len(places)
+    return _check(
+        "targets_do_not_matter", changed == 0 and tested > 0, changed, f"0 of {tested} scores move with the target"
+    )
+
+
+def attends_both_ways(model: nn.Module, batches: Sequence[Batch], ids: dict[str, int]) -> Check:
+    """Replace what follows a row's first supervised position: the logits that score it must change.
+
+    They would not under a causal mask, which some combinations of transformers' flags switch on without a word.
+    """
+    blind = tested = 0
+    for batch in batches:
+        length = batch.input_ids.shape[1]
+        altered, places = batch.input_ids.clone(), []
+        for number, row in enumerate(batch.rows):
+            supervised = np.flatnonzero(row.supervised[:-1])
+            if len(supervised):
+                place, end = int(supervised[0]), len(row.input_ids)
+                later = [_other_token(int(token), ids) for token in row.input_ids[place + 1 :]]
+                altered[number, place + 1 : end] = torch.tensor(later, device=altered.device)
+                places.append(number * length + place)
+        if places:
+            positions = torch.tensor(places, device=altered.device)
+            before = _scores(model, batch, positions)  # [n, V]
+            after = _scores(model, replace(batch, input_ids=altered), positions)
+            blind += int((before == after).all(-1).sum())
+            tested += len(places)
+    return _check("attends_both_ways", blind == 0 and tested > 0, blind, f"0 of {tested} scores blind to later tokens")
+
+
+def loss_is_sane(model: nn.Module, batches: Sequence[Batch], vocab_size: int) -> list[Check]:
+    """The mean cross entropy must be finite (hard), not above a uniform guess and not near zero (soft)."""
+    losses = torch.cat([token_losses(model, batch) for batch in batches if len(batch.positions)])  # [N]
+    mean, guess = float(losses.mean()), math.log(vocab_size)
+    finite = bool(torch.isfinite(losses).all())
+    sane = finite and 0.01 < mean < guess + 1
+    return [
+        _check("loss_finite", finite, mean if finite else None, "a finite cross entropy for every target"),
+        _check(
+            "loss_plausible", sane, mean if finite else None, f"between 0.01 and ln({vocab_size}) + 1 nats", hard=False
+        ),
+    ]
+
+
+def starts_from_base(model: PeftModel, batches: Sequence[Batch]) -> Check:
+    """Before the first step the adapter must add nothing: what enters the head is the base's, to the bit."""
+    training, worst = model.training, 0.0
+    model.eval()
+    with torch.no_grad():
+        for batch in batches:
+            adapted = hidden_states(model, batch.input_ids, batch.attention_mask)  # [B, L, D]
+            with model.disable_adapter():
+                base = hidden_states(model, batch.input_ids, batch.attention_mask)
+            worst = max(worst, float((adapted - base).abs().max()))
+    model.train(training)
+    return _check("starts_from_base", worst == 0.0, worst, "differs from the base by 0")
+
+
+def memory_suffices(peak_gib: float, predicted_gib: float | None, available_gib: float) -> Check:
+    """The run, and the full run as predicted from it, must fit into the device."""
+    need = max(peak_gib, predicted_gib or 0.0)
+    return _check("memory_suffices", need <= available_gib, need, f"at most {available_gib:.1f} GiB")
+
+
+def at(moment: str, checks: Sequence[Check]) -> list[Check]:
+    """Return the checks with the moment in their names: targets_hidden -> targets_hidden_first_window."""
+    return [check | {"name": f"{check['name']}_{moment}"} for check in checks]
+
+
+def verdict(checks: Sequence[Check]) -> dict[str, Any]:
+    """Return the content of gate.json: passed means that no hard check failed."""
+    return {"passed": all(check["passed"] for check in checks if check["hard"]), "checks": list(checks)}
+
+
+def failed(checks: Sequence[Check]) -> list[str]:
+    """Return 'name (value; expected ...)' of each hard check that failed."""
+    return [
+        f"{check['name']} ({check['value']}; expected {check['expected']})"
+        for check in checks
+        if check["hard"] and not check["passed"]
+    ]
+
+
+def _scores(model: nn.Module, batch: Batch, positions: Tensor) -> Tensor:
+    """Return the logits that score the tokens at flat `positions` [n]: [n, V]."""
+    hidden = hidden_states(model, batch.input_ids, batch.attention_mask)  # [B, L, D]
+    return apply_head(model, hidden.flatten(0, 1)[positions])
+
+
+def _other_token(token: int, ids: dict[str, int]) -> int:
+    """Return an ordinary token that is not this one."""
+    special = {ids["mask_id"], ids["end_id"], ids["pad_id"], ids["beginning_id"]}
+    return next(
+        other for step in range(1, len(special) + 2) if (other := (token + step) % ids["vocab_size"]) not in special
+    )
+
+
+def _check(name: str, passed: bool, value: float | None, expected: str, hard: bool = True) -> Check:
+    return {"name": name, "hard": hard, "passed": bool(passed), "value": value, "expected": expected}

@@ -1,0 +1,211 @@
+"""The official checkpoint formats, read natively: config.json, key names, and where the safetensors are.
+
+Dream is Qwen2 with bidirectional attention and keeps Qwen2's key names; LLaDA is Llama with other ones. Nothing a
+checkpoint brings along is ever executed: a folder's Python files and pickles are not read.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from transformers import LlamaConfig, Qwen2Config
+from transformers.configuration_utils import PretrainedConfig
+
+from dreamtune.errors import UserError
+
+# config.json's model_type -> family
+FAMILIES = {"Dream": "dream", "llada": "llada", "qwen2": "qwen2", "llama": "llama"}
+# Families whose head is shifted: raw row i - 1 scores token i. Dream inherits this from the autoregressive model it
+# was adapted from (Gong et al. 2024, arXiv 2410.17891); LLaDA was trained from scratch without it.
+SHIFTED = {"dream", "qwen2", "llama"}
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+# Fields of config.json that name code or a storage type, not the architecture.
+NOT_ARCHITECTURE = {"model_type", "architectures", "auto_map", "torch_dtype", "dtype", "transformers_version"}
+LLADA_TOP = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
+LLADA_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "attn_out": "self_attn.o_proj",
+    "ff_norm": "post_attention_layernorm",
+    "ff_proj": "mlp.gate_proj",
+    "up_proj": "mlp.up_proj",
+    "ff_out": "mlp.down_proj",
+}
+# What LLaDA's configuration offers and Llama cannot do, with the only value that is the same model.
+LLADA_REQUIRED: dict[str, Any] = {
+    "alibi": False,
+    "attention_layer_norm": False,
+    "block_type": "llama",
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "input_emb_norm": False,
+    "layer_norm_type": "rms",
+    "rope": True,
+    "scale_logits": False,
+}
+
+
+def find_checkpoint(path: str, revision: str | None = None, also: list[str] | None = None) -> Path:
+    """Return the local folder of a checkpoint; a hub name is downloaded at its pinned revision.
+
+    Args:
+        path: a local folder, or OWNER/NAME on the hub.
+        revision: the hub commit, 40 hex digits.
+        also: patterns of further hub files to fetch besides configuration, tokenizer and safetensors.
+
+    Raises:
+        UserError: no such folder, a hub name without a full commit, or a failed download.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", path) or path.startswith("."):
+        raise UserError(f"the model folder {path} does not exist")
+    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise UserError(
+            f"{path} is no local folder; to take it from the hub, pin model.revision to a commit of 40 hex digits "
+            f"(now {revision!r})"
+        )
+    try:
+        return Path(
+            snapshot_download(path, revision=revision, allow_patterns=["*.safetensors", *TEXT_FILES, *(also or [])])
+        )
+    except Exception as error:  # network, authentication, no such revision: the hub's own first line says which
+        raise UserError(f"cannot download {path}: {str(error).strip().splitlines()[0]}") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return config.json.
+
+    Raises:
+        UserError: missing, not JSON, or of a checkpoint that is already quantised.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise UserError(f"{folder} holds no config.json; expected a checkpoint folder with config.json and safetensors")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    if "quantization_config" in config:
+        raise UserError(f"{folder} is already quantised; give the checkpoint in full precision, it is quantised here")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint, in the order of their names.
+
+    Raises:
+        UserError: there are none, or one that the index names is missing.
+    """
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).exists():
+        names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in names if not (folder / name).exists()]
+        if missing:
+            raise UserError(f"{folder} lacks {missing[0]}, which its {INDEX} names; copy or download it again")
+        return [folder / name for name in names]
+    pickled = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if pickled:
+        raise UserError(
+            f"{folder} has only pickled weights ({pickled[0]}), which can run code when read; convert them to "
+            f"{WEIGHTS} first"
+        )
+    raise UserError(f"{folder} holds no {WEIGHTS}")
+
+
+def family_of(raw: dict[str, Any], family: str | None = None) -> str:
+    """Return the family of a config.json; `family` overrides what its model_type says.
+
+    Raises:
+        UserError: a model_type of no known family.
+    """
+    if family is None:
+        kind = raw.get("model_type")
+        if kind not in FAMILIES:
+            raise UserError(f"config.json has model_type {kind!r}; expected one of {', '.join(FAMILIES)}")
+        return FAMILIES[kind]
+    return family
+
+
+def native_config(raw: dict[str, Any], family: str, attention: str = "bidirectional") -> PretrainedConfig:
+    """Return the transformers configuration of the native class; `is_causal` stands on it.
+
+    Setting the layers' `is_causal` instead is a trap: with a 2-D padding mask the model silently turns causal.
+    """
+    rest = {key: value for key, value in raw.items() if key not in NOT_ARCHITECTURE}
+    config: PretrainedConfig
+    if family == "llada":
+        config = LlamaConfig(**_llada_fields(raw))
+    elif family == "llama":
+        config = LlamaConfig(**rest)
+    else:
+        config = Qwen2Config(**rest)
+    config.is_causal = attention == "causal"
+    config.use_cache = False
+    return config
+
+
+def _llada_fields(raw: dict[str, Any]) -> dict[str, Any]:
+    for key, value in LLADA_REQUIRED.items():
+        if raw.get(key, value) != value:
+            raise UserError(
+                f"config.json has {key} = {raw[key]!r}; this LLaDA variant is not supported, only {value!r}"
+            )
+    hidden, ratio = raw["d_model"], raw.get("mlp_ratio", 4)
+    return {
+        "vocab_size": raw.get("embedding_size") or raw["vocab_size"],
+        "hidden_size": hidden,
+        "intermediate_size": raw.get("mlp_hidden_size") or ratio * hidden,
+        "num_hidden_layers": raw["n_layers"],
+        "num_attention_heads": raw["n_heads"],
+        "num_key_value_heads": raw.get("n_kv_heads") or raw["n_heads"],
+        "hidden_act": raw.get("activation_type", "silu"),
+        "max_position_embeddings": raw["max_sequence_length"],
+        "rms_norm_eps": raw.get("rms_norm_eps", 1e-5),
+        "rope_theta": raw.get("rope_theta", 10000.0),
+        "tie_word_embeddings": raw.get("weight_tying", False),
+        "mask_token_id": raw.get("mask_token_id"),
+        "eos_token_id": raw.get("eos_token_id"),
+        "pad_token_id": raw.get("pad_token_id"),
+    }
+
+
+def key_patterns(family: str) -> dict[str, str]:
+    """Return the regular expressions that turn official into native key names; empty where they are the same."""
+    if family != "llada":
+        return {}
+    top = {rf"^model\.transformer\.{old}\.": f"{new}." for old, new in LLADA_TOP.items()}
+    block = {
+        rf"^model\.transformer\.blocks\.(\d+)\.{old}\.": rf"model.layers.\1.{new}." for old, new in LLADA_BLOCK.items()
+    }
+    return top | block
+
+
+def native_key(key: str, family: str) -> str:
+    """Return the native name of an official key."""
+    for pattern, name in key_patterns(family).items():
+        if re.match(pattern, key):
+            return re.sub(pattern, name, key)
+    return key
+
+
+def special_token_id(folder: Path, raw: dict[str, Any], name: str) -> int | None:
+    """Return the id of the `mask` or `eos` token: from config.json, else from the tokenizer's files, else None."""
+    number = raw.get(f"{name}_token_id")
+    if number is not None:
+        return int(number[0] if isinstance(number, list) else number)
+    files = [folder / "tokenizer_config.json", folder / "tokenizer.json"]
+    if not all(file.exists() for file in files):
+        return None
+    named, tokens = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    token = named.get(f"{name}_token")
+    content = token.get("content") if isinstance(token, dict) else token
+    return next((t["id"] for t in tokens.get("added_tokens", []) if t["content"] == content), None)

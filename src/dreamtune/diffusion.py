@@ -1,0 +1,223 @@
+"""The objective: which tokens are hidden, and what it costs to predict them.
+
+Masked diffusion (Sahoo et al. 2024, Shi et al. 2024) draws a mask rate t for a document, replaces each *response*
+token by the mask token with probability t, and predicts the replaced ones. One optimiser step minimises
+
+    sum of w * CE over the masked tokens / number of response tokens,
+
+both sums over the whole window of `global_batch` documents. With w = 1/t this is an upper bound (ELBO) on the
+negative log-likelihood, in nats per response token; whatever w is trained, the bound is what is reported.
+
+Nothing here is drawn from a generator that advances. Every random choice is a hash of what it belongs to, so that
+micro-batch, number of processes and resuming cannot enter it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dreamtune.model import apply_head, hidden_states
+
+GOLDEN_RATIO = 0.6180339887  # steps of this size fill [0, 1) more evenly than chance, for every number of steps
+MIN_RATE = 1e-3  # bounds the weight 1/t
+CART_P = 0.3
+CART_REACH = 64  # beyond it a visible token adds less than (1 - 0.3)^64 = 1e-10
+HEAD_ROWS = 1024  # rows that pass the head at once; bounds the float32 logits to HEAD_ROWS x vocabulary
+
+
+class Draw(IntEnum):
+    """What a hash is drawn for, so that two uses of the same numbers never coincide."""
+
+    ORDER = 1
+    RATE = 2
+    MASK = 3
+    TAIL = 4
+    DROPOUT = 5
+
+
+@dataclass(frozen=True)
+class Document:
+    """One example as it is trained: prompt, response, its end token and a tail of further end tokens."""
+
+    example_id: int
+    tokens: np.ndarray  # [L] int64
+    prompt_tokens: int  # leading tokens that are given, the beginning token included
+    tail_tokens: int  # end tokens after the first; in the loss, never in the reported likelihood
+
+
+@dataclass(frozen=True)
+class Noise:
+    """All that decides how a document is corrupted, except the document: the same noise hides the same positions."""
+
+    objective: str  # elbo, cart, uniform or copy
+    rate: float  # t, the probability with which the mask hides a response token
+    seed: int
+    epoch: int
+    mask_id: int
+    draw: int = 0
+    complement: bool = False  # hide what the mask would show, and so with probability 1 - t
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A corrupted document. All arrays are [L]; `weights` and `elbo_weights` are 0 wherever nothing is supervised."""
+
+    document: Document
+    noise: Noise
+    input_ids: np.ndarray  # int64, what the model sees
+    supervised: np.ndarray  # bool, positions that are predicted
+    weights: np.ndarray  # float32, w of the trained loss
+    elbo_weights: np.ndarray  # float32, 1/t up to the first end token
+    loss_tokens: int  # what this document adds to the denominator of the loss
+    nll_tokens: int  # the same for the reported bound; 0 where nothing was hidden, and so no bound exists
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward pass: B padded rows of L positions, N of which (counted row by row) are supervised."""
+
+    rows: tuple[Noised, ...]
+    input_ids: Tensor  # [B, L] int64
+    attention_mask: Tensor | None  # [B, L] int64, 0 at padding; None where no row is padded
+    positions: Tensor  # [N] int64, row * L + column
+    targets: Tensor  # [N] int64
+    weights: Tensor  # [N] float32
+    elbo_weights: Tensor  # [N] float32
+
+
+def counter_hash(key: Sequence[int], counters: np.ndarray) -> np.ndarray:
+    """Return 64 random bits for each counter: output number `counter` of a SplitMix64 seeded with `key`.
+
+    Args:
+        key: integers of any size; only their lowest 64 bits count.
+        counters: [n] integers from 0.
+
+    Returns:
+        [n] uint64, the same on every machine (Steele, Lea and Flood 2014).
+    """
+    state = np.zeros(1, np.uint64)
+    for part in key:
+        state = _scramble(state ^ np.array([part & (2**64 - 1)], np.uint64))
+    return _scramble(state + counters.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+
+
+def _scramble(bits: np.ndarray) -> np.ndarray:
+    bits = bits + np.uint64(0x9E3779B97F4A7C15)  # wraps around, as it is meant to
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+def uniforms(key: Sequence[int], counters: np.ndarray) -> np.ndarray:
+    """Return a number in [0, 1) for each counter; see `counter_hash`."""
+    return (counter_hash(key, counters) >> np.uint64(11)) * 2.0**-53
+
+
+def mask_rates(places: np.ndarray, seed: int, epoch: int, highest: float = 1.0) -> np.ndarray:
+    """Return t for the documents at these places of the epoch's order, in [MIN_RATE, highest].
+
+    Successive places are a golden-ratio step apart, so that every window holds small, middle and large rates: the
+    variance of the bound comes mostly from t.
+    """
+    start = uniforms((Draw.RATE, seed, epoch), np.zeros(1))
+    return MIN_RATE + (highest - MIN_RATE) * ((start + places * GOLDEN_RATIO) % 1.0)
+
+
+def corrupt(document: Document, noise: Noise) -> Noised:
+    """Hide a part of the response; the prompt and position 0 (which no row of a shifted head scores) stay visible.
+
+    `copy` is the notebook's objective: it hides nothing and supervises every token, so the target stands in the input.
+    """
+    length = len(document.tokens)
+    response = np.arange(length) >= max(document.prompt_tokens, 1)
+    if noise.objective == "copy":
+        supervised = np.arange(length) >= 1
+        nothing = np.zeros(length, np.float32)
+        weights = supervised.astype(np.float32)
+        return Noised(document, noise, document.tokens, supervised, weights, nothing, int(supervised.sum()), 0)
+    chance = uniforms((Draw.MASK, noise.seed, noise.epoch, document.example_id, noise.draw), np.arange(length))
+    supervised = ((chance < noise.rate) != noise.complement) & response
+    elbo = supervised / (1 - noise.rate if noise.complement else noise.rate)
+    reported = response & (np.arange(length) < length - document.tail_tokens)
+    return Noised(
+        document,
+        noise,
+        input_ids=np.where(supervised, noise.mask_id, document.tokens),
+        supervised=supervised,
+        weights=_weights(noise.objective, supervised, elbo).astype(np.float32),
+        elbo_weights=(elbo * reported).astype(np.float32),
+        loss_tokens=int(response.sum()),
+        nll_tokens=int(reported.sum()),
+    )
+
+
+def _weights(objective: str, supervised: np.ndarray, elbo: np.ndarray) -> np.ndarray:
+    """Return w, [L], 0 where not supervised."""
+    if objective == "elbo":
+        return elbo
+    if objective == "uniform":
+        return supervised.astype(float)
+    assert objective == "cart", f"unknown objective {objective!r}; expected elbo, cart, uniform or copy"
+    return cart_weights(~supervised) * supervised
+
+
+def cart_weights(visible: np.ndarray, p: float = CART_P) -> np.ndarray:
+    """Return Dream's context-adaptive weight of each position, [L]: how much visible context stands near it.
+
+    A visible token d positions away adds p (1 - p)^(d - 1) / 2 (Ye et al. 2025, Dream 7B). p = 0.3 and the
+    normalisation are dllm's: the sum is divided by the number of maskable (response) tokens, whereas Dream-Coder's
+    trainer takes p = 0.1 and divides by the masked ones. Padding is no context here.
+    """
+    tail = p * (1 - p) ** np.arange(CART_REACH) / 2
+    kernel = np.concatenate([tail[::-1], [0.0], tail])
+    return np.convolve(visible.astype(float), kernel)[CART_REACH : CART_REACH + len(visible)]
+
+
+def collate(rows: Sequence[Noised], pad_id: int, device: torch.device | str = "cpu") -> Batch:
+    """Pad corrupted documents on the right into one batch on `device`."""
+    length = max(len(row.input_ids) for row in rows)
+    input_ids = np.full((len(rows), length), pad_id, np.int64)
+    attention = np.zeros((len(rows), length), np.int64)
+    for number, row in enumerate(rows):
+        input_ids[number, : len(row.input_ids)] = row.input_ids
+        attention[number, : len(row.input_ids)] = 1
+    places = [number * length + np.flatnonzero(row.supervised) for number, row in enumerate(rows)]
+    return Batch(
+        rows=tuple(rows),
+        input_ids=torch.from_numpy(input_ids).to(device),
+        attention_mask=None if attention.all() else torch.from_numpy(attention).to(device),
+        positions=torch.from_numpy(np.concatenate(places)).to(device),
+        targets=torch.from_numpy(np.concatenate([row.document.tokens[row.supervised] for row in rows])).to(device),
+        weights=torch.from_numpy(np.concatenate([row.weights[row.supervised] for row in rows])).to(device),
+        elbo_weights=torch.from_numpy(np.concatenate([row.elbo_weights[row.supervised] for row in rows])).to(device),
+    )
+
+
+def token_losses(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the cross entropy of each supervised token in nats, [N] float32; only these rows pass the head."""
+    hidden = hidden_states(model, batch.input_ids, batch.attention_mask)  # [B, L, D]
+    rows = hidden.flatten(0, 1)[batch.positions]  # [N, D]
+
+    def losses(rows: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(apply_head(model, rows).float(), targets, reduction="none")
+
+    if len(rows) <= HEAD_ROWS:
+        return losses(rows, batch.targets)
+    # One chunk of logits is alive at a time: the backward pass makes each anew instead of keeping all of them.
+    chunks = zip(rows.split(HEAD_ROWS), batch.targets.split(HEAD_ROWS), strict=True)
+    return torch.cat([checkpoint(losses, *chunk, use_reentrant=False) for chunk in chunks])
+
+
+def loss_sums(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return (sum of w * CE, with its graph; sum of CE / t up to the first end token), both in nats.
+
+    The caller divides by the tokens of the whole *window* (`loss_tokens`, `nll_tokens`), of which this batch is a part.
+    """
+    losses = token_losses(model, batch)  # [N]
+    return (losses * batch.weights).sum(), (losses.detach() * batch.elbo_weights).sum()

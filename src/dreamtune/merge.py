@@ -1,0 +1,147 @@
+"""Merge an adapter into its base model: a checkpoint in the official format, which the official code loads.
+
+    OUT/merged/     the base model's own files (config.json, tokenizer, index, Python files) byte for byte, and its
+                    safetensors, file by file under their own names and keys, with the adapter added
+    OUT/merge.json  what was merged, and the held-out NLL of the result beside that of the model that was evaluated
+
+The adapter is added to the weights as they are stored, not to their 4-bit rounding, although it was trained on that:
+the NLL of both says what this changes. Only one file of weights is in memory at a time.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from dreamtune.adapter_format import WEIGHTS, read_adapter_config
+from dreamtune.checkpoint_format import PICKLES, family_of, find_checkpoint, native_key, read_config, weight_files
+from dreamtune.draws import nats_per_token
+from dreamtune.elbo import heldout_nll
+from dreamtune.errors import UserError
+from dreamtune.likelihood import read_examples
+from dreamtune.model import load, load_model, resolve_device
+from dreamtune.progress import track
+from dreamtune.settings.likelihood import LikelihoodConfig
+from dreamtune.settings.model import ModelConfig
+from dreamtune.shards import read_meta
+
+# What adapter_config.json must say (if it says anything) for the update to be alpha / r * B A and nothing else.
+PLAIN: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "use_dora": (False,),
+    "use_rslora": (False,),
+    "lora_bias": (False,),
+    "fan_in_fan_out": (False,),
+    "modules_to_save": (None, []),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "layer_replication": (None, []),
+    "init_lora_weights": (True, "gaussian"),
+}
+PREFIX = "base_model.model."
+
+
+def merge_adapter(
+    model: ModelConfig,
+    adapter: Path,
+    out: Path,
+    shards: Path | None = None,
+    likelihood: LikelihoodConfig | None = None,
+) -> dict[str, Any]:
+    """Write OUT/merged and OUT/merge.json; return the counts.
+
+    Args:
+        model: the base model; its quantisation is that of the model whose NLL stands beside the merged one's.
+        adapter: PEFT folder of a plain LoRA.
+        shards: output of prepare_shards, whose test split both are measured on; without it no NLL is stated.
+        likelihood: settings of that measurement.
+
+    Raises:
+        UserError: an adapter that is no plain LoRA or does not fit the base.
+    """
+    base = find_checkpoint(model.path, model.revision, also=["*.py"])
+    updates = _read_updates(adapter)
+    modules = len(updates)
+    merged = out / "merged"
+    merged.mkdir(parents=True)
+    _copy_other_files(base, merged)
+    family, files = family_of(read_config(base), model.family), weight_files(base)
+    for file in track(files, "merging", len(files)):
+        _merge_file(file, merged / file.name, updates, family)
+    if updates:
+        raise UserError(f"the adapter in {adapter} does not fit {model.path}, which has no {sorted(updates)[0]}")
+    summary: dict[str, Any] = {"format": 1, "files": len(files), "merged_weights": modules}
+    if shards is not None and likelihood is not None:
+        summary["nll"] = _compare(model, adapter, merged, shards, likelihood)
+    (out / "merge.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    return summary
+
+
+def _read_updates(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Return for each adapted weight, by its native name, the factors A [r, in] and (alpha / r) B [out, r]."""
+    config = read_adapter_config(adapter)
+    for key, allowed in PLAIN.items():
+        if config.get(key, allowed[0]) not in allowed:
+            raise UserError(f"the adapter in {adapter} has {key} = {config[key]!r}; only plain LoRA can be merged")
+    with safe_open(adapter / WEIGHTS, "pt") as file:
+        tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118, not a mapping
+    scale = config["lora_alpha"] / config["r"]
+    updates = {}
+    for key, a in tensors.items():
+        module, factor, _ = key.removeprefix(PREFIX).rpartition(".lora_A.weight")
+        if factor:
+            updates[f"{module}.weight"] = (a, scale * tensors[f"{PREFIX}{module}.lora_B.weight"])
+    if 2 * len(updates) != len(tensors):
+        raise UserError(
+            f"the adapter in {adapter} has tensors besides lora_A and lora_B; only plain LoRA can be merged"
+        )
+    return updates
+
+
+def _merge_file(source: Path, target: Path, updates: dict[str, tuple[torch.Tensor, torch.Tensor]], family: str) -> None:
+    """Write `source` with its updates added, each tensor in its own type; take what was used out of `updates`."""
+    tensors = load_file(source)
+    with safe_open(source, "pt") as file:
+        metadata = file.metadata()
+    for key, weight in tensors.items():
+        native = native_key(key, family)
+        if native not in updates:
+            continue
+        a, b = updates.pop(native)
+        if (b.shape[0], a.shape[1]) != weight.shape:
+            raise UserError(f"the adapter's {native} is {b.shape[0]} x {a.shape[1]}, the base's {tuple(weight.shape)}")
+        tensors[key] = (weight.float() + b @ a).to(weight.dtype)
+    save_file(tensors, target, metadata)
+
+
+def _copy_other_files(base: Path, merged: Path) -> None:
+    for file in sorted(base.iterdir()):
+        weights = any(file.match(pattern) for pattern in (*PICKLES, "*.safetensors"))
+        if file.is_file() and not weights and not file.name.startswith("."):
+            shutil.copyfile(file, merged / file.name)
+
+
+def _compare(
+    model: ModelConfig, adapter: Path, merged: Path, shards: Path, likelihood: LikelihoodConfig
+) -> dict[str, Any]:
+    """Return the held-out NLL in nats per token of the merged model and of base + adapter as evaluated, same masks."""
+    examples, mask_id = read_examples(shards, "test", likelihood.max_rows), read_meta(shards)["tokenizer"]["mask_id"]
+    if not examples:
+        return {"rows": 0, "merged": None, "evaluated": None}
+    device = resolve_device(model.device)
+
+    def nll(measured: Any) -> float:
+        return nats_per_token(heldout_nll(measured, examples, likelihood, mask_id))
+
+    return {
+        "rows": len(examples),
+        "evaluated": nll(load(model, adapter)),
+        "evaluated_quantization": model.quantization,
+        "merged": nll(load_model(merged, dtype=model.dtype, device=device, family=model.family)),
+        "dtype": model.dtype,
+    }

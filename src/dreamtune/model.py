@@ -1,0 +1,288 @@
+"""The model: loaded natively, bidirectional, optionally in NF4 and with an adapter; and the one place that shifts.
+
+Everything else asks `token_logits` (or `hidden_states` and `apply_head`, its two halves), whose row i scores token i
+whatever the family, so no other module knows that Dream's head looks one position ahead.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from dreamtune.adapter_format import check_loaded, read_adapter_config
+from dreamtune.checkpoint_format import (
+    SHIFTED,
+    family_of,
+    find_checkpoint,
+    key_patterns,
+    native_config,
+    read_config,
+    special_token_id,
+    weight_files,
+)
+from dreamtune.errors import UserError
+from dreamtune.nf4 import forbid_repacking, keep_dequantised, nf4_config
+from dreamtune.settings.lora import LoraSettings
+from dreamtune.settings.model import ModelConfig
+
+CLASSES: dict[str, Any] = {
+    "dream": Qwen2ForCausalLM,
+    "qwen2": Qwen2ForCausalLM,
+    "llada": LlamaForCausalLM,
+    "llama": LlamaForCausalLM,
+}
+# transformers warns that a Dream or LLaDA folder is loaded as Qwen2 or Llama, which is what is meant here; what could
+# go wrong with it (keys that are missing or left over) is an error below.
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 asks by that name
+DENSE_BYTES = 2 * 2**30
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def load_model(
+    path: str | Path,
+    *,
+    quantization: str = "none",
+    dtype: str = "bfloat16",
+    device: str = "cpu",
+    revision: str | None = None,
+    adapter: str | Path | None = None,
+    family: str | None = None,
+    attention: str = "bidirectional",
+) -> Any:
+    """Return the model in evaluation mode; `model(input_ids=, attention_mask=).logits` are the official raw logits.
+
+    Args:
+        path: a folder in the official format (config.json and safetensors), or a hub name with `revision`.
+        quantization: "none", or "nf4" for QLoRA (arXiv 2305.14314): linear layers in 4-bit NormalFloat, double
+            quantised. Embeddings, norms and head stay in `dtype`.
+        dtype: "bfloat16" or "float32", of computation and of what is not quantised.
+        device: "cpu", "cuda" or "cuda:N".
+        revision: the hub commit, 40 hex digits.
+        adapter: a PEFT folder, put on top (not merged).
+        family: overrides config.json's model_type: "dream", "llada", "qwen2" or "llama".
+        attention: "bidirectional", or "causal" for an autoregressive checkpoint.
+
+    Raises:
+        UserError: no such checkpoint, not in a known format, no safetensors, or an adapter that does not fit.
+    """
+    _check(quantization, ("none", "nf4"), "quantization")
+    _check(dtype, tuple(DTYPES), "dtype")
+    folder = find_checkpoint(str(path), revision)
+    raw = read_config(folder)
+    kind = family_of(raw, family)
+    weight_files(folder)
+    model = _from_pretrained(folder, raw, kind, attention, quantization, DTYPES[dtype], device)
+    model.name_or_path = str(path)
+    model.dreamtune_family, model.dreamtune_revision = kind, revision
+    model.config.mask_token_id = special_token_id(folder, raw, "mask")
+    model.config.eos_token_id = special_token_id(folder, raw, "eos")
+    if kind == "dream":
+        model.register_forward_pre_hook(_hide_padding_queries, with_kwargs=True)
+    return model.eval() if adapter is None else _load_adapter(model, Path(adapter)).eval()
+
+
+def load(config: ModelConfig, adapter: Path | None = None) -> Any:
+    """Return `load_model` of a config section; device "auto" is the GPU where there is one, threads are set."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return load_model(
+        config.path,
+        quantization=config.quantization,
+        dtype=config.dtype,
+        device=resolve_device(config.device),
+        revision=config.revision,
+        adapter=adapter,
+        family=config.family,
+        attention=config.attention,
+    )
+
+
+def load_to_generate(config: ModelConfig, adapter: Path | None = None) -> Any:
+    """Return the same model, prepared for many forward passes on the CPU.
+
+    There a small model's 4-bit weights are held dequantised (equal to the bit), and in float32 the adapter is added
+    into them (equal to rounding): the 4-bit product would spend most of its time unpacking. Elsewhere this is `load`.
+    """
+    model = load(config)
+    small = count_parameters(model)[1] * DTYPES[config.dtype].itemsize <= DENSE_BYTES
+    dense = model.device.type == "cpu" and small
+    if dense:
+        keep_dequantised(model)
+    if adapter is None:
+        return model
+    tuned = _load_adapter(model, Path(adapter)).eval()
+    return tuned.merge_and_unload() if dense and config.dtype == "float32" else tuned
+
+
+def resolve_device(device: str) -> str:
+    """Return "cuda" or "cpu" for "auto"; say so plainly if a GPU was asked for and there is none."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("model.device is cuda and torch sees no GPU; set it to auto or cpu, or mend the driver")
+    return device
+
+
+def attach_lora(model: Any, lora: LoraSettings, seed: int) -> PeftModel:
+    """Return the model with a fresh adapter, whose weights (float32) alone are trainable.
+
+    The initialisation is a function of `seed` alone: it is drawn on the CPU, whatever the device.
+
+    Raises:
+        UserError: a target module the model does not have.
+    """
+    targets: Any = "all-linear" if lora.target_modules == ["all-linear"] else list(lora.target_modules)
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        bias="none",
+        revision=model.dreamtune_revision,
+    )
+    linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.model.named_modules() if isinstance(m, nn.Linear)})
+    unknown = [] if targets == "all-linear" else [name for name in targets if name not in linear]
+    if unknown:
+        raise UserError(
+            f"lora.target_modules has {unknown[0]!r}, which the model lacks; it has {', '.join(linear)}, or all-linear"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tuned = get_peft_model(model, settings)
+    assert isinstance(tuned, PeftModel)
+    return tuned
+
+
+def token_logits(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return logits [B, L, V] whose row i scores token i (row 0 repeats raw row 0 in a shifted family)."""
+    return apply_head(model, hidden_states(model, input_ids, attention_mask, position_ids))
+
+
+def hidden_states(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return normalised hidden rows [B, L, D]; row i is the one from which `apply_head` scores token i.
+
+    Args:
+        model: from `load_model` or `attach_lora`, wrapped or not; an active adapter takes part.
+        input_ids: [B, L].
+        attention_mask: [B, L] with 0 at padding, or boolean [B, 1, L, L] with True where a query sees a key.
+        position_ids: [B, L]; counted from 0 if not given.
+    """
+    base = unwrap(model)
+    hidden = base.model(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+    ).last_hidden_state
+    if base.dreamtune_family in SHIFTED:
+        hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+    return hidden
+
+
+def apply_head(model: Any, rows: torch.Tensor) -> torch.Tensor:
+    """Return the logits [..., V] of hidden rows [..., D], in the model's dtype."""
+    return unwrap(model).lm_head(rows)
+
+
+def unwrap(model: Any) -> Any:
+    """Return the transformers model inside torch.compile, DistributedDataParallel and PEFT wrappers."""
+    while not isinstance(model, PreTrainedModel):
+        if isinstance(model, PeftModel):
+            model = model.get_base_model()
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        else:
+            model = model.module
+    return model
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """Return (trainable, total) numbers of parameters; a 4-bit weight counts with its logical shape."""
+    trainable = total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        size = parameter.numel() if state is None else state.shape.numel()
+        total += size
+        trainable += size if parameter.requires_grad else 0
+    return trainable, total
+
+
+def empty_model(raw: dict[str, Any], dtype: str = "bfloat16") -> Any:
+    """Return the model of a config.json on the meta device: shapes without weights, to count and to predict memory."""
+    family = family_of(raw)
+    with torch.device("meta"):
+        model: Any = CLASSES[family](native_config(raw, family)).to(DTYPES[dtype])
+    model.dreamtune_family, model.dreamtune_revision = family, None
+    return model
+
+
+def _check(value: str, allowed: tuple[str, ...], name: str) -> None:
+    if value not in allowed:
+        raise UserError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
+
+
+def _from_pretrained(
+    folder: Path,
+    raw: dict[str, Any],
+    family: str,
+    attention: str,
+    quantization: str,
+    dtype: torch.dtype,
+    device: str,
+) -> Any:
+    options: dict[str, Any] = {"quantization_config": nf4_config(dtype)} if quantization == "nf4" else {}
+    try:
+        model, found = CLASSES[family].from_pretrained(
+            folder,
+            config=native_config(raw, family, attention),
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation="sdpa",
+            key_mapping=key_patterns(family) or None,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:  # a cut file, a shape that differs: the library's own first line says which
+        raise UserError(f"cannot read the weights in {folder}: {str(error).strip().splitlines()[0]}") from error
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found[problem]:  # transformers would go on with random weights
+            names = sorted(map(str, found[problem]))
+            raise UserError(f"the weights in {folder} do not fit its config.json: {len(names)} {problem}, {names[0]}")
+    forbid_repacking(model)
+    return model
+
+
+def _hide_padding_queries(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Let padding see nothing, as the official Dream does, so that raw logits agree there too; no token differs."""
+    mask = kwargs.get("attention_mask")
+    if mask is not None and mask.ndim == 2:
+        seen = mask.bool()
+        kwargs["attention_mask"] = seen[:, None, None, :] & seen[:, None, :, None]  # [B, 1, L, L]
+    return args, kwargs
+
+
+def _load_adapter(model: Any, adapter: Path) -> PeftModel:
+    read_adapter_config(adapter)
+    try:
+        tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    except (ValueError, RuntimeError, TypeError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise UserError(f"the adapter in {adapter} does not fit the model {model.name_or_path}: {problem}") from error
+    check_loaded(tuned, adapter)
+    return tuned

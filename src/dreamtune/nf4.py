@@ -1,0 +1,55 @@
+"""4-bit NormalFloat weights by bitsandbytes, on the CPU and the GPU through one path."""
+
+from typing import Any
+
+import bitsandbytes
+import torch
+from bitsandbytes.nn import Linear4bit
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+
+def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Return the quantisation of QLoRA (arXiv 2305.14314): NF4, double quantised, computing in `dtype`."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["lm_head"],
+    )
+
+
+def forbid_repacking(model: nn.Module) -> None:
+    """Keep the layers as they were loaded.
+
+    On CPUs with AVX512-BF16 bitsandbytes 0.50 repacks the weights, for good, at the first forward pass in evaluation
+    mode, for a kernel that rounds to bf16 and has no backward pass: training after a validation would silently lose
+    its gradients, and results would depend on the processor.
+    """
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def keep_dequantised(model: Any) -> Any:
+    """Replace each 4-bit layer by one that holds the dequantised weights in `dtype`: same numbers, more memory.
+
+    The 4-bit product dequantises and multiplies at every call; on small models and on the CPU most of its time goes
+    there. Works inside a PEFT wrapper too. Changes `model` in place and returns it.
+    """
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, Linear4bit):
+            dense = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+            dense.weight = nn.Parameter(dequantised(layer), requires_grad=False)
+            dense.bias = layer.bias
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, dense.train(layer.training))
+    return model
+
+
+def dequantised(layer: Linear4bit) -> torch.Tensor:
+    """Return the weight [out, in] that the 4-bit layer multiplies with, in its computation type."""
+    packed: Any = layer.weight
+    weight = bitsandbytes.functional.dequantize_4bit(packed.data, packed.quant_state)
+    return weight.to(layer.compute_dtype)

@@ -1,0 +1,150 @@
+"""From parquet rows to tokens: three splits of Arrow shards, and an audit of what was cut, repeated or leaked.
+
+Usage: `prepare_shards(data, model, out)` fills the empty folder `out`:
+
+    out/train/train-00000.arrow …    likewise validation/, test/; columns in `dreamtune.shard_writer`
+    out/shards.json                  template, tokenizer ids, rows and tokens per split, dropped rows by reason
+    out/lengths.parquet              one row per source row: split, reason, tokens and characters of each part
+    out/audit.json                   what each truncation policy would lose; duplicates; contamination; warnings
+
+The rows are read twice, a batch at a time: first the questions (split, duplicates, held-out n-grams), then everything.
+Held-out rows go through the same truncation policy as training rows; see `dreamtune.truncation.fit`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from dreamtune.audit import audit_lengths, heldout_contamination
+from dreamtune.encode import EncodedRows, check_template, columns_of, encode_rows
+from dreamtune.errors import UserError
+from dreamtune.ngrams import Overlap
+from dreamtune.parquet_rows import ParquetRows, open_rows
+from dreamtune.progress import Progress
+from dreamtune.settings.data import DataConfig
+from dreamtune.settings.model import ModelConfig
+from dreamtune.shard_writer import ShardWriter
+from dreamtune.sources import resolve_files
+from dreamtune.survey import NO_SPLIT, SPLIT_NAMES, TRAIN, Survey, survey_questions
+from dreamtune.tables import LENGTHS, lengths_table, shard_table
+from dreamtune.tokenizer import Tokenizer, load_tokenizer
+from dreamtune.truncation import fit
+
+
+def prepare_shards(data: DataConfig, model: ModelConfig, out: Path) -> dict[str, Any]:
+    """Fill `out` and return the counts: source_rows, rows per split, dropped rows by reason.
+
+    Raises:
+        UserError: unreadable or missing data, no usable tokenizer, or no training row left.
+    """
+    tokenizer = load_tokenizer(model.path, model.revision)
+    check_template(data, tokenizer)
+    rows = open_rows(resolve_files(data.files), columns_of(data), data.batch_rows)
+    survey = survey_questions(rows, data)
+    run = _Run(data, tokenizer, survey, out)
+    with Progress("tokenising", rows.rows) as progress:
+        for encoded in _ahead(rows, data, tokenizer):
+            run.write(encoded)
+            progress.advance(len(encoded.questions))
+    meta = run.finish(rows.rows)
+    contamination = heldout_contamination(out, meta["splits"], run.overlap, survey.straddling())
+    audit = audit_lengths(out / "lengths.parquet", data, survey.duplicates(), contamination, run.unknown)
+    _write_json(out / "audit.json", audit)
+    _write_json(out / "shards.json", meta)
+    counts = {split: content["rows"] for split, content in meta["splits"].items()}
+    return {"source_rows": rows.rows, "rows": counts, "dropped": meta["dropped"], "warnings": audit["warnings"]}
+
+
+class _Run:
+    """The second pass: decides about each row, in source order, and writes it."""
+
+    def __init__(self, data: DataConfig, tokenizer: Tokenizer, survey: Survey, out: Path) -> None:
+        self.data, self.tokenizer, self.survey, self.out = data, tokenizer, survey, out
+        self.writers = {name: ShardWriter(out, name, data.rows_per_shard) for name in SPLIT_NAMES if name}
+        self.lengths = pq.ParquetWriter(out / "lengths.parquet", LENGTHS)
+        self.overlap = Overlap(survey.heldout)
+        self.dropped: Counter[str] = Counter()
+        self.row, self.unknown = 0, 0
+        # Numbers of the questions already kept, needed only where repeats are dropped.
+        self.groups = survey.groups() if data.duplicates == "drop" else None
+        self.taken = np.zeros(0 if self.groups is None else int(self.groups.max()) + 1, bool)
+
+    def write(self, rows: EncodedRows) -> None:
+        """Fit, drop and write one batch; the first reason a row meets is the one it is counted under."""
+        ids = np.arange(self.row, self.row + len(rows.questions))
+        splits = self.survey.splits[ids]
+        outcome = fit(self.data.too_long, *rows.lengths(), self.data.max_tokens)
+        dropped = np.where((rows.dropped == ""), outcome.dropped, rows.dropped)
+        contaminated = self._contaminated(rows, (splits == TRAIN) & (dropped == ""), ids)
+        if self.data.contaminated == "drop":
+            dropped[contaminated & (dropped == "")] = "contaminated"
+        if self.groups is not None:
+            self._drop_repeats(dropped, self.groups[ids])
+        kept = dropped == ""
+        from_start = self.data.too_long == "shorten_reasoning" and self.data.shorten_from == "start"
+        assert (splits[kept] != NO_SPLIT).all(), "a row without a question was kept"
+        for number, name in enumerate(SPLIT_NAMES):
+            if name is not None:
+                chosen = np.flatnonzero(kept & (splits == number))
+                self.writers[name].write(shard_table(rows, outcome, chosen, ids, self.tokenizer.end_id, from_start))
+        self.lengths.write_table(lengths_table(rows, outcome, ids, splits, dropped))
+        self.dropped.update(dropped[~kept].tolist())
+        self.row += len(ids)
+        self.unknown += rows.unknown
+
+    def finish(self, source_rows: int) -> dict[str, Any]:
+        """Close the files and return the content of shards.json."""
+        self.lengths.close()
+        splits = {name: writer.close() for name, writer in self.writers.items()}
+        kept = sum(writer.rows for writer in self.writers.values())
+        assert kept + self.dropped.total() == self.row == source_rows, "every source row is kept or dropped, once"
+        dropped = dict(sorted(self.dropped.items()))
+        if not self.writers["train"].rows:
+            what = ", ".join(f"{reason} {count}" for reason, count in dropped.items()) or "none dropped"
+            raise UserError(f"none of the {source_rows} rows is left for training (held out: {kept}; dropped: {what})")
+        return {
+            "template": self.data.template,
+            "beginning_token": self.data.beginning_token and self.tokenizer.beginning_id is not None,
+            "max_tokens": self.data.max_tokens,
+            "tokenizer": self.tokenizer.describe(),
+            "splits": splits,
+            "source_rows": source_rows,
+            "dropped": dropped,
+        }
+
+    def _contaminated(self, rows: EncodedRows, train: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Return [rows] bool: a row of `train` [rows] bool that shares an n-gram with a held-out question."""
+        shares, train = np.zeros(len(ids), bool), np.flatnonzero(train)
+        shares[train] = self.overlap.check([rows.questions[i] for i in train], ids[train])
+        return shares
+
+    def _drop_repeats(self, dropped: np.ndarray, groups: np.ndarray) -> None:
+        """Keep the first usable row of each question, in this batch and before it."""
+        usable = np.flatnonzero(dropped == "")
+        first = usable[np.unique(groups[usable], return_index=True)[1]]
+        repeats = np.setdiff1d(usable, first[~self.taken[groups[first]]])
+        dropped[repeats] = "duplicate"
+        self.taken[groups[usable]] = True
+
+
+def _ahead(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer) -> Iterator[EncodedRows]:
+    """Tokenise the next batch on all cores while the last one is written; the tokenizer releases Python's lock."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for batch in rows.batches(columns_of(data)):
+            coming = pool.submit(encode_rows, batch, data, tokenizer)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,253 @@
+"""The charts, as Vega-Lite through altair. Colours are the page's CSS variables, so one drawing serves light and dark.
+
+Each figure carries the same numbers as a table and a sentence, for whoever cannot see the drawing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from dreamtune.report.reads import finite
+from dreamtune.report.text import duration, nats, number, percent
+
+BASE, TUNED = "base", "tuned"
+INK, MUTED, GRID, GREY, ACCENT, WARN = (f"var(--{name})" for name in ("ink", "muted", "grid", "grey", "accent", "red"))
+WHO = alt.Scale(domain=[BASE, TUNED], range=[GREY, ACCENT])
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+READING_NAMES = {"accuracy": "correct", "strict": "strict match", "lenient": "last number"}
+MAX_POINTS = 1_500  # of one curve
+FORMATS = {"lr": ".1~e", "tokens_per_s": ",.0f"}  # of the axis labels
+THEME: dict[str, Any] = {
+    "background": "transparent",
+    "font": FONT,
+    "view": {"stroke": None},
+    "axis": {
+        **{"labelColor": MUTED, "titleColor": MUTED, "gridColor": GRID, "domain": False, "ticks": False},
+        **{
+            "labelFontSize": 12,
+            "titleFontSize": 12,
+            "titleFontWeight": "normal",
+            "labelPadding": 6,
+            "titlePadding": 10,
+        },
+    },
+    "legend": {"labelColor": INK, "labelFontSize": 13, "title": None, "orient": "top", "symbolStrokeWidth": 2.5},
+    "line": {"strokeWidth": 2},
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One chart: its Vega-Lite specification, and the same as a sentence and as a table."""
+
+    name: str
+    title: str
+    caption: str
+    spec: dict[str, Any]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def accuracy_figure(summary: dict[str, Any]) -> Figure | None:
+    """Base against tuned, every question set, setting and reading, with intervals."""
+    data, rows = [], []
+    for name, block in summary["comparisons"].items():
+        for reading, label in READING_NAMES.items():
+            if block[reading]["gain"]["value"] is None:
+                continue
+            where = f"{name.replace('/', ' · ')} · {label}"
+            sides = {who: block[reading][who] for who in (BASE, TUNED)}
+            data += [
+                {"where": where, "model": who, **{k: side[k] for k in ("value", "low", "high")}}
+                for who, side in sides.items()
+            ]
+            rows.append((where, *(_share(side) for side in sides.values()), str(sides[BASE]["n"])))
+    if not data:
+        return None
+    y = alt.Y(
+        "where:N", title=None, sort=None, axis=alt.Axis(grid=False, labelLimit=260), scale=alt.Scale(paddingInner=0.45)
+    )
+    x = alt.Scale(domain=[0, 1])
+    offset = alt.YOffset("model:N", sort=[BASE, TUNED])
+    color = alt.Color("model:N", scale=WHO)
+    bars = _chart(data).mark_rule(strokeWidth=2.5, strokeCap="round").encode(
+        alt.X("low:Q", scale=x, title="share of questions", axis=alt.Axis(format=".0%", tickCount=6)), alt.X2("high:Q"),
+        y, offset, color,
+    )  # fmt: skip
+    dots = _chart(data).mark_point(filled=True, size=90, opacity=1).encode(
+        alt.X("value:Q", scale=x), y, offset, color,
+        tooltip=["where:N", "model:N", *(alt.Tooltip(f"{c}:Q", format=".1%") for c in ("value", "low", "high"))],
+    )  # fmt: skip
+    spec = _spec(alt.layer(bars, dots), height=36 * len(rows))
+    caption = "Dots are shares of questions answered correctly, bars their intervals."
+    return Figure("accuracy", "Accuracy", caption, spec, ("questions", BASE, TUNED, "n"), tuple(rows))
+
+
+def mask_rate_figure(likelihood: dict[str, Any]) -> Figure | None:
+    """Cross entropy of a masked token by how much is masked; the last point masks everything."""
+    bins = likelihood.get("by_mask_rate") or []
+    blind = likelihood.get("everything_masked") or {}
+    if not bins:
+        return None
+    places = [(f"{100 * b['low']:.0f}–{100 * b['high']:.0f} %", b) for b in bins]
+    if blind.get(BASE) is not None:
+        places.append(("everything", blind))
+    data = [{"masked": place, "model": who, "nats": b[who]} for place, b in places for who in (BASE, TUNED)]
+    lines = _chart(data).mark_line(point=alt.OverlayMarkDef(filled=True, size=50)).encode(
+        alt.X("masked:O", sort=None, title="share of the response that is masked", axis=alt.Axis(labelAngle=0)),
+        alt.Y("nats:Q", title="nats per masked token"),
+        alt.Color("model:N", scale=WHO),
+        tooltip=["masked:O", "model:N", alt.Tooltip("nats:Q", format=".3f")],
+    )  # fmt: skip
+    rows = tuple((place, nats(b[BASE]), nats(b[TUNED])) for place, b in places)
+    caption = "Held-out response tokens, identical masks for both models. Lower is better."
+    return Figure(
+        "mask-rate", "NLL by mask rate", caption, _spec(lines, height=260), ("masked", BASE, TUNED), rows
+    )  # fmt: skip
+
+
+def training_figures(log: Sequence[dict[str, Any]]) -> list[Figure]:
+    """Loss, validation and learning rate against optimiser steps."""
+    steps = [row for row in log if row.get("loss") is not None and row.get("step") is not None]
+    checks = [row for row in log if row.get("validation_nll") is not None]
+    figures = [_loss(_thin(steps))] if steps else []
+    if checks:
+        title, caption = "Validation", "NLL of validation rows on masks that never change. Lower is better."
+        figures.append(_curve("validation", title, caption, checks, "validation_nll", "nats per token", points=True))
+    if any(row.get("lr") is not None for row in steps):
+        figures.append(_curve("learning-rate", "Learning rate", "The schedule as it ran.", _thin(steps), "lr", None))
+    if any(row.get("tokens_per_s") for row in steps):
+        title, caption = "Training speed", "Tokens per second of the logged steps."
+        figures.append(_curve("speed", title, caption, _thin(steps), "tokens_per_s", "tokens/s", zero=True))
+    return figures
+
+
+def lengths_figure(lengths: pl.DataFrame | None, max_tokens: int | None) -> Figure | None:
+    """Histogram of example lengths before truncation, with the limit."""
+    if lengths is None or "tokens" not in lengths.columns:
+        return None
+    tokens = lengths["tokens"].drop_nulls()
+    if not len(tokens):
+        return None
+    width = max(1, -(-int(tokens.max() or 1) // 40))  # type: ignore[operator,arg-type]
+    counts = (tokens // width).value_counts().sort("tokens")
+    data = [{"from": int(b) * width, "to": (int(b) + 1) * width, "rows": int(n)} for b, n in counts.iter_rows()]
+    bars = _chart(data).mark_bar(color=GREY, opacity=0.7).encode(
+        alt.X("from:Q", bin="binned", title="tokens of an example before truncation"), alt.X2("to:Q"),
+        alt.Y("rows:Q", title="rows"), tooltip=["from:Q", "to:Q", "rows:Q"],
+    )  # fmt: skip
+    layers = [bars]
+    caption = "Prompt, response and end token."
+    if max_tokens is not None and max_tokens <= data[-1]["to"]:
+        layers.append(_chart([{"limit": max_tokens}]).mark_rule(color=WARN, strokeWidth=1.5).encode(alt.X("limit:Q")))
+        caption += f" The line is max_tokens = {max_tokens:,}."
+    rows = tuple((f"{d['from']:,}–{d['to'] - 1:,}", f"{d['rows']:,}") for d in data)
+    return Figure("lengths", "Lengths", caption, _spec(alt.layer(*layers), height=220), ("tokens", "rows"), rows)
+
+
+def truncation_figure(audit: dict[str, Any]) -> Figure | None:
+    """How many answers each truncation policy would lose."""
+    policies = audit.get("policies") or {}
+    if not policies:
+        return None
+    total, chosen = audit.get("rows_with_text"), audit.get("too_long")
+    data = [{"policy": p, "answers": v.get("answers_lost", 0), "used": p == chosen} for p, v in policies.items()]
+    y = alt.Y("policy:N", title=None, sort=None, axis=alt.Axis(grid=False))
+    base = _chart(data).encode(y)
+    bars = base.mark_bar(height=16).encode(
+        alt.X("answers:Q", title="answers lost", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(domainMin=0, nice=True)),
+        color=alt.Color("used:N", scale=alt.Scale(domain=[True, False], range=[ACCENT, GREY]), legend=None),
+    )
+    labels = base.mark_text(align="left", dx=5, color=INK).encode(alt.X("answers:Q"), alt.Text("answers:Q"))
+    rows = tuple(
+        (
+            p + (" (used)" if p == chosen else ""),
+            *(number(v.get(k)) for k in ("rows_lost", "answers_lost", "rows_shortened")),
+        )
+        for p, v in policies.items()
+    )
+    caption = f"Of {number(total)} rows with text, at max_tokens = {number(audit.get('max_tokens'))}."
+    return Figure(
+        "truncation", "What truncation would cost", caption, _spec(alt.layer(bars, labels), height=30 * len(data)),
+        ("policy", "rows lost", "answers lost", "rows shortened"), rows,
+    )  # fmt: skip
+
+
+def stages_figure(wall_s: dict[str, float]) -> Figure | None:
+    """Wall seconds of each stage."""
+    stages = [(name, seconds) for name, seconds in wall_s.items() if name != "total"]
+    if not stages:
+        return None
+    data = [{"stage": name, "seconds": seconds, "words": duration(seconds)} for name, seconds in stages]
+    base = _chart(data).encode(alt.Y("stage:N", title=None, sort=None, axis=alt.Axis(grid=False, labelLimit=260)))
+    bars = base.mark_bar(color=GREY, opacity=0.7, height=12).encode(
+        alt.X("seconds:Q", title="wall seconds", axis=alt.Axis(tickCount=6, format="~s"))
+    )
+    labels = base.mark_text(align="left", dx=5, color=INK).encode(alt.X("seconds:Q"), alt.Text("words:N"))
+    rows = tuple((name, duration(seconds)) for name, seconds in wall_s.items())
+    caption = f"Together {duration(wall_s.get('total'))}; imports and model loading included."
+    spec = _spec(alt.layer(bars, labels), height=22 * len(data))
+    return Figure("stages", "Where the time went", caption, spec, ("stage", "wall time"), rows)
+
+
+def _loss(steps: Sequence[dict[str, Any]]) -> Figure:
+    data = [{"step": row["step"], "loss": row["loss"]} for row in steps]
+    x = alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickCount=8))
+    losses = sorted(row["loss"] for row in data)
+    log = losses[0] > 0 and losses[-1 - len(losses) // 20] > 20 * losses[len(losses) // 20]  # single windows are noise
+    powers = [m * 10.0**e for e in range(-6, 7) for m in (1, 3)]
+    axis = alt.Axis(values=powers, format="~g") if log else alt.Axis(tickCount=5)
+    scale = alt.Scale(type="log" if log else "linear")
+    y = alt.Y("loss:Q", title="loss" + (" (log scale)" if log else ""), axis=axis, scale=scale)
+    dots = (
+        _chart(data)
+        .mark_point(size=12, opacity=0.35, color=GREY, filled=True)
+        .encode(x, y, tooltip=["step:Q", "loss:Q"])
+    )
+    smooth = _chart(data).transform_window(mean="mean(loss)", frame=[-5, 5], sort=[alt.SortField("step")])
+    line = smooth.mark_line(color=ACCENT).encode(x, alt.Y("mean:Q"))
+    rows = tuple((str(row["step"]), number(row["loss"])) for row in data[:: max(1, len(data) // 20)])
+    caption = "Dots are logged windows, the line a running mean."
+    return Figure("loss", "Training loss", caption, _spec(alt.layer(dots, line), height=260), ("step", "loss"), rows)
+
+
+def _curve(
+    name: str, title: str, caption: str, log: Sequence[dict[str, Any]], field: str, unit: str | None,
+    points: bool = False, zero: bool = False,
+) -> Figure:  # fmt: skip
+    data = [{"step": row["step"], "value": row[field]} for row in log if row.get(field) is not None]
+    y = alt.Y(
+        "value:Q",
+        title=unit,
+        scale=alt.Scale(zero=zero),
+        axis=alt.Axis(tickCount=4, format=FORMATS.get(field, "~g")),
+    )
+    line = _chart(data).mark_line(color=ACCENT, point=alt.OverlayMarkDef(color=ACCENT) if points else False)
+    rows = tuple((str(row["step"]), number(row["value"])) for row in data[:: max(1, len(data) // 20)])
+    encoded = line.encode(
+        alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickCount=8)), y, tooltip=["step:Q", "value:Q"]
+    )
+    return Figure(name, title, caption, _spec(encoded, height=180), ("step", unit or title.lower()), rows)
+
+
+def _thin(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list(rows[:: -(-len(rows) // MAX_POINTS) or 1])
+
+
+def _chart(data: list[dict[str, Any]]) -> alt.Chart:
+    return alt.Chart(alt.Data(values=finite(data)))
+
+
+def _spec(chart: Any, height: Any) -> dict[str, Any]:
+    sized = chart.properties(
+        width="container", height=height, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
+    )
+    spec: dict[str, Any] = sized.to_dict()
+    return spec | {"config": THEME}
+
+
+def _share(side: dict[str, Any]) -> str:
+    return f"{percent(side['value'])} ({percent(side['low'])} to {percent(side['high'])})"

@@ -1,0 +1,120 @@
+"""report.html, one self-contained file, and summary.json beside it.
+
+The page needs no network: the chart library is inlined, and a content security policy forbids every request. Model
+output is hostile text: the template escapes everything, JSON for scripts escapes `<`, and only scripts whose hash
+stands in the policy run, so that even a hole in the escaping would execute nothing.
+"""
+
+import base64
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from dreamtune.report import charts, view
+from dreamtune.report.explorer import KINDS, choose_examples
+from dreamtune.report.reads import Reads
+from dreamtune.report.summary import build_summary, length_warning
+from dreamtune.report.text import reveal
+from dreamtune.settings.report import Comparison, ReportConfig
+
+HERE = Path(__file__).parent
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; script-src {}"
+)
+
+
+def render_report(
+    report: ReportConfig, comparison: Comparison, experiment: str, reads: dict[str, Path], out: Path
+) -> dict[str, Any]:
+    """Write report.html and summary.json; return the verdict and the counts behind it.
+
+    Args:
+        report: what the page shows.
+        comparison: what decides the verdict.
+        experiment: its name, the heading if the settings give none.
+        reads: version folders by name (see `dreamtune.report.reads`); optional parts may be absent.
+        out: where the two files go.
+    """
+    found = Reads(reads)
+    summary = build_summary(found, comparison, experiment)
+    text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+    (out / "summary.json").write_text(text + "\n", encoding="utf-8")
+    (out / "report.html").write_text(page(report, experiment, found, summary), encoding="utf-8")
+    gain = summary["accuracy"]["gain"]["value"]
+    return {"verdict": summary["verdict"], "questions": summary["accuracy"]["base"]["n"], "accuracy_gain": gain}
+
+
+def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str, Any]) -> str:
+    """Return the HTML."""
+    audit, manifests = reads.json("shards", "audit.json"), reads.manifests()
+    lengths = reads.table("shards", "lengths.parquet")
+    drawn = figures(reads, summary, audit)
+    scripts = [chart_library(), (HERE / "page.js").read_text(encoding="utf-8")]
+    contamination = {
+        name.split("/", 1)[1]: reads.json(name, "contamination.json")
+        for name in reads.folders
+        if name.startswith("contamination/")
+    }
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals["json_for_script"] = json_for_script
+    return environment.from_string((HERE / "template.html.j2").read_text(encoding="utf-8")).render(
+        title=reveal(report.title or experiment, 200),
+        experiment=experiment,
+        summary=summary,
+        mood=view.MOODS.get(summary["verdict"], "neutral"),
+        tiles=view.tiles(summary),
+        comparisons=view.comparison_tables(summary),
+        canaries=view.canary_rows(summary),
+        training=view.training_facts(summary),
+        generation=view.generation_facts(summary),
+        audit=view.audit_facts(audit),
+        contamination=view.contamination_rows(contamination),
+        warnings=view.warnings(summary, manifests, audit, length_warning(audit, summary, lengths)),
+        settings=view.settings_tables(summary),
+        provenance=view.provenance_rows(manifests),
+        figures={figure.name: figure for figure in drawn},
+        examples=choose_examples(reads, "test", "greedy", report.examples),
+        kinds=KINDS,
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        policy=POLICY.format(" ".join(_allowed(script) for script in scripts) + " 'unsafe-eval'"),
+    )
+
+
+def figures(reads: Reads, summary: dict[str, Any], audit: dict[str, Any]) -> list[charts.Figure]:
+    """Return the charts for which there are data."""
+    drawn = [
+        charts.accuracy_figure(summary),
+        charts.mask_rate_figure(reads.json("likelihood", "likelihood.json")),
+        *charts.training_figures(reads.json_lines("full", "train_log.jsonl")),
+        charts.lengths_figure(reads.table("shards", "lengths.parquet"), audit.get("max_tokens")),
+        charts.truncation_figure(audit),
+        charts.stages_figure(summary["wall_s"]),
+    ]
+    return [figure for figure in drawn if figure is not None]
+
+
+def json_for_script(value: Any) -> Markup:
+    """Return JSON that cannot end its <script> element or open a comment in it."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+@lru_cache(maxsize=1)
+def chart_library() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script (about 0.9 MB) that may stand in a <script> element."""
+    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub forgets the default
+    return bundle.replace("\r\n", "\n").replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _allowed(script: str) -> str:
+    """Return the policy's source expression that lets exactly this script run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

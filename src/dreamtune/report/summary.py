@@ -1,0 +1,146 @@
+"""summary.json: everything the report says, for other tools. Strict JSON; what is unknown is null.
+
+Format 1: `verdict`, `sentence`, `reasons`, `primary`, `alpha`, `minimum_detectable_effect`; `accuracy`, `strict`,
+`lenient` and `nll` (test split, greedy), each with `base`, `tuned` and `gain` (`delta` for nll), all of the form
+{"value", "low", "high", "n"}; `comparisons`: the same by question set and setting; `canaries`; `training`; `wall_s`.
+`accuracy` is mathematical equivalence of what `extractors` find, `strict` the reference's own characters after the
+marker, `lenient` the last number of the answer.
+"""
+
+from typing import Any
+
+import polars as pl
+
+from dreamtune.comparison import compare_nll, compare_scores, nothing
+from dreamtune.report.reads import Reads, finite
+from dreamtune.settings.report import Comparison
+from dreamtune.verdict import Verdict, decide
+
+FORMAT = 1
+READINGS = {"accuracy": "correct", "strict": "strict", "lenient": "lenient"}
+TRAINING_RUNS = ("smoke", "full")
+
+
+def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict[str, Any]:
+    """Return the content of summary.json."""
+    comparisons = {f"{s}/{g}": _compare(reads, s, g, comparison) for s, g in reads.comparisons()}
+    headline = comparisons.get("test/greedy") or {name: nothing("questions") for name in READINGS}
+    draws = reads.table("likelihood", "likelihood.parquet")
+    nll = nothing("rows") if draws is None else compare_nll(draws, comparison)
+    canaries = collect_canaries(reads)
+    verdict = decide(comparison, headline["accuracy"], nll, canaries, _gates(reads))
+    manifests = reads.manifests()
+    summary = {
+        "format": FORMAT,
+        "experiment": experiment,
+        **_verdict(verdict, comparison, headline["accuracy"], nll),
+        **{name: headline[name] for name in READINGS},
+        "nll": nll | {"draws": reads.json("likelihood", "likelihood.json").get("draws")},
+        "comparisons": comparisons,
+        "canaries": canaries,
+        "training": reads.json("full", "training.json"),
+        "smoke": reads.json("smoke", "training.json"),
+        "wall_s": _wall_seconds(manifests),
+        "versions": {name: manifest.get("version") for name, manifest in manifests.items()},
+        "settings": _settings(manifests),
+        "package_differences": package_differences(manifests),
+    }
+    cleaned: dict[str, Any] = finite(summary)
+    return cleaned
+
+
+def _verdict(verdict: Verdict, comparison: Comparison, accuracy: Any, nll: Any) -> dict[str, Any]:
+    return {
+        "verdict": verdict.name,
+        "sentence": verdict.sentence,
+        "headline": verdict.headline,
+        "detail": verdict.detail,
+        "reasons": list(verdict.reasons),
+        "primary": comparison.primary,
+        "alpha": comparison.alpha,
+        "minimum_detectable_effect": {
+            "primary": verdict.detectable,
+            "accuracy": accuracy["detectable"],
+            "nll": nll["detectable"],
+            "power": 0.8,
+        },
+    }
+
+
+def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison) -> dict[str, Any]:
+    """Return the three readings of one question set under one setting, and how the answers look."""
+    sides = {who: reads.table(f"scores/{questions}/{setting}/{who}", "scores.parquet") for who in ("base", "tuned")}
+    base, tuned = sides["base"], sides["tuned"]
+    if base is None or tuned is None:
+        return {name: nothing("questions") for name in READINGS} | {"base": {}, "tuned": {}}
+    blocks: dict[str, Any] = {
+        name: compare_scores(base, tuned, column, comparison) for name, column in READINGS.items()
+    }
+    for who in sides:
+        key = f"{questions}/{setting}/{who}"
+        blocks[who] = {
+            "generation": reads.json(f"answers/{key}", "generation.json"),
+            "scores": reads.json(f"scores/{key}", "scores.json"),
+        }
+    return blocks
+
+
+def collect_canaries(reads: Reads) -> list[dict[str, Any]]:
+    """Return the checks of both training runs (hard and soft) and of the likelihood (soft), with their source."""
+    found = []
+    for source, file, key in (
+        *((run, "gate.json", "checks") for run in TRAINING_RUNS),
+        ("likelihood", "likelihood.json", "canaries"),
+    ):
+        for check in reads.json(source, file).get(key, []):
+            found.append({"source": source} | check)
+    return found
+
+
+def _gates(reads: Reads) -> dict[str, bool | None]:
+    """Return whether each training run's gate passed; None where a run left no gate.json."""
+    return {run: reads.json(run, "gate.json").get("passed") for run in TRAINING_RUNS if run in reads.folders}
+
+
+def _wall_seconds(manifests: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Return each stage's wall seconds, and their total; a version that is read under two names counts once."""
+    seconds = {name: manifest["wall_s"] for name, manifest in manifests.items() if manifest.get("wall_s") is not None}
+    once = {(m.get("stage"), m.get("version") or name): m["wall_s"] for name, m in manifests.items() if name in seconds}
+    return seconds | {"total": sum(once.values())}
+
+
+def _settings(manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return each stage's resolved settings, result and runtime fields together."""
+    settings: dict[str, Any] = {}
+    for name, manifest in manifests.items():
+        parts = [manifest.get(kind) or {} for kind in ("settings", "runtime")]
+        sections = sorted({section for part in parts for section in part})
+        settings[name] = {s: {k: v for part in parts for k, v in part.get(s, {}).items()} for s in sections}
+    return settings
+
+
+def package_differences(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, list[str]]]:
+    """Return the packages whose version is not the same in all stages: {package: {version: [stages]}}."""
+    seen: dict[str, dict[str, list[str]]] = {}
+    for name, manifest in manifests.items():
+        versions = {**(manifest.get("packages") or {}), "python": manifest.get("python")}
+        for package, version in versions.items():
+            if version:
+                seen.setdefault(package, {}).setdefault(version, []).append(name)
+    return {package: versions for package, versions in sorted(seen.items()) if len(versions) > 1}
+
+
+def length_warning(audit: dict[str, Any], summary: dict[str, Any], lengths: pl.DataFrame | None) -> str | None:
+    """Return a warning where training responses are longer than the answers generation has room for."""
+    generate = summary["settings"].get("answers/test/greedy/tuned", {}).get("generate", {})
+    room = generate.get("max_new_tokens")
+    longest = (audit.get("response_tokens") or {}).get("train", {}).get("max")
+    if room is None or longest is None or longest <= room:
+        return None
+    share = ""
+    if lengths is not None and {"kept_tokens", "prompt_tokens", "split"} <= set(lengths.columns):
+        train = lengths.filter((pl.col("split") == "train") & pl.col("kept_tokens").is_not_null())
+        longer = train.filter(pl.col("kept_tokens") - pl.col("prompt_tokens") > room).height
+        share = f"{longer} of {train.height} training responses are longer than max_new_tokens = {room}"
+    longest_words = f"the longest has {longest:.0f} tokens"
+    return f"{share or f'training responses exceed max_new_tokens = {room}'} ({longest_words}): answers may be cut"

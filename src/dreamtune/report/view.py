@@ -1,0 +1,235 @@
+"""What the template shows, in words: summary, canaries, settings, audit and provenance as short texts and tables."""
+
+from typing import Any
+
+from dreamtune.report.charts import READING_NAMES
+from dreamtune.report.text import DASH, duration, nats, number, p_value, percent, plain, points, reveal
+
+MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
+SAMPLER = ("max_new_tokens", "steps", "order", "ranking", "temperature", "top_p", "top_k", "samples", "seed")
+Table = list[dict[str, Any]]
+
+
+def tiles(summary: dict[str, Any]) -> Table:
+    """Return the four numbers under the headline."""
+    accuracy, nll, checks = summary["accuracy"], summary["nll"], summary["canaries"]
+    hard = [c for c in checks if c["hard"]]
+    failed = [c for c in hard if c["passed"] is False]
+    warned = [c for c in checks if not c["hard"] and c["passed"] is False]
+    smallest = summary["minimum_detectable_effect"]
+    size = points(smallest["accuracy"]) if summary["primary"] == "accuracy" else nats(smallest["nll"])
+    return [
+        {
+            "label": "Accuracy",
+            "value": _arrow(percent(accuracy["base"]["value"], 0), percent(accuracy["tuned"]["value"], 0)),
+            "mood": "",
+            "note": _interval(points, accuracy["gain"], "points") if accuracy["base"]["n"] else "not enough data",
+        },
+        {
+            "label": "Held-out NLL",
+            "value": _arrow(nats(nll["base"]["value"]), nats(nll["tuned"]["value"])),
+            "mood": "",
+            "note": _interval(lambda v: nats(v, True), nll["delta"], "nats") if nll["base"]["n"] else "not enough data",
+        },
+        {
+            "label": "Hard canaries",
+            "value": f"{len(hard) - len(failed)} of {len(hard)} passed" if hard else "not run",
+            "note": f"{len(warned)} soft {'warning' if len(warned) == 1 else 'warnings'}",
+            "mood": "bad" if failed or not hard else "",
+        },
+        {
+            "label": "Detectable change",
+            "value": size.lstrip("+"),
+            "mood": "",
+            "note": ("points, " if summary["primary"] == "accuracy" else "nats per token, ") + "with 80 % power",
+        },
+    ]
+
+
+def comparison_tables(summary: dict[str, Any]) -> Table:
+    """Return, per question set and setting, the three readings, how the answers look, and the sampler's settings."""
+    return [
+        {
+            "title": name.replace("/", " · "),
+            "readings": [_reading(label, block[reading]) for reading, label in READING_NAMES.items()],
+            "answers": [_answers(who, block[who].get("scores", {})) for who in ("base", "tuned")],
+            "ungradable": block["accuracy"].get("ungradable"),
+            "sampler": _pairs(summary["settings"].get(f"answers/{name}/tuned", {}).get("generate", {}), SAMPLER),
+        }
+        for name, block in summary["comparisons"].items()
+    ]
+
+
+def canary_rows(summary: dict[str, Any]) -> Table:
+    """Return the canaries, failed ones first."""
+    order = {False: 0, None: 1, True: 2}
+    rows = sorted(summary["canaries"], key=lambda c: (order[c["passed"]], not c["hard"]))
+    return [
+        {
+            "source": c["source"],
+            "name": c["name"],
+            "kind": "hard" if c["hard"] else "soft",
+            "state": {True: "passed", False: "failed" if c["hard"] else "warning", None: "not enough data"}[
+                c["passed"]
+            ],
+            "mood": "bad" if c["passed"] is False and c["hard"] else "warn" if c["passed"] is False else "",
+            "value": plain(c["value"])
+            + (f" ({number(c['low'])} to {number(c['high'])})" if c.get("low") is not None else ""),
+            "expected": c["expected"],
+        }
+        for c in rows
+    ]
+
+
+def training_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what training did, as pairs of name and value."""
+    run = summary["training"]
+    share = run["trainable"] / run["parameters"] if run.get("trainable") and run.get("parameters") else None
+    facts = [
+        ("Loss, first to last", f"{number(run.get('first_loss'))} → {number(run.get('last_loss'))}"),
+        ("Optimiser steps", number(run.get("steps"))),
+        ("Tokens", number(run.get("tokens"))),
+        ("Epochs", number(run.get("epochs"))),
+        ("Trainable parameters", f"{number(run.get('trainable'))} ({percent(share, 2)})"),
+        ("Seconds per step", number(run.get("seconds_per_step"))),
+        ("Peak memory", DASH if run.get("peak_memory_gib") is None else f"{number(run['peak_memory_gib'])} GiB"),
+        ("Predicted by smoke", _predicted(summary["smoke"])),
+        ("Resumed from", plain(run.get("resumed_from") or "nothing: one go")),
+    ]
+    return [(name, value) for name, value in facts if DASH not in value.split()] if run else []
+
+
+def _predicted(smoke: dict[str, Any]) -> str:
+    minutes, memory = smoke.get("predicted_full_minutes"), smoke.get("predicted_full_memory_gib")
+    return DASH if minutes is None or memory is None else f"{duration(60 * minutes)}, {number(memory)} GiB"
+
+
+def generation_facts(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return speed of generation by setting and model."""
+    rows: list[tuple[str, ...]] = []
+    for name, block in summary["comparisons"].items():
+        for who in ("base", "tuned"):
+            run = block[who].get("generation", {})
+            counts = (number(run.get("rows")), number(run.get("tokens")))
+            speed = (duration(run.get("seconds")), number(run.get("tokens_per_s")))
+            rows.append((f"{name.replace('/', ' · ')} · {who}", *counts, *speed))
+    return rows
+
+
+def settings_tables(summary: dict[str, Any]) -> Table:
+    """Return every stage's settings as flat rows of key and value."""
+    return [
+        {"title": stage, "rows": [row for name, section in sections.items() for row in _flat(name, section)]}
+        for stage, sections in summary["settings"].items()
+    ]
+
+
+def provenance_rows(manifests: dict[str, dict[str, Any]]) -> Table:
+    """Return where and with what each stage ran."""
+    rows = []
+    for name, m in manifests.items():
+        git = m.get("git") or {}
+        commit = (git.get("commit") or DASH)[:10] + (" + uncommitted edits" if git.get("dirty") else "")
+        packages = ", ".join(f"{package} {version}" for package, version in (m.get("packages") or {}).items())
+        where = ", ".join(str(part) for part in (m.get("host"), m.get("gpu"), m.get("image")) if part) or DASH
+        rows.append(
+            {"name": name, "version": m.get("version") or DASH, "commit": commit, "where": where}
+            | {"started": m.get("started") or DASH, "wall": duration(m.get("wall_s"))}
+            | {"packages": f"Python {m.get('python') or DASH}; {packages}"}
+        )
+    return rows
+
+
+def audit_facts(audit: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the data audit as pairs of name and value; each part only where the audit has it."""
+    facts = [("Source rows", number(audit.get("source_rows")))]
+    facts += [(f"Rows in {name}", number(rows)) for name, rows in (audit.get("rows") or {}).items()]
+    facts += [(f"Dropped: {reveal(str(why))}", number(n)) for why, n in (audit.get("dropped") or {}).items()]
+    repeats, leak = audit.get("duplicates") or {}, audit.get("contamination") or {}
+    facts += (
+        [("Rows that repeat a question", f"{number(repeats.get('rows'))} ({repeats.get('policy')})")] if repeats else []
+    )
+    if leak:
+        words = f"{number(leak.get('train_rows'))} ({leak.get('policy')}; {leak.get('ngram')} words in a row)"
+        facts += [("Questions both in train and held out", number(leak.get("question_copies")))]
+        facts += [("Training rows that overlap a held-out question", words)]
+    median = (audit.get("response_tokens") or {}).get("train", {})
+    facts += [
+        ("Training response, median and longest", f"{number(median.get('median'))}, {number(median.get('max'))} tokens")
+    ]
+    return facts if audit else []
+
+
+def contamination_rows(found: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Return, per benchmark, how many of its questions the training rows contain."""
+    rows = []
+    for name, block in found.items():
+        exact, overlap = block.get("exact") or {}, block.get("overlap") or {}
+        counts = (block.get("benchmark_rows"), exact.get("benchmark_rows"), overlap.get("benchmark_rows"))
+        rows.append((name, *(number(count) for count in counts), number(overlap.get("train_rows"))))
+    return rows
+
+
+def warnings(
+    summary: dict[str, Any], manifests: dict[str, Any], audit: dict[str, Any], too_long: str | None
+) -> list[str]:
+    """Return what a reader should know before believing a number, one sentence each."""
+    found = [too_long] if too_long else []
+    for package, versions in summary["package_differences"].items():
+        which = "; ".join(f"{version} in {', '.join(stages)}" for version, stages in versions.items())
+        found.append(f"stages ran with different versions of {package}: {which}")
+    dirty = [name for name, m in manifests.items() if (m.get("git") or {}).get("dirty")]
+    found += [f"uncommitted edits while these stages ran: {', '.join(dirty)}"] if dirty else []
+    for name, block in summary["comparisons"].items():
+        for who in ("base", "tuned"):
+            lost = (block[who].get("generation") or {}).get("dropped") or {}
+            found += [f"{name}, {who}: {n} questions not asked: {reveal(str(why))}" for why, n in lost.items()]
+            looping = (block[who].get("scores") or {}).get("looping") or 0
+            found += [f"{name}, {who}: {percent(looping)} of the answers loop"] if looping > 0.2 else []
+    return found + [reveal(text) for text in audit.get("warnings") or []]
+
+
+def _reading(label: str, block: dict[str, Any]) -> dict[str, Any]:
+    gain = block["gain"]
+    changes = f"{gain['won']} won, {gain['lost']} lost" if gain.get("won") is not None else DASH
+    return {
+        "label": label,
+        "base": _share(block["base"]),
+        "tuned": _share(block["tuned"]),
+        "gain": points(gain["value"]),
+        "limits": f"{points(gain['low'])} to {points(gain['high'])}" if gain["low"] is not None else DASH,
+        "p": p_value(gain["p"]),
+        "changes": changes,
+        "n": number(block["base"]["n"]),
+    }
+
+
+def _answers(who: str, scores: dict[str, Any]) -> dict[str, str]:
+    names = ("parse_failed", "ended", "looping")
+    shares = {name: percent(scores.get(name)) for name in names}
+    return {"who": who, "tokens": number(scores.get("tokens")), "distinct": percent(scores.get("distinct_2")), **shares}
+
+
+def _share(side: dict[str, Any]) -> dict[str, str]:
+    return {"value": percent(side["value"]), "limits": f"{percent(side['low'])} to {percent(side['high'])}"}
+
+
+def _interval(show: Any, change: dict[str, Any], unit: str) -> str:
+    limits = f" ({show(change['low'])} to {show(change['high'])})" if change["low"] is not None else ""
+    return f"{show(change['value'])} {unit}{limits}"
+
+
+def _arrow(before: str, after: str) -> str:
+    return DASH if DASH in (before, after) else f"{before} → {after}"
+
+
+def _pairs(section: dict[str, Any], names: tuple[str, ...]) -> str:
+    return ", ".join(f"{name} {plain(section[name])}" for name in names if section.get(name) is not None)
+
+
+def _flat(name: str, value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, dict):
+        return [row for key, item in value.items() for row in _flat(f"{name}.{key}", item)]
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return [row for i, item in enumerate(value) for row in _flat(f"{name}.{i}", item)]
+    return [(name, plain(value))]

@@ -1,0 +1,75 @@
+"""From the logits of one masked position to a token and to a confidence that ranks it against other positions.
+
+The official Dream sampler (Dream-org, generation_utils.py) does both on the tempered and filtered distribution, which
+`ranking: official` keeps. After a low temperature every position looks sure, the ranking becomes arbitrary and the
+text is written nearly left to right; `untempered` ranks on what the model said. At temperature 0 without filters the
+two are the same.
+"""
+
+import torch
+
+from dreamtune.settings.generate import GenerateConfig
+
+# Two positions whose probabilities round to 1.0 in float32 would be ranked by chance. [N, V] numbers of 8 bytes.
+PRECISE = torch.float64
+MAX_ELEMENTS = 2**25  # of one [N, V] block
+
+
+def rows_per_block(vocabulary: int) -> int:
+    """Return how many positions are looked at together, to bound the memory: some 1 GB with its temporaries."""
+    return max(1, MAX_ELEMENTS // vocabulary)
+
+
+def choose(
+    logits: torch.Tensor, uniform: torch.Tensor, settings: GenerateConfig, mask_id: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a token and its confidence for each position.
+
+    Args:
+        logits: [N, V].
+        uniform: [N] float64 inside (0, 1), the noise of each position; unused at temperature 0.
+        settings: order, ranking, temperature, top_p and top_k.
+        mask_id: never chosen, and left out of the probabilities.
+
+    Returns:
+        tokens [N] int64, and confidence [N] float64: higher is revealed earlier.
+    """
+    logits = logits.to(PRECISE)  # [N, V]
+    logits[:, mask_id] = -torch.inf
+    filtered = logits / settings.temperature if settings.temperature > 0 else logits
+    filtered = _keep_likely(filtered, settings.top_p, settings.top_k)
+    # The official sampler filters at temperature 0 too, which cannot change the likeliest token, only the ranking.
+    tokens = _sample(filtered, uniform) if settings.temperature > 0 else filtered.argmax(dim=-1)
+    ranked = filtered if settings.ranking == "official" else logits
+    return tokens, _confidence(ranked.softmax(dim=-1), tokens, settings.order)
+
+
+def _keep_likely(logits: torch.Tensor, top_p: float | None, top_k: int | None) -> torch.Tensor:
+    """Set to −inf all but the likeliest tokens: up to and including the one that reaches top_p, at most top_k."""
+    if top_p is None and top_k is None:
+        return logits
+    ranked, order = logits.sort(dim=-1, descending=True, stable=True)  # [N, V]
+    drop = torch.zeros_like(ranked, dtype=torch.bool)
+    if top_p is not None:
+        probabilities = ranked.softmax(dim=-1)
+        drop |= probabilities.cumsum(dim=-1) - probabilities > top_p
+    if top_k is not None:
+        drop[:, top_k:] = True
+    drop[:, 0] = False
+    return torch.empty_like(logits).scatter_(-1, order, ranked.masked_fill(drop, -torch.inf))
+
+
+def _sample(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Return for each row the token at which the cumulative probability first exceeds its uniform number."""
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # [N, V]
+    target = uniform[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+
+
+def _confidence(probabilities: torch.Tensor, tokens: torch.Tensor, order: str) -> torch.Tensor:
+    if order == "entropy":
+        return (probabilities * (probabilities + 1e-10).log()).sum(dim=-1)  # 1e-10: as the official sampler
+    if order == "topk_margin":
+        two = probabilities.topk(2, dim=-1).values
+        return two[:, 0] - two[:, 1]
+    return probabilities.gather(-1, tokens[:, None]).squeeze(-1)

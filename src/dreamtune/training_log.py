@@ -1,0 +1,155 @@
+"""What a run remembers: one line per logged step, and the totals that training.json states.
+
+All of it is plain JSON and travels in the checkpoint, so that a resumed run's log has every step once.
+"""
+
+import json
+import resource
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+GIB = 2**30
+ENDS = 5  # log lines averaged for the first and the last loss
+
+
+class Events(Protocol):
+    """The one method of TensorBoard's SummaryWriter that is used."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+
+
+@dataclass
+class History:
+    """The run so far. `pending` holds the steps since the last line, whose means the next line states."""
+
+    step: int = 0
+    tokens: int = 0
+    wall_s: float = 0.0
+    peak_gib: float = 0.0
+    timed_steps: int = 0  # without the first step of each process, which warms up
+    timed_tokens: int = 0
+    timed_s: float = 0.0
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    pending: list[dict[str, float]] = field(default_factory=list)
+    resumed_from: list[int] = field(default_factory=list)
+
+    def to_state(self) -> dict[str, Any]:
+        """Return plain JSON, from which `History(**state)` is the same again."""
+        return asdict(self)
+
+    def add_step(
+        self,
+        *,
+        step: int,
+        loss: float,
+        nll: float,
+        nll_tokens: int,
+        grad_norm: float,
+        tokens: int,
+        wall_s: float,
+        warm: bool,
+    ) -> None:
+        """Count one optimiser step.
+
+        Args:
+            loss: of its window, in the trained weights.
+            nll: sum of CE / t up to the first end tokens, in nats; nll_tokens: the tokens it belongs to.
+            wall_s: seconds of this step; `warm` if the process had made a step before.
+        """
+        self.step, self.tokens, self.wall_s = step, self.tokens + tokens, self.wall_s + wall_s
+        if warm:
+            self.timed_steps, self.timed_tokens = self.timed_steps + 1, self.timed_tokens + tokens
+            self.timed_s += wall_s
+        self.pending.append(
+            {"loss": loss, "nll": nll, "nll_tokens": nll_tokens, "grad_norm": grad_norm, "tokens": tokens, "s": wall_s}
+        )
+
+    def line(self, epoch: float, rate: float) -> dict[str, Any]:
+        """Return the log line of the steps since the last one, and begin anew."""
+
+        def total(name: str) -> float:
+            return sum(record[name] for record in self.pending)
+
+        self.peak_gib = max(self.peak_gib, peak_memory_gib())
+        line = {
+            "step": self.step,
+            "epoch": round(epoch, 6),
+            "loss": total("loss") / len(self.pending),
+            # An objective that hides nothing has no bound: null, not a number that looks like one.
+            "elbo": total("nll") / total("nll_tokens") if total("nll_tokens") else None,
+            "lr": rate,
+            "grad_norm": total("grad_norm") / len(self.pending),
+            "tokens": self.tokens,
+            "tokens_per_s": total("tokens") / max(total("s"), 1e-9),
+            "memory_gib": round(peak_memory_gib(), 4),
+            "wall_s": round(self.wall_s, 3),
+        }
+        self.pending = []
+        return line
+
+    def summary(self) -> dict[str, Any]:
+        """Return the totals for training.json. first_loss and last_loss average up to five log lines at each end."""
+        losses = [line["loss"] for line in self.lines if "loss" in line]
+        return {
+            "first_loss": _mean(losses[:ENDS]),
+            "last_loss": _mean(losses[-ENDS:]),
+            "steps": self.step,
+            "tokens": self.tokens,
+            "peak_memory_gib": round(self.peak_gib, 4),
+            "seconds_per_step": self.timed_s / self.timed_steps
+            if self.timed_steps
+            else self.wall_s / max(self.step, 1),
+            "seconds_per_token": (
+                self.timed_s / self.timed_tokens if self.timed_tokens else self.wall_s / max(self.tokens, 1)
+            ),
+            "wall_s": round(self.wall_s, 3),
+            "validation": [
+                {name: line[name] for name in ("step", "epoch", "validation_nll")}
+                for line in self.lines
+                if "validation_nll" in line
+            ],
+            "resumed_from": self.resumed_from,
+        }
+
+
+class Log:
+    """train_log.jsonl, written as the run goes, and TensorBoard's events if asked for."""
+
+    def __init__(self, history: History, path: Path | None, events: Events | None) -> None:
+        self.history, self.path, self.events = history, path, events
+        if path:
+            path.write_text("".join(json.dumps(line) + "\n" for line in history.lines), encoding="utf-8")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Add a line to the history, the file and the events."""
+        self.history.lines.append(line)
+        if self.path:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        for name, value in line.items():
+            if self.events and value is not None and name != "step":
+                self.events.add_scalar(name, value, line["step"])
+
+
+def peak_memory_gib() -> float:
+    """Return this process's peak so far: allocated on the GPU where there is one in use, else resident."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / GIB
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def watch_memory() -> float:
+    """Return what this process holds now in GiB, and let the GPU's peak be counted from here."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / GIB
+    return peak_memory_gib()
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

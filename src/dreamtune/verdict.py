@@ -1,0 +1,169 @@
+"""The one sentence the report stands for: did fine-tuning work?
+
+The rule is fixed before anything is measured: a two-sided paired test on `comparison.primary`, at `alpha`. Only the
+primary measure can say "improved" or "worse". A hard canary that failed, a smoke gate that failed, or canaries that
+never ran make every number meaningless: the verdict is then "invalid", whatever the numbers are.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dreamtune.settings.report import Comparison
+
+Name = Literal[
+    "improved", "no evidence of change", "worse", "likelihood improved but accuracy unproven", "invalid"
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict, its headline, the numbers behind it, its reasons, and the smallest effect the data could show."""
+
+    name: Name
+    headline: str
+    detail: str
+    reasons: tuple[str, ...]
+    detectable: float | None
+
+    @property
+    def sentence(self) -> str:
+        """Headline and numbers in one line."""
+        return f"{self.headline} ({self.detail})" if self.detail else self.headline
+
+
+def decide(
+    comparison: Comparison,
+    accuracy: Mapping[str, Any],
+    nll: Mapping[str, Any],
+    canaries: Sequence[Mapping[str, Any]],
+    gates: Mapping[str, bool | None],
+) -> Verdict:
+    """Return the verdict.
+
+    Args:
+        comparison: what decides, and the level of the test.
+        accuracy: block of `comparison.compare_scores` for the test split, greedy.
+        nll: block of `comparison.compare_nll`.
+        canaries: hard and soft, each {"name", "hard", "passed", "value", "expected", "source"}.
+        gates: whether each run's gate passed; None where it has no gate.json.
+    """
+    detectable = (accuracy if comparison.primary == "accuracy" else nll)["detectable"]
+    if faults := _faults(canaries, gates):
+        numbers = " ".join(_accuracy_words(accuracy)[:1] if accuracy["gain"]["value"] is not None else _nll_words(nll))
+        detail = f"no number below says what was learned, not even {numbers}"
+        return Verdict("invalid", f"Invalid: {faults[0]}", detail, tuple(faults), detectable)
+    accuracy_says = _direction(accuracy["gain"], comparison.alpha, better=1)
+    nll_says = _direction(nll["delta"], comparison.alpha, better=-1)
+    name = _name(comparison.primary, accuracy_says, nll_says)
+    reasons = (
+        _reason("accuracy", accuracy["gain"], accuracy_says, comparison, *_accuracy_words(accuracy)),
+        _reason("likelihood", nll["delta"], nll_says, comparison, *_nll_words(nll)),
+        _detectable_words(comparison, detectable),
+        *(f"warning: {c['name']} ({_number(c['value'])}; expected {c['expected']})" for c in _failed(canaries, False)),
+    )
+    return Verdict(name, *_headline(name, comparison.primary, accuracy, nll), reasons, detectable)
+
+
+def _faults(canaries: Sequence[Mapping[str, Any]], gates: Mapping[str, bool | None]) -> list[str]:
+    """Return why no number counts: one sentence on the failed hard canaries, then each of them."""
+    failed = _failed(canaries, True)
+    faults = [f"{c['source']}: {c['name']} is {_number(c['value'])}; expected {c['expected']}" for c in failed]
+    unrun = [f"{run}: its canaries did not run (no gate.json)" for run, passed in gates.items() if passed is None]
+    if not any(c["hard"] for c in canaries) and not unrun:
+        unrun = ["no hard canary was run"]
+    closed = [f"{run}'s gate did not pass" for run, passed in gates.items() if passed is False and not failed]
+    if failed:
+        names = list(dict.fromkeys(c["name"] for c in failed))
+        count = f"{len(names)} hard {'canary' if len(names) == 1 else 'canaries'}"
+        faults.insert(0, f"{count} failed: {', '.join(names)}")
+    return faults + unrun + closed
+
+
+def _failed(canaries: Sequence[Mapping[str, Any]], hard: bool) -> list[Mapping[str, Any]]:
+    return [c for c in canaries if c["hard"] is hard and c["passed"] is False]
+
+
+def _direction(change: Mapping[str, Any], alpha: float, better: int) -> str:
+    """Return "better", "worse", "unproven", or "no data"."""
+    if change["p"] is None or change["value"] is None:
+        return "no data"
+    if change["p"] >= alpha or change["value"] == 0:
+        return "unproven"
+    return "better" if change["value"] * better > 0 else "worse"
+
+
+def _name(primary: str, accuracy: str, nll: str) -> Name:
+    decisive = accuracy if primary == "accuracy" else nll
+    if decisive == "better":
+        return "improved"
+    if decisive == "worse":
+        return "worse"
+    if primary == "accuracy" and nll == "better":
+        return "likelihood improved but accuracy unproven"
+    return "no evidence of change"
+
+
+def _headline(name: Name, primary: str, accuracy: Mapping[str, Any], nll: Mapping[str, Any]) -> tuple[str, str]:
+    if name == "likelihood improved but accuracy unproven":
+        (fact, _), (likelihood, numbers) = _accuracy_words(accuracy), _nll_words(nll)
+        return f"Likelihood improved, accuracy unproven: {fact}", f"{likelihood}, {numbers}"
+    fact, numbers = _accuracy_words(accuracy) if primary == "accuracy" else _nll_words(nll)
+    return f"{name[0].upper()}{name[1:]}: {fact}", numbers
+
+
+def _accuracy_words(accuracy: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what happened, and its interval and p."""
+    base, tuned, gain = accuracy["base"], accuracy["tuned"], accuracy["gain"]
+    if gain["value"] is None:
+        return "not enough data, no held-out question has a checkable answer", ""
+    n = base["n"]
+    before, after = (f"{block['value'] * n:.1f}".removesuffix(".0") for block in (base, tuned))
+    limits = f"{100 * accuracy['level']:.3g} % interval {_points(gain['low'])} to {_points(gain['high'])}"
+    fact = f"{before} → {after} of {n} held-out {'question' if n == 1 else 'questions'} correct"
+    return fact, f"{_points(gain['value'])} points, {limits}, {_p(gain['p'])}"
+
+
+def _nll_words(nll: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what happened, and its interval and p."""
+    delta = nll["delta"]
+    if delta["value"] is None:
+        return "not enough data, no held-out row has a likelihood", ""
+    fact = f"held-out NLL {nll['base']['value']:.3f} → {nll['tuned']['value']:.3f} nats per token"
+    if delta["low"] is None or delta["p"] is None:
+        return fact, "not enough data for an interval"
+    limits = f"{100 * nll['level']:.3g} % interval {_signed(delta['low'])} to {_signed(delta['high'])}"
+    return fact, f"{_signed(delta['value'])}, {limits}, {_p(delta['p'])}"
+
+
+def _reason(
+    what: str, change: Mapping[str, Any], says: str, comparison: Comparison, fact: str, numbers: str
+) -> str:  # fmt: skip
+    role = "decides" if comparison.primary == ("accuracy" if what == "accuracy" else "nll") else "does not decide"
+    if says == "no data":
+        return f"{what} ({role}): {fact if change['value'] is None else 'not enough data for a test'}"
+    said = {"better": "better", "worse": "worse", "unproven": "no evidence of change"}[says]
+    return f"{what} ({role}): {said}; {fact}; {numbers}; {change['test']}, level {comparison.alpha:g}"
+
+
+def _detectable_words(comparison: Comparison, detectable: float | None) -> str:
+    if detectable is None:
+        return "not enough data to detect a change of any size with 80 % power"
+    size = f"{100 * detectable:.1f} points" if comparison.primary == "accuracy" else f"{detectable:.3g} nats per token"
+    return f"smallest change these data would have shown with 80 % power: {size}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,121 @@
+"""Finding the files, and reading their columns as text."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import huggingface_hub
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dreamtune.errors import UserError
+from dreamtune.parquet_rows import BATCH_BYTES, as_text, open_rows
+from dreamtune.sources import resolve_files
+
+PINNED = "hf://datasets/owner/name@" + "0123456789" * 4 + "/data/train.parquet"
+
+
+def test_globs_are_sorted_patterns_keep_their_order_and_no_file_comes_twice(tmp_path: Path) -> None:
+    for name in ("b.parquet", "a.parquet", "[odd].parquet", "z.txt"):
+        (tmp_path / name).touch()
+    found = resolve_files([str(tmp_path / "b.*"), str(tmp_path / "*.parquet"), str(tmp_path / "[odd].parquet")])
+    assert [path.name for path in found] == ["b.parquet", "[odd].parquet", "a.parquet"]
+
+
+def test_what_cannot_be_found_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no file matches .*nothing\*\.parquet"):
+        resolve_files([str(tmp_path / "nothing*.parquet")])
+    with pytest.raises(UserError, match="is a folder"):
+        resolve_files([str(tmp_path)])
+    with pytest.raises(UserError, match="no data files"):
+        resolve_files([])
+
+
+@pytest.mark.parametrize("address", [PINNED.replace("@" + "0123456789" * 4, "@main"), "hf://models/a/b@" + "0" * 40])
+def test_hub_files_must_be_pinned(address: str) -> None:
+    with pytest.raises(UserError, match="40-digit"):
+        resolve_files([address])
+
+
+def test_hub_files_are_downloaded_at_their_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(repository: str, file: str, **given: str) -> str:
+        assert (repository, file) == ("owner/name", "data/train.parquet")
+        assert given == {"repo_type": "dataset", "revision": "0123456789" * 4}
+        return "/cache/train.parquet"
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert resolve_files([PINNED]) == [Path("/cache/train.parquet")]
+
+    def fail(*_: object, **__: object) -> str:
+        raise OSError("no route to host\nmore")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(UserError, match="no route to host$"):
+        resolve_files([PINNED])
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pa.array(["a", None, ""]), ["a", None, ""]),
+        (pa.array(["a", "b", "a"], pa.large_string()).dictionary_encode(), ["a", "b", "a"]),
+        (pa.array([42, None]), ["42", None]),
+        (pa.array([42.0, 0.5, None, float("nan"), 1e300]), ["42", "0.5", None, None, "1e+300"]),
+        (pa.array([True, False]), ["true", "false"]),
+        (pa.array([Decimal("12.50")]), ["12.50"]),
+        (pa.array([None, None]), [None, None]),
+    ],
+)
+def test_values_become_text(values: pa.Array, expected: list[str | None]) -> None:
+    assert as_text(values) == expected
+
+
+def test_batches_cover_all_files_in_order_and_long_rows_make_them_smaller(tmp_path: Path) -> None:
+    first, second = tmp_path / "1.parquet", tmp_path / "2.parquet"
+    pl.DataFrame({"q": [str(i) for i in range(7)], "x": 0}).write_parquet(first)
+    pl.DataFrame({"q": [7, 8, 9]}).write_parquet(second)
+    rows = open_rows([first, second], ["q"], batch_rows=3)
+    batches = [batch["q"] for batch in rows.batches(["q"])]
+    assert rows.rows == 10 and sum(batches, []) == [str(i) for i in range(10)] and max(map(len, batches)) == 3
+    pq.write_table(pa.table({"q": ["x" * 2**20, "y" * 2**20]}), first, use_dictionary=False)
+    assert open_rows([first], ["q"], batch_rows=2_000).batch_rows <= BATCH_BYTES // 2**20
+
+
+def write(path: Path, **columns: object) -> Path:
+    pl.DataFrame(columns).write_parquet(path)
+    return path
+
+
+def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
+    good = write(tmp_path / "1.parquet", question=["a"], solution=["b"])
+    bad = write(tmp_path / "2.parquet", questions=["a"], solution=["b"])
+    with pytest.raises(UserError) as error:
+        open_rows([good, bad], ["question"], 10)
+    message = str(error.value)
+    assert "2.parquet" in message and "'question'" in message and "did you mean 'questions'" in message
+    assert "questions, solution" in message and "\n" not in message
+
+
+def test_files_that_are_not_rows_of_text_are_refused(tmp_path: Path) -> None:
+    empty, text = tmp_path / "empty.parquet", tmp_path / "text.parquet"
+    empty.touch()
+    text.write_text("question,answer\n1,2\n")
+    with pytest.raises(UserError, match="empty file"):
+        open_rows([empty], ["q"], 10)
+    with pytest.raises(UserError, match="not a parquet file"):
+        open_rows([text], ["q"], 10)
+    with pytest.raises(UserError, match="no rows"):
+        open_rows([write(tmp_path / "0.parquet", q=pl.Series([], dtype=pl.String))], ["q"], 10)
+    with pytest.raises(UserError, match="holds list"):
+        open_rows([write(tmp_path / "list.parquet", q=[["a"]])], ["q"], 10)
+
+
+def test_a_file_broken_in_the_middle_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.parquet", q=[str(i) * 50 for i in range(5_000)])
+    content = bytearray(path.read_bytes())
+    content[100:4000] = bytes(3900)
+    path.write_bytes(content)
+    rows = open_rows([path], ["q"], 100)
+    with pytest.raises(UserError, match=r"q\.parquet cannot be read"):
+        list(rows.batches(["q"]))

@@ -1,0 +1,389 @@
+"""The loop end to end on a tiny model: its files, its arithmetic, the gate, and going on after a kill."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dreamtune import training
+from dreamtune.errors import UserError
+from dreamtune.model import load
+from dreamtune.optim import learning_rate, make_optimizer
+from dreamtune.settings.model import ModelConfig
+from dreamtune.training import train_adapter
+from tiny import make_model, make_shards, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    return make_model(tmp_path_factory.mktemp("model") / "base")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("data") / "shards")
+
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture
+def train(base: ModelConfig, shards: Path, tmp_path: Path) -> Train:
+    """Return a function that trains into a new folder; runs with the same `work` go on from each other."""
+
+    def run(
+        work: str = "work", gate: Path | None = None, full: Any = None, model: ModelConfig = base, **changes: Any
+    ) -> Path:
+        out = tmp_path / f"out-{len(list(tmp_path.glob('out-*')))}"
+        out.mkdir()
+        train_adapter(settings(**changes), model, shards, out, tmp_path / work, gate, full)
+        return out
+
+    return run
+
+
+def adapter(out: Path) -> bytes:
+    return (out / "adapter/adapter_model.safetensors").read_bytes()
+
+
+def log(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
+
+
+def read(out: Path, name: str) -> dict[str, Any]:
+    return json.loads((out / name).read_text())
+
+
+def steps(out: Path) -> list[int]:
+    return [line["step"] for line in log(out) if "loss" in line]
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in log(out) if "loss" in line]
+
+
+# --- what it writes -----------------------------------------------------------------------------------------------
+
+
+def test_files_and_numbers(train: Train, base: ModelConfig) -> None:
+    out = train(full=settings(epochs=4))
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert files == [
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "gate.json",
+        "train_log.jsonl",
+        "training.json",
+    ]
+    assert steps(out) == list(range(1, 13))
+    keys = {"step", "epoch", "loss", "elbo", "lr", "grad_norm", "tokens", "tokens_per_s", "memory_gib", "wall_s"}
+    assert all(set(line) == keys for line in log(out) if "loss" in line)
+    summary = read(out, "training.json")
+    assert (summary["steps"], summary["epochs"], summary["rows"]) == (12, 2, 24)
+    assert summary["first_loss"] == pytest.approx(sum(losses(out)[:5]) / 5)
+    assert summary["last_loss"] == pytest.approx(sum(losses(out)[-5:]) / 5)
+    assert summary["tokens"] == log(out)[-2]["tokens"] and summary["resumed_from"] == []
+    assert [v["step"] for v in summary["validation"]] == [0, 6, 12]
+    assert summary["trainable"] < summary["parameters"] and summary["peak_memory_gib"] > 0
+    assert summary["predicted_full_steps"] == 24
+    seconds = 60 * summary["predicted_full_minutes"]
+    assert seconds == pytest.approx(24 * summary["seconds_per_step"], rel=0.25, abs=0.06)
+    assert read(out, "gate.json")["passed"]
+
+
+def test_it_learns(train: Train) -> None:
+    """Twenty-four rows can be memorised; the cross entropy of hidden tokens must fall by a third."""
+    lora = settings().lora.model_copy(update={"dropout": 0.0, "rank": 8, "alpha": 16})
+    curve = losses(train(objective="uniform", lora=lora, epochs=40, micro_batch=4, validation_rows=0, log_every=24))
+    assert curve[-1] < 2 / 3 * curve[0]
+
+
+def test_the_log_line_means_the_windows_since_the_last(train: Train) -> None:
+    every, fifth = train("a", log_every=1), train("b", log_every=5)
+    assert steps(fifth) == [5, 10, 12]
+    single = losses(every)
+    assert losses(fifth) == pytest.approx([sum(single[:5]) / 5, sum(single[5:10]) / 5, sum(single[10:]) / 2])
+    assert adapter(every) == adapter(fifth)
+
+
+def test_elbo_is_the_loss_where_it_is_trained_without_tails(train: Train) -> None:
+    for line in log(train(max_tail=0)):
+        assert "loss" not in line or line["elbo"] == pytest.approx(line["loss"], rel=1e-5)
+
+
+def test_elbo_is_reported_whatever_is_trained(train: Train) -> None:
+    """At a learning rate of nearly nothing the reported bound is that of the base, for every weighting."""
+    bounds = {
+        name: log(train(name, objective=name, learning_rate=1e-30, max_steps=1))[1]
+        for name in ("elbo", "cart", "uniform")
+    }
+    assert bounds["cart"]["elbo"] == pytest.approx(bounds["elbo"]["elbo"], rel=1e-5)
+    assert bounds["uniform"]["elbo"] == pytest.approx(bounds["elbo"]["elbo"], rel=1e-5)
+    assert len({round(line["loss"], 4) for line in bounds.values()}) == 3
+
+
+def test_micro_batch_and_checkpointing_change_nothing_but_rounding(train: Train) -> None:
+    lora = settings().lora.model_copy(update={"dropout": 0.0})
+    runs = [train(str(n), lora=lora, micro_batch=n) for n in (1, 4)]
+    runs.append(train("c", lora=lora, micro_batch=4, gradient_checkpointing=True))
+    for other in runs[1:]:
+        assert losses(other) == pytest.approx(losses(runs[0]), rel=2e-3)
+    assert adapter(runs[1]) == adapter(runs[2])
+
+
+def test_nf4_and_bfloat16_train(train: Train, base: ModelConfig) -> None:
+    out = train(model=base.model_copy(update={"quantization": "nf4", "dtype": "bfloat16"}), max_steps=3)
+    assert read(out, "gate.json")["passed"], read(out, "gate.json")
+    assert all(math.isfinite(loss) for loss in losses(out))
+    assert all(line["grad_norm"] > 0 for line in log(out) if "loss" in line)
+
+
+def test_no_validation(train: Train) -> None:
+    assert read(train(validation_rows=0), "training.json")["validation"] == []
+
+
+def test_tensorboard_on_request(train: Train, tmp_path: Path) -> None:
+    train(tensorboard=True, max_steps=1)
+    assert list((tmp_path / "work/tensorboard").glob("events*"))
+
+
+def test_weights_do_not_know_where_the_base_lies(train: Train, tmp_path: Path) -> None:
+    here, there = make_model(tmp_path / "here"), make_model(tmp_path / "some/where/else")
+    one, two = train("a", model=here, max_steps=2), train("b", model=there, max_steps=2)
+    assert adapter(one) == adapter(two)
+    assert read(two, "adapter/adapter_config.json")["base_model_name_or_path"] == there.path
+
+
+def test_full_starts_from_the_base(train: Train, base: ModelConfig) -> None:
+    """Given smoke as its gate, full is to the bit what it is without: nothing of smoke's adapter enters."""
+    smoke = train("smoke", rows=8, epochs=1, learning_rate=5e-2)
+    assert adapter(train("full", gate=smoke)) == adapter(train("alone"))
+    checks = {check["name"]: check for check in read(smoke, "gate.json")["checks"]}
+    assert checks["starts_from_base_first_window"]["value"] == 0.0
+    trained = load(base, adapter=smoke / "adapter")
+    ids = torch.arange(8)[None]
+    assert not torch.equal(trained(input_ids=ids).logits, load(base)(input_ids=ids).logits)
+
+
+# --- the gate -----------------------------------------------------------------------------------------------------
+
+
+def test_copy_fails_its_gate_and_stops_full(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    smoke = train("smoke", objective="copy", rows=8, epochs=1)
+    gate = read(smoke, "gate.json")
+    failed = {check["name"] for check in gate["checks"] if not check["passed"] and check["hard"]}
+    assert not gate["passed"] and "targets_hidden_first_window" in failed and "targets_hidden_last_window" in failed
+    with pytest.raises(UserError, match=r"failed its gate: targets_hidden.*on_failed_gate"):
+        train("full", gate=smoke, objective="copy")
+    assert not (tmp_path / "full").exists() and not any((tmp_path / "out-1").iterdir())
+    full = train("full", gate=smoke, objective="copy", on_failed_gate="continue")
+    assert "can only be invalid" in capsys.readouterr().err
+    assert read(full, "training.json")["gate_passed"] is False and not read(full, "gate.json")["passed"]
+    assert all(line["elbo"] is None for line in log(full) if "loss" in line)
+    assert all(v["validation_nll"] > 0 for v in read(full, "training.json")["validation"])
+
+
+def test_full_stops_when_its_own_canaries_fail(train: Train) -> None:
+    smoke = train("smoke", rows=8, epochs=1)
+    with pytest.raises(UserError, match="own canaries failed"):
+        train("full", gate=smoke, objective="copy")
+
+
+def test_a_missing_gate(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no gate\.json"):
+        train(gate=tmp_path)
+
+
+def test_a_loss_that_is_not_finite_always_stops(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = training.loss_sums
+    monkeypatch.setattr(
+        training, "loss_sums", lambda model, batch: tuple(v * torch.nan for v in original(model, batch))
+    )
+    with pytest.raises(UserError, match=r"step 1: the loss is nan.*learning_rate"):
+        train(on_failed_gate="continue", validation_rows=0)
+    assert not (tmp_path / "work/checkpoints").exists()
+    assert [path.name for path in (tmp_path / "out-0").iterdir()] == ["train_log.jsonl"]
+
+
+def test_paged_optimizer_needs_a_gpu(train: Train) -> None:
+    with pytest.raises(UserError, match="needs a GPU"):
+        train(optimizer="paged_adamw_8bit")
+
+
+def test_unknown_target_module(train: Train) -> None:
+    with pytest.raises(UserError, match="q_prj"):
+        train(lora=settings().lora.model_copy(update={"target_modules": ["q_prj"]}))
+
+
+# --- the learning rate --------------------------------------------------------------------------------------------
+
+
+def test_learning_rate_by_hand() -> None:
+    linear = settings(learning_rate=1.0, warmup=0.3, schedule="linear")
+    rates = [learning_rate(step, 10, linear) for step in range(1, 11)]
+    assert rates == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7])
+    constant = settings(learning_rate=1.0, warmup=0.0, schedule="constant")
+    assert [learning_rate(step, 3, constant) for step in (1, 2, 3)] == [1, 1, 1]
+    cosine = settings(learning_rate=1.0, warmup=0.0, schedule="cosine")
+    assert [learning_rate(step, 4, cosine) for step in (1, 3)] == pytest.approx([1, 0.5])
+
+
+@pytest.mark.parametrize("total", [1, 2, 8])
+@pytest.mark.parametrize("warmup", [0.0, 0.03, 1.0])
+def test_no_step_is_wasted(total: int, warmup: float) -> None:
+    for schedule in ("cosine", "linear", "constant"):
+        rates = [learning_rate(s, total, settings(warmup=warmup, schedule=schedule)) for s in range(1, total + 1)]
+        assert all(0 < rate <= 1e-2 for rate in rates)
+
+
+def test_adamw_is_pytorchs() -> None:
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer = make_optimizer([parameter], settings(learning_rate=0.1), torch.device("cpu"))
+    parameter.grad = torch.ones(1)
+    optimizer.step()
+    assert parameter.item() == pytest.approx(0.9, abs=1e-5)  # the first step of Adam is the learning rate
+
+
+# --- going on after a kill ----------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for a signal: nothing in the library may catch it."""
+
+
+def kill_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = training.stop_unless_finite
+
+    def die(at: int, loss: float, grad_norm: float) -> None:
+        original(at, loss, grad_norm)
+        if at == step + 1:
+            raise Killed
+
+    monkeypatch.setattr(training, "stop_unless_finite", die)
+
+
+@pytest.mark.parametrize("dies_after", [1, 5, 6, 11])
+@pytest.mark.parametrize("log_every", [1, 5])
+def test_resumed_is_uninterrupted(
+    train: Train, monkeypatch: pytest.MonkeyPatch, dies_after: int, log_every: int
+) -> None:
+    """With dropout, tails and moments of the optimiser, to the bit; the log has each step once."""
+    whole = train("whole", log_every=log_every)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(dies_after, patch)
+        train("killed", checkpoint_steps=2, log_every=log_every)
+    resumed = train("killed", checkpoint_steps=2, log_every=log_every)
+    assert adapter(resumed) == adapter(whole)
+    untimed = ("step", "epoch", "loss", "elbo", "lr", "grad_norm", "tokens", "validation_nll")
+    assert [{k: line.get(k) for k in untimed} for line in log(resumed)] == [
+        {k: line.get(k) for k in untimed} for line in log(whole)
+    ]
+    from_step = dies_after if dies_after == 6 else 2 * (dies_after // 2)  # an epoch ends at 6
+    assert read(resumed, "training.json")["resumed_from"] == ([from_step] if from_step else [])
+
+
+def test_resumed_twice_and_at_the_very_end(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train("whole")
+    for dies_after in (3, 8):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_after(dies_after, patch)
+            train("killed", checkpoint_steps=1)
+    last = train("killed", checkpoint_steps=1)
+    again = train("killed", checkpoint_steps=1)  # every step is done: only the output is made anew
+    assert adapter(whole) == adapter(last) == adapter(again)
+    assert steps(again) == list(range(1, 13))
+    assert read(again, "training.json")["resumed_from"] == [3, 8, 12]
+    assert read(again, "training.json")["last_loss"] == read(whole, "training.json")["last_loss"]
+    assert read(again, "gate.json")["passed"]
+    kept = sorted(path.name for path in (tmp_path / "killed/checkpoints").iterdir())
+    assert kept == ["step-000011", "step-000012"]
+
+
+def test_a_damaged_checkpoint_is_passed_over(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(5, patch)
+        train("killed", checkpoint_steps=2)
+    (tmp_path / "killed/checkpoints/step-000004/optimizer.pt").write_bytes(b"x")
+    resumed = train("killed", checkpoint_steps=2)
+    assert read(resumed, "training.json")["resumed_from"] == [2]
+    assert adapter(resumed) == adapter(train("whole"))
+
+
+def test_checkpoints_by_the_clock(train: Train, tmp_path: Path) -> None:
+    train(checkpoint_minutes=1e-9, keep_checkpoints=100)
+    assert len(list((tmp_path / "work/checkpoints").iterdir())) == 12
+    train("rare", keep_checkpoints=100)
+    assert sorted(p.name for p in (tmp_path / "rare/checkpoints").iterdir()) == ["step-000006", "step-000012"]
+
+
+def test_checkpoints_of_other_settings_are_refused(train: Train) -> None:
+    train(max_steps=2)
+    with pytest.raises(UserError, match="other settings"):
+        train(learning_rate=1e-3)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from dreamtune.training import train_adapter
+from tiny import settings
+from dreamtune.settings.model import ModelConfig
+base, shards, out, work, epochs = sys.argv[1:]
+model = ModelConfig(path=base, quantization="none", dtype="float32", device="cpu", threads=1)
+Path(out).mkdir(exist_ok=True)
+train_adapter(settings(epochs=int(epochs), checkpoint_steps=1), model, Path(shards), Path(out), Path(work))
+"""
+
+
+def child(
+    base: ModelConfig, shards: Path, out: Path, work: Path, epochs: int, *launcher: str
+) -> subprocess.Popen[bytes]:
+    script = work.parent / "child.py"
+    script.write_text(CHILD)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, str(script), base.path, str(shards), str(out), str(work), str(epochs)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+
+def test_sigkill_and_two_writers(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
+    """One real process is killed; then two run at once in its folder, as after the death of their scheduler."""
+    epochs, work = 10, tmp_path / "work"
+    victim = child(base, shards, tmp_path / "victim", work, epochs)
+    end = time.monotonic() + 120
+    while not list((work / "checkpoints").glob("step-*")):
+        assert victim.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    writers = [child(base, shards, tmp_path / name, work, epochs) for name in "ab"]
+    assert [writer.wait(timeout=240) for writer in writers] == [0, 0]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    train_adapter(settings(epochs=epochs), base, shards, whole, tmp_path / "other")
+    for name in "ab":
+        assert adapter(tmp_path / name) == adapter(whole)
+        assert steps(tmp_path / name) == list(range(1, 6 * epochs + 1))
+    assert not (tmp_path / "victim/training.json").exists()
+
+
+def test_two_processes_train_what_one_trains(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
+    """Under torchrun, on the CPU: the same windows, so the same losses but for rounding and dropout's draws."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    both = child(base, shards, tmp_path / "two", tmp_path / "work", 1, *launcher)
+    assert both.wait(timeout=240) == 0
+    one = tmp_path / "one"
+    one.mkdir()
+    train_adapter(settings(epochs=1), base, shards, one, tmp_path / "other")
+    assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-4)
+    assert log(tmp_path / "two")[0]["validation_nll"] == pytest.approx(log(one)[0]["validation_nll"], rel=1e-6)
