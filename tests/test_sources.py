@@ -51,7 +51,7 @@ def test_hub_files_are_downloaded_at_their_revision(monkeypatch: pytest.MonkeyPa
         raise OSError("no route to host\nmore")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    with pytest.raises(UserError, match="no route to host$"):
+    with pytest.raises(UserError, match=r"no route to host$"):
         resolve_files([PINNED])
 
 
@@ -77,7 +77,11 @@ def test_batches_cover_all_files_in_order_and_long_rows_make_them_smaller(tmp_pa
     pl.DataFrame({"q": [7, 8, 9]}).write_parquet(second)
     rows = open_rows([first, second], ["q"], batch_rows=3)
     batches = [batch["q"] for batch in rows.batches(["q"])]
-    assert rows.rows == 10 and sum(batches, []) == [str(i) for i in range(10)] and max(map(len, batches)) == 3
+    assert (
+        rows.rows == 10
+        and [t for b in batches for t in b] == [str(i) for i in range(10)]
+        and max(map(len, batches)) == 3
+    )
     pq.write_table(pa.table({"q": ["x" * 2**20, "y" * 2**20]}), first, use_dictionary=False)
     assert open_rows([first], ["q"], batch_rows=2_000).batch_rows <= BATCH_BYTES // 2**20
 
@@ -107,7 +111,7 @@ def test_files_that_are_not_rows_of_text_are_refused(tmp_path: Path) -> None:
         open_rows([text], ["q"], 10)
     with pytest.raises(UserError, match="no rows"):
         open_rows([write(tmp_path / "0.parquet", q=pl.Series([], dtype=pl.String))], ["q"], 10)
-    with pytest.raises(UserError, match="holds list"):
+    with pytest.raises(UserError, match="holds large_list"):
         open_rows([write(tmp_path / "list.parquet", q=[["a"]])], ["q"], 10)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 import tokenizers
-from conftest import SHARED, needs_shared
 from tokenizers import models, pre_tokenizers
 
+from conftest import SHARED, needs_shared
 from dreamtune.errors import UserError
 from dreamtune.tokenizer import load_tokenizer
 

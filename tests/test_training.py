@@ -153,6 +153,11 @@ def test_no_validation(train: Train) -> None:
     assert read(train(validation_rows=0), "training.json")["validation"] == []
 
 
+def test_validation_by_steps_and_at_the_end(train: Train) -> None:
+    validation = read(train(validate_every=5), "training.json")["validation"]
+    assert [line["step"] for line in validation] == [0, 5, 10, 12]
+
+
 def test_tensorboard_on_request(train: Train, tmp_path: Path) -> None:
     train(tensorboard=True, max_steps=1)
     assert list((tmp_path / "work/tensorboard").glob("events*"))
@@ -291,6 +296,15 @@ def test_resumed_is_uninterrupted(
     ]
     from_step = dies_after if dies_after == 6 else 2 * (dies_after // 2)  # an epoch ends at 6
     assert read(resumed, "training.json")["resumed_from"] == ([from_step] if from_step else [])
+
+
+def test_resumed_is_uninterrupted_in_nf4(train: Train, base: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    nf4 = base.model_copy(update={"quantization": "nf4", "dtype": "bfloat16"})
+    whole = train("whole", model=nf4, complementary=True)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(7, patch)
+        train("killed", model=nf4, complementary=True)
+    assert adapter(train("killed", model=nf4, complementary=True)) == adapter(whole)
 
 
 def test_resumed_twice_and_at_the_very_end(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,10 +80,10 @@ class _Run:
         ids = np.arange(self.row, self.row + len(rows.questions))
         splits = self.survey.splits[ids]
         outcome = fit(self.data.too_long, *rows.lengths(), self.data.max_tokens)
-        dropped = np.where((rows.dropped == ""), outcome.dropped, rows.dropped)
+        dropped = np.where(rows.dropped == "", outcome.dropped, rows.dropped)
         contaminated = self._contaminated(rows, (splits == TRAIN) & (dropped == ""), ids)
         if self.data.contaminated == "drop":
-            dropped[contaminated & (dropped == "")] = "contaminated"
+            dropped[contaminated] = "contaminated"
         if self.groups is not None:
             self._drop_repeats(dropped, self.groups[ids])
         kept = dropped == ""

@@ -1,6 +1,7 @@
 """The first pass over the rows: each question's hash, its split, and the n-grams of the held-out questions.
 
-A row costs 9 bytes here; nothing else grows with the file.
+A row costs 9 bytes here; nothing else grows with the file. A held-out question counts for contamination even if its row
+is dropped later: that errs on the strict side, and needs no second look at the other columns.
 """
 
 from dataclasses import dataclass

@@ -61,11 +61,15 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Return the tokens of each text; all cores work on them."""
+        """Return the tokens of each text; all cores work on them, and a text that repeats is encoded once."""
+        distinct = list(dict.fromkeys(texts))
         tokens: list[list[int]] = []
-        for chunk in _chunks(texts):
+        for chunk in _chunks(distinct):
             tokens.extend(e.ids for e in self.backend.encode_batch_fast(chunk, add_special_tokens=False))
-        return tokens
+        if len(distinct) == len(texts):
+            return tokens
+        known = dict(zip(distinct, tokens, strict=True))
+        return [known[text] for text in texts]
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of `ids`, special tokens dropped."""

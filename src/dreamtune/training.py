@@ -95,7 +95,7 @@ def train_adapter(
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"out of GPU memory at micro_batch {train.micro_batch}; lower train.micro_batch or set "
-            "train.gradient_checkpointing to true (neither changes the result)"
+            "train.gradient_checkpointing to true (neither changes the objective)"
         ) from error
     checks += check_moment(run, "last_window")
     predicted = predict_full(run.windows, run.history, full, loaded_gib)
@@ -155,7 +155,7 @@ def fit(run: Run, log: Log) -> None:
             epoch_ends = step % run.windows.per_epoch == 0 or step == total
             if step % train.log_every == 0 or step == total:
                 log.write(history.line(step / run.windows.per_epoch, rate))
-            if step % train.validate_every == 0 if train.validate_every else epoch_ends:
+            if step == total or (step % train.validate_every == 0 if train.validate_every else epoch_ends):
                 validate(run, log)
             overdue = time.monotonic() - last_checkpoint > 60 * train.checkpoint_minutes
             if epoch_ends or overdue or (train.checkpoint_steps and step % train.checkpoint_steps == 0):

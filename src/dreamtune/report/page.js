@@ -3,6 +3,7 @@
   "use strict";
   for (const holder of document.querySelectorAll("[data-spec]")) {
     const spec = JSON.parse(document.getElementById(holder.dataset.spec).textContent);
+    spec.description = holder.dataset.description;
     vegaEmbed(holder, spec, { renderer: "svg", actions: false, tooltip: { theme: "custom" } })
       .then((drawn) => {
         const image = holder.querySelector("svg");
