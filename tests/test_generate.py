@@ -7,16 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from dreamtune import generate as module
-from dreamtune.counter_noise import uniforms
 from dreamtune.errors import UserError
 from dreamtune.generate import Answer, Request, denoise, generate, reveal_shares
 from dreamtune.model import hidden_states, load_model
-from dreamtune.sampling import choose
 from dreamtune.settings.generate import GenerateConfig
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -140,22 +135,6 @@ def test_surest_positions_come_first(scripted: type[Scripted]) -> None:
         assert answer.unmasked_at == [3, 1, 2, 3]
 
 
-def test_orders_rank_by_their_own_measure() -> None:
-    logits = torch.log(
-        torch.tensor(
-            [
-                [0.45, 0.45, 0.02, 0.02, 0.02, 0.02, 0.01, 0.01, 0.0, 0.0],  # highest token, no margin
-                [0.40, 0.09, 0.09, 0.09, 0.09, 0.08, 0.08, 0.08, 0.0, 0.0],  # margin, but much entropy
-                [0.44, 0.43, 0.13, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],  # least entropy
-            ]
-        )
-        + 1e-30
-    )
-    for order, first in (("maskgit_plus", 0), ("topk_margin", 1), ("entropy", 2)):
-        _, confidence = choose(logits.clone(), torch.zeros(3), GenerateConfig(order=order), MASK)
-        assert confidence.argmax().item() == first, order
-
-
 def test_steps_that_reveal_nothing_cost_no_pass(scripted: type[Scripted]) -> None:
     model = scripted(peaks((1, 1.0), (2, 1.0), (3, 1.0)))
     (answer,) = answers(model, [Request([0], 0)], GenerateConfig(max_new_tokens=3, steps=50))
@@ -247,56 +226,6 @@ def test_origin_reveals_its_share_at_each_step(scripted: type[Scripted]) -> None
     full = [a for a in found if not a.ended]
     counts = np.bincount(np.concatenate([a.unmasked_at for a in full]), minlength=8) / len(full)
     np.testing.assert_allclose(counts, 5, atol=1)
-
-
-def sampled(logits: list[float], **changes: Any) -> np.ndarray:
-    """Return the shares of the tokens over 20,000 draws."""
-    draws = 20_000
-    uniform = torch.from_numpy(uniforms(0, np.arange(draws)))
-    config = GenerateConfig(**({"temperature": 1.0, "order": "maskgit_plus"} | changes))
-    tokens, _ = choose(torch.tensor(logits).expand(draws, -1).clone(), uniform, config, mask_id=len(logits) - 1)
-    return np.bincount(tokens.numpy(), minlength=len(logits)) / draws
-
-
-def test_sampling_follows_the_tempered_and_filtered_distribution() -> None:
-    p = np.array([0.5, 0.3, 0.15, 0.05, 0.0])
-    logits = [*np.log(p[:4]).tolist(), 99.0]  # the mask token is by far the likeliest
-    np.testing.assert_allclose(sampled(logits), p, atol=0.02)
-    np.testing.assert_allclose(sampled(logits, temperature=0.5), p**2 / (p**2).sum(), atol=0.02)
-    np.testing.assert_allclose(sampled(logits, top_k=2), [0.625, 0.375, 0, 0, 0], atol=0.02)
-    # 0.6 is reached by the second token, which therefore stays
-    np.testing.assert_allclose(sampled(logits, top_p=0.6), [0.625, 0.375, 0, 0, 0], atol=0.02)
-    np.testing.assert_allclose(sampled(logits, top_p=0.1), [1, 0, 0, 0, 0])
-    np.testing.assert_allclose(sampled(logits, top_p=0.9, top_k=1), [1, 0, 0, 0, 0])
-
-
-def test_untempered_ranking_looks_at_what_the_model_said() -> None:
-    logits = torch.tensor([[2.0, 1.0, 0.0, 0.0], [4.0, 1.0, 0.0, 0.0]])
-    noise = torch.full((2,), 0.5, dtype=torch.float64)
-    for ranking, tempered in (("official", 4.0), ("untempered", 1.0)):
-        config = GenerateConfig(order="maskgit_plus", temperature=0.25, ranking=ranking)
-        tokens, confidence = choose(logits.clone(), noise, config, mask_id=3)
-        assert tokens.tolist() == [0, 0]
-        torch.testing.assert_close(confidence, (tempered * logits[:, :3].double()).softmax(-1)[:, 0])
-        filtered = config.model_copy(update={"top_k": 1})
-        _, confidence = choose(logits.clone(), noise, filtered, mask_id=3)
-        assert (confidence == 1).all() == (ranking == "official")
-
-
-@hypothesis_settings(max_examples=50, deadline=None)
-@given(st.integers(0, 2**63 - 1), st.integers(0, 2**64 - 1), st.integers(-5, 5))
-def test_uniforms_are_inside_the_open_interval_and_stable(a: int, b: int, c: int) -> None:
-    numbers = uniforms(a, b, c, np.arange(50))
-    assert (numbers > 0).all() and (numbers.astype(np.float32) < 1).all()
-    assert np.array_equal(numbers[7:9], uniforms(a, b, c, np.array([7, 8])))
-    assert not np.array_equal(numbers, uniforms(a, b, c + 1, np.arange(50)))
-
-
-def test_uniforms_are_uniform_and_uncorrelated() -> None:
-    grid = uniforms(3, np.arange(300)[:, None], np.arange(300)[None])
-    assert abs(grid.mean() - 0.5) < 0.005 and abs(grid.var() - 1 / 12) < 0.002
-    assert abs(np.corrcoef(grid[:, :-1].ravel(), grid[:, 1:].ravel())[0, 1]) < 0.02
-    assert abs(np.corrcoef(grid[:-1].ravel(), grid[1:].ravel())[0, 1]) < 0.02
 
 
 def test_what_cannot_be_answered_is_refused_in_one_line(dream: Any) -> None:
