@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--row-group", type=int, default=None, help="rows of one row group; default: all in one")
     parser.add_argument("--limit-gib", type=float, default=1.5)
-    parser.add_argument("--limit-row", type=float, default=256.0, help="bytes of growth per further row")
+    parser.add_argument("--limit-row", type=float, default=128.0, help="bytes of growth per further row")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:

@@ -29,7 +29,7 @@ class Project:
         self.environment = os.environ | {"PATH": f"{venv}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", MICRO, *arguments]
+        return [sys.executable, "-m", "snakemake", *arguments, "--cores", "2", "--configfile", MICRO]
 
     def start(self, *arguments: str, log: str = "snakemake.log") -> subprocess.Popen[bytes]:
         """Start Snakemake in a process group of its own."""

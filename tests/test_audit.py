@@ -77,3 +77,14 @@ def test_policies_agree_with_a_row_by_row_reading() -> None:
             if kept:
                 assert (got.tokens[i], got.complete[i]) == (length, complete)
                 assert 0 <= got.reasoning[i] <= r
+
+
+def test_quantiles_are_numpys(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    words = random.geometric(0.2, 137)
+    rows = {"question": [f"w{4 + i % 90} w{4 + i // 90}" for i in range(137)], "reasoning": ["w5"] * 137}
+    out, _ = prepare(tmp_path, rows | {"answer": [" ".join(["w7"] * n) for n in words]})
+    found = json.loads((out / "audit.json").read_text())["tokens"]["answer_tokens"]
+    shares = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99}
+    expected = {name: np.quantile(words + 1, share) for name, share in shares.items()}
+    assert found == pytest.approx(expected | {"min": 2, "max": words.max() + 1, "mean": words.mean() + 1})

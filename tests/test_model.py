@@ -249,13 +249,14 @@ load_model({str(LLADA)!r})
 def test_nf4_is_the_same_model_on_the_gpu(dtype: str) -> None:
     expected = reference(DREAM)
     ids, mask = expected["input_ids"], expected["attention_mask"]
-    tolerance = 1e-2 if dtype == "float32" else 2.0  # logits reach 20, TF32 is off
+    # The two kernels round a few weights to different 4-bit values, and this random model amplifies differences.
+    tolerance = 5e-3 if dtype == "float32" else 0.1
     on_cpu = load_model(DREAM, quantization="nf4", dtype=dtype)
     on_gpu = load_model(DREAM, quantization="nf4", dtype=dtype, device="cuda")
     with torch.no_grad():
         a = on_cpu(input_ids=ids, attention_mask=mask).logits.float()
         b = on_gpu(input_ids=ids.cuda(), attention_mask=mask.cuda()).logits.float().cpu()
-        assert (a - b)[mask.bool()].abs().max() < tolerance
+        assert (a - b)[mask.bool()].norm() / a[mask.bool()].norm() < tolerance
         packed = token_logits(on_gpu, ids.cuda(), mask.cuda())
         torch.testing.assert_close(token_logits(keep_dequantised(on_gpu), ids.cuda(), mask.cuda()), packed)
     model = attach_lora(load_model(DREAM, quantization="nf4", dtype=dtype, device="cuda"), ALL, seed=0)

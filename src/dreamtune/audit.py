@@ -10,7 +10,7 @@ import pyarrow as pa
 from dreamtune.ngrams import Overlap
 from dreamtune.settings.data import DataConfig
 from dreamtune.template import split_template
-from dreamtune.truncation import POLICIES, Policy, fit
+from dreamtune.truncation import POLICIES, Fit, Policy, fit
 
 QUANTILES = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99}
 TOKEN_COLUMNS = ("prompt_tokens", "reasoning_tokens", "answer_tokens", "tokens")
@@ -26,24 +26,24 @@ def audit_lengths(
     the whole answer and its end token), rows_shortened and reasoning_tokens_lost (answer whole, reasoning cut).
     `tokens` are lengths before truncation, `kept_tokens` and `response_tokens` those in the shards, per split.
     """
-    table = pl.read_parquet(lengths)
+    table = pl.scan_parquet(lengths)  # one column at a time is read: a table of all would cost 100 bytes a row
     usable = table.filter(pl.col("prompt_tokens").is_not_null())
     kept = table.filter(pl.col("dropped").is_null())
-    response = (pl.col("kept_tokens") - pl.col("prompt_tokens")).alias("response_tokens")
-    kept = kept.with_columns(response)
+    response = pl.col("kept_tokens") - pl.col("prompt_tokens")
     by_split = {name: kept.filter(pl.col("split") == name) for name in ("train", "validation", "test")}
+    dropped = table.filter(pl.col("dropped").is_not_null()).group_by("dropped").len().collect()
     audit = {
         "max_tokens": data.max_tokens,
         "too_long": data.too_long,
-        "source_rows": table.height,
-        "rows_with_text": usable.height,
-        "rows": {name: part.height for name, part in by_split.items()},
-        "dropped": dict(sorted(table["dropped"].drop_nulls().value_counts().iter_rows())),
-        "policies": {policy: _losses(policy, usable, data.max_tokens) for policy in POLICIES},
-        "tokens": {column: _quantiles(usable[column]) for column in TOKEN_COLUMNS},
-        "characters": {column: _quantiles(usable[column]) for column in CHARACTER_COLUMNS},
-        "kept_tokens": {name: _quantiles(part["kept_tokens"]) for name, part in by_split.items()},
-        "response_tokens": {name: _quantiles(part["response_tokens"]) for name, part in by_split.items()},
+        "source_rows": _rows(table),
+        "rows_with_text": _rows(usable),
+        "rows": {name: _rows(part) for name, part in by_split.items()},
+        "dropped": dict(sorted(dropped.iter_rows())),
+        "policies": _policies(usable, data.max_tokens),
+        "tokens": {column: _quantiles(usable, pl.col(column)) for column in TOKEN_COLUMNS},
+        "characters": {column: _quantiles(usable, pl.col(column)) for column in CHARACTER_COLUMNS},
+        "kept_tokens": {name: _quantiles(part, pl.col("kept_tokens")) for name, part in by_split.items()},
+        "response_tokens": {name: _quantiles(part, response) for name, part in by_split.items()},
         "unknown_tokens": unknown,
         "duplicates": {"policy": data.duplicates, **duplicates},
         "contamination": {"policy": data.contaminated, "ngram": data.ngram, **contamination},
@@ -77,9 +77,18 @@ def _touched(out: Path, files: list[str], overlap: Overlap) -> int:
     return count
 
 
-def _losses(policy: Policy, usable: pl.DataFrame, max_tokens: int) -> dict[str, int]:
-    prompt, reasoning, answer = (usable[column].to_numpy().astype(np.int64) for column in TOKEN_COLUMNS[:3])
-    outcome = fit(policy, prompt, reasoning, answer, max_tokens)
+def _rows(table: pl.LazyFrame) -> int:
+    return int(table.select(pl.len()).collect().item())
+
+
+def _policies(usable: pl.LazyFrame, max_tokens: int) -> dict[Policy, dict[str, int]]:
+    """Return what each policy would lose, from the lengths of all rows that have text."""
+    table = usable.select(TOKEN_COLUMNS[:3]).collect()
+    prompt, reasoning, answer = (column.to_numpy() for column in table)  # [rows] int32
+    return {policy: _losses(fit(policy, prompt, reasoning, answer, max_tokens), reasoning) for policy in POLICIES}
+
+
+def _losses(outcome: Fit, reasoning: np.ndarray) -> dict[str, int]:
     lost = outcome.dropped != ""
     whole = ~lost & outcome.complete
     shortened = whole & (outcome.reasoning < reasoning)
@@ -91,12 +100,20 @@ def _losses(policy: Policy, usable: pl.DataFrame, max_tokens: int) -> dict[str, 
     }
 
 
-def _quantiles(lengths: pl.Series) -> dict[str, float]:
-    if not len(lengths):
+def _quantiles(table: pl.LazyFrame, length: pl.Expr) -> dict[str, float]:
+    """Return the distribution of `length`, exactly, from how often each value occurs."""
+    counts = table.select(length.alias("length")).group_by("length").len().sort("length").collect(engine="streaming")
+    if not counts.height:
         return {}
-    values = lengths.to_numpy()
-    middle = dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values())).tolist(), strict=True))
-    return {"min": int(values.min()), **middle, "max": int(values.max()), "mean": float(values.mean())}
+    values, occurrences = counts["length"].to_numpy(), counts["len"].to_numpy().astype(np.int64)
+    upto = np.cumsum(occurrences)  # rows of at most this length
+    middle = {}
+    for name, share in QUANTILES.items():
+        place = share * (upto[-1] - 1)  # between two rows the quantile is interpolated, as numpy does
+        low, high = (values[np.searchsorted(upto, row, side="right")] for row in (int(place), int(np.ceil(place))))
+        middle[name] = float(low + (high - low) * (place - int(place)))
+    mean = float((values * occurrences).sum() / upto[-1])
+    return {"min": int(values[0]), **middle, "max": int(values[-1]), "mean": mean}
 
 
 def _warnings(audit: dict[str, Any], data: DataConfig) -> list[str]:

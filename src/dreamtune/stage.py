@@ -80,7 +80,11 @@ class Stage:
         return folders
 
     def __enter__(self) -> "Stage":
-        self.out = self.folder / f".out-{socket.gethostname()}-{os.getpid()}"
+        mine = f".out-{socket.gethostname()}-"
+        for left in self.folder.glob(f"{mine}*"):
+            if not psutil.pid_exists(int(left.name.removeprefix(mine))):  # of an attempt that was killed
+                shutil.rmtree(left, ignore_errors=True)
+        self.out = self.folder / f"{mine}{os.getpid()}"
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir(parents=True)
         return self

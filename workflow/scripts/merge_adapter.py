@@ -2,7 +2,7 @@
 
 reads   base model, adapter, test split, the likelihood of the 4-bit model that was evaluated
 writes  merged/ (safetensors, official key names and config), merge.json
-usage   snakemake --cores 1 --configfile CONFIG merge
+usage   snakemake merge --cores 1 --configfile CONFIG
 """
 
 from dreamtune.versions import code_digest
