@@ -9,10 +9,10 @@ export PYTHONPATH := src
 
 setup: $(VENV)/.complete
 
-# The marker is written last: an installation that was interrupted is completed by the next call.
+# The marker is written last: an installation that was interrupted is begun anew by the next call.
 $(VENV)/.complete: $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; call: make PYTHON=/path/to/python3.11 " )'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(LOCK)
 	@touch $@
 

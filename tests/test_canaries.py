@@ -52,7 +52,7 @@ def test_honest_objectives_pass(model: PeftModel, shards: Path, objective: str, 
         "starts_from_base",
     }
     for check in checks:
-        assert set(check) == {"name", "hard", "passed", "value", "expected"}
+        assert set(check) == {"name", "hard", "passed", "value", "expected", "fault"}
 
 
 def test_copy_fails_by_what_is_seen(model: PeftModel, shards: Path) -> None:

@@ -154,6 +154,7 @@ def test_an_edit_while_jobs_are_queued_files_nothing(project: Project) -> None:
     output = project.snakemake(fails=True)
     assert "the code changed since version" in output
     assert "Traceback" not in output
+    assert "MissingOutputException" not in output, "a job that fails must not count as done"
     assert project.manifests() == before
 
 

@@ -4,8 +4,8 @@ They look at the arrays that the loss consumed and at what the model makes of th
 the notebook's objective fails them because its targets stand in its own input. A hard canary makes the run's verdict
 invalid, a soft one warns.
 
-Each check is {"name", "hard", "passed", "value", "expected"}: `value` is a number, `expected` says in words what it
-should have been.
+Each check is {"name", "hard", "passed", "value", "expected", "fault"}: `value` is a number, `expected` says in words
+what it should have been, `fault` what is wrong if it is not.
 """
 
 import math
@@ -22,6 +22,17 @@ from dreamtune.diffusion import Batch, Noised, collate, corrupt, token_losses
 from dreamtune.model import apply_head, hidden_states
 
 Check = dict[str, Any]
+
+FAULTS = {
+    "targets_hidden": "the model was shown the tokens it had to predict",
+    "loss_only_on_response": "prompt, padding or the end of a cut answer was trained on",
+    "targets_do_not_matter": "predictions changed with the very token they predict",
+    "attends_both_ways": "the model did not see the tokens that follow a mask",
+    "loss_finite": "the loss was not finite",
+    "loss_plausible": "the loss was implausible: near zero, or worse than a uniform guess",
+    "starts_from_base": "the run did not start from the base model",
+    "memory_suffices": "the memory does not suffice",
+}
 
 
 def check_window(
@@ -204,4 +215,5 @@ def _other_token(token: int, ids: dict[str, int]) -> int:
 
 
 def _check(name: str, passed: bool, value: float | None, expected: str, hard: bool = True) -> Check:
-    return {"name": name, "hard": hard, "passed": bool(passed), "value": value, "expected": expected}
+    check: Check = {"name": name, "hard": hard, "passed": bool(passed), "value": value, "expected": expected}
+    return check | {"fault": FAULTS[name]}

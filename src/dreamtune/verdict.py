@@ -45,14 +45,17 @@ def decide(
         comparison: what decides, and the level of the test.
         accuracy: block of `comparison.compare_scores` for the test split, greedy.
         nll: block of `comparison.compare_nll`.
-        canaries: hard and soft, each {"name", "hard", "passed", "value", "expected", "source"}.
+        canaries: hard and soft, each {"name", "hard", "passed", "value", "expected", "source"}; those of training also
+            have a "fault", what is wrong where they failed.
         gates: whether each run's gate passed; None where it has no gate.json.
     """
     detectable = (accuracy if comparison.primary == "accuracy" else nll)["detectable"]
     if faults := _faults(canaries, gates):
         numbers = " ".join(_accuracy_words(accuracy)[:1] if accuracy["gain"]["value"] is not None else _nll_words(nll))
         detail = f"no number below says what was learned, not even {numbers}"
-        return Verdict("invalid", f"Invalid: {faults[0]}", detail, tuple(faults), detectable)
+        if meaning := next((c["fault"] for c in _failed(canaries, True) if c.get("fault")), None):
+            detail = f"{faults[0].partition(':')[0]}; {detail}"
+        return Verdict("invalid", f"Invalid: {meaning or faults[0]}", detail, tuple(faults), detectable)
     accuracy_says = _direction(accuracy["gain"], comparison.alpha, better=1)
     nll_says = _direction(nll["delta"], comparison.alpha, better=-1)
     name = _name(comparison.primary, accuracy_says, nll_says)
@@ -60,7 +63,10 @@ def decide(
         _reason("accuracy", accuracy["gain"], accuracy_says, comparison, *_accuracy_words(accuracy)),
         _reason("likelihood", nll["delta"], nll_says, comparison, *_nll_words(nll)),
         _detectable_words(comparison, detectable),
-        *(f"warning: {c['name']} ({_number(c['value'])}; expected {c['expected']})" for c in _failed(canaries, False)),
+        *(
+            f"warning from {c['source']}: {c['name']} ({_number(c['value'])}; expected {c['expected']})"
+            for c in _failed(canaries, False)
+        ),
     )
     return Verdict(name, *_headline(name, comparison.primary, accuracy, nll), reasons, detectable)
 

@@ -1,4 +1,8 @@
+import shlex
 import sys
+from pathlib import Path
+
+from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, f"{workflow.basedir}/src")
 from dreamtune.config import parse_config
@@ -32,7 +36,12 @@ wildcard_constraints:
 container: "containers/dreamtune.sif"
 
 
-shell.prefix(f"export PYTHONPATH={workflow.basedir}/src PYTHONUNBUFFERED=1; ")
+# Without an image the jobs run on Snakemake's own Python, whether or not its environment was activated.
+IMAGE = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+PYTHON = "" if IMAGE else f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+SRC = shlex.quote(f"{workflow.basedir}/src")
+# A prefix replaces Snakemake's own strict mode, without which a job that fails into `tee` would count as a success.
+shell.prefix(f"set -euo pipefail; export {PYTHON} PYTHONPATH={SRC} PYTHONUNBUFFERED=1; ")
 
 
 def inputs_of(stage):

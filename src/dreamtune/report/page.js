@@ -16,6 +16,11 @@
       });
   }
 
+  // What is folded away on the screen is printed.
+  const folded = [...document.querySelectorAll("details:not([open])")];
+  addEventListener("beforeprint", () => folded.forEach((part) => (part.open = true)));
+  addEventListener("afterprint", () => folded.forEach((part) => (part.open = false)));
+
   const buttons = [...document.querySelectorAll("[data-filter]")];
   const answers = [...document.querySelectorAll("[data-kind]")];
   const count = document.getElementById("shown");
