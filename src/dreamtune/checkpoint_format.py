@@ -20,8 +20,6 @@ FAMILIES = {"Dream": "dream", "llada": "llada", "qwen2": "qwen2", "llama": "llam
 # Families whose head is shifted: raw row i - 1 scores token i. Dream inherits this from the autoregressive model it
 # was adapted from (Gong et al. 2024, arXiv 2410.17891); LLaDA was trained from scratch without it.
 SHIFTED = {"dream", "qwen2", "llama"}
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 # Fields of config.json that name code or a storage type, not the architecture.
 NOT_ARCHITECTURE = {"model_type", "architectures", "auto_map", "torch_dtype", "dtype", "transformers_version"}
@@ -96,29 +94,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if "quantization_config" in config:
         raise UserError(f"{folder} is already quantised; give the checkpoint in full precision, it is quantised here")
     return config
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint, in the order of their names.
-
-    Raises:
-        UserError: there are none, or one that the index names is missing.
-    """
-    if (folder / WEIGHTS).exists():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).exists():
-        names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).exists()]
-        if missing:
-            raise UserError(f"{folder} lacks {missing[0]}, which its {INDEX} names; copy or download it again")
-        return [folder / name for name in names]
-    pickled = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-    if pickled:
-        raise UserError(
-            f"{folder} has only pickled weights ({pickled[0]}), which can run code when read; convert them to "
-            f"{WEIGHTS} first"
-        )
-    raise UserError(f"{folder} holds no {WEIGHTS}")
 
 
 def family_of(raw: dict[str, Any], family: str | None = None) -> str:

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dreamtune.adapter_format import WEIGHTS, read_adapter_config
-from dreamtune.checkpoint_format import PICKLES, family_of, find_checkpoint, native_key, read_config, weight_files
+from dreamtune.checkpoint_format import family_of, find_checkpoint, native_key, read_config
 from dreamtune.draws import nats_per_token
 from dreamtune.elbo import heldout_nll
 from dreamtune.errors import UserError
@@ -28,6 +28,7 @@ from dreamtune.progress import track
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta
+from dreamtune.weight_files import PICKLES, weight_files
 
 # What adapter_config.json must say (if it says anything) for the update to be alpha / r * B A and nothing else.
 PLAIN: dict[str, tuple[Any, ...]] = {

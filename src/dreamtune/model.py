@@ -23,12 +23,12 @@ from dreamtune.checkpoint_format import (
     native_config,
     read_config,
     special_token_id,
-    weight_files,
 )
 from dreamtune.errors import UserError
 from dreamtune.nf4 import forbid_repacking, keep_dequantised, nf4_config
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
+from dreamtune.weight_files import weight_files
 
 CLASSES: dict[str, Any] = {
     "dream": Qwen2ForCausalLM,

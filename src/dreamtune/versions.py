@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamtune.errors import UserError
+from dreamtune.weight_files import weight_files
 
 SRC = Path(__file__).resolve().parents[1]
 ROOT = SRC.parent
@@ -67,7 +68,12 @@ class FileDigests:
         beside.replace(self.memory)
 
     def of_model(self, path: str, revision: str | None) -> Any:
-        """Return what identifies a model: hub name and pinned revision, or the digests of a local folder's files."""
+        """Return what identifies a model: hub name and pinned revision, or the digests of a local folder's files.
+
+        Raises UserError where there is no such folder, no weights in it, or no pinned revision.
+        """
+        if Path(path).is_dir():
+            weight_files(Path(path))
         return self._identity(path, revision, lambda file: file.suffix in MODEL_SUFFIXES)
 
     def of_tokenizer(self, path: str, revision: str | None) -> Any:

@@ -1,0 +1,32 @@
+"""Where a checkpoint's safetensors are. Torch-free: the plan asks before any job is submitted."""
+
+import json
+from pathlib import Path
+
+from dreamtune.errors import UserError
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint, in the order of their names.
+
+    Raises:
+        UserError: there are none, or one that the index names is missing.
+    """
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).exists():
+        names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in names if not (folder / name).exists()]
+        if missing:
+            raise UserError(f"{folder} lacks {missing[0]}, which its {INDEX} names; copy or download it again")
+        return [folder / name for name in names]
+    pickled = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if pickled:
+        raise UserError(
+            f"{folder} has only pickled weights ({pickled[0]}), which can run code when read; convert them to "
+            f"{WEIGHTS} first"
+        )
+    raise UserError(f"{folder} holds no {WEIGHTS}")
