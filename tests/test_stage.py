@@ -1,7 +1,10 @@
 """A stage starts from its frozen config, publishes whole, and writes its manifest last."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -74,6 +77,17 @@ def test_a_second_writer_replaces_whole_folders(folder: Path) -> None:
             (job.out / "adapter/weights").write_text(text)
     assert (folder / "adapter/weights").read_text() == "second"
     assert json.loads((folder / "manifest.json").read_text())["outputs"]["adapter/weights"]["bytes"] == len("second")
+
+
+def test_what_a_killed_attempt_left_is_cleared_and_nothing_else(folder: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    host = socket.gethostname()
+    killed, running, elsewhere = (folder / f".out-{host}-{end}" for end in (ended.pid, os.getppid(), "2-17"))
+    for left in (killed, running, elsewhere):
+        left.mkdir()
+    with stage(folder):
+        assert not killed.exists() and running.exists() and elsewhere.exists()
 
 
 def test_unfinished_input_is_named(folder: Path, tmp_path: Path) -> None:

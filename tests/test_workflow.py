@@ -65,6 +65,16 @@ def test_touch_of_everything_re_runs_nothing(project: Project) -> None:
     assert project.jobs() == {}
 
 
+def test_containers_on_or_off_re_run_nothing(project: Project, tmp_path: Path) -> None:
+    command = tmp_path / "apptainer"  # asked for its version only: a plan runs nothing
+    command.write_text("#!/bin/sh\necho apptainer version 1.4.5\n")
+    command.chmod(0o755)
+    project.environment["PATH"] = f"{tmp_path}:{project.environment['PATH']}"
+    assert project.jobs("--sdm", "apptainer") == {}
+    assert project.jobs("--use-singularity") == {}
+    assert project.jobs() == {}
+
+
 def test_moved_data_re_runs_nothing(project: Project) -> None:
     (project.folder / "resources/tiny-dream/rows.parquet").rename(project.folder / "elsewhere.parquet")
     project.edit(MICRO, "resources/tiny-dream/rows.parquet", "elsewhere.parquet")

@@ -107,7 +107,10 @@ class _Run:
         dropped = dict(sorted(self.dropped.items()))
         if not self.writers["train"].rows:
             what = ", ".join(f"{reason} {count}" for reason, count in dropped.items()) or "none dropped"
-            raise UserError(f"none of the {source_rows} rows is left for training (held out: {kept}; dropped: {what})")
+            raise UserError(
+                f"none of the {source_rows} rows is left for training (held out: {kept}; dropped: {what}); "
+                "check data.columns, data.split and data.max_tokens"
+            )
         return {
             "template": self.data.template,
             "beginning_token": self.data.beginning_token and self.tokenizer.beginning_id is not None,

@@ -82,7 +82,8 @@ class Stage:
     def __enter__(self) -> "Stage":
         mine = f".out-{socket.gethostname()}-"
         for left in self.folder.glob(f"{mine}*"):
-            if not psutil.pid_exists(int(left.name.removeprefix(mine))):  # of an attempt that was killed
+            process = left.name.removeprefix(mine)  # no number: of another host, whose name begins like this one's
+            if process.isdigit() and not psutil.pid_exists(int(process)):  # of an attempt that was killed
                 shutil.rmtree(left, ignore_errors=True)
         self.out = self.folder / f"{mine}{os.getpid()}"
         shutil.rmtree(self.out, ignore_errors=True)
