@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := containers/requirements.lock
-export PYTHONPATH := src
 
 .PHONY: setup demo test format schema lock prune
 

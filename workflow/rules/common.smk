@@ -39,9 +39,8 @@ container: "containers/dreamtune.sif"
 # Without an image the jobs run on Snakemake's own Python, whether or not its environment was activated.
 IMAGE = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 PYTHON = "" if IMAGE else f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
-SRC = shlex.quote(f"{workflow.basedir}/src")
 # A prefix replaces Snakemake's own strict mode, without which a job that fails into `tee` would count as a success.
-shell.prefix(f"set -euo pipefail; export {PYTHON} PYTHONPATH={SRC} PYTHONUNBUFFERED=1; ")
+shell.prefix(f"set -euo pipefail; export {PYTHON} PYTHONUNBUFFERED=1; ")
 
 
 def inputs_of(stage):

@@ -5,6 +5,8 @@ writes  contamination.json
 usage   python workflow/scripts/audit_contamination.py --out results/audit_contamination/VERSION
 """
 
+import _src  # noqa: F401, puts src on the path
+
 from dreamtune.versions import code_digest
 
 BEFORE = code_digest(__file__)

@@ -5,6 +5,8 @@ writes  likelihood.parquet (per example and draw), likelihood.json
 usage   python workflow/scripts/evaluate_likelihood.py --out results/evaluate_likelihood/VERSION
 """
 
+import _src  # noqa: F401, puts src on the path
+
 from dreamtune.versions import code_digest
 
 BEFORE = code_digest(__file__)

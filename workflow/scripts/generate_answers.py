@@ -8,6 +8,8 @@ usage   python workflow/scripts/generate_answers.py --out results/generate_answe
 
 import sys
 
+import _src  # noqa: F401, puts src on the path
+
 from dreamtune.versions import code_digest
 
 BEFORE = code_digest(__file__)

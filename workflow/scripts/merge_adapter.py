@@ -3,7 +3,10 @@
 reads   base model, adapter, test split, the likelihood of the 4-bit model that was evaluated
 writes  merged/ (safetensors, official key names and config), merge.json
 usage   snakemake merge --cores 1 --configfile CONFIG
+        python workflow/scripts/merge_adapter.py --out results/merge_adapter/VERSION
 """
+
+import _src  # noqa: F401, puts src on the path
 
 from dreamtune.versions import code_digest
 

@@ -5,6 +5,8 @@ writes  train/ validation/ test/ (Arrow), shards.json, lengths.parquet, audit.js
 usage   python workflow/scripts/prepare_shards.py --out results/prepare_shards/VERSION
 """
 
+import _src  # noqa: F401, puts src on the path
+
 from dreamtune.versions import code_digest
 
 BEFORE = code_digest(__file__)

@@ -8,6 +8,8 @@ usage   python workflow/scripts/publish.py --out results/latest/demo/.published-
 import argparse
 from pathlib import Path
 
+import _src  # noqa: F401, puts src on the path
+
 from dreamtune.publish import publish
 
 if __name__ == "__main__":

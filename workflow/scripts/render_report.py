@@ -5,6 +5,8 @@ writes  report.html (self-contained), summary.json
 usage   python workflow/scripts/render_report.py --out results/render_report/VERSION
 """
 
+import _src  # noqa: F401, puts src on the path
+
 from dreamtune.versions import code_digest
 
 BEFORE = code_digest(__file__)

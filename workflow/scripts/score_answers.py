@@ -5,6 +5,8 @@ writes  scores.parquet, scores.json
 usage   python workflow/scripts/score_answers.py --out results/score_answers/VERSION
 """
 
+import _src  # noqa: F401, puts src on the path
+
 from dreamtune.versions import code_digest
 
 BEFORE = code_digest(__file__)

@@ -5,6 +5,8 @@ writes  adapter/ (PEFT), train_log.jsonl, training.json, gate.json; checkpoints/
 usage   python workflow/scripts/train_adapter.py --out results/train_adapter/VERSION
 """
 
+import _src  # noqa: F401, puts src on the path
+
 from dreamtune.versions import code_digest
 
 BEFORE = code_digest(__file__)
