@@ -67,10 +67,10 @@ def train(arguments: argparse.Namespace, base: ModelConfig, shards: Path, optimi
     )
     out, work = arguments.work / f"out-{optimizer}", arguments.work / f"work-{optimizer}"
     out.mkdir()
-    timed(f"trained with {optimizer}", lambda: train_adapter(settings, base, shards, out, work, full=settings))
+    timed(f"trained with {optimizer}", lambda: train_adapter(settings, base, shards, out, work))
     found = json.loads((out / "training.json").read_text())
     gate = json.loads((out / "gate.json").read_text())
-    names = ("steps", "tokens", "seconds_per_step", "peak_memory_gib", "predicted_full_memory_gib", "first_loss")
+    names = ("steps", "tokens", "seconds_per_step", "peak_memory_gib", "loaded_gib", "first_loss")
     report(optimizer, **{name: found[name] for name in names}, last_loss=found["last_loss"], gate=gate["passed"])
 
 

@@ -143,7 +143,7 @@ def _folder(root: Path, name: str, stage: str, settings: dict[str, Any] | None =
         "format": 1,
         "stage": stage,
         "version": f"{zlib.crc32(name.encode()):012x}",
-        "settings": settings or {},
+        "settings": (settings or {}) | {"run": name},  # a section's fields, or a plain value
         "runtime": {"model": {"path": "resources/tiny"}},
         "git": {"commit": "0123456789abcdef", "dirty": False},
         "packages": {"polars": "2.1.0"},

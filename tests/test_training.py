@@ -42,12 +42,10 @@ Train = Callable[..., Path]
 def train(base: ModelConfig, shards: Path, tmp_path: Path) -> Train:
     """Return a function that trains into a new folder; runs with the same `work` go on from each other."""
 
-    def run(
-        work: str = "work", gate: Path | None = None, full: Any = None, model: ModelConfig = base, **changes: Any
-    ) -> Path:
+    def run(work: str = "work", gate: Path | None = None, model: ModelConfig = base, **changes: Any) -> Path:
         out = tmp_path / f"out-{len(list(tmp_path.glob('out-*')))}"
         out.mkdir()
-        train_adapter(settings(**changes), model, shards, out, tmp_path / work, gate, full)
+        train_adapter(settings(**changes), model, shards, out, tmp_path / work, gate)
         return out
 
     return run
@@ -77,7 +75,7 @@ def losses(out: Path) -> list[float]:
 
 
 def test_files_and_numbers(train: Train, base: ModelConfig) -> None:
-    out = train(full=settings(epochs=4))
+    out = train()
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert files == [
         "adapter/adapter_config.json",
@@ -96,10 +94,27 @@ def test_files_and_numbers(train: Train, base: ModelConfig) -> None:
     assert summary["tokens"] == log(out)[-2]["tokens"] and summary["resumed_from"] == []
     assert [v["step"] for v in summary["validation"]] == [0, 6, 12]
     assert summary["trainable"] < summary["parameters"] and summary["peak_memory_gib"] > 0
-    assert summary["predicted_full_steps"] == 24
-    seconds = 60 * summary["predicted_full_minutes"]
-    assert seconds == pytest.approx(24 * summary["seconds_per_step"], rel=0.25, abs=0.06)
     assert read(out, "gate.json")["passed"]
+
+
+def test_smoke_predicts_the_full_run(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    smoke = train("smoke")
+    measured = read(smoke, "training.json")
+    full = read(train("full", smoke, epochs=4), "training.json")
+    said = capsys.readouterr().err
+    assert "smoke predicts" in said and "for 24 steps" in said
+    seconds = 60 * full["predicted_minutes"]
+    assert seconds == pytest.approx(24 * measured["seconds_per_step"], rel=0.25, abs=0.06)
+    assert full["predicted_memory_gib"] == pytest.approx(measured["peak_memory_gib"], rel=1e-3)
+    assert "predicted_minutes" not in measured
+
+
+def test_a_run_that_will_not_fit_is_refused_before_it_starts(train: Train) -> None:
+    smoke = train("smoke")
+    measured = read(smoke, "training.json")
+    (smoke / "training.json").write_text(json.dumps(measured | {"peak_memory_gib": 1e6}))
+    with pytest.raises(UserError, match="memory_suffices"):
+        train("full", smoke)
 
 
 def test_it_learns(train: Train) -> None:

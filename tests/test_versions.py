@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT
 from dreamtune import versions
 from dreamtune.errors import UserError
-from dreamtune.versions import FileDigests, code_digest, digest
+from dreamtune.inputs import FileDigests
+from dreamtune.versions import code_digest, digest
 
 SCRIPT = "from pkg.a import f\nif __name__ == '__main__':\n    f()\n"
 

@@ -176,7 +176,7 @@ def starts_from_base(model: PeftModel, batches: Sequence[Batch]) -> Check:
 
 
 def memory_suffices(peak_gib: float, predicted_gib: float | None, available_gib: float) -> Check:
-    """The run, and the full run as predicted from it, must fit into the device."""
+    """The run, as measured and as predicted from the smoke run, must fit into the device."""
     need = max(peak_gib, predicted_gib or 0.0)
     return _check("memory_suffices", need <= available_gib, need, f"at most {available_gib:.1f} GiB")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from dreamtune.errors import UserError
 from dreamtune.settings.base import Section, result
@@ -22,7 +22,7 @@ from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.report import Comparison, ReportConfig
 from dreamtune.settings.score import ScoreConfig
-from dreamtune.settings.train import RunOverrides, TrainConfig
+from dreamtune.settings.train import RunOverrides, SmokeOverrides, TrainConfig
 
 
 class GenerateSection(GenerateConfig):
@@ -47,6 +47,16 @@ class EvaluateSection(Comparison):
     likelihood: LikelihoodConfig = result(LikelihoodConfig, "the held-out likelihood")
     benchmarks: list[Benchmark] = result(list, "further questions, answered and graded beside the test split")
 
+    @field_validator("benchmarks")
+    @classmethod
+    def names_differ(cls, benchmarks: list[Benchmark]) -> list[Benchmark]:
+        names = [benchmark.name for benchmark in benchmarks]
+        if "test" in names:
+            raise ValueError("a benchmark cannot be named test, which is the held-out split; choose another name")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two benchmarks are named {twice[0]}; give each its own name")
+        return benchmarks
+
     @property
     def comparison(self) -> Comparison:
         """Only what decides the verdict."""
@@ -59,8 +69,8 @@ class Experiment(Section):
     model: ModelConfig = Field(description="which base model, and in which precision it is held")
     data: DataConfig = Field(description="the training data: files, columns, template, split, lengths")
     train: TrainConfig = Field(default_factory=TrainConfig, description="objective, adapter, optimiser")
-    smoke: RunOverrides = Field(
-        default=RunOverrides(rows=64, epochs=1, log_every=1), description="the short run that must pass before full"
+    smoke: SmokeOverrides = Field(
+        default_factory=SmokeOverrides, description="the short run that must pass before full"
     )
     full: RunOverrides = Field(default_factory=RunOverrides, description="the full run")
     generate: GenerateSection = Field(default_factory=GenerateSection, description="the denoising sampler")
@@ -93,7 +103,7 @@ def parse_config(raw: Any) -> Config:
     """Turn the mapping read from a configuration file into a `Config`."""
     if not isinstance(raw, dict):
         raise UserError(f"the configuration must be a mapping of sections, not {type(raw).__name__}")
-    defaults = {name: section for name, section in raw.items() if name != "experiments"}
+    defaults = _written({name: section for name, section in raw.items() if name != "experiments"})
     experiments = raw.get("experiments", {"main": {}})
     if not isinstance(experiments, dict) or not experiments:
         raise UserError("experiments: expected a mapping of names to changes, for example `experiments: {main: {}}`")
@@ -106,19 +116,21 @@ def _experiment(name: str, defaults: dict[str, Any], changes: Any) -> Experiment
     if not isinstance(changes, dict | types.NoneType):
         raise UserError(f"experiments.{name}: expected a mapping of sections to changes, not {changes!r}")
     try:
-        return Experiment.model_validate(_merge(defaults, changes or {}))
+        return Experiment.model_validate(_merge(defaults, _written(changes or {})))
     except ValidationError as error:
         raise UserError(_one_line(error)) from None
 
 
 def _merge(defaults: Any, changes: Any) -> Any:
-    """Merge mappings key by key; anything else is replaced. An empty section (`train:`) changes nothing."""
+    """Merge mappings key by key; anything else is replaced."""
     if not isinstance(defaults, dict) or not isinstance(changes, dict):
         return changes
-    defaults = (
-        {name: value if value is not None else {} for name, value in defaults.items()} if not changes else defaults
-    )
     return defaults | {name: _merge(defaults.get(name), value) for name, value in changes.items()}
+
+
+def _written(sections: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections that say something: an empty one (`train:`) changes nothing."""
+    return {name: section for name, section in sections.items() if section is not None}
 
 
 def _one_line(error: ValidationError) -> str:

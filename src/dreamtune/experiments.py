@@ -1,14 +1,12 @@
 """How an experiment is made of stages: the graph that the Snakefile runs."""
 
 from pathlib import Path
-from typing import Any
 
 from dreamtune.config import Config, Experiment
-from dreamtune.plan import RESULTS, Plan
+from dreamtune.plan import Plan
+from dreamtune.settings.base import Section
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
-from dreamtune.sources import HUB, resolve_files
-from dreamtune.versions import FileDigests
 
 Folders = dict[str, Path]
 
@@ -18,43 +16,31 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, Folders]]:
 
     Raises UserError where an input file or model folder does not exist.
     """
-    plan, digests = Plan(), FileDigests(RESULTS / ".digests.json")
-    latest = {name: _plan_experiment(plan, digests, name, e) for name, e in config.experiments.items()}
-    digests.save()
+    plan = Plan()
+    latest = {name: _plan_experiment(plan, name, e) for name, e in config.experiments.items()}
+    plan.digests.save()
     return plan, latest
 
 
-def _plan_experiment(plan: Plan, digests: FileDigests, name: str, e: Experiment) -> Folders:
-    base_model = digests.of_model(e.model.path, e.model.revision)
-    shards = plan.add(
-        "prepare_shards",
-        {"data": e.data},
-        {"data": _data(digests, e.data.files), "tokenizer": digests.of_tokenizer(e.model.path, e.model.revision)},
-        unhashed={"model": e.model},
-    )
-    training: dict[str, Any] = {"inputs": {"model": base_model}, "reads": {"shards": shards}}
-    full_train = e.full.applied_to(e.train)
-    smoke_train = e.smoke.applied_to(e.train)
-    # What smoke predicts of the full run is beside its result, so the full run's settings do not re-run it.
-    smoke = plan.add(
-        "train_adapter", {"train": smoke_train, "model": e.model}, **training, unhashed={"full": full_train}
-    )
-    full = plan.add("train_adapter", {"train": full_train, "model": e.model}, **training, order_only={"gate": smoke})
+def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
+    shards = plan.add("prepare_shards", {"data": e.data}, ("data", "tokenizer"), unhashed={"model": e.model})
+    smoke = _plan_training(plan, e, "smoke", shards)
+    full = _plan_training(plan, e, "full", shards, {"gate": smoke})
     likelihood = plan.add(
         "evaluate_likelihood",
         {"likelihood": e.evaluate.likelihood, "model": e.model},
-        {"model": base_model},
+        ("model",),
         {"shards": shards, "adapter": full},
     )
     folders = {"shards": shards, "smoke": smoke, "full": full, "likelihood": likelihood}
     for questions in [None, *e.evaluate.benchmarks]:
         for setting, generate in e.generate.by_name().items():
-            folders |= _plan_answers(plan, digests, e, folders, questions, setting, generate)
+            folders |= _plan_answers(plan, e, folders, questions, setting, generate)
         if questions:
             folders[f"contamination/{questions.name}"] = plan.add(
                 "audit_contamination",
                 {"benchmark": questions},
-                {"questions": _data(digests, questions.files)},
+                ("questions",),
                 {"shards": shards},
                 names={"ngram": e.data.ngram},
             )
@@ -67,24 +53,31 @@ def _plan_experiment(plan: Plan, digests: FileDigests, name: str, e: Experiment)
     return folders | {"report": report}
 
 
+def _plan_training(plan: Plan, e: Experiment, run: str, shards: Path, gate: Folders | None = None) -> Path:
+    """Plan one run. Its name is hashed: with equal settings smoke would else be its own gate."""
+    overrides = e.smoke if run == "smoke" else e.full
+    return plan.add(
+        "train_adapter",
+        {"train": overrides.applied_to(e.train), "model": e.model},
+        ("model",),
+        {"shards": shards},
+        order_only=gate,
+        names={"run": run},
+    )
+
+
 def _plan_answers(
-    plan: Plan,
-    digests: FileDigests,
-    e: Experiment,
-    folders: Folders,
-    questions: Benchmark | None,
-    setting: str,
-    generate: GenerateConfig,
+    plan: Plan, e: Experiment, folders: Folders, questions: Benchmark | None, setting: str, generate: GenerateConfig
 ) -> Folders:
     """Plan the answers of base and tuned to one set of questions under one setting, and their scores."""
     added: Folders = {}
+    sections: dict[str, Section] = {"generate": generate, "model": e.model}
+    inputs: tuple[str, ...] = ("model",)
+    if questions:  # the user's own prompts are answered beside the test split only
+        sections |= {"generate": generate.model_copy(update={"prompts": []}), "benchmark": questions}
+        inputs = ("model", "questions")
     for who, adapter in {"base": {}, "tuned": {"adapter": folders["full"]}}.items():
         key = f"{questions.name if questions else 'test'}/{setting}/{who}"
-        inputs: dict[str, Any] = {"model": digests.of_model(e.model.path, e.model.revision)}
-        sections: dict[str, Any] = {"generate": generate, "model": e.model}
-        if questions:
-            inputs["questions"] = _data(digests, questions.files)
-            sections["benchmark"] = questions
         answers = plan.add("generate_answers", sections, inputs, {"shards": folders["shards"], **adapter})
         added[f"answers/{key}"] = answers
         added[f"scores/{key}"] = plan.add("score_answers", {"score": e.score}, reads={"answers": answers})
@@ -93,22 +86,12 @@ def _plan_answers(
 
 def plan_merge(plan: Plan, config: Config, latest: dict[str, Folders]) -> dict[str, Path]:
     """Plan the merged checkpoint of each experiment; it is made only on request."""
-    digests = FileDigests(RESULTS / ".digests.json")
     return {
         name: plan.add(
             "merge_adapter",
             {"model": e.model, "likelihood": e.evaluate.likelihood},
-            {"model": digests.of_model(e.model.path, e.model.revision)},
+            ("model",),
             {key: latest[name][key] for key in ("shards", "full", "likelihood")},
         )
         for name, e in config.experiments.items()
     }
-
-
-def _data(digests: FileDigests, patterns: list[str]) -> list[str]:
-    """Return what identifies the files: a pinned hub path itself, or the digest of a local file's content."""
-    return [
-        identity
-        for pattern in patterns
-        for identity in ([pattern] if pattern.startswith(HUB) else [digests.of(f) for f in resolve_files([pattern])])
-    ]

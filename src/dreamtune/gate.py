@@ -12,8 +12,7 @@ import torch
 from dreamtune import canaries
 from dreamtune.batching import TrainingWindows
 from dreamtune.errors import UserError
-from dreamtune.settings.train import TrainConfig
-from dreamtune.training_log import GIB, History
+from dreamtune.training_log import GIB
 
 
 def open_gate(gate: Path | None, on_failed_gate: str) -> bool | None:
@@ -37,27 +36,28 @@ def open_gate(gate: Path | None, on_failed_gate: str) -> bool | None:
     return False
 
 
-def predict_full(
-    windows: TrainingWindows, history: History, full: TrainConfig | None, loaded_gib: float
-) -> dict[str, Any]:
-    """Predict the full run from this one: minutes by its tokens, memory by its longest row; null if not asked."""
-    if full is None:
-        return {"predicted_full_steps": None, "predicted_full_minutes": None, "predicted_full_memory_gib": None}
-    planned = TrainingWindows(windows.split, {"tokenizer": windows.ids, "max_tokens": windows.max_tokens}, full)
-    mine, theirs = _lengths(windows), _lengths(planned)
-    halves = 2 if full.complementary and full.objective != "copy" else 1
-    documents = min(planned.total * full.global_batch, planned.rows * full.epochs)
-    tokens = halves * documents * (float(theirs.mean()) + full.max_tail / 2)
+def predict(gate: Path, windows: TrainingWindows) -> dict[str, float]:
+    """Predict a run from what smoke measured: minutes by its tokens, memory by its longest row.
+
+    Args:
+        gate: smoke's output; its training.json says seconds per token, memory at rest and at the peak.
+        windows: of the run that is predicted.
+    """
+    smoke = json.loads((gate / "training.json").read_text(encoding="utf-8"))
+    train, lengths = windows.train, row_lengths(windows)
+    halves = 2 if train.complementary and train.objective != "copy" else 1
+    documents = min(windows.total * train.global_batch, windows.rows * train.epochs)
+    tokens = halves * documents * (float(lengths.mean()) + train.max_tail / 2)
     # Weights stay, activations grow with the longest row; attention's own memory does not grow faster (SDPA).
-    growth = max(theirs.max() / mine.max(), 1.0)
+    growth = max(float(lengths.max()) / smoke["longest_row"], 1.0)
+    memory = smoke["loaded_gib"] + (smoke["peak_memory_gib"] - smoke["loaded_gib"]) * growth
     return {
-        "predicted_full_steps": planned.total,
-        "predicted_full_minutes": round(history.summary()["seconds_per_token"] * tokens / 60, 3),
-        "predicted_full_memory_gib": round(loaded_gib + (history.peak_gib - loaded_gib) * float(growth), 4),
+        "predicted_minutes": round(smoke["seconds_per_token"] * tokens / 60, 3),
+        "predicted_memory_gib": round(memory, 4),
     }
 
 
-def _lengths(windows: TrainingWindows) -> Any:
+def row_lengths(windows: TrainingWindows) -> Any:
     """Return the stored length in tokens of each row that is trained on, [rows]."""
     column = windows.split.data.column("input_ids").slice(0, windows.rows)
     return pyarrow.compute.list_value_length(column).to_numpy()

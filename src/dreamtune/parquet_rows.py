@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
@@ -38,7 +39,7 @@ class ParquetRows:
                 with _open(path) as file:
                     for batch in file.iter_batches(self.batch_rows, columns=columns, use_threads=False):
                         yield {name: as_text(batch.column(name)) for name in columns}
-            except (pa.ArrowInvalid, OSError) as error:
+            except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{path} cannot be read: {_line(error)}") from error
 
 
@@ -66,16 +67,18 @@ def as_text(column: pa.Array) -> Texts:
     if types.is_null(column.type):
         return [None] * len(column)
     if types.is_floating(column.type):
-        return [_number(value) for value in column.to_pylist()]
+        # In its own precision: 0.1 in 32 bits is written 0.1, not the 0.10000000149011612 it is in 64.
+        return [_number(value) for value in column.to_numpy(zero_copy_only=False)]
     texts: Texts = column.cast(pa.string()).to_pylist()
     return texts
 
 
-def _number(value: float | None) -> str | None:
+def _number(value: np.floating) -> str | None:
     """pandas turns integers into floats as soon as one is missing: write 42.0 as the 42 it was."""
-    if value is None or math.isnan(value):
+    number = float(value)
+    if math.isnan(number):
         return None
-    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else str(value)
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -94,6 +97,8 @@ def _check_columns(path: Path, schema: pa.Schema, columns: list[str]) -> None:
             near = difflib.get_close_matches(name, schema.names, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"{path} has no column {name!r}{hint} Its columns are: {', '.join(schema.names)}")
+        if schema.names.count(name) > 1:
+            raise UserError(f"{path} has {schema.names.count(name)} columns named {name!r}; rename all but one")
         if not _is_text_or_number(schema.field(name).type):
             raise UserError(f"column {name!r} of {path} holds {schema.field(name).type}; expected text or numbers")
 

@@ -5,21 +5,27 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dreamtune.inputs import FileDigests, identify
 from dreamtune.settings.base import Section
 from dreamtune.versions import ROOT, code_digest, digest
 
 RESULTS = Path("results")
+DIGESTS = RESULTS / ".digests.json"
 FORMAT = 1
 
 
 class Plan(dict[tuple[str, str], dict[str, Any]]):
     """Maps (stage, version) to its frozen specification: settings, inputs, what it reads, its code's digest."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.digests = FileDigests(DIGESTS)
+
     def add(
         self,
         stage: str,
         sections: dict[str, Section],
-        inputs: dict[str, Any] | None = None,
+        inputs: tuple[str, ...] = (),
         reads: dict[str, Path] | None = None,
         order_only: dict[str, Path] | None = None,
         unhashed: dict[str, Section] | None = None,
@@ -27,22 +33,22 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
     ) -> Path:
         """Plan one stage and return its version folder.
 
-        `reads` and `order_only` map names to version folders; the versions of `reads` are hashed, those of
-        `order_only` are not. `unhashed` sections travel to the job without entering the version. `names` are plain
-        settings that belong to no section.
+        `inputs` names what the stage reads from outside `results/` (see `dreamtune.inputs`). `reads` and `order_only`
+        map names to version folders; the versions of `reads` are hashed, those of `order_only` are not. `unhashed`
+        sections travel to the job without entering the version. `names` are plain settings that belong to no section.
         """
         kinds = {name: section.by_kind() for name, section in sections.items()}
         reads, order_only = reads or {}, order_only or {}
+        runtime = {name: values for name, (_, values) in kinds.items()}
+        runtime |= {name: section.model_dump(mode="json") for name, section in (unhashed or {}).items()}
         hashed = {
             "stage": stage,
             "settings": {name: result for name, (result, _) in kinds.items()} | (names or {}),
-            "inputs": inputs or {},
+            "inputs": identify(inputs, runtime, self.digests),
             "reads": {name: folder.name for name, folder in reads.items()},
             "code": code_digest(ROOT / "workflow" / "scripts" / f"{stage}.py"),
         }
         version = digest(hashed)
-        runtime = {name: values for name, (_, values) in kinds.items()}
-        runtime |= {name: section.model_dump(mode="json") for name, section in (unhashed or {}).items()}
         self[stage, version] = {"format": FORMAT, "version": version, **hashed} | {
             "reads": {name: folder.as_posix() for name, folder in reads.items()},
             "order_only": {name: folder.as_posix() for name, folder in order_only.items()},

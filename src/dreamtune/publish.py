@@ -5,23 +5,29 @@ import os
 import shutil
 from pathlib import Path
 
+from dreamtune.errors import UserError
 from dreamtune.plan import RESULTS
 
 LATEST = RESULTS / "latest"
 
 
 def publish(marker: Path, links: dict[str, str]) -> None:
-    """Replace each link atomically, write `versions.json`, and leave `marker` as the only marker of this folder."""
+    """Replace each link atomically, remove those that are no more, write `versions.json`, and last the `marker`.
+
+    Markers of other publications go first: whatever happens in between, no marker stands for links it did not set.
+    """
     folder = marker.parent
     folder.mkdir(parents=True, exist_ok=True)
-    for name, target in links.items():
-        _link(folder / name.replace("/", "-"), Path(target))
-    for name in ("report.html", "summary.json"):
-        _link(folder / name, Path(links["report"]) / name)
-    _write(folder / "versions.json", json.dumps(links, indent=1))
     for old in folder.glob(".published-*"):
         if not old.name.startswith(marker.name):
             old.unlink(missing_ok=True)
+    targets = {name.replace("/", "-"): Path(target) for name, target in links.items()}
+    targets |= {name: targets["report"] / name for name in ("report.html", "summary.json")}
+    for name, target in targets.items():
+        _link(folder / name, target)
+    for gone in [path for path in folder.iterdir() if path.is_symlink() and path.name not in targets]:
+        gone.unlink(missing_ok=True)
+    _write(folder / "versions.json", json.dumps(links, indent=1))
     _write(marker, "")
 
 
@@ -38,15 +44,47 @@ def _write(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def prune(results: Path = RESULTS) -> list[Path]:
-    """Delete the versions that no experiment under `latest` points to; return their folders."""
-    kept = {
-        Path(folder)
-        for versions in (results / "latest").glob("*/versions.json")
-        for folder in json.loads(versions.read_text()).values()
+def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
+    """Delete the versions that nothing needs any more; return their folders.
+
+    Needed are the versions that `latest` points to, the merges made of them, unfinished ones (which may be running, or
+    hold checkpoints to go on from; not with `unfinished`), and whatever any of these reads.
+
+    Raises:
+        UserError: nothing has been published, so that everything would go.
+    """
+    published = list((results / "latest").glob("*/versions.json"))
+    if not published:
+        raise UserError(f"{results / 'latest'} holds no published experiment, so everything would be deleted; stopped")
+    folders = {
+        f"{path.parent.name}/{path.name}": path
+        for path in sorted(results.glob("*/*"))
+        if path.is_dir() and path.parent.name != "latest"
     }
-    folders = [f for f in sorted(results.glob("*/*")) if f.is_dir() and f.parent.name != "latest"]
-    stale = [folder for folder in folders if RESULTS / folder.relative_to(results) not in kept]
-    for folder in stale:
-        shutil.rmtree(folder)
+    read = {name: _read_by(path) for name, path in folders.items()}
+    needed = {_name(folder) for versions in published for folder in json.loads(versions.read_text()).values()}
+    needed |= {name for name in folders if name.startswith("merge_adapter/") and read[name] <= needed}
+    if not unfinished:
+        needed |= {name for name, path in folders.items() if not (path / "manifest.json").exists()}
+    waiting = list(needed)
+    while waiting:
+        new = read.get(waiting.pop(), set()) - needed
+        needed |= new
+        waiting += new
+    stale = [path for name, path in folders.items() if name not in needed]
+    for path in stale:
+        shutil.rmtree(path)
     return stale
+
+
+def _read_by(folder: Path) -> set[str]:
+    """Return STAGE/VERSION of what a version reads, from its frozen config."""
+    path = folder / "config.json"
+    if not path.exists():
+        return set()
+    spec = json.loads(path.read_text())
+    return {_name(read) for read in (spec["reads"] | spec["order_only"]).values()}
+
+
+def _name(folder: str) -> str:
+    return "/".join(Path(folder).parts[-2:])

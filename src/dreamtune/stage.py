@@ -22,10 +22,13 @@ from typing import Any, TypeVar
 import psutil
 
 from dreamtune.errors import UserError
+from dreamtune.inputs import FileDigests, identify
+from dreamtune.plan import DIGESTS
 from dreamtune.settings.base import Section
 from dreamtune.versions import ROOT, code_digest, sha256_file
 
 S = TypeVar("S", bound=Section)
+ATTEMPTS = 20  # to move an output into place beside another writer of the same version
 PACKAGES = (
     *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets"),
     *("polars", "snakemake", "tokenizers", "safetensors", "math-verify", "numpy"),
@@ -80,6 +83,10 @@ class Stage:
         return folders
 
     def __enter__(self) -> "Stage":
+        try:
+            self._check_inputs()
+        except UserError as error:
+            self._stop(error)
         mine = f".out-{socket.gethostname()}-"
         for left in self.folder.glob(f"{mine}*"):
             process = left.name.removeprefix(mine)  # no number: of another host, whose name begins like this one's
@@ -91,10 +98,14 @@ class Stage:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if kind is None:
-            outputs = self._publish()
-            self._write_manifest(outputs)
-        shutil.rmtree(self.out, ignore_errors=True)
+        try:
+            if kind is None:
+                self._check_inputs()
+                self._write_manifest(self._publish())
+        except UserError as changed:
+            error = changed
+        finally:
+            shutil.rmtree(self.out, ignore_errors=True)
         if isinstance(error, UserError):
             self._stop(error)
 
@@ -116,31 +127,40 @@ class Stage:
                 "nothing was run; start snakemake again"
             )
 
+    def _check_inputs(self) -> None:
+        """Stop if a file outside `results/` is not the one that the version was planned with."""
+        planned = self.spec["inputs"]
+        now = identify(planned, self.spec["runtime"], FileDigests(DIGESTS))
+        if changed := [name for name in planned if now[name] != planned[name]]:
+            raise UserError(
+                f"the {changed[0]} changed since version {self.spec['version']} was submitted; nothing was filed; "
+                "start snakemake again"
+            )
+
     def _publish(self) -> list[str]:
         """Move the private folder's content into the version's folder; return the names."""
         names = sorted(item.name for item in self.out.iterdir())
         for name in names:
-            target = self.folder / name
-            if target.is_dir():  # left by another writer of the same version: same content
-                target.rename(self.out / f".old-{name}")
-            (self.out / name).rename(target)
+            _replace(self.out / name, self.folder / name, aside=self.out)
         return names
 
     def _write_manifest(self, outputs: list[str]) -> None:
         """Describe the files as they lie on disk; once more if another writer replaced one meanwhile."""
         record = self._record()
-        while True:
-            files = [file for name in outputs for file in _files(self.folder / name)]
-            before = [_mark(file) for file in files]
-            record["outputs"] = {
-                file.relative_to(self.folder).as_posix(): {"sha256": sha256_file(file), "bytes": file.stat().st_size}
-                for file in files
-            }
-            beside = self.out / "manifest.json"
-            beside.write_text(json.dumps(record, indent=1, allow_nan=False))
-            beside.rename(self.folder / "manifest.json")
-            if before == [_mark(file) for file in files]:
-                return
+        for attempt in range(ATTEMPTS):
+            try:
+                files = [file for name in outputs for file in _files(self.folder / name)]
+                before = [_mark(file) for file in files]
+                record["outputs"] = {file.relative_to(self.folder).as_posix(): _describe(file) for file in files}
+                beside = self.out / "manifest.json"
+                beside.write_text(json.dumps(record, indent=1, allow_nan=False))
+                beside.rename(self.folder / "manifest.json")
+                if before == [_mark(file) for file in files]:
+                    return
+            except FileNotFoundError:  # in the middle of another writer's replacing
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(0.1)
 
     def _record(self) -> dict[str, Any]:
         started = psutil.Process().create_time()
@@ -158,8 +178,29 @@ class Stage:
         }
 
 
+def _replace(source: Path, target: Path, aside: Path) -> None:
+    """Rename `source` to `target`; a folder that stands there, of another writer with the same content, goes aside.
+
+    The two renames are not one: another writer's may come between, so they are tried again.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            if target.is_dir():
+                target.rename(aside / f".old-{target.name}-{attempt}")
+            source.rename(target)
+            return
+        except OSError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(0.01 * attempt)
+
+
 def _files(path: Path) -> list[Path]:
     return sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    return {"sha256": sha256_file(file), "bytes": file.stat().st_size}
 
 
 def _mark(file: Path) -> tuple[int, int, int]:

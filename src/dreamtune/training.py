@@ -31,7 +31,7 @@ from dreamtune.batching import Share, TrainingWindows, Window, dropout_seed, val
 from dreamtune.checkpoint import newest, prune, save_adapter, save_checkpoint
 from dreamtune.diffusion import Batch, loss_sums
 from dreamtune.errors import UserError
-from dreamtune.gate import device_gib, open_gate, predict_full
+from dreamtune.gate import device_gib, open_gate, predict, row_lengths
 from dreamtune.model import attach_lora, count_parameters, load, resolve_device
 from dreamtune.optim import learning_rate, make_optimizer, set_learning_rate
 from dreamtune.progress import Progress
@@ -69,7 +69,6 @@ def train_adapter(
     out: Path,
     work: Path,
     gate: Path | None = None,
-    full: TrainConfig | None = None,
 ) -> dict[str, Any]:
     """Train an adapter from the base model, or go on from the newest whole checkpoint in `work`.
 
@@ -78,16 +77,18 @@ def train_adapter(
         out: private, empty folder for what the module's docstring lists.
         work: folder that outlives a killed attempt; several attempts may use it at once.
         gate: smoke's output, which must have passed; None for smoke itself.
-        full: settings of the full run, whose time and memory smoke predicts.
 
     Raises:
         UserError: the gate did not pass, the loss stopped being finite, the memory did not suffice, no training rows.
     """
     gate_passed = open_gate(gate, train.on_failed_gate)
     run = prepare_run(train, model, shards, work)
+    predicted = announce(predict(gate, run.windows), run) if gate else {}
+    need = predicted.get("predicted_memory_gib")
     checks = check_moment(run, "first_window")
-    if gate and train.on_failed_gate == "stop" and canaries.failed(checks):
-        raise UserError(f"the run's own canaries failed: {'; '.join(canaries.failed(checks))}")
+    failed = canaries.failed([*checks, canaries.memory_suffices(0.0, need, device_gib())])
+    if gate and train.on_failed_gate == "stop" and failed:
+        raise UserError(f"the run's own canaries failed: {'; '.join(failed)}")
     resume(run)
     loaded_gib = watch_memory()
     try:
@@ -98,16 +99,24 @@ def train_adapter(
             "train.gradient_checkpointing to true (neither changes the objective)"
         ) from error
     checks += check_moment(run, "last_window")
-    predicted = predict_full(run.windows, run.history, full, loaded_gib)
-    checks.append(canaries.memory_suffices(run.history.peak_gib, predicted["predicted_full_memory_gib"], device_gib()))
+    checks.append(canaries.memory_suffices(run.history.peak_gib, need, device_gib()))
     trainable, parameters = count_parameters(run.model)
     summary = run.history.summary() | predicted | {"gate_passed": gate_passed, "rows": run.windows.rows}
     summary |= {"epochs": train.epochs, "trainable": trainable, "parameters": parameters}
+    summary |= {"loaded_gib": round(loaded_gib, 4), "longest_row": int(row_lengths(run.windows).max())}
     if run.share.process == 0:
         save_adapter(run.model, out / "adapter", model)
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         (out / "gate.json").write_text(json.dumps(canaries.verdict(checks), indent=2) + "\n", encoding="utf-8")
     return {name: summary[name] for name in ("rows", "steps", "tokens", "first_loss", "last_loss", "trainable")}
+
+
+def announce(predicted: dict[str, float], run: Run) -> dict[str, float]:
+    """Say what the smoke run predicts of this one."""
+    if run.share.process == 0:
+        minutes, gib = predicted["predicted_minutes"], predicted["predicted_memory_gib"]
+        print(f"smoke predicts {minutes:.1f} minutes and {gib:.2f} GiB for {run.windows.total} steps", file=sys.stderr)
+    return predicted
 
 
 def fit(run: Run, log: Log) -> None:

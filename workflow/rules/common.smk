@@ -5,14 +5,15 @@ from pathlib import Path
 from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, f"{workflow.basedir}/src")
-from dreamtune.config import parse_config
+from dreamtune.config import Config, parse_config
 from dreamtune.errors import UserError
 from dreamtune.experiments import make_plan, plan_merge
 from dreamtune.plan import RESULTS
 from dreamtune.versions import digest
 
 try:
-    CONFIG = parse_config(config)
+    # A job on a node goes by its frozen config.json alone, whatever has become of the configuration meanwhile.
+    CONFIG = parse_config(config) if workflow.is_main_process else Config(experiments={})
     PLAN, LATEST = make_plan(CONFIG)
     MERGED = plan_merge(PLAN, CONFIG, LATEST)
 except UserError as error:
@@ -23,6 +24,12 @@ MARKERS = {name: f"results/latest/{name}/.published-{digest(links)}" for name, l
 MAIN = workflow.is_main_process and "--report" not in sys.argv
 
 
+def unpublished():
+    """Return the markers that are missing, or whose report was deleted to be made again."""
+    reports = {name: LATEST[name]["report"] / "manifest.json" for name in MARKERS}
+    return [marker for name, marker in MARKERS.items() if not (exists(marker) and exists(reports[name]))]
+
+
 def one_of(names):
     """Return a constraint that matches just these; a finished version is among none, so nothing can re-make it."""
     return "|".join(names) or "(?!)"
@@ -30,7 +37,7 @@ def one_of(names):
 
 wildcard_constraints:
     version=one_of(PLAN.unfinished()) if MAIN else "[0-9a-f]{12}",
-    marker=one_of(m.rpartition("-")[2] for m in MARKERS.values() if not exists(m)) if MAIN else "[0-9a-f]{12}",
+    marker=one_of(marker.rpartition("-")[2] for marker in unpublished()) if MAIN else "[0-9a-f]{12}",
 
 
 container: "containers/dreamtune.sif"

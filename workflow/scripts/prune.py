@@ -1,16 +1,22 @@
-"""Delete the versions that no experiment under results/latest points to.
+"""Delete the versions that no experiment under results/latest needs; merges of those and unfinished work stay.
 
-reads   results/latest/EXPERIMENT/versions.json
+reads   results/latest/EXPERIMENT/versions.json, the config.json of every version
 usage   python workflow/scripts/prune.py
 """
 
 import argparse
+import sys
 
 import _src  # noqa: F401, puts src on the path
 
+from dreamtune.errors import UserError
 from dreamtune.publish import prune
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    for folder in prune():
-        print(f"deleted {folder}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--unfinished", action="store_true", help="delete unfinished versions and checkpoints, too")
+    try:
+        for folder in prune(unfinished=parser.parse_args().unfinished):
+            print(f"deleted {folder}")
+    except UserError as error:
+        sys.exit(f"prune: {error}")

@@ -110,12 +110,16 @@ def _wall_seconds(manifests: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 def _settings(manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return each stage's resolved settings, result and runtime fields together."""
+    """Return each stage's resolved settings: sections with their result and runtime fields together, plain values."""
     settings: dict[str, Any] = {}
     for name, manifest in manifests.items():
-        parts = [manifest.get(kind) or {} for kind in ("settings", "runtime")]
-        sections = sorted({section for part in parts for section in part})
-        settings[name] = {s: {k: v for part in parts for k, v in part.get(s, {}).items()} for s in sections}
+        results, runtime = (manifest.get(kind) or {} for kind in ("settings", "runtime"))
+        settings[name] = {
+            key: results[key]
+            if not isinstance(results.get(key, {}), dict)
+            else results.get(key, {}) | runtime.get(key, {})
+            for key in sorted(results | runtime)
+        }
     return settings
 
 

@@ -93,14 +93,14 @@ def training_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("Trainable parameters", f"{number(run.get('trainable'))} ({percent(share, 2)})"),
         ("Seconds per step", number(run.get("seconds_per_step"))),
         ("Peak memory", DASH if run.get("peak_memory_gib") is None else f"{number(run['peak_memory_gib'])} GiB"),
-        ("Predicted by smoke", _predicted(summary["smoke"])),
+        ("Predicted by smoke", _predicted(run)),
         ("Resumed from", plain(run.get("resumed_from") or "nothing: one go")),
     ]
     return [(name, value) for name, value in facts if DASH not in value.split()] if run else []
 
 
-def _predicted(smoke: dict[str, Any]) -> str:
-    minutes, memory = smoke.get("predicted_full_minutes"), smoke.get("predicted_full_memory_gib")
+def _predicted(run: dict[str, Any]) -> str:
+    minutes, memory = run.get("predicted_minutes"), run.get("predicted_memory_gib")
     return DASH if minutes is None or memory is None else f"{duration(60 * minutes)}, {number(memory)} GiB"
 
 

@@ -55,3 +55,11 @@ class RunOverrides(Section):
         """Return `train` with this run's numbers."""
         given = {name: value for name, value in self.model_dump().items() if value is not None}
         return train.model_copy(update=given)
+
+
+class SmokeOverrides(RunOverrides):
+    """What the smoke run changes of `train`: by default 64 rows for one epoch, each step logged."""
+
+    rows: int | None = result(64, "train only on the first so many rows", ge=1)
+    epochs: int | None = result(1, "passes over the rows", ge=1)
+    log_every: int | None = runtime(1, "optimiser steps between log lines", ge=1)
