@@ -21,4 +21,5 @@ onstart:
 rule all:
     default_target: True
     input:
+        [f"{folders['report']}/manifest.json" for folders in LATEST.values()],  # one that was deleted is made again
         list(MARKERS.values()),

@@ -94,6 +94,9 @@ def test_a_damaged_newest_one_is_skipped(
     found = newest(tmp_path)
     assert found is not None and found.state["step"] == 1
     assert "step-000002 is damaged" in capsys.readouterr().err
+    write(tmp_path, 0, parts)
+    prune(tmp_path, keep=2)
+    assert names(tmp_path) == ["step-000000", "step-000001"], "the damaged one takes no whole one's place"
 
 
 def test_a_damaged_one_is_replaced_a_whole_one_is_kept(tmp_path: Path, parts: Parts) -> None:

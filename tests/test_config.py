@@ -48,6 +48,10 @@ def test_notebook_settings_of_the_default() -> None:
         ({"data": {"files": ["x"], "template": "{question}"}}, "must contain {answer} exactly once"),
         ({"data": {"files": ["x"], "columns": {"reasoning": None}}}, "go together"),
         ({"model": {}}, "model.path: this key is required"),
+        ({"model": None}, "model: this key is required"),
+        ({"model": {"path": "x", "attention": "causal"}}, "no causal objective"),
+        ({"evaluate": {"benchmarks": [{"name": "test", "files": ["y"]}]}}, "cannot be named test"),
+        ({"evaluate": {"benchmarks": [{"name": "x", "files": ["y"]}] * 2}}, "two benchmarks are named x"),
     ],
 )
 def test_mistakes_are_one_line(change: dict, message: str) -> None:
@@ -55,6 +59,19 @@ def test_mistakes_are_one_line(change: dict, message: str) -> None:
         parse_config(LEAST | change)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_part_of_smoke_keeps_the_rest_of_it_small() -> None:
+    smoke = parse_config(LEAST | {"smoke": {"log_every": 2}}).experiments["main"].smoke
+    assert (smoke.rows, smoke.epochs, smoke.log_every) == (64, 1, 2)
+
+
+def test_an_empty_section_changes_nothing_and_null_stays_null() -> None:
+    top = LEAST | {"train": None, "generate": {"sampled": None}}
+    changes = {"a": {"train": {"epochs": 2}}, "b": {"train": None, "generate": {}}, "c": None}
+    experiments = parse_config(top | {"experiments": changes}).experiments
+    assert [experiments[name].train.epochs for name in "abc"] == [2, 3, 3]
+    assert all(experiments[name].generate.sampled is None for name in "abc")
 
 
 def test_experiments_change_single_keys() -> None:

@@ -183,6 +183,7 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, rows: 
     out = tmp_path / "out"
     out.mkdir()
     settings = LikelihoodConfig(draws=4)
+    (tmp_path / "training.json").write_text(json.dumps({"rows": rows}))
     counts = likelihood.evaluate_likelihood(settings, ModelConfig(path="tiny"), shards, tmp_path / "adapter", out)
     content = json.loads((out / "likelihood.json").read_text())
     assert counts == {"rows": rows, "draws": 4, "tokens": 5 * rows}
@@ -235,7 +236,8 @@ def test_a_cut_row_counts_up_to_its_cut(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "shards", {"test": examples(4)}, complete=False)
     assert [e.response for e in likelihood.read_examples(shards, "test")] == [4] * 4
     assert len(likelihood.read_examples(shards, "test", 2)) == 2
-    assert [e.example_id for e in likelihood.read_examples(shards, "test", 2, spread=True)] == [0, 3]
+    assert [e.example_id for e in likelihood.read_examples(shards, "test", 2, spread_over=4)] == [0, 3]
+    assert [e.example_id for e in likelihood.read_examples(shards, "test", 2, spread_over=2)] == [0, 1]
 
 
 def _draws(nll: float, blind: float, base: float | None = None) -> pl.DataFrame:

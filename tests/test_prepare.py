@@ -152,6 +152,17 @@ def test_duplicates_are_dropped_after_the_first_usable_row_whatever_the_batches(
     assert json.loads((out / "audit.json").read_text())["duplicates"] == {"policy": "keep", "rows": 4, "questions": 2}
 
 
+def test_the_test_split_asks_each_question_once(tmp_path: Path) -> None:
+    """Copies of a question are answered alike: counted one by one they would pass for independent evidence."""
+    words = [f"w{4 + i}" for i in range(60)]
+    rows = {"question": words * 3, "reasoning": [""] * 180, "answer": ["w9"] * 180}
+    out, counts = prepare(tmp_path, rows, split=Split(test=0.3, validation=0.2), batch_rows=7)
+    splits = {name: [row["question"] for row in split] for name, split in splits_of(out).items()}
+    asked = set(splits["test"])
+    assert len(splits["test"]) == len(asked) > 5 and counts["dropped"] == {"repeated_test_question": 2 * len(asked)}
+    assert len(splits["train"]) == 3 * len(set(splits["train"])) > 0
+
+
 SPLIT = {"validation": 0.2, "test": 0.3}
 
 
@@ -172,7 +183,8 @@ def test_spellings_of_one_question_never_straddle_the_split(tmp_path: Path) -> N
     found = {name: {question_hash(row["question"]) for row in rows} for name, rows in splits.items()}
     assert not found["train"] & (found["validation"] | found["test"]) and not found["validation"] & found["test"]
     assert counts["rows"] == {name: len(rows) for name, rows in splits.items()}
-    assert 0.2 < counts["rows"]["test"] / 600 < 0.4 and 0.1 < counts["rows"]["validation"] / 600 < 0.3
+    assert counts["dropped"] == {"repeated_test_question": 2 * counts["rows"]["test"]}  # three spellings of each
+    assert 0.2 < 3 * counts["rows"]["test"] / 600 < 0.4 and 0.1 < counts["rows"]["validation"] / 600 < 0.3
     assert json.loads((out / "audit.json").read_text())["contamination"]["question_copies"] == 0
     for name, rows in splits.items():
         hashes = np.array([question_hash(row["question"]) for row in rows], np.uint64)

@@ -4,6 +4,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -123,3 +124,21 @@ def test_a_file_broken_in_the_middle_is_named(tmp_path: Path) -> None:
     rows = open_rows([path], ["q"], 100)
     with pytest.raises(UserError, match=r"q\.parquet cannot be read"):
         list(rows.batches(["q"]))
+
+
+def test_numbers_are_written_in_their_own_precision() -> None:
+    """A reference of 3.140000104904175 would mark 3.14 as wrong."""
+    for kind in (pa.float16(), pa.float32(), pa.float64()):
+        values = np.array([0.1, 3.14, 42.0, np.nan], kind.to_pandas_dtype())
+        assert as_text(pa.array(values, kind)) == ["0.1", "3.14", "42", None]
+
+
+def test_two_columns_of_one_name_and_broken_text_are_one_line(tmp_path: Path) -> None:
+    twice = pa.table([["a"], ["b"]], names=["question", "question"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(UserError, match="2 columns named 'question'"):
+        open_rows([tmp_path / "twice.parquet"], ["question"], 10)
+    broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"]).buffers())
+    pq.write_table(pa.table([broken], names=["question"]), tmp_path / "broken.parquet")
+    with pytest.raises(UserError, match=r"broken\.parquet cannot be read"):
+        list(open_rows([tmp_path / "broken.parquet"], ["question"], 10).batches(["question"]))

@@ -5,14 +5,17 @@ import os
 import shutil
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dreamtune.errors import UserError
 from dreamtune.plan import Plan
+from dreamtune.settings.data import DataConfig
+from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.report import ReportConfig
-from dreamtune.stage import Stage
+from dreamtune.stage import Stage, _replace
 from dreamtune.versions import ROOT, code_digest
 
 SCRIPT = str(ROOT / "workflow/scripts/render_report.py")
@@ -77,6 +80,77 @@ def test_a_second_writer_replaces_whole_folders(folder: Path) -> None:
             (job.out / "adapter/weights").write_text(text)
     assert (folder / "adapter/weights").read_text() == "second"
     assert json.loads((folder / "manifest.json").read_text())["outputs"]["adapter/weights"]["bytes"] == len("second")
+
+
+@pytest.fixture
+def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A planned prepare_shards on a file and a tokenizer of its own; returns the version's folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "resources/tiny-dream", "model", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    Path("rows.parquet").write_bytes(b"first")
+    plan, model = Plan(), ModelConfig(path="model")
+    data = DataConfig(files=["*.parquet"])
+    folder = plan.add("prepare_shards", {"data": data}, ("data", "tokenizer"), unhashed={"model": model})
+    plan.freeze()
+    plan.digests.save()
+    return folder
+
+
+def prepares(folder: Path) -> Stage:
+    script = str(ROOT / "workflow/scripts/prepare_shards.py")
+    return Stage(script, code_digest(script), ["--out", str(folder)])
+
+
+@pytest.mark.parametrize("what", ["data", "a further file", "tokenizer"])
+@pytest.mark.parametrize("when", ["queued", "running"])
+def test_inputs_that_were_replaced_are_not_filed(
+    shards: Path, what: str, when: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def replace() -> None:
+        if what == "tokenizer":
+            Path("model/tokenizer.json").write_text("{}")
+        else:
+            Path("rows.parquet" if what == "data" else "more.parquet").write_bytes(b"other")
+
+    job = prepares(shards)
+    if when == "queued":
+        replace()
+    with pytest.raises(SystemExit), job:
+        assert when == "running", "it must not even start"
+        (job.out / "half.txt").write_text("half")
+        replace()
+    name = "tokenizer" if what == "tokenizer" else "data"
+    assert f"the {name} changed since version {shards.name} was submitted" in capsys.readouterr().err
+    assert [path.name for path in shards.iterdir()] == ["config.json"]
+
+
+def test_a_touched_file_is_the_same_input(shards: Path) -> None:
+    with prepares(shards):
+        os.utime("rows.parquet")
+    assert (shards / "manifest.json").exists()
+
+
+def test_only_the_first_of_several_processes_writes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with stage(folder):
+        pass
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
+def test_writers_that_replace_the_same_folder_at_once_do_not_fail(tmp_path: Path) -> None:
+    target = tmp_path / "adapter"
+
+    def write(name: str) -> None:
+        for number in range(100):
+            source, aside = tmp_path / f"{name}-{number}", tmp_path / f"aside-{name}-{number}"
+            source.mkdir()
+            (source / "weights").write_text("same")
+            aside.mkdir()
+            _replace(source, target, aside)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, "ab"))
+    assert (target / "weights").read_text() == "same"
 
 
 def test_what_a_killed_attempt_left_is_cleared_and_nothing_else(folder: Path) -> None:

@@ -109,6 +109,32 @@ def test_smoke_predicts_the_full_run(train: Train, capsys: pytest.CaptureFixture
     assert "predicted_minutes" not in measured
 
 
+def test_a_loss_that_breaks_at_the_last_step_stops(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop tests each loss before it steps; what the last step did, only validation and canaries can see."""
+    rate = training.learning_rate
+    monkeypatch.setattr(
+        training, "learning_rate", lambda step, total, t: 1e30 if step == total else rate(step, total, t)
+    )
+    with pytest.raises(UserError, match=r"validation loss is nan|validation loss is inf"):
+        train("a")
+    with pytest.raises(UserError, match="loss_finite_last_window"):
+        train("b", validation_rows=0)
+
+
+def test_rows_that_hide_nothing_are_refused(base: ModelConfig, tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "shards", train=1)
+    refused = 0
+    for seed in range(12):
+        out = tmp_path / f"out-{seed}"
+        out.mkdir()
+        try:
+            train_adapter(settings(epochs=1, max_tail=0, seed=seed), base, shards, out, tmp_path / f"work-{seed}")
+        except UserError as error:
+            assert "nothing to learn or to judge" in str(error)
+            refused += 1
+    assert 0 < refused < 12
+
+
 def test_a_run_that_will_not_fit_is_refused_before_it_starts(train: Train) -> None:
     smoke = train("smoke")
     measured = read(smoke, "training.json")
@@ -406,8 +432,12 @@ def test_sigkill_and_two_writers(base: ModelConfig, shards: Path, tmp_path: Path
     assert not (tmp_path / "victim/training.json").exists()
 
 
-def test_two_processes_train_what_one_trains(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
-    """Under torchrun, on the CPU: the same windows, so the same losses but for rounding and dropout's draws."""
+def test_two_processes_train_what_one_trains(base: ModelConfig, tmp_path: Path) -> None:
+    """Under torchrun, on the CPU: the same windows, so the same losses but for rounding and dropout's draws.
+
+    The validation rows make one batch, so that the second process has none and must still take part in the sum.
+    """
+    shards = make_shards(tmp_path / "shards", validation=2)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     both = child(base, shards, tmp_path / "two", tmp_path / "work", 1, *launcher)
     assert both.wait(timeout=240) == 0

@@ -135,6 +135,41 @@ def test_deleted_upstream_is_made_only_for_what_is_new(project: Project) -> None
         aside.rename(shards)
 
 
+def test_a_deleted_report_is_made_again(project: Project) -> None:
+    [report] = (project.folder / "results/render_report").iterdir()
+    aside = project.folder / "aside"
+    report.rename(aside)
+    try:
+        assert project.jobs() == {"render_report": 1}
+    finally:
+        aside.rename(report)
+
+
+def test_smoke_and_full_are_two_versions_even_with_equal_settings(project: Project) -> None:
+    project.edit(MICRO, "full: {rows: 16, epochs: 1", "full: {rows: 8, epochs: 1")
+    assert project.jobs()["train_adapter"] == 1
+
+
+def test_a_node_goes_by_the_frozen_config_whatever_became_of_the_configuration(project: Project) -> None:
+    """On a cluster the Snakefile is parsed again when the job starts, and the configuration may be another by then."""
+    project.edit(MICRO, "learning_rate: 1e-3", "learning_rate: 6e-3")
+    project.snakemake("--until", "prepare_shards")  # freezes what is planned, and makes nothing new
+    frozen = (project.folder / "results/train_adapter").glob("*/config.json")
+    specs = [spec for spec in map(json.loads, (path.read_text() for path in frozen)) if _rate(spec) == 6e-3]
+    [smoke] = [spec for spec in specs if spec["settings"]["run"] == "smoke"]
+    project.edit(MICRO, "learning_rate: 6e-3", "learning_rat: half-saved")
+    project.snakemake(
+        *("--target-jobs", f"train_adapter:version={smoke['version']}", "--allowed-rules", "train_adapter"),
+        *("--mode", "remote", "--force", "--nolock", "--ignore-incomplete"),
+    )
+    folder = project.folder / "results/train_adapter" / smoke["version"]
+    assert _rate(json.loads((folder / "manifest.json").read_text())) == 6e-3
+
+
+def _rate(spec: dict) -> float:
+    return spec["settings"]["train"]["learning_rate"]
+
+
 def test_learning_rate_and_back_executed(project: Project) -> None:
     before, versions = project.manifests(), project.folder / "results/latest/one/versions.json"
     first = versions.read_text()

@@ -18,6 +18,7 @@ import polars as pl
 from dreamtune.adapter_format import read_adapter_config
 from dreamtune.errors import UserError
 from dreamtune.generate import Answer, Request, denoise
+from dreamtune.memory import out_of_memory
 from dreamtune.model import load_to_generate, unwrap
 from dreamtune.parquet_rows import open_rows
 from dreamtune.progress import Progress
@@ -27,6 +28,7 @@ from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta, read_split
 from dreamtune.sources import resolve_files
 from dreamtune.template import render_prompt
+from dreamtune.text import question_hash
 from dreamtune.tokenizer import Tokenizer, load_tokenizer
 
 BATCH_ROWS = 2_000
@@ -91,9 +93,14 @@ def generate_answers(
         questions = [*_test_questions(shards, meta, generate.max_prompts), *own_questions(generate.prompts, prompter)]
     else:
         questions = list(_benchmark_questions(benchmark, prompter, dropped))[: generate.max_prompts]
-    started = time.perf_counter()
-    answers = answer(load_to_generate(model, adapter), tokenizer, questions, generate) if questions else []
-    seconds = time.perf_counter() - started
+    answers: list[Answer] = []
+    seconds = 0.0
+    if questions:
+        with out_of_memory("lower generate.batch_size"):
+            loaded = load_to_generate(model, adapter)
+            started = time.perf_counter()
+            answers = answer(loaded, tokenizer, questions, generate)
+            seconds = time.perf_counter() - started
     _write(questions, answers, tokenizer, generate, out)
     tokens = sum(len(a.tokens) for a in answers)
     summary = {
@@ -143,20 +150,29 @@ def _test_questions(shards: Path, meta: dict[str, Any], max_prompts: int | None)
 
 
 def _benchmark_questions(benchmark: Benchmark, prompter: Prompter, dropped: dict[str, int]) -> Iterator[Question]:
+    """Yield the benchmark's questions, each once; count in `dropped` what is left out, by reason."""
     columns = [benchmark.question, benchmark.answer]
-    number = 0
+    number, asked = 0, set[int]()
     for batch in open_rows(resolve_files(benchmark.files), columns, BATCH_ROWS).batches(columns):
         pairs = list(zip(batch[benchmark.question], batch[benchmark.answer], strict=True))
         prompts = prompter([question or "" for question, _ in pairs])
         for (question, reference), prompt in zip(pairs, prompts, strict=True):
-            missing = (
-                "question" if not (question or "").strip() else "answer" if not (reference or "").strip() else None
-            )
-            if missing or question is None:
-                dropped[f"no_{missing}"] = dropped.get(f"no_{missing}", 0) + 1
+            reason = _left_out(question, reference, asked)
+            if reason or question is None:
+                dropped[reason] = dropped.get(reason, 0) + 1
             else:
+                asked.add(question_hash(question))
                 yield Question(number, question, reference, prompt)
             number += 1
+
+
+def _left_out(question: str | None, reference: str | None, asked: set[int]) -> str:
+    """Return why a row is not asked, or an empty text."""
+    if not (question or "").strip():
+        return "no_question"
+    if not (reference or "").strip():
+        return "no_answer"
+    return "repeated_question" if question_hash(question or "") in asked else ""
 
 
 def _write(

@@ -133,7 +133,7 @@ def _warnings(audit: dict[str, Any], data: DataConfig) -> list[str]:
     if chosen["rows_shortened"]:
         warnings.append(f"{chosen['rows_shortened']} of {rows} rows keep their answer with shortened reasoning")
     if audit["duplicates"]["rows"]:
-        fate = "dropped" if data.duplicates == "drop" else "kept, always in the same split"
+        fate = "dropped" if data.duplicates == "drop" else "kept in training; the test split asks each question once"
         warnings.append(f"{audit['duplicates']['rows']} rows repeat an earlier question ({fate})")
     leak = audit["contamination"]
     if leak["train_rows"]:

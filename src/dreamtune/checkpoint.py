@@ -127,11 +127,15 @@ def is_whole(folder: Path) -> bool:
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint, or None. A damaged one is passed over and named on stderr."""
+    """Return the newest whole checkpoint, or None. A damaged one is named on stderr and deleted.
+
+    Left where it is, it would count among those that `prune` keeps, and cost a whole one its place.
+    """
     for path in _newest_first(folder):
         if not is_whole(path):
             if path.exists():  # not pruned by another writer in the meantime
-                print(f"checkpoint {path} is damaged; looking for the one before it", file=sys.stderr)
+                print(f"checkpoint {path} is damaged; deleted, looking for the one before it", file=sys.stderr)
+                shutil.rmtree(path, ignore_errors=True)
             continue
         try:
             return Checkpoint(

@@ -35,6 +35,7 @@ from dreamtune.model import apply_head, hidden_states
 from dreamtune.progress import Progress
 from dreamtune.settings.likelihood import LikelihoodConfig
 
+HEAD_ROWS = 1024  # rows that pass the head at once; bounds the float32 logits to HEAD_ROWS x vocabulary
 Reading = Callable[[], AbstractContextManager[Any]]  # puts the model into a state: adapter off, adapter on
 
 
@@ -108,8 +109,10 @@ def summed_cross_entropy(model: Any, jobs: Sequence[Job], mask_id: int) -> np.nd
     inputs[rows, columns] = mask_id
     device = next(model.parameters()).device
     hidden = hidden_states(model, inputs.to(device), None if bool(seen.all()) else seen.to(device))  # [B, L, D]
-    logits = apply_head(model, hidden[rows.to(device), columns.to(device)])  # [M, V]
-    losses = cross_entropy(logits.float(), targets.to(device), reduction="none").double().cpu()
+    picked = hidden[rows.to(device), columns.to(device)]  # [M, D]
+    chunks = zip(picked.split(HEAD_ROWS), targets.to(device).split(HEAD_ROWS), strict=True)  # bounds the logits
+    losses = torch.cat([cross_entropy(apply_head(model, h).float(), t, reduction="none") for h, t in chunks])
+    losses = losses.double().cpu()
     return torch.zeros(len(jobs), dtype=torch.float64).index_add_(0, rows, losses).numpy()
 
 

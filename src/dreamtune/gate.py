@@ -1,18 +1,15 @@
 """The smoke run as a gate: whether full may start, and what it will take."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute
-import torch
 
 from dreamtune import canaries
 from dreamtune.batching import TrainingWindows
 from dreamtune.errors import UserError
-from dreamtune.training_log import GIB
 
 
 def open_gate(gate: Path | None, on_failed_gate: str) -> bool | None:
@@ -61,10 +58,3 @@ def row_lengths(windows: TrainingWindows) -> Any:
     """Return the stored length in tokens of each row that is trained on, [rows]."""
     column = windows.split.data.column("input_ids").slice(0, windows.rows)
     return pyarrow.compute.list_value_length(column).to_numpy()
-
-
-def device_gib() -> float:
-    """Return the memory of the GPU, or of the machine."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GIB
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB

@@ -16,6 +16,7 @@ import polars as pl
 from dreamtune.draws import EVERYTHING, nats_per_token
 from dreamtune.elbo import Example, base_and_tuned, evaluate_jobs, heldout_nll, jobs_frame, plan_jobs
 from dreamtune.errors import UserError
+from dreamtune.memory import out_of_memory
 from dreamtune.model import load
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
@@ -29,18 +30,21 @@ TRAIN_DRAWS = 4  # and their draws: the gap needs less precision than the headli
 BINS = 5  # of the mask rate k / L
 
 
-def read_examples(shards: Path, split: str, max_rows: int | None = None, spread: bool = False) -> list[Example]:
+def read_examples(
+    shards: Path, split: str, max_rows: int | None = None, spread_over: int | None = None
+) -> list[Example]:
     """Return the rows of a split up to the first end token of their response; [] for an empty split.
 
-    The first `max_rows`, or, with `spread`, so many at even distances.
+    The first `max_rows`, or, with `spread_over`, so many at even distances among the first `spread_over` rows.
     """
     meta = read_meta(shards)
     end_id = meta["tokenizer"]["end_id"]
     if meta["splits"][split]["rows"] == 0:
         return []
     rows = read_split(shards, split)
-    count = min(max_rows or len(rows), len(rows))
-    chosen = rows.select(np.linspace(0, len(rows) - 1, count).astype(int) if spread else range(count))
+    among = min(spread_over or len(rows), len(rows))
+    count = min(max_rows or among, among)
+    chosen = rows.select(np.linspace(0, among - 1, count).astype(int) if spread_over else range(count))
     examples = []
     for row in chosen:
         tokens, prompt = row["input_ids"], row["prompt_tokens"]
@@ -53,10 +57,15 @@ def read_examples(shards: Path, split: str, max_rows: int | None = None, spread:
 def evaluate_likelihood(
     likelihood: LikelihoodConfig, model: ModelConfig, shards: Path, adapter: Path, out: Path
 ) -> dict[str, Any]:
-    """Write likelihood.parquet and likelihood.json (see the module's docstring); return the counts."""
+    """Write likelihood.parquet and likelihood.json (see the module's docstring); return the counts.
+
+    Args:
+        adapter: PEFT folder within the output of train_adapter, whose training.json says how many rows it saw.
+    """
     examples = read_examples(shards, "test", likelihood.max_rows)
     if examples:
-        frame, canaries = _measure(likelihood, model, shards, adapter, examples)
+        with out_of_memory("lower evaluate.likelihood.batch_tokens"):
+            frame, canaries = _measure(likelihood, model, shards, adapter, examples)
     else:
         frame, canaries = jobs_frame([], nll_base=np.zeros(0), nll_tuned=np.zeros(0)), []
     frame = frame.with_columns(everything_masked=pl.col("draw") == EVERYTHING)
@@ -84,7 +93,8 @@ def _measure(
     [shuffled] = evaluate_jobs(model, readings[1:], exchanged, mask_id, batch_tokens, "shuffled prompts")
 
     few = likelihood.model_copy(update={"draws": min(TRAIN_DRAWS, likelihood.draws)})
-    training = read_examples(shards, "train", min(TRAIN_ROWS, len(examples)), spread=True)
+    trained = json.loads((adapter.parent / "training.json").read_text(encoding="utf-8"))["rows"]
+    training = read_examples(shards, "train", min(TRAIN_ROWS, len(examples)), spread_over=trained)
     seen = [job for job in plan_jobs(training, few) if job.draw != EVERYTHING]
     base, tuned = evaluate_jobs(model, readings, seen, mask_id, batch_tokens, "training rows")
 

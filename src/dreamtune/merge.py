@@ -23,6 +23,7 @@ from dreamtune.draws import nats_per_token
 from dreamtune.elbo import heldout_nll
 from dreamtune.errors import UserError
 from dreamtune.likelihood import read_examples
+from dreamtune.memory import out_of_memory
 from dreamtune.model import load, load_model, resolve_device
 from dreamtune.progress import track
 from dreamtune.settings.likelihood import LikelihoodConfig
@@ -78,7 +79,8 @@ def merge_adapter(
         raise UserError(f"the adapter in {adapter} does not fit {model.path}, which has no {sorted(updates)[0]}")
     summary: dict[str, Any] = {"format": 1, "files": len(files), "merged_weights": modules}
     if shards is not None and likelihood is not None:
-        summary["nll"] = _compare(model, adapter, merged, shards, likelihood)
+        with out_of_memory("lower evaluate.likelihood.batch_tokens, or set model.device to cpu"):
+            summary["nll"] = _compare(model, adapter, merged, shards, likelihood)
     (out / "merge.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return summary
 

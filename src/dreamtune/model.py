@@ -258,6 +258,8 @@ def _from_pretrained(
             output_loading_info=True,
             **options,
         )
+    except torch.OutOfMemoryError:
+        raise  # says nothing of the files; whoever knows what to lower catches it
     except Exception as error:  # a cut file, a shape that differs: the library's own first line says which
         raise UserError(f"cannot read the weights in {folder}: {str(error).strip().splitlines()[0]}") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):

@@ -31,7 +31,7 @@ from dreamtune.settings.data import DataConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shard_writer import ShardWriter
 from dreamtune.sources import resolve_files
-from dreamtune.survey import NO_SPLIT, SPLIT_NAMES, TRAIN, Survey, survey_questions
+from dreamtune.survey import NO_SPLIT, SPLIT_NAMES, TEST, TRAIN, Survey, survey_questions
 from dreamtune.tables import LENGTHS, lengths_table, shard_table
 from dreamtune.tokenizer import Tokenizer, load_tokenizer
 from dreamtune.truncation import fit
@@ -71,9 +71,8 @@ class _Run:
         self.overlap = Overlap(survey.heldout)
         self.dropped: Counter[str] = Counter()
         self.row, self.unknown = 0, 0
-        # Numbers of the questions already kept, needed only where repeats are dropped.
-        self.groups = survey.groups() if data.duplicates == "drop" else None
-        self.taken = np.zeros(0 if self.groups is None else int(self.groups.max()) + 1, bool)
+        self.groups = survey.groups()  # [rows], the number of each row's question
+        self.taken = np.zeros(int(self.groups.max()) + 1, bool)  # [questions], whether a usable row had it already
 
     def write(self, rows: EncodedRows) -> None:
         """Fit, drop and write one batch; the first reason a row meets is the one it is counted under."""
@@ -84,8 +83,11 @@ class _Run:
         contaminated = self._contaminated(rows, (splits == TRAIN) & (dropped == ""), ids)
         if self.data.contaminated == "drop":
             dropped[contaminated] = "contaminated"
-        if self.groups is not None:
-            self._drop_repeats(dropped, self.groups[ids])
+        repeats = self._repeats(dropped, self.groups[ids])
+        if self.data.duplicates == "drop":
+            dropped[repeats] = "duplicate"
+        # Asked twice, a question would count twice, and the tests take questions for independent.
+        dropped[repeats & (splits == TEST) & (dropped == "")] = "repeated_test_question"
         kept = dropped == ""
         from_start = self.data.too_long == "shorten_reasoning" and self.data.shorten_from == "start"
         assert (splits[kept] != NO_SPLIT).all(), "a row without a question was kept"
@@ -127,13 +129,13 @@ class _Run:
         shares[train] = self.overlap.check([rows.questions[i] for i in train], ids[train])
         return shares
 
-    def _drop_repeats(self, dropped: np.ndarray, groups: np.ndarray) -> None:
-        """Keep the first usable row of each question, in this batch and before it."""
-        usable = np.flatnonzero(dropped == "")
+    def _repeats(self, dropped: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """Return [rows] bool: all usable rows but the first of each question, in this batch and before it."""
+        repeats, usable = np.zeros(len(groups), bool), np.flatnonzero(dropped == "")
         first = usable[np.unique(groups[usable], return_index=True)[1]]
-        repeats = np.setdiff1d(usable, first[~self.taken[groups[first]]])
-        dropped[repeats] = "duplicate"
+        repeats[np.setdiff1d(usable, first[~self.taken[groups[first]]])] = True
         self.taken[groups[usable]] = True
+        return repeats
 
 
 def _ahead(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer) -> Iterator[EncodedRows]:

@@ -99,7 +99,7 @@ class Stage:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
-            if kind is None:
+            if kind is None and os.environ.get("RANK", "0") == "0":  # of several processes only the first writes
                 self._check_inputs()
                 self._write_manifest(self._publish())
         except UserError as changed:

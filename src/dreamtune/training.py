@@ -31,14 +31,15 @@ from dreamtune.batching import Share, TrainingWindows, Window, dropout_seed, val
 from dreamtune.checkpoint import newest, prune, save_adapter, save_checkpoint
 from dreamtune.diffusion import Batch, loss_sums
 from dreamtune.errors import UserError
-from dreamtune.gate import device_gib, open_gate, predict, row_lengths
+from dreamtune.gate import open_gate, predict, row_lengths
+from dreamtune.memory import out_of_memory, peak_gib, usable_gib, watch
 from dreamtune.model import attach_lora, count_parameters, load, resolve_device
 from dreamtune.optim import learning_rate, make_optimizer, set_learning_rate
 from dreamtune.progress import Progress
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import read_meta, read_split
-from dreamtune.training_log import History, Log, watch_memory
+from dreamtune.training_log import History, Log
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Run:
     model: PeftModel
     optimizer: torch.optim.Optimizer
     windows: TrainingWindows
+    validates: bool  # the same on every process, also on one whose share of the validation rows is empty
     validation: tuple[Batch, ...]
     share: Share
     checkpoints: Path
@@ -82,24 +84,21 @@ def train_adapter(
         UserError: the gate did not pass, the loss stopped being finite, the memory did not suffice, no training rows.
     """
     gate_passed = open_gate(gate, train.on_failed_gate)
-    run = prepare_run(train, model, shards, work)
-    predicted = announce(predict(gate, run.windows), run) if gate else {}
-    need = predicted.get("predicted_memory_gib")
-    checks = check_moment(run, "first_window")
-    failed = canaries.failed([*checks, canaries.memory_suffices(0.0, need, device_gib())])
-    if gate and train.on_failed_gate == "stop" and failed:
-        raise UserError(f"the run's own canaries failed: {'; '.join(failed)}")
-    resume(run)
-    loaded_gib = watch_memory()
-    try:
+    with out_of_memory(
+        f"at micro_batch {train.micro_batch}, lower train.micro_batch or set train.gradient_checkpointing to true "
+        "(neither changes the objective)"
+    ):
+        run = prepare_run(train, model, shards, work)
+        predicted = announce(predict(gate, run.windows), run) if gate else {}
+        checks = check_start(run, gate is not None, predicted.get("predicted_memory_gib"))
+        resume(run)
+        loaded_gib = watch(run.share.device)
         fit(run, open_log(run, out, work))
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of GPU memory at micro_batch {train.micro_batch}; lower train.micro_batch or set "
-            "train.gradient_checkpointing to true (neither changes the objective)"
-        ) from error
-    checks += check_moment(run, "last_window")
-    checks.append(canaries.memory_suffices(run.history.peak_gib, need, device_gib()))
+        checks += check_moment(run, "last_window")
+    if broken := [check for check in checks if check["name"].startswith("loss_finite") and not check["passed"]]:
+        raise UserError(f"{broken[0]['name']}: the loss is not finite; lower train.learning_rate or raise train.warmup")
+    need = predicted.get("predicted_memory_gib")
+    checks.append(canaries.memory_suffices(run.history.peak_gib, need, usable_gib(run.share.device)))
     trainable, parameters = count_parameters(run.model)
     summary = run.history.summary() | predicted | {"gate_passed": gate_passed, "rows": run.windows.rows}
     summary |= {"epochs": train.epochs, "trainable": trainable, "parameters": parameters}
@@ -109,6 +108,16 @@ def train_adapter(
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         (out / "gate.json").write_text(json.dumps(canaries.verdict(checks), indent=2) + "\n", encoding="utf-8")
     return {name: summary[name] for name in ("rows", "steps", "tokens", "first_loss", "last_loss", "trainable")}
+
+
+def check_start(run: Run, gated: bool, predicted_gib: float | None) -> list[canaries.Check]:
+    """Run the canaries before the first step; a run behind a gate stops here if a hard one fails."""
+    checks = check_moment(run, "first_window")
+    fits = canaries.memory_suffices(0.0, predicted_gib, usable_gib(run.share.device))
+    failed = canaries.failed([*checks, fits])
+    if gated and run.train.on_failed_gate == "stop" and failed:
+        raise UserError(f"the run's own canaries failed: {'; '.join(failed)}")
+    return checks
 
 
 def announce(predicted: dict[str, float], run: Run) -> dict[str, float]:
@@ -163,7 +172,7 @@ def fit(run: Run, log: Log) -> None:
                 progress.advance(note=f"loss {window_loss:.4f}")
             epoch_ends = step % run.windows.per_epoch == 0 or step == total
             if step % train.log_every == 0 or step == total:
-                log.write(history.line(step / run.windows.per_epoch, rate))
+                log.write(history.line(step / run.windows.per_epoch, rate, peak_gib(run.share.device)))
             if step == total or (step % train.validate_every == 0 if train.validate_every else epoch_ends):
                 validate(run, log)
             overdue = time.monotonic() - last_checkpoint > 60 * train.checkpoint_minutes
@@ -174,7 +183,7 @@ def fit(run: Run, log: Log) -> None:
 
 def validate(run: Run, log: Log) -> None:
     """Log the 1/t bound on the validation rows, in nats per response token, under masks that never change."""
-    if not run.validation:
+    if not run.validates:
         return
     run.model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=run.share.device)  # [2]: nats, tokens
@@ -186,8 +195,10 @@ def validate(run: Run, log: Log) -> None:
     run.model.train()
     if run.share.processes > 1:
         sums = reduce(sums, "sum")
-    step = run.history.step
-    log.write({"step": step, "epoch": step / run.windows.per_epoch, "validation_nll": (sums[0] / sums[1]).item()})
+    step, validation_nll = run.history.step, (sums[0] / sums[1]).item()
+    if not math.isfinite(validation_nll):
+        raise UserError(f"step {step}: the validation loss is {validation_nll}; lower train.learning_rate")
+    log.write({"step": step, "epoch": step / run.windows.per_epoch, "validation_nll": validation_nll})
 
 
 def share_gradients(run: Run, sums: Tensor) -> None:
@@ -219,25 +230,20 @@ def prepare_run(train: TrainConfig, base: ModelConfig, shards: Path, work: Path)
     if train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    validates = bool(train.validation_rows and meta["splits"].get("validation", {}).get("rows"))
     return Run(
         train,
         base,
         model,
         make_optimizer(parameters, train, state.device),
         windows,
-        tuple(validation_rows(shards, meta, train, share)),
+        validates,
+        tuple(validation_batches(read_split(shards, "validation"), meta, train, share)) if validates else (),
         share,
         checkpoints=work / "checkpoints",
         fingerprint={"train": train.by_kind()[0], "model": base.by_kind()[0], "splits": meta["splits"]},
         history=History(),
     )
-
-
-def validation_rows(shards: Path, meta: dict[str, Any], train: TrainConfig, share: Share) -> list[Batch]:
-    """Return this process's validation batches; none if the split is empty or `validation_rows` is 0."""
-    if not train.validation_rows or not meta["splits"].get("validation", {}).get("rows"):
-        return []
-    return list(validation_batches(read_split(shards, "validation"), meta, train, share))
 
 
 def resume(run: Run) -> None:
@@ -280,7 +286,12 @@ def check_moment(run: Run, moment: str) -> list[canaries.Check]:
     """Run the canaries on the first or the last window that can be judged, all of it, on every process."""
     steps = range(1, run.windows.total + 1)
     steps = steps if moment == "first_window" else steps[::-1]
-    step = next((step for step in steps if canaries.is_telling(run.windows.noised(step))), steps[0])
+    step = next((step for step in steps if canaries.is_telling(run.windows.noised(step))), None)
+    if step is None:
+        raise UserError(
+            f"in none of the {len(steps)} steps is a response token hidden, so there is nothing to learn or to judge; "
+            "train on more or longer rows, or for more epochs"
+        )
     window: Window = run.windows.window(step, replace(run.share, process=0, processes=1))
     checks = canaries.check_window(run.model, window.batches, run.windows.stored(step), run.windows.ids)
     if moment == "first_window":

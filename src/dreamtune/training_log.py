@@ -4,15 +4,10 @@ All of it is plain JSON and travels in the checkpoint, so that a resumed run's l
 """
 
 import json
-import resource
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
-GIB = 2**30
 ENDS = 5  # log lines averaged for the first and the last loss
 
 
@@ -68,13 +63,13 @@ class History:
             {"loss": loss, "nll": nll, "nll_tokens": nll_tokens, "grad_norm": grad_norm, "tokens": tokens, "s": wall_s}
         )
 
-    def line(self, epoch: float, rate: float) -> dict[str, Any]:
-        """Return the log line of the steps since the last one, and begin anew."""
+    def line(self, epoch: float, rate: float, memory_gib: float) -> dict[str, Any]:
+        """Return the log line of the steps since the last one, and begin anew; `memory_gib` is the peak so far."""
 
         def total(name: str) -> float:
             return sum(record[name] for record in self.pending)
 
-        self.peak_gib = max(self.peak_gib, peak_memory_gib())
+        self.peak_gib = max(self.peak_gib, memory_gib)
         line = {
             "step": self.step,
             "epoch": round(epoch, 6),
@@ -85,7 +80,7 @@ class History:
             "grad_norm": total("grad_norm") / len(self.pending),
             "tokens": self.tokens,
             "tokens_per_s": total("tokens") / max(total("s"), 1e-9),
-            "memory_gib": round(peak_memory_gib(), 4),
+            "memory_gib": round(memory_gib, 4),
             "wall_s": round(self.wall_s, 3),
         }
         self.pending = []
@@ -133,22 +128,6 @@ class Log:
         for name, value in line.items():
             if self.events and value is not None and name != "step":
                 self.events.add_scalar(name, value, line["step"])
-
-
-def peak_memory_gib() -> float:
-    """Return this process's peak so far: allocated on the GPU where there is one in use, else resident."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / GIB
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
-
-
-def watch_memory() -> float:
-    """Return what this process holds now in GiB, and let the GPU's peak be counted from here."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / GIB
-    return peak_memory_gib()
 
 
 def _mean(values: list[float]) -> float | None:

@@ -24,12 +24,6 @@ MARKERS = {name: f"results/latest/{name}/.published-{digest(links)}" for name, l
 MAIN = workflow.is_main_process and "--report" not in sys.argv
 
 
-def unpublished():
-    """Return the markers that are missing, or whose report was deleted to be made again."""
-    reports = {name: LATEST[name]["report"] / "manifest.json" for name in MARKERS}
-    return [marker for name, marker in MARKERS.items() if not (exists(marker) and exists(reports[name]))]
-
-
 def one_of(names):
     """Return a constraint that matches just these; a finished version is among none, so nothing can re-make it."""
     return "|".join(names) or "(?!)"
@@ -37,7 +31,7 @@ def one_of(names):
 
 wildcard_constraints:
     version=one_of(PLAN.unfinished()) if MAIN else "[0-9a-f]{12}",
-    marker=one_of(marker.rpartition("-")[2] for marker in unpublished()) if MAIN else "[0-9a-f]{12}",
+    marker=one_of(m.rpartition("-")[2] for m in MARKERS.values() if not exists(m)) if MAIN else "[0-9a-f]{12}",
 
 
 container: "containers/dreamtune.sif"

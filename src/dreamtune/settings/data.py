@@ -51,7 +51,10 @@ class DataConfig(Section):
         "what happens to a longer example: cut its reasoning and keep the answer, drop it, or cut its end",
     )
     shorten_from: Literal["end", "start"] = result("end", "which end of the reasoning shorten_reasoning cuts")
-    duplicates: Literal["keep", "drop"] = result("keep", "what happens to a second row with the same question")
+    duplicates: Literal["keep", "drop"] = result(
+        "keep",
+        "what happens to a second row with the same question; the test split asks each question once anyway",
+    )
     contaminated: Literal["keep", "drop"] = result(
         "keep", "what happens to a training row that shares an n-gram with a held-out question"
     )

@@ -1,0 +1,83 @@
+"""The links people open, and what may be deleted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamtune.errors import UserError
+from dreamtune.publish import prune, publish
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path("results")
+
+
+def version(stage: str, name: str, *reads: Path, gate: Path | None = None, finished: bool = True) -> Path:
+    folder = Path("results") / stage / name
+    folder.mkdir(parents=True)
+    spec: dict[str, Any] = {"reads": {str(number): str(read) for number, read in enumerate(reads)}}
+    spec["order_only"] = {"gate": str(gate)} if gate else {}
+    (folder / "config.json").write_text(json.dumps(spec))
+    if finished:
+        (folder / "manifest.json").write_text("{}")
+    if stage == "render_report":
+        (folder / "report.html").write_text(name)
+        (folder / "summary.json").write_text("{}")
+    return folder
+
+
+def published(name: str, marker: str, **folders: Path) -> None:
+    links = {key: str(folder) for key, folder in folders.items()}
+    publish(Path(f"results/latest/{name}/.published-{marker}"), links)
+
+
+def test_links_follow_and_those_that_are_no_more_go(results: Path) -> None:
+    first, second = version("render_report", "r1"), version("render_report", "r2")
+    sampled = version("score_answers", "s1")
+    published("one", "aa", **{"report": first, "scores/test/sampled/base": sampled})
+    latest = results / "latest/one"
+    assert (latest / "report.html").read_text() == "r1" and (latest / "scores-test-sampled-base").exists()
+    published("one", "bb", report=second)
+    assert (latest / "report.html").read_text() == "r2"
+    names = {".published-bb", "report", "report.html", "summary.json", "versions.json"}
+    assert {path.name for path in latest.iterdir()} == names
+
+
+def test_a_kill_between_the_links_leaves_no_marker(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published("one", "aa", report=version("render_report", "r1"))
+    second = version("render_report", "r2")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dreamtune.publish._write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        published("one", "bb", report=second)
+    assert not list((results / "latest/one").glob(".published-*"))
+
+
+def test_prune_keeps_what_is_linked_read_merged_or_unfinished(results: Path) -> None:
+    shards, old = version("prepare_shards", "p1"), version("prepare_shards", "p0")
+    smoke = version("train_adapter", "smoke", shards)
+    full = version("train_adapter", "full", shards, gate=smoke)
+    merged = version("merge_adapter", "m1", shards, full)
+    stale = version("train_adapter", "stale", old)
+    dead = version("merge_adapter", "m0", old, stale)
+    waiting = version("train_adapter", "waiting", shards, finished=False)
+    unseen = version("train_adapter", "unseen", shards)
+    report = version("render_report", "new", unseen, finished=False)
+    published("one", "aa", report=version("render_report", "r1", full), full=full, shards=shards)
+    assert set(prune()) == {old, stale, dead}
+    assert all(folder.exists() for folder in (shards, smoke, full, merged, waiting, unseen, report))
+    assert set(prune(unfinished=True)) == {waiting, unseen, report}
+
+
+def test_prune_refuses_to_delete_everything(results: Path) -> None:
+    kept = version("train_adapter", "full")
+    with pytest.raises(UserError, match="no published experiment"):
+        prune()
+    assert kept.exists()
