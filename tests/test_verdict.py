@@ -93,7 +93,7 @@ def test_a_soft_canary_warns_only() -> None:
     fired = SOFT | {"passed": False, "value": -0.01}
     said = decide(FAST, changed(60, 10), nll(-0.5), [HARD, fired], {"smoke": True, "full": True})
     assert said.name == "improved"
-    assert any(reason.startswith("warning: shuffled prompts hurt") for reason in said.reasons)
+    assert any(reason.startswith("warning from likelihood: shuffled prompts hurt") for reason in said.reasons)
 
 
 def test_no_data_is_said_and_never_called_a_change() -> None:
