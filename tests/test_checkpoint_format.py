@@ -68,6 +68,9 @@ def test_bad_checkpoints_are_refused_in_one_line(tmp_path: Path) -> None:
     (index / "model.safetensors").unlink()
     (index / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
     assert "lacks model-1.safetensors" in refusal(path=index)
+    for damaged in ("<html>", "{}", "[]"):
+        (index / "model.safetensors.index.json").write_text(damaged)
+        assert "is no index of weights" in refusal(path=index)
 
 
 def test_weights_that_do_not_fit_the_config_are_refused(tmp_path: Path) -> None:

@@ -67,11 +67,12 @@ def test_prune_keeps_what_is_linked_read_merged_or_unfinished(results: Path) -> 
     merged = version("merge_adapter", "m1", shards, full)
     stale = version("train_adapter", "stale", old)
     dead = version("merge_adapter", "m0", old, stale)
+    never_asked_for = version("merge_adapter", "m2", old, stale, finished=False)
     waiting = version("train_adapter", "waiting", shards, finished=False)
     unseen = version("train_adapter", "unseen", shards)
     report = version("render_report", "new", unseen, finished=False)
     published("one", "aa", report=version("render_report", "r1", full), full=full, shards=shards)
-    assert set(prune()) == {old, stale, dead}
+    assert set(prune()) == {old, stale, dead, never_asked_for}
     assert all(folder.exists() for folder in (shards, smoke, full, merged, waiting, unseen, report))
     assert set(prune(unfinished=True)) == {waiting, unseen, report}
 

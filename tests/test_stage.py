@@ -124,6 +124,21 @@ def test_inputs_that_were_replaced_are_not_filed(
     assert [path.name for path in shards.iterdir()] == ["config.json"]
 
 
+def test_no_training_is_lost_for_what_became_of_the_models_folder_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "resources/tiny-dream", "model", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    plan = Plan()
+    folder = plan.add("train_adapter", {"model": ModelConfig(path="model")}, ("model",))
+    plan.freeze()
+    script = str(ROOT / "workflow/scripts/train_adapter.py")
+    Path("model/notes.txt").write_text("nothing that is read")
+    with Stage(script, code_digest(script), ["--out", str(folder)]):
+        shutil.rmtree("model")
+    assert (folder / "manifest.json").exists()
+
+
 def test_a_touched_file_is_the_same_input(shards: Path) -> None:
     with prepares(shards):
         os.utime("rows.parquet")

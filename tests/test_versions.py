@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from dreamtune import versions
+from dreamtune import inputs
 from dreamtune.errors import UserError
 from dreamtune.inputs import FileDigests
 from dreamtune.versions import code_digest, digest
@@ -83,11 +83,14 @@ def test_file_digests_are_remembered_and_renewed(tmp_path: Path, monkeypatch: py
     digests = FileDigests(memory)
     first = digests.of(file)
     digests.save()
-    monkeypatch.setattr(versions, "sha256_file", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(inputs, "sha256_file", lambda path: pytest.fail("read again"))
     assert FileDigests(memory).of(file) == first
     monkeypatch.undo()
     file.write_text("another")
     assert FileDigests(memory).of(file) != first
+    memory.write_text('{"cut sho')  # a full disk; it is only a memory
+    file.write_text("one")
+    assert FileDigests(memory).of(file) == first
 
 
 def test_model_identity(tmp_path: Path) -> None:

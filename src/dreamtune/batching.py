@@ -36,7 +36,7 @@ class Share:
 
     process: int = 0
     processes: int = 1
-    device: torch.device | str = "cpu"
+    device: torch.device = torch.device("cpu")  # noqa: RUF009, immutable
 
 
 @dataclass(frozen=True)

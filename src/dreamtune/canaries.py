@@ -175,10 +175,9 @@ def starts_from_base(model: PeftModel, batches: Sequence[Batch]) -> Check:
     return _check("starts_from_base", worst == 0.0, worst, "differs from the base by 0")
 
 
-def memory_suffices(peak_gib: float, predicted_gib: float | None, available_gib: float) -> Check:
-    """The run, as measured and as predicted from the smoke run, must fit into the device."""
-    need = max(peak_gib, predicted_gib or 0.0)
-    return _check("memory_suffices", need <= available_gib, need, f"at most {available_gib:.1f} GiB")
+def memory_suffices(peak_gib: float, available_gib: float) -> Check:
+    """The run must fit into the device."""
+    return _check("memory_suffices", peak_gib <= available_gib, peak_gib, f"at most {available_gib:.1f} GiB")
 
 
 def at(moment: str, checks: Sequence[Check]) -> list[Check]:

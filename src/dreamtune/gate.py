@@ -10,6 +10,7 @@ import pyarrow.compute
 from dreamtune import canaries
 from dreamtune.batching import TrainingWindows
 from dreamtune.errors import UserError
+from dreamtune.settings.train import TrainConfig
 
 
 def open_gate(gate: Path | None, on_failed_gate: str) -> bool | None:
@@ -33,24 +34,39 @@ def open_gate(gate: Path | None, on_failed_gate: str) -> bool | None:
     return False
 
 
-def predict(gate: Path, windows: TrainingWindows) -> dict[str, float]:
+def predict(gate: Path, windows: TrainingWindows, device: str) -> dict[str, float]:
     """Predict a run from what smoke measured: minutes by its tokens, memory by its longest row.
 
     Args:
         gate: smoke's output; its training.json says seconds per token, memory at rest and at the peak.
         windows: of the run that is predicted.
+        device: type of the device it runs on, "cpu" or "cuda".
+
+    Returns:
+        predicted_minutes and predicted_memory_gib; {} where smoke ran in another way, so that no rate carries over.
     """
     smoke = json.loads((gate / "training.json").read_text(encoding="utf-8"))
     train, lengths = windows.train, row_lengths(windows)
+    if smoke["ran_as"] != ran_as(train, device):
+        return {}
     halves = 2 if train.complementary and train.objective != "copy" else 1
     documents = min(windows.total * train.global_batch, windows.rows * train.epochs)
     tokens = halves * documents * (float(lengths.mean()) + train.max_tail / 2)
     # Weights stay, activations grow with the longest row; attention's own memory does not grow faster (SDPA).
     growth = max(float(lengths.max()) / smoke["longest_row"], 1.0)
-    memory = smoke["loaded_gib"] + (smoke["peak_memory_gib"] - smoke["loaded_gib"]) * growth
+    activations = max(smoke["peak_memory_gib"] - smoke["loaded_gib"], 0.0)
     return {
         "predicted_minutes": round(smoke["seconds_per_token"] * tokens / 60, 3),
-        "predicted_memory_gib": round(memory, 4),
+        "predicted_memory_gib": round(smoke["loaded_gib"] + activations * growth, 4),
+    }
+
+
+def ran_as(train: TrainConfig, device: str) -> dict[str, Any]:
+    """Return what does not enter a run's result and does decide its speed and memory."""
+    return {
+        "micro_batch": train.micro_batch,
+        "gradient_checkpointing": train.gradient_checkpointing,
+        "device": device,
     }
 
 

@@ -7,6 +7,7 @@ anything: a file that was replaced meanwhile would otherwise be filed under the 
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dreamtune.sources import HUB, resolve_files
 from dreamtune.versions import sha256_file
 from dreamtune.weight_files import weight_files
 
-MODEL_SUFFIXES = {".safetensors", ".json", ".txt", ".model"}
+DIGESTS = Path("results/.digests.json")
 TOKENIZER_FILES = {
     "tokenizer.json",
     "tokenizer_config.json",
@@ -25,6 +26,7 @@ TOKENIZER_FILES = {
     "merges.txt",
     "config.json",
 }
+MODEL_FILES = TOKENIZER_FILES | {"generation_config.json", "model.safetensors.index.json"}  # and all safetensors
 
 
 class FileDigests:
@@ -32,8 +34,10 @@ class FileDigests:
 
     def __init__(self, memory: Path) -> None:
         self.memory = memory
-        self.known: dict[str, list[Any]] = json.loads(memory.read_text()) if memory.exists() else {}
+        self.known: dict[str, list[Any]] = {}
         self.changed = False
+        with suppress(OSError, ValueError):  # none yet, or cut short: then every file is read once more
+            self.known = json.loads(memory.read_text())
 
     def of(self, path: Path) -> str:
         """Return the SHA-256 of `path`."""
@@ -63,7 +67,7 @@ class FileDigests:
         """
         if Path(path).is_dir():
             weight_files(Path(path))
-        return self._identity(path, revision, lambda file: file.suffix in MODEL_SUFFIXES)
+        return self._identity(path, revision, lambda file: file.suffix == ".safetensors" or file.name in MODEL_FILES)
 
     def of_tokenizer(self, path: str, revision: str | None) -> Any:
         """Like `of_model`, for the files that a tokenizer is read from."""

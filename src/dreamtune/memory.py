@@ -11,7 +11,7 @@ import torch
 from dreamtune.errors import UserError
 
 GIB = 2**30
-GPU_RESERVE_GIB = 1.0  # for what torch does not count: the CUDA context, libraries, fragmentation
+RESERVE_GIB = 1.0  # for what is not counted: the CUDA context, libraries, fragmentation, other programs
 
 
 def peak_gib(device: torch.device | str) -> float:
@@ -30,10 +30,10 @@ def watch(device: torch.device | str) -> float:
     return peak_gib(device)
 
 
-def usable_gib(device: torch.device | str) -> float:
-    """Return the GPU's memory less a reserve, or the machine's."""
+def device_gib(device: torch.device | str) -> float:
+    """Return the memory of the GPU, or of the machine."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory / GIB - GPU_RESERVE_GIB
+        return torch.cuda.get_device_properties(device).total_memory / GIB
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
 
 

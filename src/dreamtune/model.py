@@ -283,6 +283,8 @@ def _load_adapter(model: Any, adapter: Path) -> PeftModel:
     read_adapter_config(adapter)
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    except torch.OutOfMemoryError:
+        raise
     except (ValueError, RuntimeError, TypeError) as error:
         problem = " ".join(str(error).split())[:200]
         raise UserError(f"the adapter in {adapter} does not fit the model {model.name_or_path}: {problem}") from error

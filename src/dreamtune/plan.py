@@ -5,12 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dreamtune.inputs import FileDigests, identify
+from dreamtune.inputs import DIGESTS, FileDigests, identify
 from dreamtune.settings.base import Section
 from dreamtune.versions import ROOT, code_digest, digest
 
 RESULTS = Path("results")
-DIGESTS = RESULTS / ".digests.json"
 FORMAT = 1
 
 

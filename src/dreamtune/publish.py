@@ -25,8 +25,9 @@ def publish(marker: Path, links: dict[str, str]) -> None:
     targets |= {name: targets["report"] / name for name in ("report.html", "summary.json")}
     for name, target in targets.items():
         _link(folder / name, target)
-    for gone in [path for path in folder.iterdir() if path.is_symlink() and path.name not in targets]:
-        gone.unlink(missing_ok=True)
+    for path in list(folder.iterdir()):
+        if path.is_symlink() and path.name not in targets and not path.name.startswith("."):  # not another writer's
+            path.unlink(missing_ok=True)
     _write(folder / "versions.json", json.dumps(links, indent=1))
     _write(marker, "")
 
@@ -65,7 +66,7 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     needed = {_name(folder) for versions in published for folder in json.loads(versions.read_text()).values()}
     needed |= {name for name in folders if name.startswith("merge_adapter/") and read[name] <= needed}
     if not unfinished:
-        needed |= {name for name, path in folders.items() if not (path / "manifest.json").exists()}
+        needed |= {name for name, path in folders.items() if _in_the_making(path)}
     waiting = list(needed)
     while waiting:
         new = read.get(waiting.pop(), set()) - needed
@@ -75,6 +76,12 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     for path in stale:
         shutil.rmtree(path)
     return stale
+
+
+def _in_the_making(folder: Path) -> bool:
+    """Whether a version is unfinished; a merge that was planned, as all are, and never asked for is nothing."""
+    asked_for = folder.parent.name != "merge_adapter" or any(path.name != "config.json" for path in folder.iterdir())
+    return asked_for and not (folder / "manifest.json").exists()
 
 
 def _read_by(folder: Path) -> set[str]:

@@ -22,8 +22,7 @@ from typing import Any, TypeVar
 import psutil
 
 from dreamtune.errors import UserError
-from dreamtune.inputs import FileDigests, identify
-from dreamtune.plan import DIGESTS
+from dreamtune.inputs import DIGESTS, FileDigests, identify
 from dreamtune.settings.base import Section
 from dreamtune.versions import ROOT, code_digest, sha256_file
 
@@ -84,7 +83,7 @@ class Stage:
 
     def __enter__(self) -> "Stage":
         try:
-            self._check_inputs()
+            self._check_inputs(list(self.spec["inputs"]))
         except UserError as error:
             self._stop(error)
         mine = f".out-{socket.gethostname()}-"
@@ -100,7 +99,8 @@ class Stage:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             if kind is None and os.environ.get("RANK", "0") == "0":  # of several processes only the first writes
-                self._check_inputs()
+                # What was loaded at the start is in memory: no training is lost for what became of the model's folder.
+                self._check_inputs([name for name in self.spec["inputs"] if name != "model"])
                 self._write_manifest(self._publish())
         except UserError as changed:
             error = changed
@@ -127,11 +127,10 @@ class Stage:
                 "nothing was run; start snakemake again"
             )
 
-    def _check_inputs(self) -> None:
+    def _check_inputs(self, names: list[str]) -> None:
         """Stop if a file outside `results/` is not the one that the version was planned with."""
-        planned = self.spec["inputs"]
-        now = identify(planned, self.spec["runtime"], FileDigests(DIGESTS))
-        if changed := [name for name in planned if now[name] != planned[name]]:
+        now = identify(names, self.spec["runtime"], FileDigests(DIGESTS))
+        if changed := [name for name in names if now[name] != self.spec["inputs"][name]]:
             raise UserError(
                 f"the {changed[0]} changed since version {self.spec['version']} was submitted; nothing was filed; "
                 "start snakemake again"

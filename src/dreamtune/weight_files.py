@@ -18,7 +18,10 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
-        names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{folder / INDEX} is no index of weights; copy or download it again") from error
         missing = [name for name in names if not (folder / name).exists()]
         if missing:
             raise UserError(f"{folder} lacks {missing[0]}, which its {INDEX} names; copy or download it again")
