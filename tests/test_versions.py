@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from dreamtune import inputs
+from dreamtune import inputs, versions
 from dreamtune.errors import UserError
 from dreamtune.inputs import FileDigests
 from dreamtune.versions import code_digest, digest
