@@ -12,9 +12,9 @@ Held-out rows go through the same truncation policy as training rows; see `dream
 """
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from dreamtune.survey import NO_SPLIT, SPLIT_NAMES, TEST, TRAIN, Survey, survey_
 from dreamtune.tables import LENGTHS, lengths_table, shard_table
 from dreamtune.tokenizer import Tokenizer, load_tokenizer
 from dreamtune.truncation import fit
+
+AHEAD = 2  # batches that are tokenised while one is written
 
 
 def prepare_shards(data: DataConfig, model: ModelConfig, out: Path) -> dict[str, Any]:
@@ -139,16 +141,18 @@ class _Run:
 
 
 def _ahead(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer) -> Iterator[EncodedRows]:
-    """Tokenise the next batch on all cores while the last one is written; the tokenizer releases Python's lock."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = None
+    """Tokenise the next batches on all cores while the last one is written; the tokenizer releases Python's lock.
+
+    Two are under way, so that the cores have work while the lists of the other batch are made under the lock.
+    """
+    with ThreadPoolExecutor(AHEAD) as pool:
+        waiting = deque[Future[EncodedRows]]()
         for batch in rows.batches(columns_of(data)):
-            coming = pool.submit(encode_rows, batch, data, tokenizer)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting.result()
+            waiting.append(pool.submit(encode_rows, batch, data, tokenizer))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
