@@ -111,14 +111,18 @@ def test_smoke_predicts_the_full_run(train: Train, capsys: pytest.CaptureFixture
     assert full["predicted_memory_gib"] == pytest.approx(measured["loaded_gib"] + growth * activations, abs=2e-4)
 
 
-def test_a_run_that_will_not_fit_is_refused_until_it_runs_in_another_way(train: Train) -> None:
+def test_a_run_that_will_not_fit_is_refused_until_it_runs_in_another_way(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
     smoke = train("smoke")
     measured = read(smoke, "training.json")
     (smoke / "training.json").write_text(json.dumps(measured | {"peak_memory_gib": 1e6}))
     with pytest.raises(UserError, match=r"needs 1000000\.0 GiB.*lower train\.micro_batch"):
         train("full", smoke)
     assert read(train("full", smoke, on_failed_gate="continue"), "gate.json")["passed"]
+    capsys.readouterr()
     smaller = train("smaller", smoke, micro_batch=1)
+    assert "smoke predicts nothing" in capsys.readouterr().err
     assert "predicted_minutes" not in read(smaller, "training.json")
 
 

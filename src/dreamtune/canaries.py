@@ -31,7 +31,6 @@ FAULTS = {
     "loss_finite": "the loss was not finite",
     "loss_plausible": "the loss was implausible: near zero, or worse than a uniform guess",
     "starts_from_base": "the run did not start from the base model",
-    "memory_suffices": "the memory does not suffice",
 }
 
 
@@ -173,11 +172,6 @@ def starts_from_base(model: PeftModel, batches: Sequence[Batch]) -> Check:
             worst = max(worst, float((adapted - base).abs().max()))
     model.train(training)
     return _check("starts_from_base", worst == 0.0, worst, "differs from the base by 0")
-
-
-def memory_suffices(peak_gib: float, available_gib: float) -> Check:
-    """The run must fit into the device."""
-    return _check("memory_suffices", peak_gib <= available_gib, peak_gib, f"at most {available_gib:.1f} GiB")
 
 
 def at(moment: str, checks: Sequence[Check]) -> list[Check]:

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow.compute
 
 from dreamtune import canaries
-from dreamtune.batching import TrainingWindows
+from dreamtune.batching import Share, TrainingWindows
 from dreamtune.errors import UserError
+from dreamtune.memory import RESERVE_GIB, device_gib
 from dreamtune.settings.train import TrainConfig
 
 
@@ -32,6 +33,26 @@ def open_gate(gate: Path | None, on_failed_gate: str) -> bool | None:
         raise UserError(f"{message}. Mend that, or set train.on_failed_gate to continue for a run judged invalid")
     print(f"{message}; going on as train.on_failed_gate asks, the verdict can only be invalid", file=sys.stderr)
     return False
+
+
+def announce_prediction(gate: Path, windows: TrainingWindows, share: Share) -> dict[str, float]:
+    """Return `predict`, and say it.
+
+    Raises:
+        UserError: more memory than the device has, unless `on_failed_gate` is "continue".
+    """
+    predicted = predict(gate, windows, share.device.type)
+    need, there = predicted.get("predicted_memory_gib", 0.0), device_gib(share.device) - RESERVE_GIB
+    if share.process == 0:
+        said = f"{predicted['predicted_minutes']:.1f} minutes and {need:.2f} GiB" if predicted else "nothing"
+        why = "" if predicted else ", as it ran with another micro_batch, checkpointing or device"
+        print(f"smoke predicts {said} for {windows.total} steps{why}", file=sys.stderr)
+    if need > there and windows.train.on_failed_gate == "stop":
+        raise UserError(
+            f"smoke predicts that this run needs {need:.1f} GiB, and {there:.1f} GiB are there; lower "
+            "train.micro_batch or set train.gradient_checkpointing to true (neither changes the objective)"
+        )
+    return predicted
 
 
 def predict(gate: Path, windows: TrainingWindows, device: str) -> dict[str, float]:

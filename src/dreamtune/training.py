@@ -31,8 +31,8 @@ from dreamtune.batching import Share, TrainingWindows, Window, dropout_seed, val
 from dreamtune.checkpoint import newest, prune, save_adapter, save_checkpoint
 from dreamtune.diffusion import Batch, loss_sums
 from dreamtune.errors import UserError
-from dreamtune.gate import open_gate, predict, ran_as, row_lengths
-from dreamtune.memory import RESERVE_GIB, device_gib, out_of_memory, peak_gib, watch
+from dreamtune.gate import announce_prediction, open_gate, ran_as, row_lengths
+from dreamtune.memory import out_of_memory, peak_gib, watch
 from dreamtune.model import attach_lora, count_parameters, load, resolve_device
 from dreamtune.optim import learning_rate, make_optimizer, set_learning_rate
 from dreamtune.progress import Progress
@@ -89,7 +89,7 @@ def train_adapter(
         "(neither changes the objective)"
     ):
         run = prepare_run(train, model, shards, work)
-        predicted = announce_prediction(run, gate) if gate else {}
+        predicted = announce_prediction(gate, run.windows, run.share) if gate else {}
         checks = check_moment(run, "first_window")
         if gate and train.on_failed_gate == "stop" and (failed := canaries.failed(checks)):
             raise UserError(f"the run's own canaries failed: {'; '.join(failed)}")
@@ -99,7 +99,6 @@ def train_adapter(
         checks += check_moment(run, "last_window")
     if broken := [check for check in checks if check["name"].startswith("loss_finite") and not check["passed"]]:
         raise UserError(f"{broken[0]['name']}: the loss is not finite; lower train.learning_rate or raise train.warmup")
-    checks.append(canaries.memory_suffices(run.history.peak_gib, device_gib(run.share.device)))
     trainable, parameters = count_parameters(run.model)
     summary = run.history.summary() | predicted | {"gate_passed": gate_passed, "rows": run.windows.rows}
     summary |= {"epochs": train.epochs, "trainable": trainable, "parameters": parameters}
@@ -110,28 +109,6 @@ def train_adapter(
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         (out / "gate.json").write_text(json.dumps(canaries.verdict(checks), indent=2) + "\n", encoding="utf-8")
     return {name: summary[name] for name in ("rows", "steps", "tokens", "first_loss", "last_loss", "trainable")}
-
-
-def announce_prediction(run: Run, gate: Path) -> dict[str, float]:
-    """Say what the smoke run predicts of this one.
-
-    Raises:
-        UserError: more memory than the device has, unless `on_failed_gate` is "continue".
-    """
-    predicted = predict(gate, run.windows, run.share.device.type)
-    if not predicted:
-        print("smoke ran with another micro_batch, checkpointing or device, so it predicts nothing", file=sys.stderr)
-        return {}
-    minutes, need = predicted["predicted_minutes"], predicted["predicted_memory_gib"]
-    if run.share.process == 0:
-        print(f"smoke predicts {minutes:.1f} minutes and {need:.2f} GiB for {run.windows.total} steps", file=sys.stderr)
-    there = device_gib(run.share.device) - RESERVE_GIB
-    if need > there and run.train.on_failed_gate == "stop":
-        raise UserError(
-            f"smoke predicts that this run needs {need:.1f} GiB, and {there:.1f} GiB are there; lower "
-            "train.micro_batch or set train.gradient_checkpointing to true (neither changes the objective)"
-        )
-    return predicted
 
 
 def fit(run: Run, log: Log) -> None:
