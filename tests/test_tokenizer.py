@@ -6,6 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 import tokenizers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
 from conftest import SHARED, needs_shared
@@ -39,6 +41,7 @@ def test_word_level_tokenizer_encodes_and_decodes_readably(tmp_path: Path) -> No
     tokenizer = load_tokenizer(str(write_tokenizer(tmp_path)))
     assert tokenizer.encode("what is 3 + 4 ?") == [3, 4, 5, 6, 7, 8]
     assert tokenizer.decode([3, 4, 5, 6, 7, 8, 2, 2]) == "what is 3 + 4 ?"
+    assert tokenizer.pieces([3, 4, 2]) == ["what", " is", ""]
     assert (tokenizer.mask_id, tokenizer.end_id, tokenizer.pad_id, tokenizer.beginning_id) == (1, 2, 2, None)
     assert tokenizer.vocab_size == len(WORDS) and tokenizer.unknown_id == 0
 
@@ -110,6 +113,18 @@ def test_bpe_is_built_from_vocab_and_merges(tmp_path: Path) -> None:
     assert tokenizer.encode("ab") == [256]
     assert len(tokenizer.encode("12")) == 2, "digits are single"
     assert tokenizer.decode([*tokenizer.encode("ab é\n"), 257]) == "ab é\n"
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.integers(0, 258), max_size=12))
+def test_pieces_joined_are_the_text_even_where_tokens_split_a_character(tmp_path: Path, ids: list[int]) -> None:
+    config = {"tokenizer_class": "DreamTokenizer", "mask_token": "<m>", "eos_token": "<e>"}
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<m>": 258, "<e>": 257}))
+    tokenizer = load_tokenizer(str(write_bpe(tmp_path, config)))
+    for tokens in (ids, tokenizer.encode("x " + "é🙂"[: len(ids)])):
+        pieces = tokenizer.pieces(tokens)
+        assert len(pieces) == len(tokens) and "".join(pieces) == tokenizer.decode(tokens)
+    assert tokenizer.pieces(tokenizer.encode("aé")) == ["a", "", "é"]
 
 
 def test_bpe_that_does_not_fit_its_added_tokens_or_class_is_refused(tmp_path: Path) -> None:

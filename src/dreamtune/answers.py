@@ -41,6 +41,7 @@ SCHEMA = pl.Schema(
         "prompt_tokens": pl.Int32(),
         "completion": pl.String(),  # up to the end token
         "tokens": pl.List(pl.Int32()),  # up to and including the first end token
+        "pieces": pl.List(pl.String()),  # the text each of these adds to the completion
         "ended": pl.Boolean(),
         "steps": pl.Int32(),  # denoising steps until the row was finished
         "unmasked_at": pl.List(pl.Int32),  # the step, from 0, at which each token was revealed
@@ -188,6 +189,7 @@ def _write(
             "prompt_tokens": len(question.prompt),
             "completion": completion(a, tokenizer),
             "tokens": a.tokens,
+            "pieces": tokenizer.pieces(a.tokens),
             "ended": a.ended,
             "steps": a.steps,
             "unmasked_at": a.unmasked_at,

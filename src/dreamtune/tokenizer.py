@@ -30,6 +30,7 @@ QWEN2_WORDS = (
 )
 # An encoded token takes some 100 bytes until its ids are copied out; this bounds that to about 150 MB.
 CHUNK_CHARACTERS = 3_000_000
+BROKEN = "\ufffd"  # what a decoder writes for bytes that are no character, or not yet one
 
 
 class Tokenizer:
@@ -74,6 +75,22 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         """Return the text of `ids`, special tokens dropped."""
         return self.backend.decode(list(ids), skip_special_tokens=True)
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """Return the text each token adds to that before it; joined they are `decode(ids)`.
+
+        Of a character whose bytes are spread over several tokens, the last of them carries all.
+        """
+        alone = [self.decode([i]) for i in ids]
+        if "".join(alone) == self.decode(ids):
+            return alone
+        pieces, done = [], ""
+        for end in range(1, len(ids) + 1):
+            text = self.decode(ids[:end])
+            whole = end == len(ids) or not text.endswith(BROKEN)
+            pieces.append(text[len(done) :] if whole else "")
+            done = text if whole else done
+        return pieces
 
     def special_ids(self) -> set[int]:
         """Return the ids that steer the model and must not come out of a row's text."""
