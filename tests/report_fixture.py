@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,9 @@ def write_answers(root: Path, key: str, questions: int, share: float, samples: i
             right = ((i * 37 + sample * 11) % questions) < share * questions
             total = 2 * i + 3
             text = TEMPLATE.format(n=i, m=i + 3, sum=total if right else total + 1)
+            text += "" if rows else f"\n{HOSTILE} {BIDI}"
             rows.append(_answer(i, sample, f"What is {i} + {i + 3}?", str(total), text))
     rows[0]["question"] += HOSTILE
-    rows[0]["completion"] += f"\n{HOSTILE} {BIDI}"
     rows.append(_answer(-1, 0, "Who are you?", None, "a model " * 40))
     pl.DataFrame(rows, schema_overrides={"sample": pl.Int32, "answer": pl.String}).write_parquet(
         folder / "answers.parquet"
@@ -56,9 +57,12 @@ def write_answers(root: Path, key: str, questions: int, share: float, samples: i
 
 
 def _answer(example_id: int, sample: int, question: str, answer: str | None, completion: str) -> dict[str, Any]:
-    tokens = [zlib.crc32(word.encode()) % 1000 for word in completion.split()]
+    pieces = re.findall(r"\s*\S+", completion)
+    tokens = [zlib.crc32(piece.encode()) % 1000 for piece in pieces]
+    steps = [i * 7 % len(pieces) for i in range(len(pieces))]
     fields = {"example_id": example_id, "sample": sample, "question": question, "answer": answer}
-    return fields | {"completion": completion, "tokens": tokens, "ended": example_id >= 0}
+    made = {"completion": completion, "tokens": tokens, "pieces": pieces, "unmasked_at": steps}
+    return fields | made | {"ended": example_id >= 0}
 
 
 def _shards(root: Path) -> Path:

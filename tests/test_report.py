@@ -14,8 +14,8 @@ import vl_convert
 
 from dreamtune.errors import UserError
 from dreamtune.report.reads import finite
-from dreamtune.report.render import chart_library, json_for_script, render_report
-from dreamtune.report.text import duration, number, percent, points, reveal
+from dreamtune.report.render import chart_library, render_report
+from dreamtune.report.text import duration, json_for_script, number, percent, points, reveal
 from dreamtune.settings.report import Comparison, ReportConfig
 from report_fixture import BIDI, HOSTILE, write_answers, write_reads
 
@@ -34,6 +34,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
+        self.replays = 0
         self.text = ""
         self.inside: str | None = None
         self.feed(html)
@@ -43,6 +44,7 @@ class Page(HTMLParser):
         self.inside = tag
         if tag == "script":
             self.scripts.append("")
+            self.replays += dict(attrs).get("class") == "steps"
 
     def handle_endtag(self, tag: str) -> None:
         self.inside = None
@@ -114,7 +116,9 @@ def test_model_output_is_text_and_nothing_else(made: Any) -> None:
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     kinds = [attributes.get("type") for tag, attributes in page.tags if tag == "script"]
     assert kinds.count(None) == 2  # the chart library and the page's own
-    assert not any("owned" in script for script in page.scripts)
+    replays = [s for s in page.scripts if s.startswith('{"base"')]
+    assert len(replays) == page.replays > 0 and not any(c in "".join(replays) for c in "<>&\u202e")
+    assert not any("owned" in script for script in page.scripts if not script.startswith('{"base"'))
     assert HOSTILE in page.text  # shown, not run
     assert not any(c in html for c in BIDI if ord(c) > 127)
     assert "⟨U+202E⟩drawkcab⟨U+2066⟩⟨U+200B⟩" in page.text
@@ -131,7 +135,7 @@ def test_hostile_names_of_settings_and_titles_are_escaped(tmp_path: Path) -> Non
     html, _, _ = render(reads, tmp_path / "out", title=HOSTILE)
     page = Page(html)
     assert not any(tag == "img" for tag, _ in page.tags)
-    assert not any("owned" in script for script in page.scripts)
+    assert not any("owned" in script for script in page.scripts if not script.startswith('{"base"'))
 
 
 def test_json_for_script_cannot_leave_its_element() -> None:
@@ -144,12 +148,11 @@ def test_json_for_script_cannot_leave_its_element() -> None:
 def test_every_chart_draws_and_has_a_table(made: Any) -> None:
     html, _, _ = made
     page = Page(html)
-    ids = [a["id"] for tag, a in page.tags if tag == "script" and a.get("type") == "application/json"]
-    specs = [
-        s for s, (_, a) in zip(page.scripts, [t for t in page.tags if t[0] == "script"], strict=True) if a.get("type")
-    ]
+    scripts = zip(page.scripts, [a for tag, a in page.tags if tag == "script"], strict=True)
+    by_id = {a["id"]: text for text, a in scripts if a.get("id")}
+    ids, specs = set(by_id), list(by_id.values())
     names = {"accuracy", "mask-rate", "loss", "validation", "learning-rate", "lengths", "truncation", "stages", "speed"}
-    assert set(ids) == {f"spec-{name}" for name in names}
+    assert ids == {f"spec-{name}" for name in names}
     for spec in specs:
         svg = vl_convert.vegalite_to_svg({**json.loads(spec), "width": 600})
         marks = re.findall(r'<path [^>]*role="graphics-symbol"[^>]* d="([^"]*)"', svg)
@@ -167,7 +170,7 @@ def test_page_can_be_used_without_a_mouse_and_a_screen(made: Any) -> None:
     assert all(a.get("aria-label") for t, a in page.tags if a.get("role") == "region")
     assert any(t == "html" and a.get("lang") == "en" for t, a in page.tags)
     assert any(a.get("name") == "viewport" for _, a in page.tags)
-    assert all(a.get("aria-pressed") in ("true", "false") for t, a in page.tags if t == "button")
+    assert all(a.get("aria-pressed") in ("true", "false") for t, a in page.tags if t == "button" and "data-filter" in a)
     assert all(a.get("scope") for t, a in page.tags if t == "th")
 
 
@@ -269,17 +272,26 @@ def test_warnings_of_packages_and_lengths(tmp_path: Path) -> None:
 
 def test_examples_are_bounded_and_of_every_kind(tmp_path: Path, made: Any) -> None:
     html, _, _ = made
-    kinds = re.findall(r'<article class="answer" data-kind="(\w+)"', html)
+    found = re.findall(r'<article class="answer" data-kind="(\w+)" [^>]*data-where="([^"]*)"', html)
+    assert {where for _, where in found} == {"test · greedy", "test · sampled"}
+    kinds = [kind for kind, where in found if where == "test · greedy"]
     assert len(kinds) == 61 and {"won", "wrong", "right", "ungraded"} <= set(kinds)
     reads = write_reads(tmp_path / "reads", questions=12)
     html, _, _ = render(reads, tmp_path / "out", examples=0)
     assert html.count("<article") == 1  # the user's own prompt is always shown
     for who in ("base", "tuned"):
         file = reads[f"answers/test/greedy/{who}"] / "answers.parquet"
-        pl.read_parquet(file).with_columns(completion=pl.lit("x" * 1_000_000)).write_parquet(file)
+        text = "<數\u202e&" * 100_000  # each character becomes several in the page
+        pieces = [[f"<&{i}" for i in range(5_000)]] * 13
+        steps = [list(range(5_000))] * 13
+        long = pl.read_parquet(file).with_columns(
+            completion=pl.lit(text), pieces=pl.Series(pieces), unmasked_at=pl.Series(steps)
+        )
+        long.write_parquet(file)
     shutil.rmtree(tmp_path / "out")
     html, _, _ = render(reads, tmp_path / "out", examples=1000)
-    assert len(html.encode()) < 6_000_000 and "994,000 more characters" in html
+    assert len(html.encode()) < 6_000_000 and "394,000 more characters" in html and "3,976 more tokens" in html
+    assert html.count("<article") > 1
 
 
 def test_numbers_for_people() -> None:

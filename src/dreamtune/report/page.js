@@ -24,18 +24,84 @@
   const buttons = [...document.querySelectorAll("[data-filter]")];
   const answers = [...document.querySelectorAll("[data-kind]")];
   const count = document.getElementById("shown");
+  const where = document.getElementById("where");
+  const find = document.getElementById("find");
+  const filter = () => {
+    const wanted = buttons.find((button) => button.getAttribute("aria-pressed") === "true").dataset.filter;
+    const words = find.value.trim().toLowerCase();
+    let shown = 0;
+    for (const answer of answers) {
+      const kind =
+        wanted === "all" || (wanted === "changed" ? answer.dataset.changed === "yes" : answer.dataset.kind === wanted);
+      const place = !where || !where.value || answer.dataset.where === where.value;
+      answer.hidden = !(kind && place && (!words || answer.textContent.toLowerCase().includes(words)));
+      shown += answer.hidden ? 0 : 1;
+    }
+    count.textContent = `${shown} shown`;
+  };
   for (const button of buttons) {
     button.addEventListener("click", () => {
-      const wanted = button.dataset.filter;
       for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
-      let shown = 0;
-      for (const answer of answers) {
-        const fits =
-          wanted === "all" || (wanted === "changed" ? answer.dataset.changed === "yes" : answer.dataset.kind === wanted);
-        answer.hidden = !fits;
-        shown += fits ? 1 : 0;
-      }
-      count.textContent = `${shown} shown`;
+      filter();
     });
+  }
+  if (where) where.addEventListener("change", filter);
+  if (find) find.addEventListener("input", filter);
+
+  // The scrubber: tokens appear at the step that unmasked them, and keep that step's colour.
+  const REPLAY_MS = 5000;
+  const tokensOf = (pre, { pieces, steps }, last) => {
+    pre.textContent = "";
+    return pieces.map((piece, i) => {
+      const token = pre.appendChild(document.createElement("span"));
+      token.textContent = piece;
+      token.title = `step ${steps[i] + 1}`;
+      token.style.setProperty("--at", last > 1 ? steps[i] / (last - 1) : 0);
+      return { token, step: steps[i] };
+    });
+  };
+  for (const controls of document.querySelectorAll(".replay")) {
+    const article = controls.parentElement;
+    const [play, slider, output] = controls.children;
+    const replays = JSON.parse(article.querySelector(".steps").textContent);
+    const last = Math.max(...Object.values(replays).flatMap((replay) => replay.steps)) + 1;
+    let tokens = null;
+    let timer = null;
+    const show = (step) => {
+      tokens ??= Object.entries(replays).flatMap(([who, replay]) =>
+        tokensOf(article.querySelector(`[data-who="${who}"]`), replay, last),
+      );
+      for (const { token, step: at } of tokens) {
+        token.className = `token${at >= step ? " hidden" : at === step - 1 && step < last ? " new" : ""}`;
+        token.setAttribute("aria-hidden", String(at >= step));
+      }
+      slider.value = step;
+      output.textContent = `step ${step} of ${last}, blue: unmasked early, amber: late`;
+      slider.setAttribute("aria-valuetext", `step ${step} of ${last}`);
+    };
+    const pause = () => {
+      clearInterval(timer);
+      timer = null;
+      play.textContent = "Replay";
+    };
+    slider.max = last;
+    slider.value = last;
+    output.textContent = `${last} denoising steps`;
+    slider.addEventListener("input", () => {
+      pause();
+      show(Number(slider.value));
+    });
+    play.addEventListener("click", () => {
+      if (timer) return pause();
+      let step = Number(slider.value) >= last ? 0 : Number(slider.value);
+      play.textContent = "Pause";
+      show(step);
+      timer = setInterval(() => {
+        step += 1;
+        show(step);
+        if (step >= last) pause();
+      }, REPLAY_MS / last);
+    });
+    controls.hidden = false;
   }
 })();

@@ -17,10 +17,10 @@ import vl_convert
 from markupsafe import Markup
 
 from dreamtune.report import charts, view
-from dreamtune.report.explorer import KINDS, choose_examples
+from dreamtune.report.explorer import KINDS, choose_answers
 from dreamtune.report.reads import Reads
 from dreamtune.report.summary import build_summary, length_warning
-from dreamtune.report.text import reveal
+from dreamtune.report.text import json_for_script, reveal
 from dreamtune.settings.report import Comparison, ReportConfig
 
 HERE = Path(__file__).parent
@@ -81,7 +81,7 @@ def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str,
         settings=view.settings_tables(summary),
         provenance=view.provenance_rows(manifests),
         figures={figure.name: figure for figure in drawn},
-        examples=choose_examples(reads, "test", "greedy", report.examples),
+        examples=choose_answers(reads, report.examples),
         kinds=KINDS,
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
@@ -100,12 +100,6 @@ def figures(reads: Reads, summary: dict[str, Any], audit: dict[str, Any]) -> lis
         charts.stages_figure(summary["wall_s"]),
     ]
     return [figure for figure in drawn if figure is not None]
-
-
-def json_for_script(value: Any) -> Markup:
-    """Return JSON that cannot end its <script> element or open a comment in it."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False)
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 @lru_cache(maxsize=1)

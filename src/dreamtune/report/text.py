@@ -1,7 +1,10 @@
 """Numbers for people, and hostile text made harmless to look at (escaping is the template engine's part)."""
 
+import json
 import unicodedata
 from typing import Any
+
+from markupsafe import Markup
 
 DASH = "–"
 LONGEST = 6_000  # characters of one text that the report shows
@@ -20,6 +23,12 @@ def reveal(text: str | None, longest: int = LONGEST) -> str:
 
 def _hidden(character: str) -> bool:
     return character not in VISIBLE and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+
+
+def json_for_script(value: Any) -> Markup:
+    """Return JSON that cannot end its <script> element or open a comment in it."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def percent(share: float | None, digits: int = 1) -> str:
