@@ -7,6 +7,9 @@ if not workflow.config_settings.configfiles:  # else both files would be merged,
     configfile: "config/config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"

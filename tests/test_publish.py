@@ -47,6 +47,48 @@ def test_links_follow_and_those_that_are_no_more_go(results: Path) -> None:
     assert {path.name for path in latest.iterdir()} == names
 
 
+def test_the_index_lists_every_experiment_whatever_its_name_and_summary(results: Path) -> None:
+    reports = {name: version("render_report", name) for name in ("good", "<b>x", "old", "broken")}
+    side = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40}
+    change = {"value": 0.1, "low": None, "high": None}
+    summary = {
+        "format": 1,
+        "verdict": "improved",
+        "accuracy": {"base": side, "tuned": side, "gain": change},
+        "nll": {"base": side, "tuned": side, "delta": change},
+        "canaries": [{"hard": True, "passed": True}, {"hard": True, "passed": False}, {"hard": False, "passed": False}],
+    }
+    for name in ("good", "<b>x"):
+        (reports[name] / "summary.json").write_text(json.dumps(summary))
+    (reports["old"] / "summary.json").write_text(json.dumps(summary | {"format": 0}))
+    (reports["broken"] / "summary.json").write_text("{")
+    for name, report in reports.items():
+        published(name, "aa", report=report)
+    page = (results / "latest/index.html").read_text()
+    assert 'href="good/report.html">good</a>' in page and "1 of 2 passed" in page and "n = 40" in page
+    assert 'href="%3Cb%3Ex/report.html">&lt;b&gt;x</a>' in page and "<b>x" not in page
+    assert "has format 0, not 1" in page and "cannot be read (JSONDecodeError)" in page
+    assert "4 experiments" in page
+
+
+def test_the_index_sees_an_experiment_published_while_it_was_written(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published("one", "aa", report=version("render_report", "r1"))
+    replace = Path.replace
+
+    def another_at_the_same_time(path: Path, target: Path) -> Path:
+        if Path(target).name == "index.html" and not (results / "latest/two").exists():
+            monkeypatch.setattr(Path, "replace", replace)
+            monkeypatch.setattr("os.getpid", lambda: 1)  # it is another process
+            published("two", "aa", report=version("render_report", "r2"))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", another_at_the_same_time)
+    published("one", "bb", report=version("render_report", "r3"))
+    assert 'href="two/report.html"' in (results / "latest/index.html").read_text()
+
+
 def test_a_kill_between_the_links_leaves_no_marker(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published("one", "aa", report=version("render_report", "r1"))
     second = version("render_report", "r2")

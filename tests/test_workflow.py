@@ -54,6 +54,18 @@ def test_everything_is_written(finished: Project) -> None:
         assert {"job.log", "benchmark.tsv", "config.json"} <= {p.name for p in (finished.folder / folder).iterdir()}
 
 
+def test_snakemakes_own_report_holds_ours_with_captions(finished: Project) -> None:
+    finished.snakemake("--report", "workflow.html")
+    page = (finished.folder / "workflow.html").read_text()
+    assert "ends in one verdict" in page and "report.html" in page and "summary.json" in page
+    assert page.count("of experiment <strong>one</strong>") == 2
+    assert finished.jobs() == {}
+
+
+def test_the_index_lists_the_experiment(finished: Project) -> None:
+    assert 'href="one/report.html"' in (finished.folder / "results/latest/index.html").read_text()
+
+
 def test_nothing_re_runs(project: Project) -> None:
     assert project.jobs() == {}
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from dreamtune.errors import UserError
 from dreamtune.plan import RESULTS
+from dreamtune.report.index import render_index
 
 LATEST = RESULTS / "latest"
 
 
 def publish(marker: Path, links: dict[str, str]) -> None:
-    """Replace each link atomically, remove those that are no more, write `versions.json`, and last the `marker`.
+    """Replace each link atomically, remove those that are no more, list the experiment, and last write the `marker`.
 
     Markers of other publications go first: whatever happens in between, no marker stands for links it did not set.
     """
@@ -29,7 +30,20 @@ def publish(marker: Path, links: dict[str, str]) -> None:
         if path.is_symlink() and path.name not in targets and not path.name.startswith("."):  # not another writer's
             path.unlink(missing_ok=True)
     _write(folder / "versions.json", json.dumps(links, indent=1))
+    write_index(folder.parent)
     _write(marker, "")
+
+
+def write_index(latest: Path) -> None:
+    """Write `latest`/index.html from every experiment's summary.json.
+
+    Publications may run side by side without a lock: each looks again after writing, so the last page written has seen
+    every link set before it.
+    """
+    written = None
+    while (page := render_index(latest)) != written:
+        _write(latest / "index.html", page)
+        written = page
 
 
 def _link(link: Path, target: Path) -> None:

@@ -20,7 +20,8 @@ except UserError as error:
     sys.exit(f"dreamtune: {error}")
 
 LINKS = {name: [f"{key}={folder}" for key, folder in folders.items()] for name, folders in LATEST.items()}
-MARKERS = {name: f"results/latest/{name}/.published-{digest(links)}" for name, links in LINKS.items()}
+LAYOUT = 2  # of results/latest; a higher number publishes everything once more
+MARKERS = {name: f"results/latest/{name}/.published-{digest([LAYOUT, links])}" for name, links in LINKS.items()}
 MAIN = workflow.is_main_process and "--report" not in sys.argv
 
 
@@ -47,6 +48,11 @@ shell.prefix(f"set -euo pipefail; export {PYTHON} PYTHONUNBUFFERED=1; ")
 def inputs_of(stage):
     """Return the input function of a stage: the manifests of what its version reads."""
     return lambda wildcards: PLAN.inputs_of(stage, wildcards.version)
+
+
+def experiment_of(wildcards):
+    """Return the name of the experiment that a report's version belongs to."""
+    return PLAN["render_report", wildcards.version]["settings"]["experiment"]
 
 
 def gpus(stage):

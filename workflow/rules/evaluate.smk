@@ -51,6 +51,18 @@ rule render_report:
     input:
         unpack(inputs_of("render_report")),
     output:
+        html=report(
+            "results/render_report/{version}/report.html",
+            caption="../report/verdict.rst",
+            category="Verdicts",
+            labels=lambda w: {"experiment": experiment_of(w), "file": "report"},
+        ),
+        summary=report(
+            "results/render_report/{version}/summary.json",
+            caption="../report/summary.rst",
+            category="Verdicts",
+            labels=lambda w: {"experiment": experiment_of(w), "file": "summary"},
+        ),
         manifest="results/render_report/{version}/manifest.json",
     log:
         "results/render_report/{version}/job.log",
@@ -58,5 +70,6 @@ rule render_report:
         "results/render_report/{version}/benchmark.tsv"
     params:
         folder=subpath(output.manifest, parent=True),
+        experiment=experiment_of,
     shell:
         "python3 workflow/scripts/render_report.py --out {params.folder} 2>&1 | tee {log}"

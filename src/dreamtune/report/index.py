@@ -1,0 +1,75 @@
+"""`results/latest/index.html`: every experiment that has been published, its verdict and a link to its report."""
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+
+from dreamtune.report.text import DASH, nats, percent, points, reveal
+from dreamtune.report.view import MOODS
+
+HERE = Path(__file__).parent
+FORMAT = 1  # of the summary.json this reads
+
+
+def render_index(latest: Path) -> str:
+    """Return the page for all `latest`/EXPERIMENT/summary.json, in the order of their names."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string((HERE / "index.html.j2").read_text(encoding="utf-8")).render(
+        experiments=[_experiment(path) for path in sorted(latest.glob("*/summary.json"))],
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+    )
+
+
+def _experiment(path: Path) -> dict[str, Any]:
+    """Return one line of the page; an unreadable summary, or one of another format, is said to be that."""
+    name = path.parent.name
+    line = {"name": reveal(name, 200), "link": f"{quote(name)}/report.html", "mood": ""}
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if summary["format"] != FORMAT:
+            return line | {"verdict": f"summary.json has format {summary['format']}, not {FORMAT}", "cells": []}
+        return line | {
+            "verdict": reveal(summary["verdict"], 200),
+            "mood": MOODS.get(summary["verdict"], ""),
+            "cells": [*_measures(summary), _canaries(summary["canaries"]), (_day(path), "")],
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return line | {"verdict": f"summary.json cannot be read ({type(error).__name__})", "cells": []}
+
+
+def _measures(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return accuracy, gain and NLL as (number, its interval)."""
+    accuracy, nll = summary["accuracy"], summary["nll"]
+    gain = accuracy["gain"]
+    limits = f"{points(gain['low'])} to {points(gain['high'])}" if gain["low"] is not None else ""
+    delta = nll["delta"]
+    nll_limits = f"{nats(delta['low'], True)} to {nats(delta['high'], True)}" if delta["low"] is not None else ""
+    return [
+        (
+            _arrow(percent(accuracy["base"]["value"]), percent(accuracy["tuned"]["value"])),
+            f"n = {accuracy['base']['n']}",
+        ),
+        (points(gain["value"]), limits),
+        (_arrow(nats(nll["base"]["value"]), nats(nll["tuned"]["value"])), nll_limits),
+    ]
+
+
+def _canaries(checks: list[dict[str, Any]]) -> tuple[str, str]:
+    hard = [check["passed"] for check in checks if check["hard"]]
+    return (f"{hard.count(True)} of {len(hard)} passed" if hard else "not run", "")
+
+
+def _day(path: Path) -> str:
+    manifest = path.parent / "report/manifest.json"
+    started = json.loads(manifest.read_text(encoding="utf-8")).get("started") if manifest.exists() else None
+    return str(started)[:16].replace("T", " ") if started else DASH
+
+
+def _arrow(before: str, after: str) -> str:
+    return DASH if DASH in (before, after) else f"{before} → {after}"
