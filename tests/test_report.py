@@ -13,6 +13,7 @@ import pytest
 import vl_convert
 
 from dreamtune.errors import UserError
+from dreamtune.report.charts import lengths_figure
 from dreamtune.report.reads import finite
 from dreamtune.report.render import chart_library, render_report
 from dreamtune.report.text import duration, json_for_script, number, percent, points, reveal
@@ -159,6 +160,19 @@ def test_every_chart_draws_and_has_a_table(made: Any) -> None:
         assert marks and "NaN" not in svg
         assert not any(re.match(r"M[\d.,]+h0v", d) for d in marks), "bars of no width"
     assert html.count("The same as a table") == len(names)
+
+
+@pytest.mark.parametrize("limit", [64, 61, 1000, None])
+def test_no_bar_of_lengths_stands_on_both_sides_of_the_limit(limit: int | None) -> None:
+    tokens = [5, 60, 61, 62, 64, 64, 170]
+    figure = lengths_figure(pl.DataFrame({"tokens": tokens}), limit)
+    assert figure is not None
+    first = figure.spec["layer"][0] if "layer" in figure.spec else figure.spec
+    bars = first.get("data", figure.spec.get("data"))["values"]
+    assert sum(bar["rows"] for bar in bars) == len(tokens)
+    for bar in bars:
+        assert bar["rows"] == sum(bar["from"] < t <= bar["to"] for t in tokens)
+        assert limit is None or not bar["from"] < limit < bar["to"]
 
 
 def test_page_can_be_used_without_a_mouse_and_a_screen(made: Any) -> None:

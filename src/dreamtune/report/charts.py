@@ -133,8 +133,10 @@ def lengths_figure(lengths: pl.DataFrame | None, max_tokens: int | None) -> Figu
     if not len(tokens):
         return None
     width = max(1, -(-int(tokens.max() or 1) // 40))  # type: ignore[operator,arg-type]
-    counts = (tokens // width).value_counts().sort("tokens")
-    data = [{"from": int(b) * width, "to": (int(b) + 1) * width, "rows": int(n)} for b, n in counts.iter_rows()]
+    edge = max_tokens or 0  # bars end where the limit is, so that none stands on both sides of it
+    counts = (-((edge - tokens) // width)).alias("bar").value_counts().sort("bar")
+    ends = [(edge + int(bar) * width, int(n)) for bar, n in counts.iter_rows()]
+    data = [{"from": max(0, end - width), "to": end, "rows": n} for end, n in ends]
     bars = _chart(data).mark_bar(color=GREY, opacity=0.7).encode(
         alt.X("from:Q", bin="binned", title="tokens of an example before truncation"), alt.X2("to:Q"),
         alt.Y("rows:Q", title="rows"), tooltip=["from:Q", "to:Q", "rows:Q"],
@@ -144,7 +146,7 @@ def lengths_figure(lengths: pl.DataFrame | None, max_tokens: int | None) -> Figu
     if max_tokens is not None and max_tokens <= data[-1]["to"]:
         layers.append(_chart([{"limit": max_tokens}]).mark_rule(color=WARN, strokeWidth=1.5).encode(alt.X("limit:Q")))
         caption += f" The line is max_tokens = {max_tokens:,}."
-    rows = tuple((f"{d['from']:,}–{d['to'] - 1:,}", f"{d['rows']:,}") for d in data)
+    rows = tuple((f"{d['from'] + 1:,}–{d['to']:,}", f"{d['rows']:,}") for d in data)
     return Figure("lengths", "Lengths", caption, _spec(alt.layer(*layers), height=220), ("tokens", "rows"), rows)
 
 
@@ -156,9 +158,10 @@ def truncation_figure(audit: dict[str, Any]) -> Figure | None:
     total, chosen = audit.get("rows_with_text"), audit.get("too_long")
     data = [{"policy": p, "answers": v.get("answers_lost", 0), "used": p == chosen} for p, v in policies.items()]
     y = alt.Y("policy:N", title=None, sort=None, axis=alt.Axis(grid=False))
+    scale = alt.Scale(domain=[0, max(1, *(d["answers"] for d in data))], nice=True)
     base = _chart(data).encode(y)
     bars = base.mark_bar(height=16).encode(
-        alt.X("answers:Q", title="answers lost", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(domainMin=0, nice=True)),
+        alt.X("answers:Q", title="answers lost", axis=alt.Axis(format="d", tickMinStep=1), scale=scale),
         color=alt.Color("used:N", scale=alt.Scale(domain=[True, False], range=[ACCENT, GREY]), legend=None),
     )
     labels = base.mark_text(align="left", dx=5, color=INK).encode(alt.X("answers:Q"), alt.Text("answers:Q"))
@@ -207,7 +210,8 @@ def _loss(steps: Sequence[dict[str, Any]]) -> Figure:
         .mark_point(size=12, opacity=0.35, color=GREY, filled=True)
         .encode(x, y, tooltip=["step:Q", "loss:Q"])
     )
-    smooth = _chart(data).transform_window(mean="mean(loss)", frame=[-5, 5], sort=[alt.SortField("step")])
+    near = 5 if len(data) > 150 else 2  # neighbours on either side: a wide mean would blur a short run's start
+    smooth = _chart(data).transform_window(mean="mean(loss)", frame=[-near, near], sort=[alt.SortField("step")])
     line = smooth.mark_line(color=ACCENT).encode(x, alt.Y("mean:Q"))
     rows = tuple((str(row["step"]), number(row["loss"])) for row in data[:: max(1, len(data) // 20)])
     caption = "Dots are logged windows, the line a running mean."
