@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
 
 from dreamtune.report.render import render_report
 from dreamtune.settings.report import Comparison, ReportConfig
@@ -32,8 +34,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield browser
@@ -72,6 +72,15 @@ def test_fits_every_width_in_light_and_dark(page: Any, name: str, scheme: str, t
     picture = folder / f"{name}-{scheme}.png"
     page.screenshot(path=picture)
     assert picture.stat().st_size > 20_000
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_barrier_that_axe_knows(page: Any, scheme: str) -> None:
+    """Contrast, names, roles, order of headings, … (axe-core's rules, WCAG 2 A and AA among them)."""
+    page.emulate_media(color_scheme=scheme)
+    page.locator("article.answer input[type=range]").first.press("Home")
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
 
 
 def test_the_scrubber_replays_the_denoising(page: Any) -> None:
