@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import vl_convert
 
+from conftest import ROOT
 from dreamtune.errors import UserError
 from dreamtune.report.charts import lengths_figure
 from dreamtune.report.reads import finite
@@ -21,6 +22,7 @@ from dreamtune.settings.report import Comparison, ReportConfig
 from report_fixture import BIDI, HOSTILE, write_answers, write_reads
 
 FAST = Comparison(resamples=300)
+SCHEMA = json.loads((ROOT / "docs/summary.schema.json").read_text())
 ESTIMATE = {
     "type": "object",
     "required": ["value", "low", "high", "n"],
@@ -62,6 +64,7 @@ def render(reads: dict[str, Path], out: Path, **report: Any) -> tuple[str, dict[
     counts = render_report(ReportConfig(**report), FAST, "demo", reads, out)
     text = (out / "summary.json").read_text()
     assert not re.search(r"\b(NaN|Infinity)\b", text)
+    jsonschema.validate(json.loads(text), SCHEMA)  # of every summary that is made here
     return (out / "report.html").read_text(), json.loads(text), counts
 
 
@@ -95,6 +98,12 @@ def test_summary_has_what_other_tools_rely_on(made: Any) -> None:
     assert summary["minimum_detectable_effect"]["accuracy"] > 0
     assert summary["settings"]["full"]["train"]["lora"] == {"rank": 16}
     assert summary["settings"]["full"]["model"] == {"path": "resources/tiny"}
+
+
+def test_every_key_of_the_summary_is_documented(made: Any) -> None:
+    text = (ROOT / "docs/summary.md").read_text()
+    assert [key for key in made[1] if f"`{key}`" not in text] == []
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
 def test_page_is_one_file_that_asks_for_nothing(made: Any) -> None:

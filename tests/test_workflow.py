@@ -5,8 +5,10 @@ import os
 import shutil
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+from conftest import ROOT
 from project import MICRO, Project
 
 GENERATION = {"generate_answers": 4, "score_answers": 4}
@@ -45,6 +47,7 @@ def test_everything_is_written(finished: Project) -> None:
     assert (latest / "report.html").stat().st_size > 10_000
     summary = json.loads((latest / "summary.json").read_text())
     assert summary["training"]["steps"] == 2
+    jsonschema.validate(summary, json.loads((ROOT / "docs/summary.schema.json").read_text()))
     for folder in json.loads((latest / "versions.json").read_text()).values():
         manifest = json.loads((finished.folder / folder / "manifest.json").read_text())
         assert manifest["version"] == Path(folder).name
