@@ -12,6 +12,7 @@ from peft import PeftModel
 
 from dreamtune import canaries
 from dreamtune.batching import Share, TrainingWindows
+from dreamtune.checks import Check, at, failed, verdict
 from dreamtune.diffusion import Batch
 from dreamtune.model import attach_lora, load
 from dreamtune.shards import read_meta, read_split
@@ -33,7 +34,7 @@ def window(shards: Path, step: int = 2, **changes: Any) -> tuple[tuple[Batch, ..
     return windows.window(step, Share()).batches, windows.stored(step)
 
 
-def failing(checks: Sequence[canaries.Check]) -> set[str]:
+def failing(checks: Sequence[Check]) -> set[str]:
     return {check["name"] for check in checks if not check["passed"]}
 
 
@@ -59,8 +60,8 @@ def test_copy_fails_by_what_is_seen(model: PeftModel, shards: Path) -> None:
     batches, stored = window(shards, objective="copy")
     checks = canaries.check_window(model, batches, stored, IDS)
     assert failing(checks) >= {"targets_hidden", "loss_only_on_response", "targets_do_not_matter"}
-    assert not canaries.verdict(checks)["passed"]
-    assert "targets_hidden" in canaries.failed(checks)[0]
+    assert not verdict(checks)["passed"]
+    assert "targets_hidden" in failed(checks)[0]
 
 
 def test_no_canary_knows_the_objective() -> None:
@@ -131,5 +132,5 @@ def test_canaries_leave_the_model_as_it_was(model: PeftModel, shards: Path) -> N
 
 def test_verdict_needs_only_the_hard_checks() -> None:
     soft = {"name": "s", "hard": False, "passed": False, "value": 1, "expected": "0"}
-    assert canaries.verdict([soft])["passed"] and not canaries.verdict([soft | {"hard": True}])["passed"]
-    assert canaries.at("first_window", [soft])[0]["name"] == "s_first_window"
+    assert verdict([soft])["passed"] and not verdict([soft | {"hard": True}])["passed"]
+    assert at("first_window", [soft])[0]["name"] == "s_first_window"
