@@ -282,6 +282,6 @@ def check_moment(run: Run, moment: str) -> list[Check]:
     checks = canaries.check_window(run.model, window.batches, run.windows.stored(step), run.windows.ids)
     if moment == "first_window":
         checks.append(canaries.starts_from_base(run.model, window.batches))
-        epoch = range(1, min(run.windows.per_epoch, run.windows.total) + 1)
+        epoch = range(1, run.windows.per_epoch + 1)
         checks.append(rows_aligned(run.model, (run.windows.window(step, whole).batches for step in epoch)))
     return at(moment, checks)
