@@ -54,10 +54,10 @@ def caught(tmp_path: Path, shards: Path, **changes: Any) -> set[str]:
 
 @pytest.fixture(scope="module")
 def honest(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Return smoke and, behind its gate, a full run of 24 steps, both without a fault."""
+    """Return smoke and, behind its gate, a full run of 12 steps, both without a fault."""
     folder = tmp_path_factory.mktemp("honest")
     smoke = train(folder / "smoke", shards)
-    return smoke, train(folder / "full", shards, gate=smoke, rows=192, max_steps=None)
+    return smoke, train(folder / "full", shards, gate=smoke, rows=96, max_steps=None)
 
 
 def test_without_a_fault_training_passes_every_check(honest: tuple[Path, Path]) -> None:

@@ -42,8 +42,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def honest(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run of 40 steps without a fault."""
-    return train(tmp_path_factory.mktemp("honest") / "full", shards, rows=320, max_steps=None)
+    """Return a run of 30 steps without a fault."""
+    return train(tmp_path_factory.mktemp("honest") / "full", shards, rows=240, max_steps=None)
 
 
 # --- the sampler --------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def test_the_mask_token_sampled_as_output(plant: Plant, shards: Path, tmp_path: 
 def evaluate(out: Path, shards: Path, run: Path) -> dict[str, bool | None]:
     """Return whether each soft canary passed."""
     out.mkdir()
-    settings = LikelihoodConfig(draws=4, max_rows=30)
+    settings = LikelihoodConfig(draws=4, max_rows=24)
     evaluate_likelihood(settings, BASE, shards, run / "adapter", out)
     canaries = json.loads((out / "likelihood.json").read_text())["canaries"]
     assert all(canary["fault"] and not canary["hard"] for canary in canaries)
@@ -141,7 +141,7 @@ def test_answers_that_belong_to_other_questions(tmp_path: Path) -> None:
     moved = rows.with_columns(pl.concat([rows[name].tail(1), rows[name].head(-1)]) for name in texts)
     moved.write_parquet(tmp_path / "rows.parquet")
     wrong = make_shards(tmp_path / "shards", files=[str(tmp_path / "rows.parquet")])
-    batch: dict[str, Any] = {"rows": 16, "global_batch": 16, "micro_batch": 16, "epochs": 44, "max_steps": None}
+    batch: dict[str, Any] = {"rows": 12, "global_batch": 12, "micro_batch": 12, "epochs": 32, "max_steps": None}
     lora = LoraSettings(rank=32, alpha=64, dropout=0.0, target_modules=["all-linear"])
     run = train(tmp_path / "run", wrong, lora=lora, learning_rate=5e-3, objective="uniform", max_tail=0, **batch)
     found = evaluate(tmp_path / "out", wrong, run)

@@ -144,7 +144,7 @@ def attends_both_ways(model: nn.Module, batches: Sequence[Batch], ids: dict[str,
 def loss_is_sane(model: nn.Module, batches: Sequence[Batch], vocab_size: int) -> list[Check]:
     """The mean cross entropy must be finite (hard), not above a uniform guess and not near zero (soft)."""
     losses = torch.cat([token_losses(model, batch) for batch in batches if len(batch.positions)])  # [N]
-    mean, guess = float(losses.mean()), math.log(vocab_size)
+    mean, guess = losses.mean().item(), math.log(vocab_size)
     finite = bool(torch.isfinite(losses).all())
     sane = finite and 0.01 < mean < guess + 1
     return [
