@@ -66,7 +66,7 @@ def test_without_a_fault_training_passes_every_check(honest: tuple[Path, Path]) 
         assert checks(run)["rows_aligned_first_window"]["low"] > 0.3  # nats, and 3 standard errors below the estimate
 
 
-# --- what the loss is shown ---------------------------------------------------------------------------------------
+# What the loss is shown.
 
 
 def test_unmasked_targets(plant: Plant, shards: Path, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_an_end_token_in_the_place_of_the_cut(plant: Plant, tmp_path: Path) -> N
     assert caught(tmp_path, shards) == {"loss_only_on_response"}
 
 
-# --- what the model sees, and where its predictions are read ------------------------------------------------------
+# What the model sees, and where its predictions are read.
 
 
 @pytest.mark.parametrize("trap", [False, True], ids=["config", "config, but not the layers"])
@@ -193,7 +193,7 @@ def test_targets_off_by_one(plant: Plant, shards: Path, tmp_path: Path, step: in
     assert caught(tmp_path, shards) == {"rows_aligned"}
 
 
-# --- where training starts ----------------------------------------------------------------------------------------
+# Where training starts.
 
 
 def test_smokes_adapter_leaks_into_full(plant: Plant, honest: tuple[Path, Path], shards: Path, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_resumed_full_run_is_not_taken_for_a_leak(
     assert json.loads((resumed / "gate.json").read_text())["passed"]
 
 
-# --- what the loss says -------------------------------------------------------------------------------------------
+# What the loss says.
 
 
 def scaled_head(factor: float) -> Callable[[ModelConfig], Any]:
@@ -262,3 +262,10 @@ def test_damaged_weights(plant: Plant, shards: Path, tmp_path: Path) -> None:
     plant(training.load, scaled_head(float("nan")))
     with pytest.raises(UserError, match="step 1: the loss is nan"):
         train(tmp_path / "nan", shards)
+
+
+def test_copying_that_was_learned(shards: Path, tmp_path: Path) -> None:
+    """The notebook's triumph: at the last window the loss is a few thousandths of a nat."""
+    copied = train(tmp_path / "run", shards, objective="copy", epochs=4, max_steps=None, max_tail=0, learning_rate=1e-2)
+    first, last = (checks(copied)[f"loss_plausible_{moment}"] for moment in ("first_window", "last_window"))
+    assert first["passed"] and last["passed"] is False and last["value"] < 0.01

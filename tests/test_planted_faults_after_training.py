@@ -46,7 +46,7 @@ def honest(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("honest") / "full", shards, rows=240, max_steps=None)
 
 
-# --- the sampler --------------------------------------------------------------------------------------------------
+# The sampler.
 
 
 def generate(out: Path, shards: Path) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def test_the_mask_token_sampled_as_output(plant: Plant, shards: Path, tmp_path: 
     assert "answers/test/greedy/tuned: no_mask_left" in " ".join(summary["reasons"])
 
 
-# --- what the tuned model does (warnings) -------------------------------------------------------------------------
+# What the tuned model does (warnings).
 
 
 def evaluate(out: Path, shards: Path, run: Path) -> dict[str, bool | None]:
