@@ -1,21 +1,25 @@
 """Each canary must sing when its leak is built in, and stay silent on the real path."""
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 
-from dreamtune import canaries
+from dreamtune import alignment, canaries, checks, diffusion, soft_canaries
+from dreamtune.alignment import _places, rows_aligned
 from dreamtune.batching import Share, TrainingWindows
-from dreamtune.diffusion import Batch
-from dreamtune.model import attach_lora, load
+from dreamtune.checks import Check, at, failed, verdict
+from dreamtune.diffusion import Batch, Document, Noise, collate, corrupt
+from dreamtune.model import apply_head, attach_lora, load
 from dreamtune.shards import read_meta, read_split
-from tiny import END, IDS, make_model, make_shards, settings
+from tiny import END, IDS, MASK, make_model, make_shards, settings
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def window(shards: Path, step: int = 2, **changes: Any) -> tuple[tuple[Batch, ..
     return windows.window(step, Share()).batches, windows.stored(step)
 
 
-def failing(checks: Sequence[canaries.Check]) -> set[str]:
+def failing(checks: Sequence[Check]) -> set[str]:
     return {check["name"] for check in checks if not check["passed"]}
 
 
@@ -59,14 +63,19 @@ def test_copy_fails_by_what_is_seen(model: PeftModel, shards: Path) -> None:
     batches, stored = window(shards, objective="copy")
     checks = canaries.check_window(model, batches, stored, IDS)
     assert failing(checks) >= {"targets_hidden", "loss_only_on_response", "targets_do_not_matter"}
-    assert not canaries.verdict(checks)["passed"]
-    assert "targets_hidden" in canaries.failed(checks)[0]
+    assert not verdict(checks)["passed"]
+    assert "targets_hidden" in failed(checks)[0]
 
 
-def test_no_canary_knows_the_objective() -> None:
-    tree = ast.parse(Path(canaries.__file__).read_text(encoding="utf-8"))
-    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    assert "objective" not in attributes
+@pytest.mark.parametrize("module", [canaries, alignment, checks, soft_canaries])
+def test_no_canary_knows_the_objective(module: ModuleType) -> None:
+    """Neither as a field nor as a text; that they see it all the same is shown in test_planted_faults.py."""
+    assert module.__file__
+    nodes = list(ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))))
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    assert "objective" not in names | texts
+    assert not texts & {"elbo", "cart", "uniform", "copy"}
 
 
 def test_one_visible_target_is_found(shards: Path) -> None:
@@ -120,16 +129,82 @@ def test_a_loss_that_is_not_finite_is_found(tmp_path: Path, shards: Path) -> Non
     assert not plausible["passed"] and not plausible["hard"]
 
 
+def epoch(shards: Path, **changes: Any) -> Iterator[tuple[Batch, ...]]:
+    windows = TrainingWindows(read_split(shards, "train"), read_meta(shards), settings(**changes))
+    return (windows.window(step, Share()).batches for step in range(1, windows.per_epoch + 1))
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_a_base_that_knows_nothing_is_no_evidence_of_a_shift(tmp_path: Path, shards: Path, scale: float) -> None:
+    """Random weights prefer no token, however sure they are of what they say."""
+    for seed in range(6):
+        base = load(make_model(tmp_path / f"base-{seed}", seed=seed))
+        for parameter in base.parameters():
+            parameter.data *= scale if parameter.ndim > 1 else 1.0
+        check = rows_aligned(base, epoch(shards, seed=seed))
+        assert check["passed"] is None and check["low"] < 0 < check["high"], check
+    assert verdict([check])["passed"] and failed([check]) == []
+
+
+def test_a_shift_is_not_judged_on_a_few_documents(model: PeftModel, shards: Path) -> None:
+    check = rows_aligned(model, epoch(shards, rows=7))
+    assert check["passed"] is None and check["value"] is None and "not enough data" in check["note"]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4])
+@pytest.mark.parametrize("complementary", [False, True])
+def test_the_rows_compared_are_those_of_one_document(shards: Path, micro_batch: int, complementary: bool) -> None:
+    """Neither neighbour of a place that is looked at may lie in another row, in the padding or in the tail."""
+    seen = 0
+    for batch in (
+        b for batches in epoch(shards, micro_batch=micro_batch, complementary=complementary) for b in batches
+    ):
+        row, column = np.divmod(batch.positions.numpy()[_places(batch)], batch.input_ids.shape[1])
+        for number, place in zip(row, column, strict=True):
+            document = batch.rows[number].document
+            assert 2 <= place < min(len(document.tokens) - document.tail_tokens, len(document.tokens) - 1)
+        seen += len(row)
+    assert seen > 50
+    whole = corrupt(Document(0, np.arange(9), prompt_tokens=1, tail_tokens=0), Noise("elbo", 1.0, 0, 0, MASK))
+    assert _places(collate([whole], END)).tolist() == [1, 2, 3, 4, 5, 6]  # columns 2 to 7 of the hidden 1 to 8
+
+
+def test_only_so_many_rows_pass_the_head_at_once(
+    model: PeftModel, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window's logits over a vocabulary of 152,064 would not fit beside the model; the results stay the same."""
+
+    def checks_of() -> list[Check]:
+        batches, stored = window(shards, global_batch=12, micro_batch=12)
+        return [*canaries.check_window(model, batches, stored, IDS), rows_aligned(model, epoch(shards, micro_batch=4))]
+
+    whole, most = checks_of(), 0
+
+    def head(m: Any, rows: torch.Tensor) -> torch.Tensor:
+        nonlocal most
+        most = max(most, len(rows))
+        return apply_head(m, rows)
+
+    for module in (canaries, diffusion):
+        monkeypatch.setattr(module, "apply_head", head)
+        monkeypatch.setattr(module, "HEAD_ROWS", 5)
+    for chunked, one in zip(checks_of(), whole, strict=True):
+        assert (chunked["name"], chunked["passed"]) == (one["name"], one["passed"])
+        assert chunked["value"] == pytest.approx(one["value"], rel=1e-4, abs=1e-6)
+    assert most == 5
+
+
 def test_canaries_leave_the_model_as_it_was(model: PeftModel, shards: Path) -> None:
     batches, stored = window(shards)
     for training in (True, False):
         model.train(training)
         canaries.check_window(model, batches, stored, IDS)
         canaries.starts_from_base(model, batches)
+        rows_aligned(model, [batches])
         assert model.training is training and all(p.grad is None for p in model.parameters())
 
 
 def test_verdict_needs_only_the_hard_checks() -> None:
     soft = {"name": "s", "hard": False, "passed": False, "value": 1, "expected": "0"}
-    assert canaries.verdict([soft])["passed"] and not canaries.verdict([soft | {"hard": True}])["passed"]
-    assert canaries.at("first_window", [soft])[0]["name"] == "s_first_window"
+    assert verdict([soft])["passed"] and not verdict([soft | {"hard": True}])["passed"]
+    assert at("first_window", [soft])[0]["name"] == "s_first_window"

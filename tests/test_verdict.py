@@ -87,6 +87,8 @@ def test_canaries_that_never_ran_make_it_invalid() -> None:
     assert verdict(changed(60, 10), nll(-0.5), full=None).name == "invalid"
     assert decide(FAST, changed(60, 10), nll(-0.5), [SOFT], {}).name == "invalid"
     assert "no hard canary was run" in decide(FAST, changed(60, 10), nll(-0.5), [], {}).headline
+    sampler = HARD | {"name": "no_mask_left", "source": "answers/test/greedy/base"}  # says nothing of training
+    assert "no hard canary was run" in decide(FAST, changed(60, 10), nll(-0.5), [sampler], {}).headline
 
 
 def test_a_soft_canary_warns_only() -> None:

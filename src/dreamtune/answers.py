@@ -17,7 +17,7 @@ import polars as pl
 
 from dreamtune.adapter_format import read_adapter_config
 from dreamtune.errors import UserError
-from dreamtune.generate import Answer, Request, denoise
+from dreamtune.generate import Answer, Request, denoise, no_mask_left
 from dreamtune.memory import out_of_memory
 from dreamtune.model import load_to_generate, unwrap
 from dreamtune.parquet_rows import open_rows
@@ -110,6 +110,7 @@ def generate_answers(
         "questions": len(questions),
         "rows": len(answers),
         "dropped": dropped,
+        "canaries": [no_mask_left(answers, tokenizer.mask_id)] if answers else [],
         "tokens": tokens,
         "ended": sum(a.ended for a in answers) / len(answers) if answers else None,
         "seconds": round(seconds, 3),

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow.compute
 
-from dreamtune import canaries
 from dreamtune.batching import Share, TrainingWindows
+from dreamtune.checks import failed
 from dreamtune.errors import UserError
 from dreamtune.memory import RESERVE_GIB, device_gib
 from dreamtune.settings.train import TrainConfig
@@ -28,7 +28,7 @@ def open_gate(gate: Path | None, on_failed_gate: str) -> bool | None:
     found = json.loads(path.read_text(encoding="utf-8"))
     if found["passed"]:
         return True
-    message = f"the smoke run failed its gate: {'; '.join(canaries.failed(found['checks']))}"
+    message = f"the smoke run failed its gate: {'; '.join(failed(found['checks']))}"
     if on_failed_gate == "stop":
         raise UserError(f"{message}. Mend that, or set train.on_failed_gate to continue for a run judged invalid")
     print(f"{message}; going on as train.on_failed_gate asks, the verdict can only be invalid", file=sys.stderr)

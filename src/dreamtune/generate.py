@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreamtune.checks import Check, check
 from dreamtune.counter_noise import uniforms
 from dreamtune.errors import UserError
 from dreamtune.model import apply_head, hidden_states, unwrap
@@ -107,6 +108,14 @@ def denoise(model: Any, requests: Sequence[Request], settings: GenerateConfig) -
                 row.seconds += (time.perf_counter() - start) / len(active)
             yield from ((row.index, row.answer()) for row in active if row.finished)
             active = [row for row in active if not row.finished]
+
+
+def no_mask_left(answers: Sequence[Answer], mask_id: int) -> Check:
+    """Hard canary: what a sampler chose, and whatever it left hidden, must not be the mask token."""
+    left = sum(answer.tokens.count(mask_id) for answer in answers)
+    total = sum(len(answer.tokens) for answer in answers)
+    fault = "the sampler left mask tokens in the answers"
+    return check("no_mask_left", left == 0, left, f"0 of {total} answer tokens is the mask token", fault)
 
 
 def reveal_shares(steps: int) -> np.ndarray:

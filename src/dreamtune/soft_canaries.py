@@ -6,11 +6,11 @@ on training batches.) A canary without enough rows is neither passed nor failed:
 
 from collections.abc import Callable, Sequence
 from math import hypot
-from typing import Any
 
 import numpy as np
 import polars as pl
 
+from dreamtune.checks import Check, check
 from dreamtune.draws import EVERYTHING, per_example
 from dreamtune.elbo import Example, Job
 from dreamtune.statistics import Interval, mean_interval, ratio_interval
@@ -35,14 +35,12 @@ def shuffled_prompts(examples: Sequence[Example]) -> list[Job]:
     return jobs
 
 
-def soft_canaries(
-    heldout: pl.DataFrame, shuffled: pl.DataFrame, training: pl.DataFrame, seed: int
-) -> list[dict[str, Any]]:
+def soft_canaries(heldout: pl.DataFrame, shuffled: pl.DataFrame, training: pl.DataFrame, seed: int) -> list[Check]:
     """Return the three soft canaries from frames as `jobs_frame` makes them."""
     return [context_helps(heldout, seed), prompt_matters(heldout, shuffled, seed), no_gap(heldout, training, seed)]
 
 
-def context_helps(heldout: pl.DataFrame, seed: int) -> dict[str, Any]:
+def context_helps(heldout: pl.DataFrame, seed: int) -> Check:
     """NLL at t = 1 against small t: a masked token must be easier when most of the response is visible."""
     rate = pl.col("masked") / pl.col("response_tokens")
     cross_entropy = (pl.col("nll_tuned") / pl.col("response_tokens")).alias("ce")  # (L/k)·ΣCE/L = ΣCE/k
@@ -53,24 +51,26 @@ def context_helps(heldout: pl.DataFrame, seed: int) -> dict[str, Any]:
     return _canary(
         "context helps: NLL at t = 1 minus NLL at small t",
         "above 0 nats per masked token: visible context makes masked tokens easier",
+        "the model predicts no better for what stands around a mask",
         _mean((both["ce"] - both["small"]).to_numpy(), seed),
         lambda interval: interval.low > 0,
     )
 
 
-def prompt_matters(heldout: pl.DataFrame, shuffled: pl.DataFrame, seed: int) -> dict[str, Any]:
+def prompt_matters(heldout: pl.DataFrame, shuffled: pl.DataFrame, seed: int) -> Check:
     """Prompts exchanged between examples must hurt, or the model does not read its prompt."""
     own = heldout.filter(pl.col("draw") == EVERYTHING).select("example_id", "response_tokens", "nll_tuned")
     both = own.join(shuffled.select("example_id", other="nll_tuned"), on="example_id").sort("example_id")
     return _canary(
         "shuffled prompts hurt: NLL behind another prompt minus NLL behind its own",
         "above 0 nats per token: the answer depends on the question",
+        "the model does not read its prompt",
         _ratio((both["other"] - both["nll_tuned"]).to_numpy(), both["response_tokens"].to_numpy(), seed),
         lambda interval: interval.low > 0,
     )
 
 
-def no_gap(heldout: pl.DataFrame, training: pl.DataFrame, seed: int) -> dict[str, Any]:
+def no_gap(heldout: pl.DataFrame, training: pl.DataFrame, seed: int) -> Check:
     """The gain on training rows must not run far ahead of the gain on held-out rows (memorisation)."""
     gains = []
     for frame in (training, heldout):
@@ -87,6 +87,7 @@ def no_gap(heldout: pl.DataFrame, training: pl.DataFrame, seed: int) -> dict[str
     return _canary(
         "train / held-out gap: NLL gained on training rows minus NLL gained on held-out rows",
         f"not surely above {MAX_GAP} nats per token: what was learned holds for unseen rows",
+        "the training rows were memorised",
         gap,
         lambda interval: interval.low <= MAX_GAP,
     )
@@ -100,10 +101,11 @@ def _ratio(values: np.ndarray, tokens: np.ndarray, seed: int) -> Interval | None
     return ratio_interval(values, tokens, RESAMPLES, seed) if len(values) >= ENOUGH_ROWS else None
 
 
-def _canary(name: str, expected: str, interval: Interval | None, holds: Callable[[Interval], bool]) -> dict[str, Any]:
-    common = {"name": name, "hard": False, "expected": expected}
+def _canary(
+    name: str, expected: str, fault: str, interval: Interval | None, holds: Callable[[Interval], bool]
+) -> Check:
     if interval is None:
         note = f"not enough data: needs {ENOUGH_ROWS} rows"
-        return {**common, "passed": None, "value": None, "low": None, "high": None, "note": note}
-    limits = {"value": interval.value, "low": interval.low, "high": interval.high}
-    return {**common, "passed": bool(holds(interval)), **limits, "note": f"{interval.n} rows"}
+        return check(name, None, None, expected, fault, hard=False, low=None, high=None, note=note)
+    limits = {"low": interval.low, "high": interval.high, "note": f"{interval.n} rows"}
+    return check(name, holds(interval), interval.value, expected, fault, hard=False, **limits)

@@ -27,8 +27,10 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from dreamtune import canaries
+from dreamtune.alignment import rows_aligned
 from dreamtune.batching import Share, TrainingWindows, Window, dropout_seed, validation_batches
 from dreamtune.checkpoint import newest, prune, save_adapter, save_checkpoint
+from dreamtune.checks import Check, at, failed, verdict
 from dreamtune.diffusion import Batch, loss_sums
 from dreamtune.errors import UserError
 from dreamtune.gate import announce_prediction, open_gate, ran_as, row_lengths
@@ -91,8 +93,8 @@ def train_adapter(
         run = prepare_run(train, model, shards, work)
         predicted = announce_prediction(gate, run.windows, run.share) if gate else {}
         checks = check_moment(run, "first_window")
-        if gate and train.on_failed_gate == "stop" and (failed := canaries.failed(checks)):
-            raise UserError(f"the run's own canaries failed: {'; '.join(failed)}")
+        if gate and train.on_failed_gate == "stop" and (faults := failed(checks)):
+            raise UserError(f"the run's own canaries failed: {'; '.join(faults)}")
         resume(run)
         loaded_gib = watch(run.share.device)
         fit(run, open_log(run, out, work))
@@ -107,7 +109,7 @@ def train_adapter(
     if run.share.process == 0:
         save_adapter(run.model, out / "adapter", model)
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        (out / "gate.json").write_text(json.dumps(canaries.verdict(checks), indent=2) + "\n", encoding="utf-8")
+        (out / "gate.json").write_text(json.dumps(verdict(checks), indent=2) + "\n", encoding="utf-8")
     return {name: summary[name] for name in ("rows", "steps", "tokens", "first_loss", "last_loss", "trainable")}
 
 
@@ -265,7 +267,7 @@ def open_log(run: Run, out: Path, work: Path) -> Log:
     return Log(run.history, out / "train_log.jsonl", events)
 
 
-def check_moment(run: Run, moment: str) -> list[canaries.Check]:
+def check_moment(run: Run, moment: str) -> list[Check]:
     """Run the canaries on the first or the last window that can be judged, all of it, on every process."""
     steps = range(1, run.windows.total + 1)
     steps = steps if moment == "first_window" else steps[::-1]
@@ -275,8 +277,11 @@ def check_moment(run: Run, moment: str) -> list[canaries.Check]:
             f"in none of the {len(steps)} steps is a response token hidden, so there is nothing to learn or to judge; "
             "train on more or longer rows, or for more epochs"
         )
-    window: Window = run.windows.window(step, replace(run.share, process=0, processes=1))
+    whole = replace(run.share, process=0, processes=1)
+    window: Window = run.windows.window(step, whole)
     checks = canaries.check_window(run.model, window.batches, run.windows.stored(step), run.windows.ids)
     if moment == "first_window":
         checks.append(canaries.starts_from_base(run.model, window.batches))
-    return canaries.at(moment, checks)
+        epoch = range(1, run.windows.per_epoch + 1)
+        checks.append(rows_aligned(run.model, (run.windows.window(step, whole).batches for step in epoch)))
+    return at(moment, checks)

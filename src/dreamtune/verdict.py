@@ -45,8 +45,8 @@ def decide(
         comparison: what decides, and the level of the test.
         accuracy: block of `comparison.compare_scores` for the test split, greedy.
         nll: block of `comparison.compare_nll`.
-        canaries: hard and soft, each {"name", "hard", "passed", "value", "expected", "source"}; those of training also
-            have a "fault", what is wrong where they failed.
+        canaries: hard and soft, each {"name", "hard", "passed", "value", "expected", "fault", "source"}; `fault` is
+            what is wrong where they failed.
         gates: whether each run's gate passed; None where it has no gate.json.
     """
     detectable = (accuracy if comparison.primary == "accuracy" else nll)["detectable"]
@@ -76,7 +76,8 @@ def _faults(canaries: Sequence[Mapping[str, Any]], gates: Mapping[str, bool | No
     failed = _failed(canaries, True)
     faults = [f"{c['source']}: {c['name']} is {_number(c['value'])}; expected {c['expected']}" for c in failed]
     unrun = [f"{run}: its canaries did not run (no gate.json)" for run, passed in gates.items() if passed is None]
-    if not any(c["hard"] for c in canaries) and not unrun:
+    # The canary of the sampler says nothing of training, so it cannot stand for those that never ran.
+    if not any(c["hard"] and not c["source"].startswith("answers/") for c in canaries) and not unrun:
         unrun = ["no hard canary was run"]
     closed = [f"{run}'s gate did not pass" for run, passed in gates.items() if passed is False and not failed]
     if failed:

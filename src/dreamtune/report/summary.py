@@ -86,11 +86,12 @@ def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison)
 
 
 def collect_canaries(reads: Reads) -> list[dict[str, Any]]:
-    """Return the checks of both training runs (hard and soft) and of the likelihood (soft), with their source."""
+    """Return the checks of both training runs (hard and soft), the likelihood (soft) and all answers (hard)."""
     found = []
     for source, file, key in (
         *((run, "gate.json", "checks") for run in TRAINING_RUNS),
         ("likelihood", "likelihood.json", "canaries"),
+        *((name, "generation.json", "canaries") for name in reads.folders if name.startswith("answers/")),
     ):
         for check in reads.json(source, file).get(key, []):
             found.append({"source": source} | check)

@@ -1,0 +1,49 @@
+"""What the tests of planted faults share: how a fault gets in, and the stages on the embedded model, made quick."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import ROOT
+from dreamtune.config import load_config
+from dreamtune.prepare import prepare_shards
+from dreamtune.settings.lora import LoraSettings
+from dreamtune.settings.model import ModelConfig
+from dreamtune.settings.train import TrainConfig
+from dreamtune.training import train_adapter
+
+TINY = str(ROOT / "resources" / "tiny-dream")
+BASE = ModelConfig(path=TINY, quantization="none", dtype="float32", device="cpu", threads=1)
+QUICK: dict[str, Any] = {
+    "lora": LoraSettings(rank=8, alpha=16, dropout=0.0, target_modules=["all-linear"]),
+    "learning_rate": 2e-3,
+    "max_tail": 8,
+    "rows": 64,
+    "epochs": 1,
+    "max_steps": 1,
+    "micro_batch": 8,
+    "validation_rows": 0,
+}
+
+
+def plant(patch: pytest.MonkeyPatch, original: Any, faulty: Any) -> None:
+    """Put a faulty function in an original's place, in every module of the library that holds it."""
+    for module in [held for name, held in sys.modules.items() if name.startswith("dreamtune.")]:
+        for name in [name for name, value in vars(module).items() if value is original]:
+            patch.setattr(module, name, faulty)
+
+
+def make_shards(folder: Path, **data: Any) -> Path:
+    folder.mkdir(parents=True)
+    demo = load_config(ROOT / "config" / "demo.yaml").experiments["demo"].data
+    prepare_shards(demo.model_copy(update={"files": [f"{TINY}/rows.parquet"]} | data), BASE, folder)
+    return folder
+
+
+def train(folder: Path, shards: Path, gate: Path | None = None, work: Path | None = None, **changes: Any) -> Path:
+    """Run `train_adapter` into `folder`, which is returned."""
+    folder.mkdir(parents=True)
+    train_adapter(TrainConfig(**(QUICK | changes)), BASE, shards, folder, work or folder / "work", gate)
+    return folder
