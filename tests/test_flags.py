@@ -49,6 +49,7 @@ def flagged(question: str = ENGLISH, reasoning: str = "Count them, one by one.",
         ({"question": "Let <a, b> be such that a < b and b > c & <p, q> = 1"}, set()),
         ({"question": GERMAN}, {"few_english_words"}),
         ({"question": MANY_WORDS}, set()),
+        ({"question": f"{RUSSIAN} " * 5}, set()),  # its script says that already
         ({"question": "Berechne die Summe."}, set()),  # too short to tell
         ({"question": CHINESE}, set()),  # of one part alone the script is known
         ({"question": CHINESE, "answer": ENGLISH}, {"mixed_scripts"}),
