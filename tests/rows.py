@@ -39,8 +39,9 @@ def prepare(folder: Path, rows: dict[str, list[Any]], **settings: Any) -> tuple[
     out = folder / f"out{len(list(folder.glob('out*')))}"
     out.mkdir()
     split = settings.pop("split", {"validation": 0.0, "test": 0.0})
+    benchmarks = settings.pop("benchmarks", ())
     data = DataConfig(files=[str(folder / "rows.parquet")], split=split, **({"template": TEMPLATE} | settings))
-    counts = prepare_shards(data, ModelConfig(path=write_tokenizer(folder / "model")), out)
+    counts = prepare_shards(data, ModelConfig(path=write_tokenizer(folder / "model")), out, benchmarks)
     return out, counts
 
 

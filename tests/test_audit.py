@@ -46,6 +46,10 @@ def test_lengths_are_those_before_truncation_and_kept_lengths_those_after(tmp_pa
     assert found["tokens"]["tokens"]["median"] == 12 and found["tokens"]["prompt_tokens"]["max"] == 4
     assert found["kept_tokens"]["train"]["max"] == 10 and found["response_tokens"]["train"]["max"] == 6
     assert found["characters"]["answer_characters"]["max"] == 26 and found["kept_tokens"]["test"] == {}
+    assert found["kept_characters"]["train"]["answer_characters"]["max"] == 2  # the row of 26 does not fit
+    expected = {"min": 2, "p05": 2.6, "p25": 5, "median": 8, "p75": 11, "p95": 13.4, "p99": 13.88, "max": 14, "mean": 8}
+    assert found["kept_characters"]["train"]["reasoning_characters"] == pytest.approx(expected)
+    assert found["kept_characters"]["test"]["question_characters"] == {}
 
 
 def test_warnings_say_what_is_odd_and_nothing_else(tmp_path: Path) -> None:

@@ -80,6 +80,28 @@ def test_one_line_and_nothing_left(project: Project, spoil: Callable[[Path], Non
     assert left <= {"config.json", "job.log"}
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "expected"),
+    [
+        ("files: [b.parquet], answer: solution", "b.parquet has no column 'question'; did you mean 'questions'?"),
+        ("files: ['no-*.parquet']", "no file matches no-*.parquet"),
+    ],
+)
+def test_a_bad_benchmark_is_one_line_before_anything_is_trained(
+    project: Project, benchmark: str, expected: str
+) -> None:
+    pl.DataFrame({"questions": ["1 + 1?"], "solution": ["2"]}).write_parquet(project.folder / "b.parquet")
+    kept = (project.folder / MICRO).read_text()
+    try:
+        project.edit(MICRO, "evaluate:", f"evaluate:\n  benchmarks: [{{name: b, {benchmark}}}]")
+        project.edit(MICRO, "data:", "data:\n  contaminated: drop")
+        output = project.snakemake("--until", "prepare_shards", fails=True)
+    finally:
+        (project.folder / MICRO).write_text(kept)
+    [line] = [line for line in output.splitlines() if expected in line]
+    assert line.startswith(("prepare_shards: ", "dreamtune: ")) and "Traceback" not in output
+
+
 def test_rows_without_a_question_are_counted_by_reason(project: Project) -> None:
     rows = pl.read_parquet(project.folder / ROWS).with_row_index("i")
     gone = pl.when(pl.col("i") % 10 == 0).then(None).otherwise("question")

@@ -227,7 +227,9 @@ def test_a_contaminated_training_row_is_found_and_dropped_on_request(tmp_path: P
     audit = json.loads((out / "audit.json").read_text())["contamination"]
     assert audit["train_rows"] == 1 and audit["test_rows"] == 1
     assert [pair["train"] for pair in audit["pairs"]] == [100]
-    assert base["question"][audit["pairs"][0]["heldout"]] == heldout
+    [pair] = audit["pairs"]
+    assert base["question"][pair["heldout"]] == pair["heldout_question"] == heldout
+    assert pair["text"].startswith(heldout) and pair["train_question"] == copy.upper()
     _, dropped = prepare(tmp_path, base, **settings, contaminated="drop")
     assert dropped["dropped"] == {"contaminated": 1}
     assert dropped["rows"]["train"] == kept["rows"]["train"] - 1 and dropped["rows"]["test"] == kept["rows"]["test"]
@@ -241,6 +243,20 @@ def test_nothing_left_to_train_on_is_an_error_that_says_why(tmp_path: Path) -> N
     rows = {"question": ["w4", None], "reasoning": ["", ""], "answer": pl.Series([None, None], dtype=pl.String)}
     with pytest.raises(UserError, match=r"none of the 2 rows is left .*null_answer 1, null_question 1"):
         prepare(tmp_path, rows)
+
+
+def test_one_row_in_all_gives_shards_and_a_whole_audit(tmp_path: Path) -> None:
+    out, counts = prepare(tmp_path, {"question": ["w4"], "reasoning": [""], "answer": ["w5"]}, contaminated="drop")
+    assert counts["rows"] == {"train": 1, "validation": 0, "test": 0}
+    audit = json.loads(
+        (out / "audit.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in the audit")
+    )
+    assert audit["tokens"]["tokens"]["p99"] == 7 and audit["kept_characters"]["test"]["answer_characters"] == {}
+    assert audit["flags"]["blank_reasoning"] == {"rows": 1, "examples": [0]} and audit["scripts"] == {"none": 1}
+    with pytest.raises(UserError, match=r"none of the 1 rows is left for training .held out: 1;"):
+        prepare(
+            tmp_path, {"question": ["w4"], "reasoning": [""], "answer": ["w5"]}, split={"test": 0.99, "validation": 0}
+        )
 
 
 def test_a_template_that_spells_out_the_end_token_is_refused(tmp_path: Path) -> None:

@@ -142,3 +142,13 @@ def test_two_columns_of_one_name_and_broken_text_are_one_line(tmp_path: Path) ->
     pq.write_table(pa.table([broken], names=["question"]), tmp_path / "broken.parquet")
     with pytest.raises(UserError, match=r"broken\.parquet cannot be read"):
         list(open_rows([tmp_path / "broken.parquet"], ["question"], 10).batches(["question"]))
+
+
+def test_a_few_texts_are_found_by_their_row_across_files_and_batches(tmp_path: Path) -> None:
+    for name, first, count in (("a", 0, 5), ("b", 5, 7)):
+        texts = [None if i == 6 else f"text {i}" for i in range(first, first + count)]
+        pl.DataFrame({"q": texts}).write_parquet(tmp_path / f"{name}.parquet")
+    rows = open_rows([tmp_path / "a.parquet", tmp_path / "b.parquet"], ["q"], batch_rows=2)
+    expected = {0: "text 0", 4: "text 4", 5: "text 5", 6: "", 11: "text 11"}
+    assert rows.texts_at("q", [11, 4, 0, 5, 6, 4]) == expected
+    assert rows.texts_at("q", []) == {}

@@ -1,5 +1,6 @@
-"""The audit of the data: what each truncation policy would lose, lengths, repeats, leaks between the splits."""
+"""The audit of the data: what each truncation policy would lose, lengths, repeats, leaks, oddities of the text."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from dreamtune.ngrams import Overlap
+from dreamtune.flags import count_flags, flag_warnings
+from dreamtune.ngrams import Overlap, excerpt
 from dreamtune.settings.data import DataConfig
 from dreamtune.template import split_template
 from dreamtune.truncation import POLICIES, Fit, Policy, fit
@@ -24,14 +26,17 @@ def audit_lengths(
 
     `policies` says for every policy at `data.max_tokens`: rows_lost (dropped), answers_lost (dropped, or kept without
     the whole answer and its end token), rows_shortened and reasoning_tokens_lost (answer whole, reasoning cut).
-    `tokens` are lengths before truncation, `kept_tokens` and `response_tokens` those in the shards, per split.
+    `tokens` are lengths before truncation, `kept_tokens` and `response_tokens` those in the shards, per split; so are
+    `characters` those of all rows with text, `kept_characters` those of the rows in the shards. `flags` gives for what
+    looks odd the rows and the first example ids, `scripts` the rows by the script of their letters.
     """
     table = pl.scan_parquet(lengths)  # one column at a time is read: a table of all would cost 100 bytes a row
     usable = table.filter(pl.col("prompt_tokens").is_not_null())
     kept = table.filter(pl.col("dropped").is_null())
-    response = pl.col("kept_tokens") - pl.col("prompt_tokens")
     by_split = {name: kept.filter(pl.col("split") == name) for name in ("train", "validation", "test")}
     dropped = table.filter(pl.col("dropped").is_not_null()).group_by("dropped").len().collect()
+    lengths_of = _distributions(usable, by_split)
+    scripts, flags = count_flags(usable, lengths_of["characters"]["answer_characters"].get("p95"))
     audit = {
         "max_tokens": data.max_tokens,
         "too_long": data.too_long,
@@ -40,10 +45,9 @@ def audit_lengths(
         "rows": {name: _rows(part) for name, part in by_split.items()},
         "dropped": dict(sorted(dropped.iter_rows())),
         "policies": _policies(usable, data.max_tokens),
-        "tokens": {column: _quantiles(usable, pl.col(column)) for column in TOKEN_COLUMNS},
-        "characters": {column: _quantiles(usable, pl.col(column)) for column in CHARACTER_COLUMNS},
-        "kept_tokens": {name: _quantiles(part, pl.col("kept_tokens")) for name, part in by_split.items()},
-        "response_tokens": {name: _quantiles(part, response) for name, part in by_split.items()},
+        **lengths_of,
+        "scripts": scripts,
+        "flags": flags,
         "unknown_tokens": unknown,
         "duplicates": {"policy": data.duplicates, **duplicates},
         "contamination": {"policy": data.contaminated, "ngram": data.ngram, **contamination},
@@ -51,14 +55,32 @@ def audit_lengths(
     return audit | {"warnings": _warnings(audit, data)}
 
 
-def heldout_contamination(out: Path, splits: dict[str, Any], overlap: Overlap, copies: int) -> dict[str, Any]:
+def heldout_contamination(
+    out: Path,
+    splits: dict[str, Any],
+    overlap: Overlap,
+    copies: int,
+    questions_of: Callable[[Iterable[int]], dict[int, str]],
+) -> dict[str, Any]:
     """Return how training and held-out questions overlap; reads the held-out shards' questions once.
 
-    `copies` is the number of normalised questions that stand on both sides. `pairs` are example ids, the first of
-    many; `kept_share` below 1 says that only that share of the n-grams was compared.
+    `copies` is the number of normalised questions that stand on both sides. `pairs` are the first of many: example
+    ids, the shared words (`text`) and excerpts of both questions, which `questions_of` finds by their ids; the longest
+    overlaps come first.
+    `kept_share` below 1 says that only that share of the n-grams was compared.
     """
     touched = {f"{name}_rows": _touched(out, splits[name]["files"], overlap) for name in ("validation", "test")}
-    pairs = [{"train": a, "heldout": b, "text": text} for a, b, text in overlap.pairs]
+    texts = questions_of(pair.other for pair in overlap.pairs)
+    pairs = [
+        {
+            "train": pair.row,
+            "heldout": pair.other,
+            "text": pair.words,
+            "train_question": pair.question,
+            "heldout_question": excerpt(texts[pair.other]),
+        }
+        for pair in sorted(overlap.pairs, key=lambda pair: -len(pair.words))
+    ]
     return {
         "question_copies": copies,
         "train_rows": overlap.rows,
@@ -97,6 +119,21 @@ def _losses(outcome: Fit, reasoning: np.ndarray) -> dict[str, int]:
         "answers_lost": int((~whole).sum()),
         "rows_shortened": int(shortened.sum()),
         "reasoning_tokens_lost": int((reasoning - outcome.reasoning)[shortened].sum()),
+    }
+
+
+def _distributions(usable: pl.LazyFrame, by_split: dict[str, pl.LazyFrame]) -> dict[str, Any]:
+    """Return the lengths of all rows with text, and those in the shards per split."""
+    response = pl.col("kept_tokens") - pl.col("prompt_tokens")
+    return {
+        "tokens": {column: _quantiles(usable, pl.col(column)) for column in TOKEN_COLUMNS},
+        "characters": {column: _quantiles(usable, pl.col(column)) for column in CHARACTER_COLUMNS},
+        "kept_tokens": {name: _quantiles(part, pl.col("kept_tokens")) for name, part in by_split.items()},
+        "response_tokens": {name: _quantiles(part, response) for name, part in by_split.items()},
+        "kept_characters": {
+            name: {column: _quantiles(part, pl.col(column)) for column in CHARACTER_COLUMNS}
+            for name, part in by_split.items()
+        },
     }
 
 
@@ -142,9 +179,13 @@ def _warnings(audit: dict[str, Any], data: DataConfig) -> list[str]:
             f"{leak['train_rows']} training rows share {data.ngram} words in a row with a held-out question ({fate}); "
             f"{leak['test_rows']} test rows are concerned"
         )
-    if leak["kept_share"] < 1:
-        warnings.append(f"only a {leak['kept_share']:.3g} share of the n-grams was compared: there are too many")
+    for name, found in leak["benchmarks"].items():
+        if found["train_rows"]:
+            warnings.append(f"{found['train_rows']} training rows overlap benchmark {name} (dropped)")
+    if (share := min(found["kept_share"] for found in [leak, *leak["benchmarks"].values()])) < 1:
+        warnings.append(f"only a {share:.3g} share of the n-grams was compared: there are too many")
     warnings += [f"the {name} split is empty" for name in ("validation", "test") if not audit["rows"][name]]
+    warnings += flag_warnings(audit["flags"], rows)
     if audit["unknown_tokens"]:
         warnings.append(f"the tokenizer could not write {audit['unknown_tokens']} tokens and replaced them")
     if split_template(data.template)[0].endswith(" "):

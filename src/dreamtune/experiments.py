@@ -23,7 +23,12 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, Folders]]:
 
 
 def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
-    shards = plan.add("prepare_shards", {"data": e.data}, ("data", "tokenizer"), unhashed={"model": e.model})
+    # Only dropping reads the benchmarks: under `keep`, naming one more re-makes no shards and retrains nothing.
+    against = e.evaluate.benchmarks if e.data.contaminated == "drop" else []
+    avoided: dict[str, Section] = {f"benchmark/{benchmark.name}": benchmark for benchmark in against}
+    shards = plan.add(
+        "prepare_shards", {"data": e.data, **avoided}, ("data", "tokenizer", *avoided), unhashed={"model": e.model}
+    )
     smoke = _plan_training(plan, e, "smoke", shards)
     full = _plan_training(plan, e, "full", shards, {"gate": smoke})
     likelihood = plan.add(

@@ -93,7 +93,8 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
     """Return the identity of each named input, found by the paths in a stage's runtime settings.
 
     Args:
-        names: of "data" and "questions" (parquet files), "model" and "tokenizer" (of the base model).
+        names: "model" and "tokenizer" (of the base model), "questions" (the files of section "benchmark"), or the name
+            of a section that names parquet files.
         runtime: section name -> its runtime fields.
 
     Raises:
@@ -105,7 +106,7 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
             of = digests.of_model if name == "model" else digests.of_tokenizer
             found[name] = of(runtime["model"]["path"], runtime["model"]["revision"])
         else:
-            files = runtime["data" if name == "data" else "benchmark"]["files"]
+            files = runtime["benchmark" if name == "questions" else name]["files"]
             found[name] = [identity for pattern in files for identity in _files(pattern, digests)]
     return found
 

@@ -4,6 +4,8 @@ Memory is bounded: an index holds at most LIMIT n-grams. Beyond that it keeps th
 quarter, … of the range, the same ones for every text, and `kept_share` says so.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 
@@ -15,14 +17,23 @@ BASE = np.uint64(0x9E3779B97F4A7C15)
 MIX = np.uint64(0xFF51AFD7ED558CCD)
 
 
+def words_of(texts: list[str]) -> pl.DataFrame:
+    """Return [texts] lists of words, in column `words`: what n-grams are made of.
+
+    A word is a run of letters and digits, its case and Unicode compatibility forms folded: neither punctuation nor
+    spelling hides a copy.
+    """
+    folded = pl.col("text").str.normalize("NFKC").str.to_lowercase()
+    return pl.DataFrame({"text": texts}, schema={"text": pl.String}).select(words=folded.str.extract_all(r"\w+"))
+
+
 def ngram_hashes(texts: list[str], n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (hashes uint64, text number int64), both [n-grams], of every run of `n` words of every text.
 
-    A word is a run of letters and digits, its case and Unicode compatibility forms folded: neither punctuation nor
-    spelling hides a copy. A text of fewer than `n` words has no n-gram; only an exact match can find it.
+    The n-grams of a text stand in the order of their first words. A text of fewer than `n` words has none; only an
+    exact match can find it.
     """
-    folded = pl.col("text").str.normalize("NFKC").str.to_lowercase()
-    found = pl.DataFrame({"text": texts}, schema={"text": pl.String}).select(words=folded.str.extract_all(r"\w+"))
+    found = words_of(texts)
     counts = found.select(pl.col("words").list.len().cast(pl.Int64)).to_series().to_numpy()  # [texts]
     words = found.select(pl.col("words").explode().drop_nulls().hash(0)).to_series().to_numpy()  # [words]
     text_of = np.repeat(np.arange(len(texts)), counts)  # [words]
@@ -85,12 +96,34 @@ class NgramIndex:
         return hashes < np.uint64(int(2.0**64 * self.kept_share))
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A row that shares words with a row of an index.
+
+    Attributes:
+        row, other: their ids.
+        words: the row's words from the first n-gram that the other holds as far as the next ones are held, too; folded
+            as `words_of` folds them, and cut as an excerpt.
+        question: excerpt of the row's question.
+    """
+
+    row: int
+    other: int
+    words: str
+    question: str
+
+
+def excerpt(text: str) -> str:
+    """Return the text, or its first EXCERPT characters and an ellipsis."""
+    return text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
+
+
 class Overlap:
     """Counts the rows that share an n-gram with an index, and remembers which n-grams were met.
 
     Attributes:
         rows: rows that share one.
-        pairs: (row, a row of the index, start of the row's text) for the first MAX_PAIRS of them.
+        pairs: the first MAX_PAIRS of them, each with the row of the index it shares its first n-gram with.
         met: [n-grams] bool, the index's n-grams that some row shares.
     """
 
@@ -98,21 +131,39 @@ class Overlap:
         index.merge()
         self.index, self.rows = index, 0
         self.met = np.zeros(len(index.hashes), bool)
-        self.pairs: list[tuple[int, int, str]] = []
+        self.pairs: list[Pair] = []
 
-    def check(self, texts: list[str], rows: np.ndarray) -> np.ndarray:
-        """Say which of the `texts` [texts] share an n-gram; the first MAX_PAIRS are remembered."""
+    def check(self, texts: list[str], rows: np.ndarray, questions: list[str] | None = None) -> np.ndarray:
+        """Say which of the `texts` [texts] of `rows` [texts] share an n-gram; the first MAX_PAIRS are remembered.
+
+        `questions` [texts] are the rows' questions, if the texts are something else of them.
+        """
         hashes, text_of = ngram_hashes(texts, self.index.n)
         at = self.index.find(hashes)
         found = at >= 0
         self.met[at[found]] = True
-        hit, first = np.unique(text_of[found], return_index=True)
-        for text, position in zip(hit[: MAX_PAIRS - len(self.pairs)], at[found][first], strict=False):
-            self.pairs.append((int(rows[text]), int(self.index.rows[position]), texts[text][:EXCERPT]))
+        hit = np.unique(text_of[found])
+        for text in hit[: MAX_PAIRS - len(self.pairs)]:
+            start, stop = np.searchsorted(text_of, (text, text + 1))
+            other, words = self._shared(texts[text], at[start:stop])
+            question = (texts if questions is None else questions)[text]
+            self.pairs.append(Pair(int(rows[text]), other, words, excerpt(question)))
         shares = np.zeros(len(texts), bool)
         shares[hit] = True
         self.rows += len(hit)
         return shares
+
+    def _shared(self, text: str, at: np.ndarray) -> tuple[int, str]:
+        """Return the row of the index with the text's first known n-gram, and the words shared with it from there.
+
+        `at` [n-grams of the text] are their positions in the index, -1 where unknown.
+        """
+        first = int((at >= 0).argmax())
+        other = self.index.rows[at[first]]
+        same = (at[first:] >= 0) & (self.index.rows[at[first:]] == other)
+        run = len(same) if same.all() else int(same.argmin())  # n-grams, one word on from each other
+        words = words_of([text])["words"][0][first : first + run - 1 + self.index.n]
+        return int(other), excerpt(" ".join(words))
 
     def touched(self, texts: list[str]) -> np.ndarray:
         """Say which of the indexed side's own `texts` [texts] hold an n-gram that was met."""

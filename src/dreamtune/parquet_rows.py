@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,19 @@ class ParquetRows:
     files: tuple[Path, ...]
     rows: int
     batch_rows: int
+
+    def texts_at(self, column: str, rows: Iterable[int]) -> dict[int, str]:
+        """Return the texts of a few rows by their number; reads `column` up to the last of them."""
+        wanted, found, start = sorted(set(rows), reverse=True), dict[int, str](), 0
+        for batch in self.batches([column]) if wanted else ():
+            texts = batch[column]
+            while wanted and wanted[-1] < start + len(texts):
+                row = wanted.pop()
+                found[row] = texts[row - start] or ""
+            if not wanted:
+                break
+            start += len(texts)
+        return found
 
     def batches(self, columns: list[str]) -> Iterator[dict[str, Texts]]:
         """Yield `{column: texts}` in row order; null stays None, numbers become text."""

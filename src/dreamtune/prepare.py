@@ -1,11 +1,11 @@
 """From parquet rows to tokens: three splits of Arrow shards, and an audit of what was cut, repeated or leaked.
 
-Usage: `prepare_shards(data, model, out)` fills the empty folder `out`:
+Usage: `prepare_shards(data, model, out, benchmarks)` fills the empty folder `out`:
 
     out/train/train-00000.arrow …    likewise validation/, test/; columns in `dreamtune.shard_writer`
     out/shards.json                  template, tokenizer ids, rows and tokens per split, dropped rows by reason
-    out/lengths.parquet              one row per source row: split, reason, tokens and characters of each part
-    out/audit.json                   what each truncation policy would lose; duplicates; contamination; warnings
+    out/lengths.parquet              one row per source row: split, reason, tokens and characters of each part, flags
+    out/audit.json                   what each truncation policy would lose; duplicates; contamination; flags; warnings
 
 The rows are read twice, a batch at a time: first the questions (split, duplicates, held-out n-grams), then everything.
 Held-out rows go through the same truncation policy as training rows; see `dreamtune.truncation.fit`.
@@ -13,8 +13,9 @@ Held-out rows go through the same truncation policy as training rows; see `dream
 
 import json
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from dreamtune.audit import audit_lengths, heldout_contamination
+from dreamtune.benchmark_overlap import BenchmarkOverlap
 from dreamtune.encode import EncodedRows, check_template, columns_of, encode_rows
 from dreamtune.errors import UserError
+from dreamtune.flags import row_flags
 from dreamtune.ngrams import Overlap
 from dreamtune.parquet_rows import ParquetRows, open_rows
 from dreamtune.progress import Progress
+from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.data import DataConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shard_writer import ShardWriter
@@ -39,23 +43,32 @@ from dreamtune.truncation import fit
 AHEAD = 2  # batches that are tokenised while one is written
 
 
-def prepare_shards(data: DataConfig, model: ModelConfig, out: Path) -> dict[str, Any]:
+def prepare_shards(
+    data: DataConfig, model: ModelConfig, out: Path, benchmarks: Sequence[Benchmark] = ()
+) -> dict[str, Any]:
     """Fill `out` and return the counts: source_rows, rows per split, dropped rows by reason.
 
+    Training rows that overlap one of the `benchmarks` are dropped.
+
     Raises:
-        UserError: unreadable or missing data, no usable tokenizer, or no training row left.
+        UserError: unreadable or missing data or benchmark, no usable tokenizer, or no training row left.
     """
     tokenizer = load_tokenizer(model.path, model.revision)
     check_template(data, tokenizer)
     rows = open_rows(resolve_files(data.files), columns_of(data), data.batch_rows)
+    against = [BenchmarkOverlap(benchmark, data.ngram) for benchmark in benchmarks]
     survey = survey_questions(rows, data)
-    run = _Run(data, tokenizer, survey, out)
+    run = _Run(data, tokenizer, survey, against, out)
     with Progress("tokenising", rows.rows) as progress:
         for encoded in _ahead(rows, data, tokenizer):
             run.write(encoded)
             progress.advance(len(encoded.questions))
     meta = run.finish(rows.rows)
-    contamination = heldout_contamination(out, meta["splits"], run.overlap, survey.straddling())
+    questions_of = partial(rows.texts_at, data.columns.question)
+    contamination = heldout_contamination(out, meta["splits"], run.overlap, survey.straddling(), questions_of)
+    contamination["benchmarks"] = {
+        each.name: {"train_rows": each.rows} | each.counts() | each.pairs() for each in against
+    }
     audit = audit_lengths(out / "lengths.parquet", data, survey.duplicates(), contamination, run.unknown)
     _write_json(out / "audit.json", audit)
     _write_json(out / "shards.json", meta)
@@ -66,8 +79,10 @@ def prepare_shards(data: DataConfig, model: ModelConfig, out: Path) -> dict[str,
 class _Run:
     """The second pass: decides about each row, in source order, and writes it."""
 
-    def __init__(self, data: DataConfig, tokenizer: Tokenizer, survey: Survey, out: Path) -> None:
-        self.data, self.tokenizer, self.survey, self.out = data, tokenizer, survey, out
+    def __init__(
+        self, data: DataConfig, tokenizer: Tokenizer, survey: Survey, against: list[BenchmarkOverlap], out: Path
+    ) -> None:
+        self.data, self.tokenizer, self.survey, self.against, self.out = data, tokenizer, survey, against, out
         self.writers = {name: ShardWriter(out, name, data.rows_per_shard) for name in SPLIT_NAMES if name}
         self.lengths = pq.ParquetWriter(out / "lengths.parquet", LENGTHS)
         self.overlap = Overlap(survey.heldout)
@@ -82,9 +97,7 @@ class _Run:
         splits = self.survey.splits[ids]
         outcome = fit(self.data.too_long, *rows.lengths(), self.data.max_tokens)
         dropped = np.where(rows.dropped == "", outcome.dropped, rows.dropped)
-        contaminated = self._contaminated(rows, (splits == TRAIN) & (dropped == ""), ids)
-        if self.data.contaminated == "drop":
-            dropped[contaminated] = "contaminated"
+        self._drop_contaminated(rows, np.flatnonzero((splits == TRAIN) & (dropped == "")), ids, dropped)
         repeats = self._repeats(dropped, self.groups[ids])
         if self.data.duplicates == "drop":
             dropped[repeats] = "duplicate"
@@ -97,7 +110,8 @@ class _Run:
             if name is not None:
                 chosen = np.flatnonzero(kept & (splits == number))
                 self.writers[name].write(shard_table(rows, outcome, chosen, ids, self.tokenizer.end_id, from_start))
-        self.lengths.write_table(lengths_table(rows, outcome, ids, splits, dropped))
+        odd = row_flags(rows.questions, rows.reasonings if self.data.columns.reasoning else None, rows.answers)
+        self.lengths.write_table(lengths_table(rows, outcome, ids, splits, dropped, odd))
         self.dropped.update(dropped[~kept].tolist())
         self.row += len(ids)
         self.unknown += rows.unknown
@@ -125,11 +139,17 @@ class _Run:
             "dropped": dropped,
         }
 
-    def _contaminated(self, rows: EncodedRows, train: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """Return [rows] bool: a row of `train` [rows] bool that shares an n-gram with a held-out question."""
-        shares, train = np.zeros(len(ids), bool), np.flatnonzero(train)
-        shares[train] = self.overlap.check([rows.questions[i] for i in train], ids[train])
-        return shares
+    def _drop_contaminated(self, rows: EncodedRows, train: np.ndarray, ids: np.ndarray, dropped: np.ndarray) -> None:
+        """Look for the batch's training rows `train` [training rows] among the held-out questions and the benchmarks.
+
+        Those found get a reason in `dropped` [rows], if contaminated rows are dropped.
+        """
+        questions, answers = ([part[i] for i in train] for part in (rows.questions, rows.answers))
+        shares = self.overlap.check(questions, ids[train])
+        for benchmark in self.against:
+            dropped[train[benchmark.check(questions, answers, ids[train])]] = "contaminated_by_benchmark"
+        if self.data.contaminated == "drop":
+            dropped[train[shares]] = "contaminated"
 
     def _repeats(self, dropped: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """Return [rows] bool: all usable rows but the first of each question, in this batch and before it."""
@@ -156,4 +176,4 @@ def _ahead(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer) -> Iterato
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

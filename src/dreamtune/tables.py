@@ -3,8 +3,10 @@
 from itertools import chain
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
+from dreamtune import flags
 from dreamtune.encode import EncodedRows
 from dreamtune.shard_writer import SCHEMA
 from dreamtune.survey import SPLIT_NAMES
@@ -23,6 +25,7 @@ LENGTHS = pa.schema(
         ("question_characters", pa.int32()),
         ("reasoning_characters", pa.int32()),
         ("answer_characters", pa.int32()),
+        *flags.SCHEMA,  # what looks odd about the text; null, too, where there is none
     ]
 )
 
@@ -51,9 +54,12 @@ def shard_table(
 
 
 def lengths_table(
-    rows: EncodedRows, outcome: Fit, ids: np.ndarray, splits: np.ndarray, dropped: np.ndarray
+    rows: EncodedRows, outcome: Fit, ids: np.ndarray, splits: np.ndarray, dropped: np.ndarray, odd: pl.DataFrame
 ) -> pa.Table:
-    """Return a table of `LENGTHS` for a batch: `splits` [rows] numbers SPLIT_NAMES, `dropped` [rows] holds reasons."""
+    """Return a table of `LENGTHS` for a batch: `splits` [rows] numbers SPLIT_NAMES, `dropped` [rows] holds reasons.
+
+    `odd` [rows] has the columns of `flags.SCHEMA`.
+    """
     prompt, reasoning, answer = rows.lengths()
     unusable = rows.dropped != ""
     texts = [
@@ -65,6 +71,7 @@ def lengths_table(
     columns += [pa.array(part.astype(np.int32), pa.int32(), mask=unusable) for part in lengths]
     columns += [pa.array(outcome.tokens.astype(np.int32), pa.int32(), mask=(dropped != ""))]
     columns += [pa.array(part, pa.int32(), mask=unusable) for part in texts]
+    columns += [pa.array(odd[field.name].to_numpy(), field.type, mask=unusable) for field in flags.SCHEMA]
     return pa.Table.from_arrays(columns, schema=LENGTHS)
 
 

@@ -1,6 +1,6 @@
 """Turn parquet rows into tokenised Arrow shards, split, with an audit.
 
-reads   the parquet files and the tokenizer named in the frozen config
+reads   the parquet files, the tokenizer and, if contaminated rows are dropped, the benchmarks of the frozen config
 writes  train/ validation/ test/ (Arrow), shards.json, lengths.parquet, audit.json
 usage   python workflow/scripts/prepare_shards.py --out results/prepare_shards/VERSION
 """
@@ -11,10 +11,17 @@ from dreamtune.versions import code_digest
 
 BEFORE = code_digest(__file__)
 from dreamtune.prepare import prepare_shards
+from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.data import DataConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.stage import Stage
 
 if __name__ == "__main__":
     with Stage(__file__, BEFORE) as stage:
-        stage.counts = prepare_shards(stage.section("data", DataConfig), stage.section("model", ModelConfig), stage.out)
+        against = [name for name in stage.spec["settings"] if name.startswith("benchmark/")]
+        stage.counts = prepare_shards(
+            stage.section("data", DataConfig),
+            stage.section("model", ModelConfig),
+            stage.out,
+            [stage.section(name, Benchmark) for name in against],
+        )

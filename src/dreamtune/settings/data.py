@@ -56,7 +56,9 @@ class DataConfig(Section):
         "what happens to a second row with the same question; the test split asks each question once anyway",
     )
     contaminated: Literal["keep", "drop"] = result(
-        "keep", "what happens to a training row that shares an n-gram with a held-out question"
+        "keep",
+        "what happens to a training row that shares an n-gram with a held-out question, or that overlaps one of "
+        "evaluate.benchmarks (the same question, or a shared n-gram in question or answer)",
     )
     ngram: int = result(13, "length in words of the n-grams of the contamination audit", ge=2)
     rows_per_shard: int = result(100_000, "rows of one Arrow shard", ge=1)
