@@ -38,6 +38,7 @@ def decide(
     nll: Mapping[str, Any],
     canaries: Sequence[Mapping[str, Any]],
     gates: Mapping[str, bool | None],
+    collapse: Sequence[str] = (),
 ) -> Verdict:
     """Return the verdict.
 
@@ -48,6 +49,7 @@ def decide(
         canaries: hard and soft, each {"name", "hard", "passed", "value", "expected", "source"}; those of training also
             have a "fault", what is wrong where they failed.
         gates: whether each run's gate passed; None where it has no gate.json.
+        collapse: in what way the tuned model's greedy answers to the test split have collapsed; empty if they have not.
     """
     detectable = (accuracy if comparison.primary == "accuracy" else nll)["detectable"]
     if faults := _faults(canaries, gates):
@@ -55,7 +57,8 @@ def decide(
         detail = f"no number below says what was learned, not even {numbers}"
         if meaning := next((c["fault"] for c in _failed(canaries, True) if c.get("fault")), None):
             detail = f"{faults[0].partition(':')[0]}; {detail}"
-        return Verdict("invalid", f"Invalid: {meaning or faults[0]}", detail, tuple(faults), detectable)
+        reasons = (*faults, *_collapse_words(collapse))
+        return Verdict("invalid", f"Invalid: {meaning or faults[0]}", detail, reasons, detectable)
     accuracy_says = _direction(accuracy["gain"], comparison.alpha, better=1)
     nll_says = _direction(nll["delta"], comparison.alpha, better=-1)
     name = _name(comparison.primary, accuracy_says, nll_says)
@@ -63,6 +66,7 @@ def decide(
         _reason("accuracy", accuracy["gain"], accuracy_says, comparison, *_accuracy_words(accuracy)),
         _reason("likelihood", nll["delta"], nll_says, comparison, *_nll_words(nll)),
         _detectable_words(comparison, detectable),
+        *_collapse_words(collapse),
         *(
             f"warning from {c['source']}: {c['name']} ({_number(c['value'])}; expected {c['expected']})"
             for c in _failed(canaries, False)
@@ -157,6 +161,10 @@ def _detectable_words(comparison: Comparison, detectable: float | None) -> str:
         return "not enough data to detect a change of any size with 80 % power"
     size = f"{100 * detectable:.1f} points" if comparison.primary == "accuracy" else f"{detectable:.3g} nats per token"
     return f"smallest change these data would have shown with 80 % power: {size}"
+
+
+def _collapse_words(ways: Sequence[str]) -> list[str]:
+    return [f"the tuned model's answers collapsed: {', '.join(ways)}"] if ways else []
 
 
 def _points(share: float) -> str:
