@@ -63,7 +63,9 @@ def judge(
         "question": [f"What is {i} + {i}?" for i in range(count)],
         "answer": references or [str(2 * i) for i in range(count)],
         "completion": completions,
-        "tokens": pl.Series([[zlib.crc32(w.encode()) % 9999 for w in c.split()] for c in completions], dtype=pl.List(pl.Int32)),
+        "tokens": pl.Series(
+            [[zlib.crc32(w.encode()) % 9999 for w in c.split()] for c in completions], dtype=pl.List(pl.Int32)
+        ),
         "ended": [ended] * count,
     }
     pl.DataFrame(columns | ({"unmasked_at": orders} if orders else {})).write_parquet(tmp_path / "answers.parquet")

@@ -246,7 +246,7 @@ def _smallest(found: Callable[[float], float], most: float, power: float) -> flo
     low, high = 0.0, most
     if found(high) < power:
         return None
-    for _ in range(50):
+    for _ in range(30):
         middle = (low + high) / 2
         low, high = (low, middle) if found(middle) >= power else (middle, high)
     return high

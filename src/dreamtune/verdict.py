@@ -1,8 +1,9 @@
 """The one sentence the report stands for: did fine-tuning work?
 
-The rule is fixed before anything is measured: a two-sided paired test on `comparison.primary`, at `alpha`. Only the
-primary measure can say "improved" or "worse". A hard canary that failed, a smoke gate that failed, or canaries that
-never ran make every number meaningless: the verdict is then "invalid", whatever the numbers are.
+The rule is fixed before anything is measured: a two-sided paired test on `comparison.primary`, at `alpha`, and an
+interval of the same level that leaves out 0. Only the primary measure can say "improved" or "worse". A hard canary
+that failed, a smoke gate that failed, or canaries that never ran make every number meaningless: the verdict is then
+"invalid", whatever the numbers are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -95,10 +96,14 @@ def _failed(canaries: Sequence[Mapping[str, Any]], hard: bool) -> list[Mapping[s
 
 
 def _direction(change: Mapping[str, Any], alpha: float, better: int) -> str:
-    """Return "better", "worse", "unproven", or "no data"."""
+    """Return "better", "worse", "unproven", or "no data".
+
+    Test and interval must agree. A sign flip takes the differences to be symmetric; where they are skewed it finds
+    changes that are not there, more often than the interval, which is made for skewness.
+    """
     if change["p"] is None or change["value"] is None:
         return "no data"
-    if change["p"] >= alpha or change["value"] == 0:
+    if change["p"] >= alpha or change["low"] <= 0 <= change["high"]:
         return "unproven"
     return "better" if change["value"] * better > 0 else "worse"
 
