@@ -130,8 +130,9 @@ def test_answers_written_left_to_right_are_said_to_be(tmp_path: Path) -> None:
         "the answers were written left to right (100 % of the steps) although generate.order is entropy; "
         "ranking after the temperature does that: set generate.ranking to untempered"
     ]
-    greedy = judge(tmp_path, texts, orders=forward, settings=FORWARD | {"temperature": 0.0})
-    assert greedy["warnings"][0].endswith("although generate.order is entropy")
+    for other in ({"temperature": 0.0}, {"ranking": "untempered"}):
+        found = judge(tmp_path, texts, orders=forward, settings=FORWARD | other)
+        assert found["warnings"][0].endswith("although generate.order is entropy")
     rng = np.random.default_rng(0)
     shuffled = judge(tmp_path, texts, orders=[rng.permutation(n).tolist() for n in lengths], settings=FORWARD)
     assert shuffled["left_to_right"] < 0.5 and shuffled["warnings"] == []

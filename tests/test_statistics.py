@@ -96,6 +96,18 @@ def test_ratio_interval_covers_rows_of_very_unequal_length() -> None:
     assert 0.93 <= hits / repeats <= 0.97
 
 
+def test_rows_count_by_their_size() -> None:
+    """Half of the rows hold nearly all tokens: (Σy)² / Σy² = 25.5 rows count, and t with 24.5 degrees is 2.062."""
+    tokens, shortest = np.repeat([1000.0, 10.0], 25), np.inf
+    for seed in range(20):
+        values = tokens * np.random.default_rng(seed).standard_t(3, 50)
+        interval = ratio_interval(values, tokens, 300, seed)
+        residuals = (values - interval.value * tokens) / tokens.mean()
+        error = np.sqrt((residuals**2).sum() / (50 * 49))
+        shortest = min(shortest, (interval.high - interval.value) / error, (interval.value - interval.low) / error)
+    assert 2.058 < shortest < 2.1  # 2.010 with 49 degrees
+
+
 @pytest.mark.parametrize("n", [50, 100, 300])
 def test_shares_over_several_samples_cover(n: int) -> None:
     """Four samples of each question; skills spread over [0, 1], tuned ones 0.85 · skill + 0.13."""

@@ -103,6 +103,7 @@ def test_a_change_counts_only_where_test_and_interval_agree() -> None:
     clear, doubtful = nll(-0.5), nll(-0.5)
     doubtful["delta"] |= {"p": 0.01, "low": -0.9, "high": 0.02}
     assert verdict(changed(20, 20), clear, primary="nll").name == "improved"
+    assert verdict(changed(20, 20), {**clear, "delta": clear["delta"] | {"p": 0.2}}, primary="nll").name != "improved"
     said = verdict(changed(20, 20), doubtful, primary="nll")
     assert said.name == "no evidence of change" and "no evidence of change" in said.reasons[1]
 

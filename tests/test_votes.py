@@ -58,11 +58,11 @@ def test_answers_of_one_meaning_are_one_class() -> None:
 def test_the_majority_wins_by_meaning_and_the_unparsed_do_not_vote() -> None:
     frame = scores([
         ["5", "4", "4.0", "5", "4"],  # 3 of 5 for 4, one of them in another form
-        ["5", None, None, None, "4"],  # a tie: the first
+        ["4", None, None, None, "5"],  # a tie: the first
         ["4", None, "5", None, "5"],
         [None] * 5,
     ])  # fmt: skip
-    assert majority(frame).rows() == [(0, True), (1, False), (2, False), (3, False)]
+    assert majority(frame).rows() == [(0, True), (1, True), (2, False), (3, False)]
     assert majority(scores([["4", "5"], ["5", "4"]])).rows() == [(0, True), (1, False)]  # ties
     ungradable = frame.with_columns(gradable=pl.col("example_id") > 1)
     assert majority(ungradable)["example_id"].to_list() == [2, 3]
@@ -84,6 +84,11 @@ def test_a_model_that_is_right_more_often_than_not_gains_by_voting() -> None:
     vote: Any = block["majority"]
     assert vote["tuned"]["value"] > 0.9 and vote["gain"]["test"] == "exact McNemar" and vote["samples"] == 8
     assert vote["gain"]["low"] > 0 and vote["gain"]["p"] < 1e-6
+
+
+def test_two_samples_vote_too() -> None:
+    block = compare_samples(scores([["4", "5"], ["5", "5"]]), scores([["4", "5"], ["4", "4"]]), FAST)
+    assert list(block["pass_at_k"]) == ["1", "2"] and block["majority"]["gain"]["won"] == 1
 
 
 def test_one_sample_has_pass_at_1_and_no_vote() -> None:
