@@ -11,6 +11,7 @@ import torch
 from dreamtune import generate as module
 from dreamtune.errors import UserError
 from dreamtune.generate import Answer, Request, denoise, generate, reveal_shares
+from dreamtune.generation_statistics import left_to_right
 from dreamtune.model import hidden_states, load_model
 from dreamtune.settings.generate import GenerateConfig
 
@@ -145,6 +146,18 @@ def test_equally_sure_positions_are_revealed_from_the_left(scripted: type[Script
     model = scripted(peaks(*[(1, 3.0)] * 6))
     (answer,) = answers(model, [Request([0], 0)], GenerateConfig(max_new_tokens=6, steps=3))
     assert answer.unmasked_at == sorted(answer.unmasked_at)
+
+
+def test_ranking_after_a_temperature_writes_left_to_right(scripted: type[Scripted]) -> None:
+    """Tempered, every position is equally sure, and ties go to the left: what the reports' `left_to_right` is for."""
+    heights = np.random.default_rng(0).permutation(12) + 8.0
+    share = {}
+    for ranking in ("untempered", "official"):
+        config = GenerateConfig(max_new_tokens=12, temperature=0.2, top_p=0.9, ranking=ranking)  # type: ignore[arg-type]
+        model = scripted(peaks(*[(1, float(height)) for height in heights]))
+        (answer,) = answers(model, [Request([0], 0)], config)
+        share[ranking] = left_to_right(answer.unmasked_at)
+    assert share["official"] == 1.0 and (share["untempered"] or 0.0) < 0.4
 
 
 def test_the_schedule_is_the_official_one() -> None:

@@ -15,12 +15,14 @@ from datasets.arrow_writer import ArrowWriter
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dreamtune import elbo, likelihood
+from dreamtune.comparison import compare_nll
 from dreamtune.draws import EVERYTHING, nats_per_token, per_example
 from dreamtune.elbo import Example, Job, batches, heldout_nll, mask_positions, plan_jobs
 from dreamtune.errors import UserError
 from dreamtune.model import attach_lora
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
+from dreamtune.settings.report import Comparison
 from dreamtune.settings.train import LoraSettings
 from dreamtune.soft_canaries import context_helps, no_gap, prompt_matters, shuffled_prompts
 
@@ -194,6 +196,8 @@ def test_an_adapter_of_zeros_changes_nothing_to_the_bit(tmp_path: Path, monkeypa
     frame, content = evaluate(tmp_path, monkeypatch, tuned_model(0.0))
     assert (frame["nll_base"] == frame["nll_tuned"]).all()
     assert content["nll"]["base"] == content["nll"]["tuned"] > 0
+    delta = compare_nll(frame, Comparison(resamples=200))["delta"]
+    assert (delta["value"], delta["low"], delta["high"], delta["p"]) == (0.0, 0.0, 0.0, 1.0)
     gap = content["canaries"][2]
     assert gap["value"] == 0.0 and gap["passed"] is True
 

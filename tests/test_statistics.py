@@ -12,6 +12,8 @@ from dreamtune.statistics import (
     mean_interval,
     paired_difference,
     paired_permutation,
+    question_difference,
+    question_share,
     ratio_interval,
     wilson,
 )
@@ -76,12 +78,62 @@ SAMPLES = {
 @pytest.mark.parametrize("n", [50, 100, 300])
 def test_ratio_interval_covers_heavy_tails_too(n: int, kind: str) -> None:
     """Per-token NLL with 0.3 nats in truth, rows of 10 to 60 tokens."""
-    rng, hits, repeats = np.random.default_rng(n), 0, 600
+    rng, hits, repeats = np.random.default_rng(n), 0, 2000
     for seed in range(repeats):
         tokens = rng.integers(10, 60, n)
         interval = ratio_interval(tokens * SAMPLES[kind](rng, n), tokens, 200, seed)
         hits += interval.low <= 0.3 <= interval.high
-    assert 0.915 <= hits / repeats <= 0.98  # 93 to 97 %, and the noise of 600 repeats
+    assert 0.93 <= hits / repeats <= 0.97
+
+
+def test_ratio_interval_covers_rows_of_very_unequal_length() -> None:
+    """50 rows as long as reasoning traces are, NLL as skewed as a lognormal: counting them as 50 covers 92.5 %."""
+    rng, hits, repeats = np.random.default_rng(0), 0, 4000
+    for seed in range(repeats):
+        tokens = np.clip(rng.lognormal(np.log(400), 0.7, 50).round(), 20, 2048)
+        interval = ratio_interval(tokens * SAMPLES["lognormal"](rng, 50), tokens, 300, seed)
+        hits += interval.low <= 0.3 <= interval.high
+    assert 0.93 <= hits / repeats <= 0.97
+
+
+def test_rows_count_by_their_size() -> None:
+    """Half of the rows hold nearly all tokens: (Σy)² / Σy² = 25.5 rows count, and t with 24.5 degrees is 2.062."""
+    tokens, shortest = np.repeat([1000.0, 10.0], 25), np.inf
+    for seed in range(20):
+        values = tokens * np.random.default_rng(seed).standard_t(3, 50)
+        interval = ratio_interval(values, tokens, 300, seed)
+        residuals = (values - interval.value * tokens) / tokens.mean()
+        error = np.sqrt((residuals**2).sum() / (50 * 49))
+        shortest = min(shortest, (interval.high - interval.value) / error, (interval.value - interval.low) / error)
+    assert 2.058 < shortest < 2.1  # 2.010 with 49 degrees
+
+
+@pytest.mark.parametrize("n", [50, 100, 300])
+def test_shares_over_several_samples_cover(n: int) -> None:
+    """Four samples of each question; skills spread over [0, 1], tuned ones 0.85 · skill + 0.13."""
+    rng, hits, repeats, samples = np.random.default_rng(n), np.zeros(3), 2000, 4
+    for _ in range(repeats):
+        skill = rng.beta(0.8, 0.8, n)
+        base, tuned = (rng.binomial(samples, chance) / samples for chance in (skill, 0.85 * skill + 0.13))
+        found = question_share(base, samples), question_share(tuned, samples), question_difference(base, tuned, samples)
+        hits += [i.low <= truth <= i.high for i, truth in zip(found, (0.5, 0.555, 0.055), strict=True)]
+    assert (hits / repeats >= 0.93).all() and (hits / repeats <= 0.97).all()
+
+
+def test_no_right_answer_in_several_samples_is_no_proof_of_none() -> None:
+    none = question_share([0.0] * 50, 8)
+    assert none.low == 0.0 and none.high == pytest.approx(wilson(0, 50).high, abs=0.005)
+    all_right = question_difference([0.0] * 50, [1.0] * 50, 8)
+    assert all_right.low < 0.95 and all_right.high == 1.0
+    more = question_share([0.5] * 25 + [0.25] * 25, 4)
+    assert more.high - more.low < wilson(18, 50).high - wilson(18, 50).low  # four samples say more than one
+
+
+def test_one_sample_is_the_special_case() -> None:
+    rng = np.random.default_rng(0)
+    base, tuned = rng.random(200) < 0.5, rng.random(200) < 0.6
+    several, one = question_difference(base, tuned, 1), paired_difference(base, tuned)
+    assert (several.value, several.low, several.high) == pytest.approx((one.value, one.low, one.high), abs=0.003)
 
 
 def test_ratio_is_a_ratio_of_sums_and_repeats_itself() -> None:
@@ -96,21 +148,44 @@ def test_equal_values_give_a_point_and_one_value_gives_no_limits() -> None:
     assert mean_interval([0.7], 500, 0).low == -np.inf
 
 
-def test_detectable_gain_is_what_the_test_detects() -> None:
-    """At the gain it names, McNemar's test must find it in about 80 % of samples."""
-    n, changed = 300, 90
+@pytest.mark.parametrize(("n", "changed"), [(300, 90), (100, 10), (50, 15), (340, 315)])
+def test_detectable_gain_is_what_the_test_detects(n: int, changed: int) -> None:
+    """At the gain it names, McNemar's exact test must find it in 80 % of samples."""
     gain = detectable_gain(n, changed)
-    assert gain is not None and 0.08 < gain < 0.10
-    share = (changed + 1) / (n + 1)
-    won, lost = (share + gain) / 2, (share - gain) / 2
-    counts = np.random.default_rng(0).multinomial(n, (won, lost, 1 - won - lost), 2000)
-    found = np.mean([mcnemar_exact(int(c[1]), int(c[0])) < 0.05 for c in counts])
-    assert 0.74 <= found <= 0.83  # the exact test is a little more cautious than the formula
+    assert gain is not None
+    share = max((changed + 1) / (n + 1), gain)
+    won, lost = (share + gain) / 2, max(0.0, (share - gain) / 2)
+    counts = np.random.default_rng(0).multinomial(n, (won, lost, 1 - won - lost), 4000)
+    p = {pair: mcnemar_exact(pair[1], pair[0]) for pair in {(int(w), int(x)) for w, x, _ in counts}}
+    found = np.mean([p[int(w), int(x)] < 0.05 and w > x for w, x, _ in counts])
+    assert found == pytest.approx(0.8, abs=0.02)
+
+
+@pytest.mark.parametrize("n", [12, 60])
+def test_detectable_mean_is_what_a_sign_flip_detects(n: int) -> None:
+    """Rows of unequal length, each changed by the effect per token and by noise of its own."""
+    rng = np.random.default_rng(n)
+    tokens = rng.integers(10, 60, n).astype(float)
+    noise = tokens * rng.normal(0, 1, n)
+    noise -= noise.sum() / tokens.sum() * tokens
+    effect = detectable_mean(noise, tokens)
+    assert effect is not None
+    assert detectable_mean(noise - 5 * tokens, tokens) == pytest.approx(effect)  # not a function of the change found
+    spread, found, repeats = np.sqrt((noise**2).sum() / (n - 1)), 0, 1500
+    for seed in range(repeats):
+        found += paired_permutation(effect * tokens + rng.normal(0, spread, n), 400, seed) < 0.05
+    assert found / repeats == pytest.approx(0.8, abs=0.035)
 
 
 def test_detectable_needs_data() -> None:
     assert detectable_gain(0, 0) is None
     assert detectable_gain(2, 0) is None
+    assert detectable_gain(5, 0) is None  # five wins of five have p = 0.06
     assert detectable_gain(100, 0) == pytest.approx(0.076, abs=0.01)  # all changes would have to be wins
     assert detectable_mean([1.0]) is None
-    assert detectable_mean([0.0, 2.0]) == pytest.approx((1.95996 + 0.84162) * np.sqrt(2) / np.sqrt(2), abs=1e-3)
+    assert detectable_mean([0.0, 2.0, 1.0, 0.0, 3.0]) is None  # no flip of five signs has p < 0.05
+    rng = np.random.default_rng(0)
+    many = rng.normal(0, 1, 2000)
+    normal = (1.95996 + 0.84162) * many.std(ddof=1) / np.sqrt(2000)
+    assert detectable_mean(many) == pytest.approx(normal, rel=2e-3)
+    assert detectable_mean(np.zeros(20)) == 0.0

@@ -1,5 +1,6 @@
 """Each of the five verdicts, what makes one invalid, and how often chance alone is called an improvement."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from dreamtune.settings.report import Comparison
 from dreamtune.verdict import Verdict, decide
 
 FAST = Comparison(resamples=400)
+PAIRS = Path(__file__).parent / "fixtures/demo_pairs.csv"  # of every held-out row of a finished `make demo`
 HARD = {"name": "targets_hidden", "hard": True, "passed": True, "value": 0, "expected": "0 of 812", "source": "full"}
 SOFT = HARD | {"name": "shuffled prompts hurt", "hard": False, "source": "likelihood"}
 
@@ -98,6 +100,25 @@ def test_a_soft_canary_warns_only() -> None:
     assert any(reason.startswith("warning from likelihood: shuffled prompts hurt") for reason in said.reasons)
 
 
+def test_a_change_counts_only_where_test_and_interval_agree() -> None:
+    """Skewed differences: many small gains and one great loss, which sign flips take for a gain."""
+    clear, doubtful = nll(-0.5), nll(-0.5)
+    doubtful["delta"] |= {"p": 0.01, "low": -0.9, "high": 0.02}
+    assert verdict(changed(20, 20), clear, primary="nll").name == "improved"
+    assert verdict(changed(20, 20), {**clear, "delta": clear["delta"] | {"p": 0.2}}, primary="nll").name != "improved"
+    said = verdict(changed(20, 20), doubtful, primary="nll")
+    assert said.name == "no evidence of change" and "no evidence of change" in said.reasons[1]
+
+
+def test_a_collapse_is_said_and_changes_no_verdict() -> None:
+    gates = {"smoke": True, "full": True}
+    for canaries, name in (([HARD], "improved"), ([HARD | {"passed": False}], "invalid")):
+        said = decide(FAST, changed(60, 10), nll(-0.5), canaries, gates, ["63 % loop", "55 % are empty"])
+        assert said.name == name
+        assert "the tuned model's answers collapsed: 63 % loop, 55 % are empty" in said.reasons
+    assert not any("collapsed" in reason for reason in verdict(changed(60, 10), nll(-0.5)).reasons)
+
+
 def test_no_data_is_said_and_never_called_a_change() -> None:
     said = verdict(nothing("questions"), nothing("rows"))
     assert said.name == "no evidence of change" and "not enough data" in said.headline
@@ -139,19 +160,23 @@ def test_several_samples_count_by_question() -> None:
 
 @pytest.mark.parametrize("primary", ["accuracy", "nll"])
 def test_chance_is_rarely_called_an_improvement(primary: str) -> None:
-    """1,000 nulls: real paired differences, each with a random sign."""
+    """1,000 nulls: the demo's own pairs of base and tuned, each exchanged by the toss of a coin."""
     rng, improved = np.random.default_rng(0), 0
-    comparison, quiet = Comparison(primary=primary, resamples=200), nothing("questions")  # type: ignore[arg-type]
-    differences = 10 * rng.standard_t(3, 40)
+    pairs = pl.read_csv(PAIRS).head(40)
+    reading = pairs.select("lenient_base", "lenient_tuned").to_numpy()
+    nats = pairs.select("nll_base", "nll_tuned").to_numpy()
+    comparison = Comparison(primary=primary, resamples=200)  # type: ignore[arg-type]
     for _ in range(1000):
-        signs = rng.choice([-1, 1], 40)
+        order = np.argsort(rng.random((40, 2)), axis=1)
         if primary == "accuracy":
-            won = int((signs > 0).sum())
-            blocks = {"accuracy": _counts(won, 40 - won), "nll": nothing("rows")}
+            base, tuned = np.take_along_axis(reading, order, axis=1).T
+            blocks = accuracy(base, tuned), nothing("rows")
         else:
-            blocks = {"accuracy": quiet, "nll": _differences(signs * differences, comparison)}
-        said = decide(comparison, blocks["accuracy"], blocks["nll"], [HARD], {"full": True})
-        improved += said.name == "improved"
+            base, tuned = np.take_along_axis(nats, order, axis=1).T
+            frame = {"example_id": np.arange(40), "draw": np.zeros(40, int), "nll_base": base, "nll_tuned": tuned}
+            rows = pl.DataFrame(frame | {"response_tokens": pairs["response_tokens"]})
+            blocks = nothing("questions"), compare_nll(rows, comparison)
+        improved += decide(comparison, *blocks, [HARD], {"full": True}).name == "improved"
     assert 0 < improved <= 35
 
 
@@ -164,10 +189,3 @@ def test_a_true_gain_of_ten_points_is_mostly_found() -> None:
 
 def _counts(won: int, lost: int) -> dict[str, Any]:
     return changed(int(won), int(lost))
-
-
-def _differences(values: np.ndarray, comparison: Comparison) -> dict[str, Any]:
-    rows = len(values)
-    frame = {"example_id": np.arange(rows), "draw": np.zeros(rows, int), "response_tokens": np.full(rows, 10)}
-    base = np.full(rows, 50.0)
-    return compare_nll(pl.DataFrame(frame | {"nll_base": base, "nll_tuned": base + values}), comparison)

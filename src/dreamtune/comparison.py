@@ -17,12 +17,14 @@ from dreamtune.statistics import (
     detectable_gain,
     detectable_mean,
     mcnemar_exact,
-    mean_interval,
     paired_difference,
     paired_permutation,
+    question_difference,
+    question_share,
     ratio_interval,
     wilson,
 )
+from dreamtune.votes import majority, numbers_of_tries, pass_at_k
 
 Block = dict[str, Any]
 
@@ -30,12 +32,45 @@ Block = dict[str, Any]
 def compare_scores(base: pl.DataFrame, tuned: pl.DataFrame, reading: str, comparison: Comparison) -> Block:
     """Compare one reading (`correct`, `strict` or `lenient`) of two scores.parquet, by question.
 
-    One sample per question: Wilson's intervals, Newcombe's paired one, exact McNemar. Several: bootstrap intervals
-    and a permutation test over questions, of which each counts with its mean.
+    One sample per question: Wilson's intervals, Newcombe's paired one, exact McNemar. Several: the same intervals for
+    the effective number of answers, and a permutation test over questions, of which each counts with its mean.
 
     Raises:
         UserError: the two do not answer the same questions.
     """
+    questions = _by_question(base, tuned, reading)
+    samples = max(questions["samples"].to_list(), default=0)
+    x, y = ((questions[who] / questions["samples"]).to_numpy() for who in ("base", "tuned"))
+    return _compare(x, y, samples, _ungradable(base), comparison)
+
+
+def compare_samples(base: pl.DataFrame, tuned: pl.DataFrame, comparison: Comparison) -> Block:
+    """Compare what several samples of a question show together, of two scores.parquet.
+
+    Returns:
+        "pass_at_k": {k: block} for k = 1, 2, 4, … and n; "majority": block, null for one sample per question. The
+        blocks are those of `compare_scores`; majority has one answer per question, hence McNemar's exact test.
+
+    Raises:
+        UserError: the two do not answer the same questions.
+    """
+    questions = _by_question(base, tuned, "correct")
+    samples, ungradable = min(questions["samples"].to_list(), default=0), _ungradable(base)
+    tried = questions["samples"].to_numpy()
+    at_k = {}
+    for k in numbers_of_tries(samples):
+        x, y = (pass_at_k(tried, questions[who].to_numpy(), k) for who in ("base", "tuned"))
+        at_k[str(k)] = _compare(x, y, samples, ungradable, comparison)
+    voted = None
+    if samples > 1:
+        both = majority(base).join(majority(tuned), on="example_id", suffix="_tuned", maintain_order="left")
+        x, y = both["correct"].to_numpy().astype(float), both["correct_tuned"].to_numpy().astype(float)
+        voted = _compare(x, y, 1, ungradable, comparison) | {"samples": samples}
+    return {"pass_at_k": at_k, "majority": voted}
+
+
+def _by_question(base: pl.DataFrame, tuned: pl.DataFrame, reading: str) -> pl.DataFrame:
+    """Return example_id, samples, and how many of them are right in base and in tuned, of each gradable question."""
     keys = [frame.filter(pl.col("example_id") >= 0).select("example_id", "sample") for frame in (base, tuned)]
     if not keys[0].sort("example_id", "sample").equals(keys[1].sort("example_id", "sample")):
         raise UserError(
@@ -44,15 +79,17 @@ def compare_scores(base: pl.DataFrame, tuned: pl.DataFrame, reading: str, compar
         )
     both = base.join(tuned, on=["example_id", "sample"], suffix="_tuned").filter("gradable").sort("example_id")
     pair = both.select("example_id", "sample", base=reading, tuned=f"{reading}_tuned").drop_nulls()
-    questions = pair.group_by("example_id", maintain_order=True).agg(
-        pl.col("base", "tuned").cast(pl.Float64).mean(), pl.len().alias("samples")
+    return pair.group_by("example_id", maintain_order=True).agg(
+        pl.col("base", "tuned").cast(pl.Float64).sum(), pl.len().alias("samples")
     )
-    x, y = questions["base"].to_numpy(), questions["tuned"].to_numpy()
-    samples = max(questions["samples"].to_list(), default=0)
+
+
+def _compare(x: np.ndarray, y: np.ndarray, samples: int, ungradable: int, comparison: Comparison) -> Block:
+    """Return the block of a comparison of base x and tuned y, [questions] in 0 to 1."""
     if not len(x):
         return nothing("questions")
-    block = _single(x, y, comparison) if samples == 1 else _several(x, y, comparison)
-    counts = {"questions": len(x), "samples": samples, "ungradable": _ungradable(base)}
+    block = _single(x, y, comparison) if samples == 1 else _several(x, y, samples, comparison)
+    counts = {"questions": len(x), "samples": samples, "ungradable": ungradable}
     return block | counts | {"level": 1 - comparison.alpha}
 
 
@@ -65,13 +102,12 @@ def compare_nll(frame: pl.DataFrame, comparison: Comparison) -> Block:
     base, tuned = rows["nll_base"].to_numpy(), rows["nll_tuned"].to_numpy()
     everything = frame.filter(pl.col("draw") == EVERYTHING)
     p = paired_permutation(tuned - base, comparison.resamples, comparison.seed) if len(tokens) > 1 else None
-    mean_length = float(tokens.mean())
     return {
         "base": estimate(_ratio(base, tokens, comparison)),
         "tuned": estimate(_ratio(tuned, tokens, comparison)),
         "delta": estimate(_ratio(tuned - base, tokens, comparison)) | {"p": p, "test": "paired permutation over rows"},
         "everything_masked": _blind(everything, comparison),
-        "detectable": _finite(detectable_mean((tuned - base) / mean_length, comparison.alpha)),
+        "detectable": detectable_mean(tuned - base, tokens, comparison.alpha),
         "rows": rows.height,
         "tokens": int(tokens.sum()),
         "unit": "nats per response token",
@@ -112,21 +148,20 @@ def _single(x: np.ndarray, y: np.ndarray, comparison: Comparison) -> Block:
     }
 
 
-def _several(x: np.ndarray, y: np.ndarray, comparison: Comparison) -> Block:
-    p = paired_permutation(y - x, comparison.resamples, comparison.seed)
-    changes = {"won": int((y > x).sum()), "lost": int((y < x).sum())}
-    intervals = [mean_interval(v, comparison.resamples, comparison.seed, comparison.alpha) for v in (x, y, y - x)]
-    base, tuned, gain = (
-        _within(estimate(interval), low) for interval, low in zip(intervals, (0.0, 0.0, -1.0), strict=True)
-    )
-    test = {"p": p, "test": "paired permutation over questions"}
-    detectable = detectable_mean(y - x, comparison.alpha)
-    return {"base": base, "tuned": tuned, "gain": gain | test | changes, "detectable": _finite(detectable)}
-
-
-def _within(block: Block, least: float) -> Block:
-    low = least if block["low"] is None else max(least, block["low"])
-    return block | {"low": low, "high": 1.0 if block["high"] is None else min(1.0, block["high"])}
+def _several(x: np.ndarray, y: np.ndarray, samples: int, comparison: Comparison) -> Block:
+    alpha = comparison.alpha
+    test = {
+        "p": paired_permutation(y - x, comparison.resamples, comparison.seed),
+        "test": "paired permutation over questions",
+        "won": int((y > x).sum()),
+        "lost": int((y < x).sum()),
+    }
+    return {
+        "base": estimate(question_share(x, samples, alpha)),
+        "tuned": estimate(question_share(y, samples, alpha)),
+        "gain": estimate(question_difference(x, y, samples, alpha)) | test,
+        "detectable": detectable_mean(y - x, alpha=alpha),
+    }
 
 
 def _ratio(x: np.ndarray, y: np.ndarray, comparison: Comparison) -> Interval:

@@ -5,7 +5,8 @@ is what the report calls accuracy. `strict` asks for the reference's own charact
 the last number of the completion, wherever it stands. Rows whose reference holds no checkable answer (a proof, an
 essay) are `gradable = False`: reported apart, never counted as wrong.
 
-Reads ANSWERS/answers.parquet; writes OUT/scores.parquet (one row per question and sample) and OUT/scores.json.
+Reads ANSWERS/answers.parquet and, for the order that was asked for, ANSWERS/generation.json; writes OUT/scores.parquet
+(one row per question and sample) and OUT/scores.json.
 """
 
 import json
@@ -16,9 +17,11 @@ import polars as pl
 
 from dreamtune.errors import UserError
 from dreamtune.extraction import asks_for_a_proof, extract, final_answer, last_number, reference_answer
+from dreamtune.generation_statistics import left_to_right, order_correlation, summarise_answers
 from dreamtune.grading import as_number, equivalent, strict_form
 from dreamtune.progress import track
 from dreamtune.settings.score import ScoreConfig
+from dreamtune.votes import classes_of_answers
 
 NEEDED = ("example_id", "sample", "question", "answer", "completion", "tokens", "ended")
 SCHEMA = pl.Schema(
@@ -37,6 +40,9 @@ SCHEMA = pl.Schema(
         "tokens": pl.Int32,
         "repetition": pl.Float64,  # share of 4-grams that occurred before in the same answer
         "distinct_2": pl.Float64,  # distinct 2-grams / 2-grams
+        "distinct_1": pl.Float64,  # distinct tokens / tokens
+        "left_to_right": pl.Float64,  # share of the steps that revealed the leftmost hidden tokens; null: no choice
+        "order_correlation": pl.Float64,  # Kendall's tau-b of position and step; null where there is no order
     }
 )
 
@@ -99,6 +105,9 @@ def score_row(row: dict[str, Any], score: ScoreConfig) -> dict[str, Any]:
         "tokens": len(row["tokens"]),
         "repetition": repetition(row["tokens"]),
         "distinct_2": distinct(row["tokens"], 2),
+        "distinct_1": distinct(row["tokens"], 1),
+        "left_to_right": left_to_right(row.get("unmasked_at") or []),
+        "order_correlation": order_correlation(row.get("unmasked_at") or []),
     }
 
 
@@ -109,16 +118,28 @@ def score_answers(score: ScoreConfig, answers: Path, out: Path) -> dict[str, Any
         raise UserError(
             f"{answers / 'answers.parquet'} has no column {missing[0]!r}; it has {', '.join(frame.columns)}"
         )
-    rows = frame.select(NEEDED).iter_rows(named=True)
+    columns = [*NEEDED, *(["unmasked_at"] if "unmasked_at" in frame.columns else [])]
+    rows = frame.select(columns).iter_rows(named=True)
     scores = pl.DataFrame([score_row(r, score) for r in track(rows, "score", frame.height)], schema=SCHEMA)
+    # Which answers mean the same is decided here, so that the report can count votes without the grader.
+    classes = classes_of_answers(scores, float(score.timeout_s))
+    scores = scores.join(classes, on=["example_id", "sample"], how="left", maintain_order="left")
     scores.write_parquet(out / "scores.parquet")
-    summary = summarise(scores)
+    asked = pl.col("example_id") >= 0
+    form = summarise_answers(scores.filter(asked), frame.filter(asked)["completion"], _generation_settings(answers))
+    summary = summarise(scores) | form
     (out / "scores.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return {name: summary[name] for name in ("rows", "own_prompts", "gradable", "ungradable", "correct")}
 
 
+def _generation_settings(answers: Path) -> dict[str, Any]:
+    file = answers / "generation.json"
+    settings: dict[str, Any] = json.loads(file.read_text()).get("settings", {}) if file.exists() else {}
+    return settings
+
+
 def summarise(scores: pl.DataFrame) -> dict[str, Any]:
-    """Return the counts and rates of scores.json; a rate of no rows is null."""
+    """Return the counts and rates of scores.json that rest on grading; a rate of no rows is null."""
     asked = scores.filter(pl.col("example_id") >= 0)
     gradable = asked.filter("gradable")
     return {
@@ -135,7 +156,6 @@ def summarise(scores: pl.DataFrame) -> dict[str, Any]:
         "tokens": _mean(asked, "tokens"),
         "repetition": _mean(asked, "repetition"),
         "distinct_2": _mean(asked, "distinct_2"),
-        "looping": _mean(asked.select(pl.col("repetition") > 0.5), "repetition"),
         "extractors": {
             str(name): n for name, n in asked["extractor"].drop_nulls().value_counts().sort("extractor").rows()
         },

@@ -1,11 +1,15 @@
-"""Intervals and tests the verdict rests on. Every draw comes from a seed, so a report can be made again bit for bit."""
+"""Intervals and tests the verdict rests on. Every draw comes from a seed, so a report can be made again bit for bit.
 
+What each is, and how often each is right, measured: docs/statistics.md.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, norm
+from scipy.stats import binom, nct, norm
 from scipy.stats import t as student_t
 
 Floats = NDArray[np.float64]
@@ -27,11 +31,34 @@ class Interval:
 def wilson(successes: float, n: int, alpha: float = 0.05) -> Interval:
     """Return a share with Wilson's score interval (Wilson 1927), which stays inside [0, 1] and works at 0 and n."""
     _need(n >= 1, f"a share of {n} trials does not exist")
-    z = float(norm.isf(alpha / 2))
     share = successes / n
+    return Interval(share, *_wilson_limits(share, n, alpha), n)
+
+
+def question_share(values: ArrayLike, samples: int, alpha: float = 0.05) -> Interval:
+    """Return the mean over questions of values in [0, 1], each a mean over `samples` answers.
+
+    Wilson's limits for the effective number of independent answers (Korn and Graubard 1998, Survey Methodology
+    24:193): share · (1 − share) / the variance of the mean over questions, times (z / t)², t with questions − 1
+    degrees of freedom. That number is at least the questions, and they are what counts where nothing varies: a model
+    that answers nothing right in 50 questions has not shown that it never will.
+    """
+    x = np.asarray(values, float)
+    n = len(x)
+    _need(n >= 1, "a share of 0 questions does not exist")
+    share = min(1.0, max(0.0, float(x.mean())))
+    variance = float(x.var(ddof=1)) / n if n > 1 else 0.0
+    effective = min(n * samples, max(n, share * (1 - share) / variance)) if variance > 0 else n
+    if n > 1:
+        effective *= (float(norm.isf(alpha / 2)) / float(student_t.isf(alpha / 2, n - 1))) ** 2
+    return Interval(share, *_wilson_limits(share, effective, alpha), n)
+
+
+def _wilson_limits(share: float, n: float, alpha: float) -> tuple[float, float]:
+    z = float(norm.isf(alpha / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), n)
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def mcnemar_exact(lost: int, won: int) -> float:
@@ -56,13 +83,32 @@ def paired_difference(base: ArrayLike, tuned: ArrayLike, alpha: float = 0.05) ->
     cross = float(both * neither - won * lost)
     if cross > 0:
         cross = max(cross - n / 2, 0.0)
-    phi = cross / sqrt(margins) if margins else 0.0
-    down, up = first.value - first.low, second.high - second.value
-    low = sqrt(max(down**2 - 2 * phi * down * up + up**2, 0.0))
-    down, up = second.value - second.low, first.high - first.value
-    high = sqrt(max(down**2 - 2 * phi * down * up + up**2, 0.0))
-    gain = first.value - second.value
-    return Interval(gain, max(-1.0, gain - low), min(1.0, gain + high), n)
+    return _difference(second, first, cross / sqrt(margins) if margins else 0.0)
+
+
+def question_difference(base: ArrayLike, tuned: ArrayLike, samples: int, alpha: float = 0.05) -> Interval:
+    """Return tuned − base of the same questions, where each has a mean over `samples` answers.
+
+    As `paired_difference`, with the limits of `question_share` and the correlation of the questions' means: the
+    general form of Newcombe's method (Zou and Donner 2008, Statistics in Medicine 27:1693).
+    """
+    x, y = np.asarray(base, float), np.asarray(tuned, float)
+    _need(len(x) == len(y), f"paired samples of one length are needed, not {len(x)} and {len(y)}")
+    varies = len(x) > 1 and x.std() > 0 and y.std() > 0
+    correlation = float(np.corrcoef(x, y)[0, 1]) if varies else 0.0
+    return _difference(question_share(x, samples, alpha), question_share(y, samples, alpha), correlation)
+
+
+def _difference(base: Interval, tuned: Interval, correlation: float) -> Interval:
+    """Return tuned − base: the distances to the limits are squared and added, less what their correlation takes off."""
+
+    def distance(a: float, b: float) -> float:
+        return sqrt(max(a * a - 2 * correlation * a * b + b * b, 0.0))
+
+    gain = tuned.value - base.value
+    low = gain - distance(tuned.value - tuned.low, base.high - base.value)
+    high = gain + distance(base.value - base.low, tuned.high - tuned.value)
+    return Interval(gain, max(-1.0, low), min(1.0, high), tuned.n)
 
 
 def paired_permutation(differences: ArrayLike, resamples: int, seed: int) -> float:
@@ -91,28 +137,55 @@ def ratio_interval(
 ) -> Interval:
     """Return Σ numerators / Σ denominators with a studentised bootstrap interval over examples.
 
-    Plain percentiles are too short for small, skewed samples; dividing each resample's error by its own standard
-    error (bootstrap-t, Efron and Tibshirani 1993, ch. 12) mends skewness, but is too short for symmetric heavy
-    tails, where Student's t is not: each limit is the outer of the two (coverage in tests/test_statistics.py).
+    Dividing each resample's error by its own standard error (bootstrap-t, Efron and Tibshirani 1993, ch. 12) mends
+    skewness but is too short for symmetric heavy tails, where Student's t is not: each limit is the outer of the two.
+    Examples of unequal size count for fewer than there are: the degrees of freedom are those of the effective number
+    (Σy)² / Σy² (Kish 1965), and the bootstrap's tails are those that the t quantile corresponds to (Hesterberg 2015,
+    The American Statistician 69:371, section 5.2), without which it is too short by √((n − 1) / n).
     One example, or equal ones, give what there is: an infinite interval for n = 1, a point where nothing varies.
     """
     x, y = np.asarray(numerators, float), np.asarray(denominators, float)
     n = len(x)
     _need(n >= 1 and len(y) == n and y.sum() > 0, f"a ratio of {n} examples to {y.sum()} does not exist")
-    value, error = (float(v[0]) for v in _ratio_and_error(x[None], y[None]))
+    value = float(x.sum() / y.sum())
+    error = _ratio_error(x, y)
     if n == 1:
         return Interval(value, -inf, inf, 1)
     if error <= 1e-12 * max(1.0, abs(value)):
         return Interval(value, value, value, n)
-    rng, scores = np.random.default_rng(seed), []
+    effective = max(2.0, float(y.sum() ** 2 / (y**2).sum()))
+    quantile = float(student_t.isf(alpha / 2, effective - 1))
+    tail = float(norm.sf(quantile * sqrt(effective / (effective - 1))))
+    errors = _studentised_errors(x - value * y, y, resamples, seed, error)
+    low, high = np.quantile(errors, [tail, 1 - tail], method="weibull")
+    return Interval(value, value - max(float(high), quantile) * error, value + max(-float(low), quantile) * error, n)
+
+
+def _ratio_error(x: Floats, y: Floats) -> float:
+    """Return the linearised standard error of Σx / Σy over examples [n]."""
+    n = len(x)
+    residuals = (x - x.sum() / y.sum() * y) / y.mean()
+    return float(np.sqrt((residuals**2).sum() / (n * max(n - 1, 1))))
+
+
+def _studentised_errors(x: Floats, y: Floats, resamples: int, seed: int, error: float) -> Floats:
+    """Return Σx / Σy of resampled examples over its own standard error; x [n] has a ratio of 0. [resamples]
+
+    A resample is a row of counts [n]; its sums of x, y, x², xy and y² say all there is to know about it.
+    """
+    n, found = len(x), []
+    moments = np.stack([x, y, x * x, x * y, y * y], axis=1)  # [n, 5]
+    rng = np.random.default_rng(seed)
     for size in _chunks(resamples, n):
-        pick = rng.integers(0, n, (size, n))
-        ratios, errors = _ratio_and_error(x[pick], y[pick])
+        pick = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
+        counts = np.bincount(pick.ravel(), minlength=size * n).reshape(size, n).astype(float)
+        sum_x, sum_y, sum_xx, sum_xy, sum_yy = (counts @ moments).T  # each [size]
+        ratios = sum_x / sum_y
+        squares = np.maximum(sum_xx - 2 * ratios * sum_xy + ratios**2 * sum_yy, 0.0)
+        errors = np.sqrt(squares / (n * (n - 1))) * n / sum_y
         usable = errors > 1e-3 * error  # a resample of one example alone has no error to divide by
-        scores.append((ratios[usable] - value) / errors[usable])
-    low, high = np.quantile(np.concatenate(scores), [alpha / 2, 1 - alpha / 2])
-    normal = float(student_t.isf(alpha / 2, n - 1))
-    return Interval(value, value - max(float(high), normal) * error, value + max(-float(low), normal) * error, n)
+        found.append(ratios[usable] / errors[usable])
+    return np.concatenate(found)
 
 
 def mean_interval(values: ArrayLike, resamples: int, seed: int, alpha: float = 0.05) -> Interval:
@@ -122,43 +195,61 @@ def mean_interval(values: ArrayLike, resamples: int, seed: int, alpha: float = 0
 
 
 def detectable_gain(n: int, changed: int, alpha: float = 0.05, power: float = POWER) -> float | None:
-    """Return the smallest gain in accuracy that McNemar's test would find with `power`, or None if none would be.
+    """Return the smallest gain in accuracy that the exact McNemar test would find with `power`, or None if none would.
 
-    Connor 1987: n = (z_a √ψ + z_b √(ψ − δ²))² / δ² with ψ the share of answers that change, solved for δ. ψ is the
-    observed share (add-one smoothed), or δ itself where that is more: a gain needs at least as many changes.
+    Of n questions each changes with probability ψ, and is then won with probability (ψ + gain) / 2ψ: the power is the
+    sum over the number of changes of the chance that so many are won as the test asks for. ψ is the observed share
+    of changes (add-one smoothed), or the gain itself where that is more, as it needs so many changes.
     """
     if n < 1:
         return None
     observed = min(1.0, (changed + 1) / (n + 1))
-    z_alpha, z_power = float(norm.isf(alpha / 2)), float(norm.isf(1 - power))
+    changes = np.arange(n + 1)
+    tolerated = binom.ppf(alpha / 2, changes, 0.5) - 1  # the most losses among them at which p < alpha; -1 for none
 
-    def enough(gain: float) -> bool:
+    def found(gain: float) -> float:
         share = max(observed, gain)
-        return (z_alpha * sqrt(share) + z_power * sqrt(max(share - gain * gain, 0.0))) ** 2 <= n * gain * gain
+        lost = binom.cdf(tolerated, changes, (share - gain) / (2 * share))
+        return float((binom.pmf(changes, n, share) * np.where(tolerated >= 0, lost, 0.0)).sum())
 
-    low, high = 0.0, 1.0
-    if not enough(high):
+    return _smallest(found, 1.0, power)
+
+
+def detectable_mean(
+    differences: ArrayLike, weights: ArrayLike | None = None, alpha: float = 0.05, power: float = POWER
+) -> float | None:
+    """Return the smallest Σ differences / Σ weights that a sign-flip test would find with `power`; None if none would.
+
+    Each difference is taken to be the effect times its weight (1 by default) and what it differs from that in the
+    data. The test has the power of Student's (noncentral t), once there are so many examples that a sign flip can
+    reach `alpha` at all.
+    """
+    d = np.asarray(differences, float)
+    n = len(d)
+    w = np.ones(n) if weights is None else np.asarray(weights, float)
+    if n < 2 or 2.0 ** (1 - n) >= alpha:
         return None
-    for _ in range(60):
+    noise, spread = _ratio_error(d, w) * w.mean() * sqrt(n), float(w.std(ddof=1))
+    if noise == 0:
+        return 0.0
+    critical = float(student_t.isf(alpha / 2, n - 1))
+
+    def found(effect: float) -> float:
+        shift = effect * w.mean() * sqrt(n) / np.hypot(noise, effect * spread)
+        return float(nct.sf(critical, n - 1, min(shift, 30.0)))  # beyond 30 scipy loses its precision; the power is 1
+
+    return _smallest(found, 100 * noise / w.mean(), power)
+
+
+def _smallest(found: Callable[[float], float], most: float, power: float) -> float | None:
+    """Return the smallest effect in (0, most] that is found with `power`, by bisection; None if even `most` is not."""
+    low, high = 0.0, most
+    if found(high) < power:
+        return None
+    for _ in range(30):
         middle = (low + high) / 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if found(middle) >= power else (middle, high)
     return high
-
-
-def detectable_mean(differences: ArrayLike, alpha: float = 0.05, power: float = POWER) -> float | None:
-    """Return the smallest mean of paired differences a two-sided test would find with `power` (normal theory)."""
-    values = np.asarray(differences, float)
-    if len(values) < 2:
-        return None
-    return float((norm.isf(alpha / 2) + norm.isf(1 - power)) * values.std(ddof=1) / sqrt(len(values)))
-
-
-def _ratio_and_error(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Return the ratio of each row of x to y [R, n] and its linearised standard error, both [R]."""
-    n = x.shape[1]
-    ratio = x.sum(1) / y.sum(1)
-    residuals = (x - ratio[:, None] * y) / y.mean(1)[:, None]
-    return ratio, np.sqrt((residuals**2).sum(1) / (n * max(n - 1, 1)))
 
 
 def _chunks(resamples: int, n: int) -> list[int]:

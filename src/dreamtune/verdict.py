@@ -1,8 +1,9 @@
 """The one sentence the report stands for: did fine-tuning work?
 
-The rule is fixed before anything is measured: a two-sided paired test on `comparison.primary`, at `alpha`. Only the
-primary measure can say "improved" or "worse". A hard canary that failed, a smoke gate that failed, or canaries that
-never ran make every number meaningless: the verdict is then "invalid", whatever the numbers are.
+The rule is fixed before anything is measured: a two-sided paired test on `comparison.primary`, at `alpha`, and an
+interval of the same level that leaves out 0. Only the primary measure can say "improved" or "worse". A hard canary
+that failed, a smoke gate that failed, or canaries that never ran make every number meaningless: the verdict is then
+"invalid", whatever the numbers are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ def decide(
     nll: Mapping[str, Any],
     canaries: Sequence[Mapping[str, Any]],
     gates: Mapping[str, bool | None],
+    collapse: Sequence[str] = (),
 ) -> Verdict:
     """Return the verdict.
 
@@ -48,6 +50,7 @@ def decide(
         canaries: hard and soft, each {"name", "hard", "passed", "value", "expected", "fault", "source"}; `fault` is
             what is wrong where they failed.
         gates: whether each run's gate passed; None where it has no gate.json.
+        collapse: in what way the tuned model's greedy answers to the test split have collapsed; empty if they have not.
     """
     detectable = (accuracy if comparison.primary == "accuracy" else nll)["detectable"]
     if faults := _faults(canaries, gates):
@@ -55,7 +58,8 @@ def decide(
         detail = f"no number below says what was learned, not even {numbers}"
         if meaning := next((c["fault"] for c in _failed(canaries, True) if c.get("fault")), None):
             detail = f"{faults[0].partition(':')[0]}; {detail}"
-        return Verdict("invalid", f"Invalid: {meaning or faults[0]}", detail, tuple(faults), detectable)
+        reasons = (*faults, *_collapse_words(collapse))
+        return Verdict("invalid", f"Invalid: {meaning or faults[0]}", detail, reasons, detectable)
     accuracy_says = _direction(accuracy["gain"], comparison.alpha, better=1)
     nll_says = _direction(nll["delta"], comparison.alpha, better=-1)
     name = _name(comparison.primary, accuracy_says, nll_says)
@@ -63,6 +67,7 @@ def decide(
         _reason("accuracy", accuracy["gain"], accuracy_says, comparison, *_accuracy_words(accuracy)),
         _reason("likelihood", nll["delta"], nll_says, comparison, *_nll_words(nll)),
         _detectable_words(comparison, detectable),
+        *_collapse_words(collapse),
         *(
             f"warning from {c['source']}: {c['name']} ({_number(c['value'])}; expected {c['expected']})"
             for c in _failed(canaries, False)
@@ -92,10 +97,14 @@ def _failed(canaries: Sequence[Mapping[str, Any]], hard: bool) -> list[Mapping[s
 
 
 def _direction(change: Mapping[str, Any], alpha: float, better: int) -> str:
-    """Return "better", "worse", "unproven", or "no data"."""
+    """Return "better", "worse", "unproven", or "no data".
+
+    Test and interval must agree. A sign flip takes the differences to be symmetric; where they are skewed it finds
+    changes that are not there, more often than the interval, which is made for skewness.
+    """
     if change["p"] is None or change["value"] is None:
         return "no data"
-    if change["p"] >= alpha or change["value"] == 0:
+    if change["p"] >= alpha or change["low"] <= 0 <= change["high"]:
         return "unproven"
     return "better" if change["value"] * better > 0 else "worse"
 
@@ -158,6 +167,10 @@ def _detectable_words(comparison: Comparison, detectable: float | None) -> str:
         return "not enough data to detect a change of any size with 80 % power"
     size = f"{100 * detectable:.1f} points" if comparison.primary == "accuracy" else f"{detectable:.3g} nats per token"
     return f"smallest change these data would have shown with 80 % power: {size}"
+
+
+def _collapse_words(ways: Sequence[str]) -> list[str]:
+    return [f"the tuned model's answers collapsed: {', '.join(ways)}"] if ways else []
 
 
 def _points(share: float) -> str:

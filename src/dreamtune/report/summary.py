@@ -3,6 +3,9 @@
 Format 1: `verdict`, `sentence`, `reasons`, `primary`, `alpha`, `minimum_detectable_effect`; `accuracy`, `strict`,
 `lenient` and `nll` (test split, greedy), each with `base`, `tuned` and `gain` (`delta` for nll), all of the form
 {"value", "low", "high", "n"}; `comparisons`: the same by question set and setting; `canaries`; `training`; `wall_s`.
+Each set and setting of `comparisons` also has `pass_at_k` ({"1": …, "2": …, "n": …}) and `majority` (null for one
+sample per question), blocks of the same form; `settings` of the generation; and `generation` and `scores` of both
+models. `warnings`: sentences on answers that collapsed or were written in another order than the configured one.
 `accuracy` is mathematical equivalence of what `extractors` find, `strict` the reference's own characters after the
 marker, `lenient` the last number of the answer.
 """
@@ -11,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from dreamtune.comparison import compare_nll, compare_scores, nothing
+from dreamtune.comparison import compare_nll, compare_samples, compare_scores, nothing
 from dreamtune.report.reads import Reads, finite
 from dreamtune.settings.report import Comparison
 from dreamtune.verdict import Verdict, decide
@@ -28,7 +31,8 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
     draws = reads.table("likelihood", "likelihood.parquet")
     nll = nothing("rows") if draws is None else compare_nll(draws, comparison)
     canaries = collect_canaries(reads)
-    verdict = decide(comparison, headline["accuracy"], nll, canaries, _gates(reads))
+    collapse = headline.get("tuned", {}).get("scores", {}).get("collapse", [])
+    verdict = decide(comparison, headline["accuracy"], nll, canaries, _gates(reads), collapse)
     manifests = reads.manifests()
     summary = {
         "format": FORMAT,
@@ -37,6 +41,7 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
         **{name: headline[name] for name in READINGS},
         "nll": nll | {"draws": reads.json("likelihood", "likelihood.json").get("draws")},
         "comparisons": comparisons,
+        "warnings": [f"{name}, {text}" for name, block in comparisons.items() for text in block["warnings"]],
         "canaries": canaries,
         "training": reads.json("full", "training.json"),
         "smoke": reads.json("smoke", "training.json"),
@@ -68,21 +73,44 @@ def _verdict(verdict: Verdict, comparison: Comparison, accuracy: Any, nll: Any) 
 
 
 def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison) -> dict[str, Any]:
-    """Return the three readings of one question set under one setting, and how the answers look."""
+    """Return the readings of one question set under one setting, what samples show together, and how answers look."""
     sides = {who: reads.table(f"scores/{questions}/{setting}/{who}", "scores.parquet") for who in ("base", "tuned")}
     base, tuned = sides["base"], sides["tuned"]
     if base is None or tuned is None:
-        return {name: nothing("questions") for name in READINGS} | {"base": {}, "tuned": {}}
+        empty: dict[str, Any] = {
+            "base": {},
+            "tuned": {},
+            "pass_at_k": {},
+            "majority": None,
+            "settings": {},
+            "warnings": [],
+        }
+        return {name: nothing("questions") for name in READINGS} | empty
     blocks: dict[str, Any] = {
         name: compare_scores(base, tuned, column, comparison) for name, column in READINGS.items()
     }
+    blocks |= compare_samples(base, tuned, comparison)
     for who in sides:
         key = f"{questions}/{setting}/{who}"
         blocks[who] = {
             "generation": reads.json(f"answers/{key}", "generation.json"),
             "scores": reads.json(f"scores/{key}", "scores.json"),
         }
-    return blocks
+    blocks["settings"] = blocks["tuned"]["generation"].get("settings", {})
+    return blocks | {"warnings": _warnings(blocks)}
+
+
+def _warnings(blocks: dict[str, Any]) -> list[str]:
+    """Return what must be said of the answers of base and tuned."""
+    found = []
+    for who in ("base", "tuned"):
+        scores = blocks[who]["scores"]
+        if scores.get("collapse"):
+            found.append(f"{who}: the answers collapsed: {', '.join(scores['collapse'])}")
+        found += [f"{who}: {text}" for text in scores.get("warnings", [])]
+    if blocks["base"]["generation"].get("settings", {}) != blocks["settings"]:
+        found.append("base and tuned were generated with different settings")
+    return found
 
 
 def collect_canaries(reads: Reads) -> list[dict[str, Any]]:

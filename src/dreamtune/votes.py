@@ -1,0 +1,97 @@
+"""Several samples of one question taken together: pass@k, and the answer most of them agree on."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike, NDArray
+
+from dreamtune.grading import as_number, equivalent, strict_form
+
+MAX_COMPARED = 8  # an answer is compared by meaning with so many others of its question; numbers with all
+
+
+def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray[np.float64]:
+    """Return per question the chance that of k samples at least one is right: 1 − C(n − c, k) / C(n, k).
+
+    The unbiased estimate of Chen et al. 2021 (Evaluating Large Language Models Trained on Code, eq. 1), as a product
+    of k factors that neither overflows nor cancels.
+
+    Args:
+        samples: samples of each question, n, at least k.
+        correct: how many of them are right, c.
+    """
+    n, c = np.asarray(samples, float), np.asarray(correct, float)
+    if (n < k).any():
+        raise ValueError(f"pass@{k} needs {k} samples of every question, not {n.min():.0f}")
+    tries = np.arange(k)
+    none_right = np.maximum(n[..., None] - c[..., None] - tries, 0.0) / (n[..., None] - tries)  # [..., k]
+    return 1.0 - none_right.prod(axis=-1)
+
+
+def numbers_of_tries(samples: int) -> list[int]:
+    """Return the k that are reported for n samples: 1, 2, 4, … and n.
+
+    >>> numbers_of_tries(6)
+    [1, 2, 4, 6]
+    """
+    return sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | ({samples} if samples else set()))
+
+
+def classes_of_answers(scores: pl.DataFrame, timeout_s: float) -> pl.DataFrame:
+    """Return example_id, sample and answer_class: within a question, answers that mean the same share a number.
+
+    Numbers count from 0 in the order of the samples; an answer that could not be parsed has none and does not vote.
+    """
+    questions = scores.sort("example_id", "sample").group_by("example_id", maintain_order=True)
+    grouped = questions.agg("sample", "extracted")
+    classes = [group_by_meaning(answers, timeout_s) for answers in grouped["extracted"].to_list()]
+    numbered = grouped.with_columns(answer_class=pl.Series(classes, dtype=pl.List(pl.Int32)))
+    return numbered.drop("extracted").explode("sample", "answer_class")
+
+
+def group_by_meaning(answers: Sequence[str | None], timeout_s: float) -> list[int | None]:
+    """Return a class for each answer; numbers by value and equal texts first, `grading.equivalent` for the rest.
+
+    >>> group_by_meaning(["0.5", r"\\frac{1}{2}", None, "7", "1/2"], 1.0)
+    [0, 0, None, 1, 0]
+    """
+    known: dict[Fraction | str, int] = {}
+    first: list[str] = []  # of each class
+    classes: list[int | None] = []
+    for answer in answers:
+        if answer is None:
+            classes.append(None)
+            continue
+        number = as_number(answer)
+        form = strict_form(answer) if number is None or "%" in answer else number
+        if form not in known:
+            others = [i for i, other in enumerate(first) if number is None or as_number(other) is None]
+            same = (i for i in others[:MAX_COMPARED] if equivalent(answer, first[i], timeout_s))
+            known[form] = next(same, len(first))
+            if known[form] == len(first):
+                first.append(answer)
+        classes.append(known[form])
+    return classes
+
+
+def majority(scores: pl.DataFrame) -> pl.DataFrame:
+    """Return example_id and correct: whether the answer that most samples of a gradable question give is right.
+
+    A tie goes to the class whose first answer came first: samples are exchangeable, so that is a draw by lot which
+    repeats itself, and a question stays right or wrong, as McNemar's test needs. Without a parsed answer it is wrong.
+
+    Args:
+        scores: scores.parquet (example_id, sample, gradable, correct, answer_class).
+    """
+    asked = scores.filter((pl.col("example_id") >= 0) & pl.col("gradable")).sort("example_id", "sample")
+    classes = (
+        asked.drop_nulls("answer_class")
+        .group_by("example_id", "answer_class", maintain_order=True)
+        .agg(pl.len().alias("votes"), pl.first("correct"), pl.first("sample"))
+        .sort("example_id", "votes", "sample", descending=[False, True, False])
+    )
+    chosen = classes.unique("example_id", keep="first", maintain_order=True).select("example_id", "correct")
+    everyone = asked.select("example_id").unique(maintain_order=True)
+    return everyone.join(chosen, on="example_id", how="left").with_columns(pl.col("correct").fill_null(False))
