@@ -74,6 +74,8 @@ def _shards(root: Path) -> Path:
     lengths = {"example_id": range(600), "split": split, "prompt_tokens": [10] * 600, "tokens": tokens}
     pl.DataFrame(lengths | {"kept_tokens": kept}).write_parquet(folder / "lengths.parquet")
     lost = {"shorten_reasoning": 4, "drop": 91, "truncate": 80}
+    pair = {"train": 7, "heldout": 9, "text": f"shared words {HOSTILE}", "train_question": BIDI}
+    contamination = {"policy": "keep", "ngram": 13, "pairs": [pair | {"heldout_question": "What is 1 + 4?"}]}
     audit = {
         "max_tokens": 64,
         "too_long": "shorten_reasoning",
@@ -84,7 +86,9 @@ def _shards(root: Path) -> Path:
         "policies": {p: {"rows_lost": n, "answers_lost": n, "rows_shortened": 9} for p, n in lost.items()},
         "response_tokens": {"train": {"median": 38, "max": 54}, "test": {}},
         "duplicates": {"policy": "keep", "rows": 3, "questions": 2},
-        "contamination": {"policy": "keep", "ngram": 13, "question_copies": 0, "train_rows": 1, "kept_share": 1.0},
+        "contamination": contamination | {"question_copies": 0, "train_rows": 1, "kept_share": 1.0},
+        "flags": {"html": {"rows": 2, "examples": [3, 5]}, "mojibake": {"rows": 0, "examples": []}},
+        "scripts": {"Latin": 598},
         "warnings": ["the validation split is empty"],
     }
     _json(folder / "audit.json", audit)

@@ -18,7 +18,9 @@ from dreamtune.report.charts import lengths_figure
 from dreamtune.report.reads import finite
 from dreamtune.report.render import chart_library, render_report
 from dreamtune.report.text import duration, json_for_script, number, percent, points, reveal
+from dreamtune.scoring import score_answers
 from dreamtune.settings.report import Comparison, ReportConfig
+from dreamtune.settings.score import ScoreConfig
 from report_fixture import BIDI, HOSTILE, write_answers, write_reads
 
 FAST = Comparison(resamples=300)
@@ -280,6 +282,36 @@ def test_benchmarks_stand_beside_the_test_split(tmp_path: Path) -> None:
     html, summary, _ = render(reads | {"contamination/gsm8k": audit}, tmp_path / "out")
     assert list(summary["comparisons"]) == ["test/greedy", "gsm8k/greedy"]
     assert "gsm8k · greedy" in html and "Benchmarks seen in training rows" in html
+
+
+def test_overlaps_and_flags_are_shown_with_both_sides(made: Any) -> None:
+    page = Page(made[0])
+    assert "Overlaps of training rows and held-out rows: 1 pair" in page.text
+    assert "7 / 9" in page.text and f"shared words {HOSTILE}" in page.text and "What is 1 + 4?" in page.text
+    assert "html" in page.text and "3, 5" in page.text and "mojibake" not in page.text
+    assert "mostly Latin letters" in page.text
+
+
+def test_several_samples_show_pass_at_k_and_the_majority(made: Any) -> None:
+    rows = re.findall(r'<th scope="row">([^<]*)</th>', made[0])
+    assert (
+        rows.count("correct") == 2 and [rows.count(name) for name in ("pass@1", "pass@2", "majority vote")] == [1] * 3
+    )
+    assert "left-to-right steps" in made[0]
+
+
+def test_a_collapse_is_said_where_the_verdict_stands(tmp_path: Path) -> None:
+    reads = write_reads(tmp_path / "reads", questions=12)
+    answers, scores = (reads[f"{what}/test/greedy/tuned"] for what in ("answers", "scores"))
+    looping = pl.read_parquet(answers / "answers.parquet").with_columns(
+        completion=pl.lit("2 × " * 50), tokens=pl.lit([7, 8] * 50), unmasked_at=pl.lit(list(range(100)))
+    )
+    looping.write_parquet(answers / "answers.parquet")
+    score_answers(ScoreConfig(), answers, scores)
+    html, summary, _ = render(reads, tmp_path / "out")
+    said = "the tuned model's answers collapsed: 100 % loop"
+    assert any(said in reason for reason in summary["reasons"]) and said in Page(html).text
+    assert "written left to right (100 % of the steps)" in Page(html).text
 
 
 def test_warnings_of_packages_and_lengths(tmp_path: Path) -> None:

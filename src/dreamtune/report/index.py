@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from dreamtune.report.text import DASH, nats, percent, points, reveal
-from dreamtune.report.view import MOODS
+from dreamtune.report.view import MOODS, hard_canaries
 
 HERE = Path(__file__).parent
 FORMAT = 1  # of the summary.json this reads
@@ -61,8 +61,8 @@ def _measures(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _canaries(checks: list[dict[str, Any]]) -> tuple[str, str]:
-    hard = [check["passed"] for check in checks if check["hard"]]
-    return (f"{hard.count(True)} of {len(hard)} passed" if hard else "not run", "")
+    passed, judged = hard_canaries(checks)
+    return (f"{passed} of {judged} passed" if judged else "not run", "")
 
 
 def _day(path: Path) -> str:

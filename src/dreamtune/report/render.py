@@ -16,7 +16,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from dreamtune.report import charts, view
+from dreamtune.report import audit_view, charts, view
 from dreamtune.report.explorer import KINDS, choose_answers
 from dreamtune.report.reads import Reads
 from dreamtune.report.summary import build_summary, length_warning
@@ -75,8 +75,11 @@ def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str,
         canaries=view.canary_rows(summary),
         training=view.training_facts(summary),
         generation=view.generation_facts(summary),
-        audit=view.audit_facts(audit),
-        contamination=view.contamination_rows(contamination),
+        audit=audit_view.audit_facts(audit),
+        contamination=audit_view.contamination_rows(contamination),
+        overlaps=audit_view.overlap_tables(audit, contamination),
+        flags=audit_view.flag_rows(audit),
+        answer_columns=view.ANSWER_COLUMNS,
         warnings=view.warnings(summary, manifests, audit, length_warning(audit, summary, lengths)),
         settings=view.settings_tables(summary),
         provenance=view.provenance_rows(manifests),

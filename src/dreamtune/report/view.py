@@ -7,15 +7,18 @@ from dreamtune.report.text import DASH, duration, nats, number, p_value, percent
 
 MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
 SAMPLER = ("max_new_tokens", "steps", "order", "ranking", "temperature", "top_p", "top_k", "samples", "seed")
+ANSWER_COLUMNS = (
+    "How the answers look", "no answer found", "cut off", "loop", "empty", "commonest text", "distinct 1-, 2-grams",
+    "tokens, median and p95", "left-to-right steps",
+)  # fmt: skip
 Table = list[dict[str, Any]]
 
 
 def tiles(summary: dict[str, Any]) -> Table:
     """Return the four numbers under the headline."""
     accuracy, nll, checks = summary["accuracy"], summary["nll"], summary["canaries"]
-    hard = [c for c in checks if c["hard"]]
-    failed = [c for c in hard if c["passed"] is False]
-    warned = [c for c in checks if not c["hard"] and c["passed"] is False]
+    passed, judged = hard_canaries(checks)
+    warned = sum(not c["hard"] and c["passed"] is False for c in checks)
     smallest = summary["minimum_detectable_effect"]
     size = points(smallest["accuracy"]) if summary["primary"] == "accuracy" else nats(smallest["nll"])
     return [
@@ -33,9 +36,9 @@ def tiles(summary: dict[str, Any]) -> Table:
         },
         {
             "label": "Hard canaries",
-            "value": f"{len(hard) - len(failed)} of {len(hard)} passed" if hard else "not run",
-            "note": f"{len(warned)} soft {'warning' if len(warned) == 1 else 'warnings'}",
-            "mood": "bad" if failed or not hard else "",
+            "value": f"{passed} of {judged} passed" if judged else "not run",
+            "note": f"{warned} soft {'warning' if warned == 1 else 'warnings'}",
+            "mood": "bad" if passed < judged or not judged else "",
         },
         {
             "label": "Detectable change",
@@ -46,12 +49,18 @@ def tiles(summary: dict[str, Any]) -> Table:
     ]
 
 
+def hard_canaries(checks: Table) -> tuple[int, int]:
+    """Return how many hard canaries passed, and how many could be judged."""
+    judged = [check["passed"] for check in checks if check["hard"] and check["passed"] is not None]
+    return sum(judged), len(judged)
+
+
 def comparison_tables(summary: dict[str, Any]) -> Table:
     """Return, per question set and setting, the three readings, how the answers look, and the sampler's settings."""
     return [
         {
             "title": name.replace("/", " · "),
-            "readings": [_reading(label, block[reading]) for reading, label in READING_NAMES.items()],
+            "readings": [_reading(label, reading) for label, reading in _readings(block)],
             "answers": [_answers(who, block[who].get("scores", {})) for who in ("base", "tuned")],
             "ungradable": block["accuracy"].get("ungradable"),
             "sampler": _pairs(summary["settings"].get(f"answers/{name}/tuned", {}).get("generate", {}), SAMPLER),
@@ -140,36 +149,6 @@ def provenance_rows(manifests: dict[str, dict[str, Any]]) -> Table:
     return rows
 
 
-def audit_facts(audit: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the data audit as pairs of name and value; each part only where the audit has it."""
-    facts = [("Source rows", number(audit.get("source_rows")))]
-    facts += [(f"Rows in {name}", number(rows)) for name, rows in (audit.get("rows") or {}).items()]
-    facts += [(f"Dropped: {reveal(str(why))}", number(n)) for why, n in (audit.get("dropped") or {}).items()]
-    repeats, leak = audit.get("duplicates") or {}, audit.get("contamination") or {}
-    facts += (
-        [("Rows that repeat a question", f"{number(repeats.get('rows'))} ({repeats.get('policy')})")] if repeats else []
-    )
-    if leak:
-        words = f"{number(leak.get('train_rows'))} ({leak.get('policy')}; {leak.get('ngram')} words in a row)"
-        facts += [("Questions both in train and held out", number(leak.get("question_copies")))]
-        facts += [("Training rows that overlap a held-out question", words)]
-    median = (audit.get("response_tokens") or {}).get("train", {})
-    facts += [
-        ("Training response, median and longest", f"{number(median.get('median'))}, {number(median.get('max'))} tokens")
-    ]
-    return facts if audit else []
-
-
-def contamination_rows(found: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Return, per benchmark, how many of its questions the training rows contain."""
-    rows = []
-    for name, block in found.items():
-        exact, overlap = block.get("exact") or {}, block.get("overlap") or {}
-        counts = (block.get("benchmark_rows"), exact.get("benchmark_rows"), overlap.get("benchmark_rows"))
-        rows.append((name, *(number(count) for count in counts), number(overlap.get("train_rows"))))
-    return rows
-
-
 def warnings(
     summary: dict[str, Any], manifests: dict[str, Any], audit: dict[str, Any], too_long: str | None
 ) -> list[str]:
@@ -184,9 +163,17 @@ def warnings(
         for who in ("base", "tuned"):
             lost = (block[who].get("generation") or {}).get("dropped") or {}
             found += [f"{name}, {who}: {n} questions not asked: {reveal(str(why))}" for why, n in lost.items()]
-            looping = (block[who].get("scores") or {}).get("looping") or 0
-            found += [f"{name}, {who}: {percent(looping)} of the answers loop"] if looping > 0.2 else []
+    found += [reveal(text) for text in summary["warnings"]]
     return found + [reveal(text) for text in audit.get("warnings") or []]
+
+
+def _readings(block: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the three readings, and what several samples of a question show together."""
+    found = [(label, block[reading]) for reading, label in READING_NAMES.items()]
+    at_k = block.get("pass_at_k") or {}
+    if len(at_k) > 1:  # pass@1 of one sample is the first reading
+        found += [(f"pass@{k}", comparison) for k, comparison in at_k.items()]
+    return found + ([("majority vote", block["majority"])] if block.get("majority") else [])
 
 
 def _reading(label: str, block: dict[str, Any]) -> dict[str, Any]:
@@ -204,10 +191,12 @@ def _reading(label: str, block: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _answers(who: str, scores: dict[str, Any]) -> dict[str, str]:
-    names = ("parse_failed", "ended", "looping")
-    shares = {name: percent(scores.get(name)) for name in names}
-    return {"who": who, "tokens": number(scores.get("tokens")), "distinct": percent(scores.get("distinct_2")), **shares}
+def _answers(who: str, scores: dict[str, Any]) -> list[str]:
+    """Return a row of the table whose columns are ANSWER_COLUMNS."""
+    shares = (percent(scores.get(name)) for name in ("parse_failed", "truncated", "looping", "empty", "commonest"))
+    lengths = "/".join(number(scores.get(name)) for name in ("tokens_median", "tokens_p95"))
+    distinct = "/".join(percent(scores.get(name), 0) for name in ("distinct_1", "distinct_2"))
+    return [who, *shares, distinct, lengths, percent(scores.get("left_to_right"), 0)]
 
 
 def _share(side: dict[str, Any]) -> dict[str, str]:
