@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from dreamtune.statistics import (
     detectable_gain,
@@ -25,6 +26,16 @@ def test_wilson_known_answers() -> None:
     none = wilson(0, 10)
     assert (none.low, none.high) == pytest.approx((0.0, 0.2775), abs=1e-4)
     assert wilson(10, 10).high == 1.0
+
+
+@pytest.mark.parametrize("n", [50, 100, 300])
+def test_wilson_covers(n: int) -> None:
+    """Exactly, for every share that makes at least 10 right and 10 wrong answers probable."""
+    intervals = [wilson(k, n) for k in range(n + 1)]
+    low, high = (np.array([getattr(interval, limit) for interval in intervals]) for limit in ("low", "high"))
+    for truth in np.arange(10 / n, 1 - 10 / n, 0.005):
+        covered = binom.pmf(np.arange(n + 1), n, truth)[(low <= truth) & (truth <= high)].sum()
+        assert 0.93 <= covered <= 0.97
 
 
 def test_no_trials_is_an_error_not_a_nan() -> None:

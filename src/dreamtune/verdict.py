@@ -47,10 +47,9 @@ def decide(
         comparison: what decides, and the level of the test.
         accuracy: block of `comparison.compare_scores` for the test split, greedy.
         nll: block of `comparison.compare_nll`.
-        canaries: hard and soft, each {"name", "hard", "passed", "value", "expected", "fault", "source"}; `fault` is
-            what is wrong where they failed.
+        canaries: each {"name", "hard", "passed", "value", "expected", "fault", "source"} (see `dreamtune.checks`).
         gates: whether each run's gate passed; None where it has no gate.json.
-        collapse: in what way the tuned model's greedy answers to the test split have collapsed; empty if they have not.
+        collapse: in what way the tuned model's greedy answers to the test split collapsed; empty if they did not.
     """
     detectable = (accuracy if comparison.primary == "accuracy" else nll)["detectable"]
     if faults := _faults(canaries, gates):
@@ -58,11 +57,10 @@ def decide(
         detail = f"no number below says what was learned, not even {numbers}"
         if meaning := next((c["fault"] for c in _failed(canaries, True) if c.get("fault")), None):
             detail = f"{faults[0].partition(':')[0]}; {detail}"
-        reasons = (*faults, *_collapse_words(collapse))
-        return Verdict("invalid", f"Invalid: {meaning or faults[0]}", detail, reasons, detectable)
+        faults += _collapse_words(collapse)
+        return Verdict("invalid", f"Invalid: {meaning or faults[0]}", detail, tuple(faults), detectable)
     accuracy_says = _direction(accuracy["gain"], comparison.alpha, better=1)
     nll_says = _direction(nll["delta"], comparison.alpha, better=-1)
-    name = _name(comparison.primary, accuracy_says, nll_says)
     reasons = (
         _reason("accuracy", accuracy["gain"], accuracy_says, comparison, *_accuracy_words(accuracy)),
         _reason("likelihood", nll["delta"], nll_says, comparison, *_nll_words(nll)),
@@ -73,6 +71,7 @@ def decide(
             for c in _failed(canaries, False)
         ),
     )
+    name = _name(comparison.primary, accuracy_says, nll_says)
     return Verdict(name, *_headline(name, comparison.primary, accuracy, nll), reasons, detectable)
 
 

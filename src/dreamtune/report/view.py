@@ -7,10 +7,16 @@ from dreamtune.report.text import DASH, duration, nats, number, p_value, percent
 
 MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
 SAMPLER = ("max_new_tokens", "steps", "order", "ranking", "temperature", "top_p", "top_k", "samples", "seed")
-ANSWER_COLUMNS = (
-    "How the answers look", "no answer found", "cut off", "loop", "empty", "commonest text", "distinct 1-, 2-grams",
-    "tokens, median and p95", "left-to-right steps",
-)  # fmt: skip
+SHAPES = {
+    "no answer found": "parse_failed",
+    "cut off before the end token": "truncated",
+    "loop": "looping",
+    "empty": "empty",
+    "the most frequent text": "commonest",
+    "steps that went left to right": "left_to_right",
+    "distinct tokens": "distinct_1",
+    "distinct pairs of tokens": "distinct_2",
+}  # how the answers look: label and key of scores.json
 Table = list[dict[str, Any]]
 
 
@@ -61,7 +67,7 @@ def comparison_tables(summary: dict[str, Any]) -> Table:
         {
             "title": name.replace("/", " · "),
             "readings": [_reading(label, reading) for label, reading in _readings(block)],
-            "answers": [_answers(who, block[who].get("scores", {})) for who in ("base", "tuned")],
+            "shapes": _shapes([block[who].get("scores", {}) for who in ("base", "tuned")]),
             "ungradable": block["accuracy"].get("ungradable"),
             "sampler": _pairs(summary["settings"].get(f"answers/{name}/tuned", {}).get("generate", {}), SAMPLER),
         }
@@ -191,12 +197,13 @@ def _reading(label: str, block: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _answers(who: str, scores: dict[str, Any]) -> list[str]:
-    """Return a row of the table whose columns are ANSWER_COLUMNS."""
-    shares = (percent(scores.get(name)) for name in ("parse_failed", "truncated", "looping", "empty", "commonest"))
-    lengths = "/".join(number(scores.get(name)) for name in ("tokens_median", "tokens_p95"))
-    distinct = "/".join(percent(scores.get(name), 0) for name in ("distinct_1", "distinct_2"))
-    return [who, *shares, distinct, lengths, percent(scores.get("left_to_right"), 0)]
+def _shapes(sides: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Return how the answers of base and tuned look, a row per measure; none where nothing was scored."""
+    if not any(sides):
+        return []
+    shares = [(label, *(percent(scores.get(key)) for scores in sides)) for label, key in SHAPES.items()]
+    lengths = [f"{number(s.get('tokens_median'))}, {number(s.get('tokens_p95'))}" for s in sides]
+    return [*shares, ("tokens: median, 95th percentile", *lengths)]
 
 
 def _share(side: dict[str, Any]) -> dict[str, str]:
