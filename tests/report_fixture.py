@@ -88,7 +88,9 @@ def _shards(root: Path) -> Path:
         "duplicates": {"policy": "keep", "rows": 3, "questions": 2},
         "contamination": contamination | {"question_copies": 0, "train_rows": 1, "kept_share": 1.0},
         "flags": {"html": {"rows": 2, "examples": [3, 5]}, "mojibake": {"rows": 0, "examples": []}},
-        "scripts": {"Latin": 598},
+        "scripts": {"Latin": 590, "none": 8},
+        "tokens": {"prompt_tokens": {"median": 21, "p95": 33.5, "max": 47}},
+        "characters": {"question_characters": {"median": 81, "p95": 99, "max": 1234}},
         "warnings": ["the validation split is empty"],
     }
     _json(folder / "audit.json", audit)

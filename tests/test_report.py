@@ -289,7 +289,8 @@ def test_overlaps_and_flags_are_shown_with_both_sides(made: Any) -> None:
     assert "Overlaps of training rows and held-out rows: 1 pair" in page.text
     assert "7 / 9" in page.text and f"shared words {HOSTILE}" in page.text and "What is 1 + 4?" in page.text
     assert "html" in page.text and "3, 5" in page.text and "mojibake" not in page.text
-    assert "mostly Latin letters" in page.text
+    assert "mostly Latin letters" in page.text and "too few letters to tell" in page.text
+    assert "question2133.5478199" + "1,234" in page.text  # a row of the table of lengths
 
 
 def test_several_samples_show_pass_at_k_and_the_majority(made: Any) -> None:

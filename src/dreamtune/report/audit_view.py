@@ -69,6 +69,19 @@ def flag_rows(audit: dict[str, Any]) -> list[tuple[str, ...]]:
         if flag["rows"]
     ]
     scripts: list[tuple[str, ...]] = [
-        (f"mostly {name} letters", number(rows), DASH) for name, rows in (audit.get("scripts") or {}).items()
+        ("too few letters to tell the script" if name == "none" else f"mostly {name} letters", number(rows), DASH)
+        for name, rows in (audit.get("scripts") or {}).items()
     ]
     return flags + scripts
+
+
+def length_rows(audit: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the lengths of each part of a row before truncation, in tokens and in characters."""
+    tokens, characters = audit.get("tokens") or {}, audit.get("characters") or {}
+    parts = {"question": "prompt", "reasoning": "reasoning", "answer": "answer"}
+    rows = []
+    for part, in_tokens in parts.items():
+        found = (tokens.get(f"{in_tokens}_tokens") or {}, characters.get(f"{part}_characters") or {})
+        if any(found):
+            rows.append((part, *(number(lengths.get(q)) for lengths in found for q in ("median", "p95", "max"))))
+    return rows

@@ -53,7 +53,7 @@ def render_report(
 def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str, Any]) -> str:
     """Return the HTML."""
     audit, manifests = reads.json("shards", "audit.json"), reads.manifests()
-    lengths = reads.table("shards", "lengths.parquet")
+    rows = reads.table("shards", "lengths.parquet")
     drawn = figures(reads, summary, audit)
     scripts = [chart_library(), (HERE / "page.js").read_text(encoding="utf-8")]
     contamination = {
@@ -79,7 +79,8 @@ def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str,
         contamination=audit_view.contamination_rows(contamination),
         overlaps=audit_view.overlap_tables(audit, contamination),
         flags=audit_view.flag_rows(audit),
-        warnings=view.warnings(summary, manifests, audit, length_warning(audit, summary, lengths)),
+        lengths=audit_view.length_rows(audit),
+        warnings=view.warnings(summary, manifests, audit, length_warning(audit, summary, rows)),
         settings=view.settings_tables(summary),
         provenance=view.provenance_rows(manifests),
         figures={figure.name: figure for figure in drawn},
