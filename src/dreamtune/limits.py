@@ -23,7 +23,7 @@ EXPONENT = re.compile(r"\^(?:\{((?:[^{}]|\{[^{}]*\})*)\}|\(((?:[^()]|\([^()]*\))
 WHOLE = re.compile(r"(\d+)(?:\.\d*)?")
 POWER_OF_POWER = re.compile(r"\^[-+]?\w[\d.]*\^|![)\]}]*\^")
 GROUP_POWER = re.compile(r"[)\]}]\^")
-COSTLY = re.compile(r"\d{5,}!|!!|[)\]}]!|(?:binom|choose)[^=]*\d{5}|\d{5}[^=]*choose")
+COSTLY = re.compile(r"[\d.]e[-+]?\d{4,}|\d{5,}!|!!|[)\]}]!|(?:binom|choose)[^=]*\d{5}|\d{5}[^=]*choose", re.IGNORECASE)
 
 
 class OutOfTime(BaseException):
