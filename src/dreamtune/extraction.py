@@ -26,7 +26,11 @@ ANNOUNCED = re.compile(r"\banswer\b[*\t ]{0,8}(?:is\b|[:=])[*\t :]{0,8}", re.IGN
 REASON = re.compile(r",? (?:because|since|as|which|where)\b")
 GSM8K_ANSWER = re.compile(r"^####[ \t]*(\S.*)\Z", re.MULTILINE)
 PROOF = re.compile(r"\b(?:prove|show) that\b|^\s*prove\b", re.IGNORECASE)
-ASKS = re.compile(r"\b(?:find|determine|compute|calculate|evaluate|what|which|how (?:many|much|long))\b", re.IGNORECASE)
+# "Which" asks only in a sentence that ends in a question mark: elsewhere it is a relative pronoun.
+ASKS = re.compile(
+    r"\b(?:find|determine|compute|calculate|evaluate|what|how (?:many|much|long)|which(?=[^.?!]{1,300}\?))\b",
+    re.IGNORECASE,
+)
 CLOSING_FORMULA = re.compile(r"I hope (?:it|this) is correct", re.IGNORECASE)
 
 

@@ -67,8 +67,9 @@ def costly(text: str) -> bool:
     if COSTLY.search(flat) or POWER_OF_POWER.search(flat):
         return True
     exponents = [next(filter(None, match.groups()), "") for match in EXPONENT.finditer(flat)]
-    if len(exponents) < flat.count("^") or any(re.search(r"[\d)\]}]\^|!", exponent) for exponent in exponents):
-        return True  # an exponent that nests too deeply to be read, or holds a power or a factorial of numbers
+    unread = flat.count("^") - sum(1 + exponent.count("^") for exponent in exponents)
+    if unread or any(re.search(r"[\d)\]}]\^|!|binom|choose", exponent) for exponent in exponents):
+        return True  # an exponent that nests too deeply to be read, or holds a power, a factorial or a binomial
     sizes = [prod(max(1, int(number)) for number in WHOLE.findall(exponent)) for exponent in exponents]
     if not GROUP_POWER.search(flat):
         return max(sizes, default=1) > MAX_EXPONENT

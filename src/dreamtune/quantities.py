@@ -122,7 +122,7 @@ def _unit(text: str, match: re.Match[str]) -> str | None:
         found = UNIT_TOKEN.fullmatch(token)
         if found is None:
             return None
-        # 12 m and 12 m^2 are measures; 12m^2 and 5 x^2 are algebra.
+        # 12 m and 12 m^2 are measures, 5 x^2 is algebra; 12m^2 is left to math-verify.
         letter = found[1] in SINGLE_LETTERS and (believed or spaced)
         if len(found[1]) == 1 and token != "a" and not letter:
             return None
