@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dreamtune import grading
 from dreamtune.extraction import reference_answer
 from dreamtune.grading import equivalent
 from dreamtune.limits import costly
@@ -103,6 +104,32 @@ def test_hostile_answers_cost_a_second_at_most(name: str) -> None:
 )
 def test_ordinary_formulas_are_read(text: str) -> None:
     assert not costly(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(9^{9999})^{9999}",
+        "9^{9999!}",
+        "9999!^{9999}",
+        "2^{\\binom{99}{50}}",
+        "2^{99*999}",
+        "9^9^9",
+        "((99)!)!",
+        "1e9999",
+        "9^{(9)^9}",
+    ],
+)
+def test_what_could_become_huge_is_refused_unread(text: str) -> None:
+    assert costly(text)
+
+
+def test_a_parser_that_fails_grades_as_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(grading, "parse", fail)
+    assert equivalent("x+1+y", "1+x+y") is False
 
 
 @settings(max_examples=60, deadline=None)

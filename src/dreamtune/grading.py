@@ -9,7 +9,6 @@ import logging
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import chain
 
 from math_verify import parse, verify
 
@@ -29,7 +28,6 @@ WORD = re.compile(r"[^\W\d_]{2,}")
 WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'’-]+[^\W\d_]+)*")
 COMMAND = re.compile(r"\\[A-Za-z]+")
 NUMERAL = re.compile(r"(?P<digits>(?=[A-Fa-f]*\d)[\dA-Fa-f]+)(?:_\s*\{?\s*(?P<base>\d+)\s*\}?)?")
-MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
 SET = re.compile(r"\\?\{.*\\?\}", re.DOTALL)
 ONE_BRACKET = re.compile(r"[(\[][^()\[\]]*[)\]]")
 NAME = re.compile(r"(?:\\[a-z]+\s*)?[A-Za-z\s]*(?:_\s*\{?\w+\}?)?'?(?:\s*\([A-Za-z\d, ]+\))?")
@@ -156,22 +154,6 @@ def _as_numerals(given: str, expected: str) -> bool | None:
     return same_base and found["digits"].casefold() == wanted["digits"].casefold()
 
 
-def _as_matrices(given: str, expected: str) -> bool | None:
-    """Compare matrices entry by entry."""
-    ours, theirs = _cells(given), _cells(expected)
-    if not ours or not theirs:
-        return None
-    if [len(row) for row in ours] != [len(row) for row in theirs]:
-        return False
-    return all(_same(a, b) for a, b in zip(chain(*ours), chain(*theirs), strict=True))
-
-
-def _cells(text: str) -> list[list[str]]:
-    matrix = MATRIX.fullmatch(text)
-    rows = matrix[1].strip().removesuffix(r"\\").split(r"\\") if matrix else []
-    return [[cell.strip() for cell in row.split("&")] for row in rows]
-
-
 def _as_brackets(given: str, expected: str) -> bool | None:
     """A set in braces is no point and no interval."""
     for one, other in ((given, expected), (expected, given)):
@@ -186,6 +168,5 @@ READINGS: tuple[Callable[[str, str], bool | None], ...] = (
     _as_verdicts,
     _as_words,
     _as_numerals,
-    _as_matrices,
     _as_brackets,
 )
