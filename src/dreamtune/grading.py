@@ -2,158 +2,171 @@ r"""Whether two short answers mean the same: text, numbers, then mathematics (ma
 
 The cheap readings decide wherever they apply, because SymPy reads words as products of letters (so "Navin" would
 equal "Vanni") and "4 2", a decoder's spacing of 42, as a mixed number. What is left goes to math-verify under one
-wall-clock limit. Python cannot interrupt one huge integer power, so towers of powers and the like are refused unread.
+wall-clock limit, unless it could compute something huge (limits.py): then it is compared as text only.
 """
 
 import logging
 import re
-import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from fractions import Fraction
+from collections.abc import Callable
 from functools import lru_cache
-from types import FrameType
 
 from math_verify import parse, verify
 
-MAX_CHARACTERS = 300  # a longer answer is compared as text only
-MAX_DEPTH = 20  # of nested parentheses and braces: the parser's time grows steeply with it
-AGAIN_S = 0.05  # an exception that falls into a destructor or a callback is lost: raise it again
-WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"))
-SPACING = re.compile(r"\\[,!;: ]|~|\\q?quad\b")
-TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-PLAIN_NUMBER = re.compile(
-    r"(?:\\?[$€£¥]\s*)?(?P<number>[-−+]?(?:\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(?:\.\d*)?)"
-    r"\s*(?:(?:\\?[$€£¥])|(?P<unit>[A-Za-z][A-Za-z.\s/]*)|(?:\^\s*\{?\s*\\circ\s*\}?)|°|\\?%)?"
+from dreamtune.limits import OutOfTime, costly, time_limit
+from dreamtune.notation import MAX_CHARACTERS, strict_form, tidy
+from dreamtune.quantities import Quantity, read_quantity, same_quantity, without_unit
+
+SYMPY_SHARE = 0.85  # of the time limit: what follows an interruption takes time too
+MAX_WORDS = 5  # more words than this make a sentence
+OPTION = re.compile(
+    r"(?:(?:option|choice|letter)\s+)?[(\[]?\s*(?P<letter>[A-Ja-j])\s*(?:(?P<stop>[)\].:]+)(?:\s*(?P<rest>\S.*))?)?",
+    re.IGNORECASE,
 )
-# ASSUME: a word after a number is a unit and is ignored, unless it changes the number or is a formula's letter.
-NOT_UNITS = re.compile(r"^[A-Za-z]$|\b(?:hundred|thousand|million|billion|trillion|dozen|percent|pct|pi|sqrt|or|and)\b")
-CHOICE = re.compile(r"\(?\s*([A-Za-z])\s*\)?[.:]?")
+CHOICES = re.compile(r"[(\[]?[A-J][)\]]?(?:\s*(?:[,;&/]|\band\b)?\s*[(\[]?[A-J][)\]]?)+")
+VERDICT = re.compile(r"(yes|no|true|false)\b(?=\s*(?:[.,;:!–—-]|$))", re.IGNORECASE)
+WORD = re.compile(r"[^\W\d_]{2,}")
 WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'’-]+[^\W\d_]+)*")
-COSTLY = re.compile(
-    r"\^[-+]?\d[\d.,]*\^"  # a power of a power
-    r"|\^[-+]?\d{6,}|\d{6,}!|!!|[)\]}]!"  # a huge exponent; the factorial of something huge or unread
-    r"|\^[^\^]*\d\^|binom[^=]*\d{5}"
+COMMAND = re.compile(r"\\[A-Za-z]+")
+NUMERAL = re.compile(r"(?P<digits>(?=[A-Fa-f]*\d)[\dA-Fa-f]+)(?:_\s*\{?\s*(?P<base>\d+)\s*\}?)?")
+SET = re.compile(r"\\?\{.*\\?\}", re.DOTALL)
+ONE_BRACKET = re.compile(r"[(\[][^()\[\]]*[)\]]")
+NAME = re.compile(r"(?:\\[a-z]+\s*)?[A-Za-z\s]*(?:_\s*\{?\w+\}?)?'?(?:\s*\([A-Za-z\d, ]+\))?")
+ARITHMETIC = re.compile(r"(?:[\d\s+*/().-]|\\(?:cdot|times|div)(?![a-z]))+")
+RELATION = re.compile(r"[<>]|\\(?:leq?|geq?|neq?|lt|gt|in|equiv)(?![a-z])|[,;](?!\d{3})|\b(?:or|and)\b")
+# "The difference is 2 dollars more than …": what stands right after the verb is the value.
+SENTENCE = re.compile(
+    r"(?P<before>[A-Za-z][A-Za-z\s,'’-]*)\b(?:is|are|was|were|equals?|costs?|has|have|needs?|makes?|earns?|gets?)\s+"
+    r"(?P<number>\\?[$€£]?-?[\d,.]*\d(?:\\?%)?)(?P<after>[A-Za-z\s,'’-]*)"
+)
+QUALIFIED = re.compile(
+    r"\b(?:not|no|never|neither|nor|if|unless|cannot|or|and|hundred|thousand|million|billion|trillion|dozen)\b|n['’]t",
+    re.IGNORECASE,
 )
 
 # math-verify warns once that its own time limit is off; ours is on.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
-class OutOfTime(BaseException):
-    """Passes through the `except Exception` clauses of SymPy and math-verify."""
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise OutOfTime after `seconds`, in the main thread only (elsewhere Python allows no timer signals).
-
-    A timer that was already running (a test runner's, say) goes on afterwards with what it had left.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    running = True
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if running:
-            raise OutOfTime
-
-    handler = signal.signal(signal.SIGALRM, stop)
-    started = time.monotonic()
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_S)
-    try:
-        yield
-    finally:
-        running = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        if left:
-            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 1e-3), interval)
-
-
-def tidy(answer: str) -> str:
-    """Return the answer without math delimiters, LaTeX spacing, text commands, outer blanks and a closing stop."""
-    text = SPACING.sub(" ", answer[: 4 * MAX_CHARACTERS].replace("\\left", "").replace("\\right", ""))
-    text = TEXT_COMMAND.sub(r" \1 ", text).strip().rstrip(".;,:").strip()
-    for opening, closing in WRAPPERS:
-        if len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing):
-            text = text[len(opening) : -len(closing)].strip()
-    return " ".join(text.rstrip(".;,:").split())
-
-
-def strict_form(answer: str) -> str:
-    """Return the answer as the strict reading compares it: no white space, no closing punctuation, one case."""
-    return "".join(answer.split()).rstrip(".;,:!").casefold()
-
-
-def as_number(text: str) -> Fraction | None:
-    """Return the value of a plain number, with or without thousands separators, a currency sign or a unit."""
-    joined = re.sub(r"(?<=[\d.])\s+(?=[\d.])", "", text)  # a decoder may put blanks between digits
-    match = PLAIN_NUMBER.fullmatch(joined) if len(joined) <= MAX_CHARACTERS else None
-    if match is None or NOT_UNITS.search((match["unit"] or "").strip().lower()):
-        return None
-    number = match["number"].replace(",", "").replace("−", "-")
-    return Fraction(number) if number.strip("+-.") else None
-
-
-def percent_apart(given: str, expected: str, value: Fraction, wanted: Fraction) -> bool:
-    """Whether the numbers agree once a per cent sign that only one of the two carries is worked out."""
-    if ("%" in given) == ("%" in expected):
-        return False
-    return value / 100 == wanted if "%" in given else value == wanted / 100
-
-
-def costly(text: str) -> bool:
-    """Whether SymPy might compute something astronomically large from `text`."""
-    flat = text.replace("**", "^")
-    for noise in ("{", "(", " ", "\\left", "\\,", "\\cdot", "\\times"):
-        flat = flat.replace(noise, "")
-    return bool(COSTLY.search(flat)) or text.count("^") > 12 or depth(text) > MAX_DEPTH
-
-
-def depth(text: str) -> int:
-    """Return how deeply parentheses, brackets and braces are nested."""
-    level = deepest = 0
-    for character in text:
-        level += (character in "([{") - (character in ")]}")
-        deepest = max(deepest, level)
-    return deepest
-
-
-@lru_cache(maxsize=4096)
 def equivalent(answer: str, reference: str, timeout_s: float = 1.0) -> bool:
     """Whether `answer` means what `reference` means. Never raises, and gives up (False) after `timeout_s` seconds."""
     if strict_form(answer) == strict_form(reference):
-        return True
-    given, expected = tidy(answer), tidy(reference)
-    if not given or not expected:
+        return bool(strict_form(answer))
+    if max(len(answer), len(reference)) > 4 * MAX_CHARACTERS:
         return False
-    if strict_form(given) == strict_form(expected):
-        return True
-    numbers = as_number(given), as_number(expected)
-    if numbers[0] is not None and numbers[1] is not None:
-        return numbers[0] == numbers[1] or percent_apart(given, expected, numbers[0], numbers[1])
-    choice = CHOICE.fullmatch(expected)
-    if choice and (picked := re.match(r"\(?([A-Za-z])\b\)?(?=[\s.:,)]|$)", given)):
-        return picked.group(1).casefold() == choice.group(1).casefold()
-    if WORDS.fullmatch(given) and WORDS.fullmatch(expected):
-        return False  # as text they differ
-    if max(len(given), len(expected)) > MAX_CHARACTERS or costly(given) or costly(expected):
-        return False
-    return _mathematically_equal(given, expected, timeout_s)
+    return _equivalent(answer, reference, timeout_s)
 
 
-def _mathematically_equal(given: str, expected: str, timeout_s: float) -> bool:
+@lru_cache(maxsize=4096)
+def _equivalent(answer: str, reference: str, timeout_s: float) -> bool:
     try:
-        with time_limit(timeout_s):
-            wanted = parse(f"${expected}$", parsing_timeout=None)
-            found = parse(f"${given}$", parsing_timeout=None)
-            return bool(verify(wanted, found, timeout_seconds=None))
+        with time_limit(timeout_s * SYMPY_SHARE):
+            return _same(tidy(answer), tidy(reference))
     except OutOfTime:
         return False
     except Exception:  # a parser built on recursion and regular expressions can fail in any way on model output
         return False
+
+
+def _same(given: str, expected: str) -> bool:
+    """Whether two tidied answers mean the same: the first reading that applies decides."""
+    if not given or not expected:
+        return False
+    if strict_form(given) == strict_form(expected):
+        return True
+    for reading in READINGS:
+        decided = reading(given, expected)
+        if decided is not None:
+            return decided
+    if max(len(given), len(expected)) > MAX_CHARACTERS or costly(given) or costly(expected):
+        return False
+    wanted, found = (parse(f"${without_unit(text)}$", parsing_timeout=None) for text in (expected, given))
+    return bool(verify(wanted, found, timeout_seconds=None, allow_set_relation_comp=True))
+
+
+def _as_quantities(given: str, expected: str) -> bool | None:
+    """Compare numbers with units; a number may also be what an equation or a short sentence ends in."""
+    wanted = read_quantity(expected) or _stated(expected)
+    found = read_quantity(given) or (_stated(given) if wanted else None)
+    return same_quantity(found, wanted) if found and wanted else None
+
+
+def _stated(text: str) -> Quantity | None:
+    """Return the quantity of `x = 5`, `5 = x`, `2 + 3 = 5` or "the difference is 5 dollars", or None."""
+    if "=" in text:
+        *left, right = (part.strip() for part in text.split("="))
+        if RELATION.search(text) or not all(map(ARITHMETIC.fullmatch, left[1:])):
+            return None
+        if NAME.fullmatch(left[0]) or ARITHMETIC.fullmatch(left[0]):
+            return read_quantity(right) or (read_quantity(left[0]) if NAME.fullmatch(right) else None)
+        return None
+    sentence = SENTENCE.fullmatch(text)
+    return None if sentence is None or QUALIFIED.search(text) else read_quantity(sentence["number"])
+
+
+def _as_choices(given: str, expected: str) -> bool | None:
+    """Compare the letters of multiple choice: `(B)`, `B.`, `B) 12`, "option B", "A, C and D"."""
+    wanted, picked = _option(expected), _option(given)
+    if wanted and picked:
+        same_letter = wanted["letter"].casefold() == picked["letter"].casefold()
+        written_out = wanted["rest"] and picked["rest"] and ")" not in wanted["stop"] + picked["stop"]  # E. coli
+        return same_letter and (not written_out or _same(picked["rest"], wanted["rest"]))
+    if CHOICES.fullmatch(given) and CHOICES.fullmatch(expected):
+        return _letters(given) == _letters(expected) and not (given.isalpha() and expected.isalpha())
+    option = wanted or picked
+    if option is None:
+        return None
+    if option["rest"]:  # one side writes the option out, the other gives only its text
+        return _same(option["rest"], expected) if picked else _same(given, option["rest"])
+    # No sentence, list or number is a bare letter; a formula may be equal to one.
+    return None if option["letter"].islower() or re.search(r"[=\\+]", given + expected) else False
+
+
+def _option(text: str) -> re.Match[str] | None:
+    option = OPTION.fullmatch(text)
+    return None if option and option["rest"] and option["letter"].islower() else option
+
+
+def _letters(text: str) -> list[str]:
+    return sorted(re.findall(r"[A-J]", text))
+
+
+def _as_verdicts(given: str, expected: str) -> bool | None:
+    """Compare yes, no, true and false, which may be followed by an explanation."""
+    wanted, found = VERDICT.match(expected), VERDICT.match(given)
+    if wanted is None or wanted.end() != len(expected):
+        return None
+    return found is not None and found[1].casefold() == wanted[1].casefold()
+
+
+def _as_words(given: str, expected: str) -> bool | None:
+    """Words that differ as text differ, and a sentence is no formula: SymPy would multiply its letters."""
+    words = WORDS.fullmatch(given) is not None, WORDS.fullmatch(expected) is not None
+    prose = [len(WORD.findall(COMMAND.sub(" ", text))) > MAX_WORDS for text in (given, expected)]
+    return False if all(words) or any(prose) else None
+
+
+def _as_numerals(given: str, expected: str) -> bool | None:
+    """Compare numerals whose base stands below: 2516_8; a base that only one carries is ignored."""
+    found, wanted = NUMERAL.fullmatch(given), NUMERAL.fullmatch(expected)
+    if found is None or wanted is None or not (found["base"] or wanted["base"]):
+        return None
+    same_base = not (found["base"] and wanted["base"]) or found["base"] == wanted["base"]
+    return same_base and found["digits"].casefold() == wanted["digits"].casefold()
+
+
+def _as_brackets(given: str, expected: str) -> bool | None:
+    """A set in braces is no point and no interval."""
+    for one, other in ((given, expected), (expected, given)):
+        if SET.fullmatch(one) and ONE_BRACKET.fullmatch(other):
+            return False
+    return None
+
+
+READINGS: tuple[Callable[[str, str], bool | None], ...] = (
+    _as_quantities,
+    _as_choices,
+    _as_verdicts,
+    _as_words,
+    _as_numerals,
+    _as_brackets,
+)

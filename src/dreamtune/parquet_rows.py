@@ -108,8 +108,8 @@ def _check_columns(path: Path, schema: pa.Schema, columns: list[str]) -> None:
     for name in columns:
         if name not in schema.names:
             near = difflib.get_close_matches(name, schema.names, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{path} has no column {name!r}{hint} Its columns are: {', '.join(schema.names)}")
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(f"{path} has no column {name!r}{hint}; its columns are: {', '.join(schema.names)}")
         if schema.names.count(name) > 1:
             raise UserError(f"{path} has {schema.names.count(name)} columns named {name!r}; rename all but one")
         if not _is_text_or_number(schema.field(name).type):

@@ -18,8 +18,10 @@ import polars as pl
 from dreamtune.errors import UserError
 from dreamtune.extraction import asks_for_a_proof, extract, final_answer, last_number, reference_answer
 from dreamtune.generation_statistics import left_to_right, order_correlation, summarise_answers
-from dreamtune.grading import as_number, equivalent, strict_form
+from dreamtune.grading import equivalent
+from dreamtune.notation import strict_form
 from dreamtune.progress import track
+from dreamtune.quantities import as_number
 from dreamtune.settings.score import ScoreConfig
 from dreamtune.votes import classes_of_answers
 

@@ -7,7 +7,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from dreamtune.grading import as_number, equivalent, strict_form
+from dreamtune.grading import equivalent
+from dreamtune.notation import strict_form
+from dreamtune.quantities import as_number
 
 MAX_COMPARED = 8  # an answer is compared by meaning with so many others of its question; numbers with all
 

@@ -4,14 +4,14 @@ from typing import Literal
 
 from dreamtune.settings.base import Section, result
 
-Extractor = Literal["final_answer", "boxed", "answer_tag", "last_number"]
+Extractor = Literal["final_answer", "boxed", "answer_tag", "announced", "bare", "last_number"]
 
 
 class ScoreConfig(Section):
     """How a completion is graded."""
 
     extractors: list[Extractor] = result(
-        lambda: ["boxed", "answer_tag", "final_answer", "last_number"],
+        lambda: ["boxed", "answer_tag", "final_answer", "announced", "bare", "last_number"],
         "how the answer is found in a completion, tried in this order",
         min_length=1,
     )
