@@ -83,7 +83,7 @@ def test_one_line_and_nothing_left(project: Project, spoil: Callable[[Path], Non
 @pytest.mark.parametrize(
     ("benchmark", "expected"),
     [
-        ("files: [b.parquet], answer: solution", "b.parquet has no column 'question'; did you mean 'questions'?"),
+        ("files: [b.parquet], answer: solution", "b.parquet has no column 'question' (did you mean 'questions'?)"),
         ("files: ['no-*.parquet']", "no file matches no-*.parquet"),
     ],
 )
