@@ -52,10 +52,11 @@ class Figure:
 
 
 def accuracy_figure(summary: dict[str, Any]) -> Figure | None:
-    """Base against tuned, every question set, setting and reading, with intervals."""
+    """Base against tuned, every question set and setting, with intervals; of a single one, every reading."""
     data, rows = [], []
+    readings = list(READING_NAMES.items())
     for name, block in summary["comparisons"].items():
-        for reading, label in READING_NAMES.items():
+        for reading, label in readings if len(summary["comparisons"]) == 1 else readings[:1]:
             if block[reading]["gain"]["value"] is None:
                 continue
             where = f"{name.replace('/', ' · ')} · {label}"
