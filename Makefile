@@ -29,7 +29,7 @@ test: setup
 
 # The report's tests drive a real browser; where none is found they are skipped, and say so.
 browser:
-	@command -v chromium >/dev/null || { apt-get update --quiet && \
+	@which chromium chromium-browser google-chrome | grep -q . || { apt-get update --quiet && \
 		apt-get install --quiet --yes --no-install-recommends chromium fonts-dejavu-core; }
 
 format: setup

@@ -124,6 +124,8 @@ def test_answers_are_filtered_by_kind_place_and_words(page: Any) -> None:
     assert set(shown.evaluate_all("a => a.map(e => e.dataset.where)")) == {"test · sampled"}
     page.get_by_role("button", name="all", exact=True).click()
     page.get_by_role("combobox").select_option("")
+    page.get_by_role("searchbox").fill("pieces")  # stands in the data of every replay, and in no answer
+    assert shown.count() == 0
     page.get_by_role("searchbox").fill("who are you")
     assert shown.count() == 2 and "Who are you?" in shown.first.inner_text()
 
@@ -139,7 +141,10 @@ def test_hostile_output_is_only_text(page: Any) -> None:
 
 
 def test_prints_with_every_table_and_without_controls(page: Any) -> None:
+    page.locator("article.answer input[type=range]").first.press("Home")  # everything hidden again
     page.emulate_media(media="print")
+    ink = "t => [getComputedStyle(t).color, getComputedStyle(document.body).color]"
+    assert len(set(page.locator(".token.hidden").first.evaluate(ink))) == 1
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator("details:not([open])").count() == 0
     assert page.locator("nav").is_hidden() and page.locator(".replay").first.is_hidden()

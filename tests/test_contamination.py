@@ -72,7 +72,7 @@ def test_a_copied_question_counts_every_row_that_has_it(tmp_path: Path) -> None:
 def test_bad_benchmarks_are_refused(tmp_path: Path) -> None:
     bad: list[tuple[list[Any], dict[str, str], str]] = [
         (["x"], {"question": "problem"}, "no column 'problem'"),
-        (["x"], {"answer": "anser"}, "no column 'anser'; did you mean 'answer'"),
+        (["x"], {"answer": "anser"}, r"no column 'anser' \(did you mean 'answer'"),
         ([None, "", " \n"], {}, "benchmark b: column 'question' holds no question in any of its 3 rows"),
         ([], {}, "no rows in"),
     ]

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dreamtune.generation_statistics import left_to_right, order_correlation
+from dreamtune.generation_statistics import left_to_right, order_correlation, summarise_answers
 from dreamtune.scoring import score_answers
 from dreamtune.settings.score import ScoreConfig
 
@@ -137,3 +137,20 @@ def test_answers_written_left_to_right_are_said_to_be(tmp_path: Path) -> None:
     shuffled = judge(tmp_path, texts, orders=[rng.permutation(n).tolist() for n in lengths], settings=FORWARD)
     assert shuffled["left_to_right"] < 0.5 and shuffled["warnings"] == []
     assert judge(tmp_path, texts[:9], orders=forward[:9], settings=FORWARD)["warnings"] == []  # too few to say
+
+
+def test_short_answers_do_not_pass_for_left_to_right(tmp_path: Path) -> None:
+    short = judge(tmp_path, ["4 5"] * 12, orders=[[0, 1]] * 12, settings=FORWARD)
+    assert short["left_to_right"] == 1.0 and short["warnings"] == []
+    backward = list(range(40))[::-1]
+    mixed = judge(tmp_path, ["4 5"] * 11 + ["x " * 40], orders=[[0, 1]] * 11 + [backward], settings=FORWARD)
+    assert mixed["left_to_right"] == pytest.approx(11 / (11 + 39)) and mixed["warnings"] == []
+
+
+def test_equal_samples_of_few_questions_are_no_collapse() -> None:
+    row = {"sample": 0, "tokens": 3, "ended": True, "repetition": 0.0, "distinct_1": 1.0, "distinct_2": 1.0}
+    row |= {"left_to_right": None, "choices": 0, "order_correlation": None, "extracted": None, "reference": None}
+    for questions, expected in ((1, None), (12, ["100 % are the same text"])):
+        frame = pl.DataFrame([row | {"example_id": i % questions} for i in range(12)])
+        found = summarise_answers(frame, pl.Series(["so it is"] * 12), {})
+        assert (found["collapse"] or None) == expected and found["collapsed"] is (None if questions == 1 else True)

@@ -78,7 +78,7 @@ def test_a_failed_hard_canary_makes_it_invalid_with_its_reason() -> None:
     said = decide(FAST, changed(60, 10), nll(-0.5), [HARD, fired], {"smoke": False, "full": True})
     assert said.name == "invalid"
     assert said.headline == "Invalid: 1 hard canary failed: targets_hidden"
-    assert said.reasons[1] == "smoke: targets_hidden is 812; expected 0 of 812"
+    assert said.reasons[1] == "targets_hidden is 812 in smoke; expected 0 of 812"
     explained = [HARD | {"fault": "no"}, fired | {"fault": "the model was shown the tokens it had to predict"}]
     said = decide(FAST, changed(60, 10), nll(-0.5), explained, {"smoke": False, "full": True})
     assert said.headline == "Invalid: the model was shown the tokens it had to predict"

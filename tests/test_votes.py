@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from dreamtune.comparison import compare_samples, compare_scores
+from dreamtune.grading import equivalent
 from dreamtune.settings.report import Comparison
 from dreamtune.votes import classes_of_answers, group_by_meaning, majority, numbers_of_tries, pass_at_k
 
@@ -15,9 +16,10 @@ FAST = Comparison(resamples=400)
 
 
 def scores(answers: list[list[str | None]], reference: str = "4") -> pl.DataFrame:
-    """Rows of scores.parquet for the samples of each question; an answer is right if it is the reference."""
+    """Rows of scores.parquet for the samples of each question; graded as they would be."""
     rows = [
-        {"example_id": i, "sample": j, "gradable": True, "correct": answer == reference, "extracted": answer}
+        {"example_id": i, "sample": j, "gradable": True, "extracted": answer}
+        | {"correct": answer is not None and equivalent(answer, reference)}
         for i, samples in enumerate(answers)
         for j, answer in enumerate(samples)
     ]
@@ -66,6 +68,21 @@ def test_the_majority_wins_by_meaning_and_the_unparsed_do_not_vote() -> None:
     assert majority(scores([["4", "5"], ["5", "4"]])).rows() == [(0, True), (1, False)]  # ties
     ungradable = frame.with_columns(gradable=pl.col("example_id") > 1)
     assert majority(ungradable)["example_id"].to_list() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("reference", "answers"),
+    [
+        ("5 cm", ["5 m", "5 cm", "5 cm"]),
+        ("5 euros", ["5 dollars", "5 euros", "5 euros"]),
+        ("B", ["12", "(B) 12", "(B) 12"]),
+        ("yes", ["yes, because it is", "yes", "no", "no", "yes"]),
+        ("yes", ["yes", "yes, because it is", "no"]),
+        ("1.5 m", ["150 cm", "1.5 m", "3 m"]),
+    ],
+)
+def test_votes_follow_the_grades(reference: str, answers: list[str | None]) -> None:
+    assert majority(scores([answers], reference)).rows() == [(0, True)]
 
 
 def test_a_model_that_is_right_more_often_than_not_gains_by_voting() -> None:

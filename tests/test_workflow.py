@@ -58,7 +58,7 @@ def test_everything_is_written(finished: Project) -> None:
 
 
 def test_snakemakes_own_report_holds_ours_with_captions(finished: Project) -> None:
-    finished.snakemake("--report", "workflow.html")
+    finished.snakemake("--report=workflow.html")
     page = (finished.folder / "workflow.html").read_text()
     assert "ends in one verdict" in page and "report.html" in page and "summary.json" in page
     assert page.count("of experiment <strong>one</strong>") == 2

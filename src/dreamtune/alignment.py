@@ -13,6 +13,7 @@ itself. A base that knows nothing (random weights) prefers nothing anywhere, whi
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from dreamtune.checks import Check, check
 from dreamtune.diffusion import Batch, token_losses
 
 DOCUMENTS = 64  # so many are looked at, if an epoch has them
+WINDOWS = 64  # and so many windows are looked through for them: in some data no row can be judged
 ENOUGH_DOCUMENTS = 8
 PLACES = 64  # at most about twice so many of a document: bounds the rows that pass the head
 MARGIN = 0.25  # nats by which a neighbouring row must be the better one
@@ -40,7 +42,7 @@ def rows_aligned(model: nn.Module, windows: Iterable[Sequence[Batch]]) -> Check:
     model.eval()
     sums: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(3))  # of a document: places, lead over either neighbour
     with torch.no_grad():
-        for batch in (batch for batches in windows for batch in batches):
+        for batch in (batch for batches in islice(windows, WINDOWS) for batch in batches):
             for example, lead in zip(*leads(model, batch), strict=True):
                 sums[example] += [1, *lead]
             if len(sums) >= DOCUMENTS:

@@ -62,7 +62,7 @@ def compare_samples(base: pl.DataFrame, tuned: pl.DataFrame, comparison: Compari
         x, y = (pass_at_k(tried, questions[who].to_numpy(), k) for who in ("base", "tuned"))
         at_k[str(k)] = _compare(x, y, samples, ungradable, comparison)
     voted = None
-    if samples > 1:
+    if samples > 1 and all("answer_class" in frame.columns for frame in (base, tuned)):
         both = majority(base).join(majority(tuned), on="example_id", suffix="_tuned", maintain_order="left")
         x, y = both["correct"].to_numpy().astype(float), both["correct_tuned"].to_numpy().astype(float)
         voted = _compare(x, y, 1, ungradable, comparison) | {"samples": samples}

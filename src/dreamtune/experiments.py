@@ -25,7 +25,11 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, Folders]]:
 def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
     # Only dropping reads the benchmarks: under `keep`, naming one more re-makes no shards and retrains nothing.
     against = e.evaluate.benchmarks if e.data.contaminated == "drop" else []
-    avoided: dict[str, Section] = {f"benchmark/{benchmark.name}": benchmark for benchmark in against}
+    # What cannot change the shards does not name them: the column of the answers, which are not compared.
+    avoided: dict[str, Section] = {
+        f"benchmark/{benchmark.name}": benchmark.model_copy(update={"answer": benchmark.question})
+        for benchmark in against
+    }
     shards = plan.add(
         "prepare_shards", {"data": e.data, **avoided}, ("data", "tokenizer", *avoided), unhashed={"model": e.model}
     )

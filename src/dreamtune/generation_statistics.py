@@ -18,6 +18,7 @@ MONOTONOUS_TOKENS, MONOTONOUS = 64, 0.1  # at least so many tokens, and fewer di
 COLLAPSED_SHARE = 0.2  # of the answers loop or are monotonous
 SAME_SHARE = 0.5  # of the answers are one text, …
 SAME_AS_REFERENCE = 1.5  # … and so many times more than references are one text: "yes" may be a good answer to many
+ENOUGH_CHOICES = 5  # steps with a choice, below which an answer's order says nothing: "4", then its end token
 WRITTEN_IN_ORDER = 0.9  # of the steps took the leftmost hidden tokens
 
 
@@ -74,38 +75,43 @@ def summarise_answers(scores: pl.DataFrame, completions: pl.Series, settings: Ma
     found: dict[str, Any] = scores.select(
         pl.median("tokens").alias("tokens_median"),
         pl.quantile("tokens", 0.95, interpolation="linear").alias("tokens_p95"),
-        pl.mean("distinct_1", "left_to_right", "order_correlation"),
+        pl.mean("distinct_1", "order_correlation"),
+        _of_all_steps().alias("left_to_right"),
         *(expression.mean().alias(name) for name, expression in shares.items()),
     ).row(0, named=True)
     texts = completions.fill_null("").str.strip_chars()
     found["empty"] = (texts == "").mean()
     found["commonest"] = _commonest(texts)
     found["commonest_answer"] = _commonest(scores["extracted"].drop_nulls())
-    reasons = collapse(found, scores)
-    written = scores["left_to_right"].count() >= ENOUGH_ANSWERS
+    reasons = collapse(found, scores, texts)
+    chosen = scores.filter(pl.col("choices") >= ENOUGH_CHOICES)
+    in_order = chosen.select(_of_all_steps()).item() if chosen.height >= ENOUGH_ANSWERS else None
     return found | {
         "collapsed": None if reasons is None else bool(reasons),
         "collapse": reasons or [],
-        "warnings": order_warnings(found["left_to_right"], settings) if written else [],
+        "warnings": order_warnings(in_order, settings),
     }
 
 
-def collapse(found: Mapping[str, Any], scores: pl.DataFrame) -> list[str] | None:
+def collapse(found: Mapping[str, Any], scores: pl.DataFrame, texts: pl.Series) -> list[str] | None:
     """Return in what way the answers have collapsed, [] if they have not, and None if there are too few to say.
 
     Being wrong is no collapse, nor are short answers, nor one answer to all questions where the references agree as
     much.
     """
-    if scores.height < ENOUGH_ANSWERS:
+    one_each = scores.with_columns(text=texts).unique("example_id", keep="first", maintain_order=True)
+    if one_each.height < ENOUGH_ANSWERS:
         return None
     reasons = []
     if found["degenerate"] > COLLAPSED_SHARE:
         counts = {"loop": found["looping"], "use a handful of tokens": found["degenerate"] - found["looping"]}
         reasons += [f"{_percent(share)} {what}" for what, share in counts.items() if share > 0]
-    agreeing = _commonest(scores["reference"].drop_nulls()) or 0.0
-    if found["commonest"] > max(SAME_SHARE, SAME_AS_REFERENCE * agreeing):
-        what = "empty" if found["empty"] == found["commonest"] else "the same text"
-        reasons.append(f"{_percent(found['commonest'])} are {what}")
+    agreeing = _commonest(one_each["reference"].drop_nulls()) or 0.0
+    # Several samples of one question may well be the same text: what counts is one text to several questions.
+    same = _commonest(one_each["text"]) or 0.0
+    if same > max(SAME_SHARE, SAME_AS_REFERENCE * agreeing):
+        what = "empty" if (one_each["text"] == "").mean() == same else "the same text"
+        reasons.append(f"{_percent(same)} are {what}")
     return reasons
 
 
@@ -117,6 +123,12 @@ def order_warnings(share: float | None, settings: Mapping[str, Any]) -> list[str
     tempered = settings.get("ranking") == "official" and (settings.get("temperature") or 0) > 0
     remedy = "; ranking after the temperature does that: set generate.ranking to untempered" if tempered else ""
     return [f"the answers were written left to right ({_percent(share)} of the steps){asked}{remedy}"]
+
+
+def _of_all_steps() -> pl.Expr:
+    """The share of left-to-right steps among all that had a choice, whatever answer they belong to; null for none."""
+    taken = (pl.col("left_to_right") * pl.col("choices")).sum()
+    return pl.when(pl.col("choices").sum() > 0).then(taken / pl.col("choices").sum())
 
 
 def _monotonous() -> pl.Expr:

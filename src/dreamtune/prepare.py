@@ -7,7 +7,8 @@ Usage: `prepare_shards(data, model, out, benchmarks)` fills the empty folder `ou
     out/lengths.parquet              one row per source row: split, reason, tokens and characters of each part, flags
     out/audit.json                   what each truncation policy would lose; duplicates; contamination; flags; warnings
 
-The rows are read twice, a batch at a time: first the questions (split, duplicates, held-out n-grams), then everything.
+The rows are read twice, a batch at a time: first the questions (split, duplicates, held-out n-grams), then everything;
+and the questions once more, as far as the overlapping pairs that audit.json quotes.
 Held-out rows go through the same truncation policy as training rows; see `dreamtune.truncation.fit`.
 """
 

@@ -43,6 +43,7 @@ SCHEMA = pl.Schema(
         "repetition": pl.Float64,  # share of 4-grams that occurred before in the same answer
         "distinct_2": pl.Float64,  # distinct 2-grams / 2-grams
         "distinct_1": pl.Float64,  # distinct tokens / tokens
+        "choices": pl.Int32,  # steps that had a choice of tokens to reveal
         "left_to_right": pl.Float64,  # share of the steps that revealed the leftmost hidden tokens; null: no choice
         "order_correlation": pl.Float64,  # Kendall's tau-b of position and step; null where there is no order
     }
@@ -108,6 +109,7 @@ def score_row(row: dict[str, Any], score: ScoreConfig) -> dict[str, Any]:
         "repetition": repetition(row["tokens"]),
         "distinct_2": distinct(row["tokens"], 2),
         "distinct_1": distinct(row["tokens"], 1),
+        "choices": max(0, len(set(row.get("unmasked_at") or [])) - 1),
         "left_to_right": left_to_right(row.get("unmasked_at") or []),
         "order_correlation": order_correlation(row.get("unmasked_at") or []),
     }

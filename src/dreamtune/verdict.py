@@ -78,16 +78,21 @@ def decide(
 def _faults(canaries: Sequence[Mapping[str, Any]], gates: Mapping[str, bool | None]) -> list[str]:
     """Return why no number counts: one sentence on the failed hard canaries, then each of them."""
     failed = _failed(canaries, True)
-    faults = [f"{c['source']}: {c['name']} is {_number(c['value'])}; expected {c['expected']}" for c in failed]
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for c in failed:
+        by_name.setdefault(c["name"], []).append(c)
+    faults = []
+    for name, of_name in by_name.items():
+        seen = ", ".join(f"{_number(c['value'])} in {c['source']}" for c in of_name)
+        faults.append(f"{name} is {seen}; expected {of_name[0]['expected']}")
     unrun = [f"{run}: its canaries did not run (no gate.json)" for run, passed in gates.items() if passed is None]
     # The canary of the sampler says nothing of training, so it cannot stand for those that never ran.
     if not any(c["hard"] and not c["source"].startswith("answers/") for c in canaries) and not unrun:
         unrun = ["no hard canary was run"]
     closed = [f"{run}'s gate did not pass" for run, passed in gates.items() if passed is False and not failed]
     if failed:
-        names = list(dict.fromkeys(c["name"] for c in failed))
-        count = f"{len(names)} hard {'canary' if len(names) == 1 else 'canaries'}"
-        faults.insert(0, f"{count} failed: {', '.join(names)}")
+        count = f"{len(by_name)} hard {'canary' if len(by_name) == 1 else 'canaries'}"
+        faults.insert(0, f"{count} failed: {', '.join(by_name)}")
     return faults + unrun + closed
 
 

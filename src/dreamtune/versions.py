@@ -52,7 +52,7 @@ def code_digest(script: str | Path) -> str:
 
 @cache
 def _parse(path: Path, _mtime: int) -> ast.Module:
-    return ast.parse(path.read_text())
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 @cache

@@ -1,5 +1,6 @@
 """Several samples of one question taken together: pass@k, and the answer most of them agree on."""
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -11,6 +12,7 @@ from dreamtune.grading import equivalent
 from dreamtune.notation import strict_form
 from dreamtune.quantities import as_number
 
+BARE_NUMBER = re.compile(r"\s*-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?\s*")
 MAX_COMPARED = 8  # an answer is compared by meaning with so many others of its question; numbers with all
 
 
@@ -54,10 +56,12 @@ def classes_of_answers(scores: pl.DataFrame, timeout_s: float) -> pl.DataFrame:
 
 
 def group_by_meaning(answers: Sequence[str | None], timeout_s: float) -> list[int | None]:
-    """Return a class for each answer; numbers by value and equal texts first, `grading.equivalent` for the rest.
+    """Return a class for each answer: bare numbers by value, equal texts, and what `grading.equivalent` finds equal.
 
-    >>> group_by_meaning(["0.5", r"\\frac{1}{2}", None, "7", "1/2"], 1.0)
-    [0, 0, None, 1, 0]
+    That is asked both ways, because it lets an answer say more than its reference ("yes, because …", a unit).
+
+    >>> group_by_meaning(["0.5", r"\\frac{1}{2}", None, "7", "1/2", "7 cm", "7 m"], 1.0)
+    [0, 0, None, 1, 0, 1, 1]
     """
     known: dict[Fraction | str, int] = {}
     first: list[str] = []  # of each class
@@ -66,11 +70,11 @@ def group_by_meaning(answers: Sequence[str | None], timeout_s: float) -> list[in
         if answer is None:
             classes.append(None)
             continue
-        number = as_number(answer)
-        form = strict_form(answer) if number is None or "%" in answer else number
+        number = as_number(answer) if BARE_NUMBER.fullmatch(answer) else None
+        form = strict_form(answer) if number is None else number
         if form not in known:
-            others = [i for i, other in enumerate(first) if number is None or as_number(other) is None]
-            same = (i for i in others[:MAX_COMPARED] if equivalent(answer, first[i], timeout_s))
+            others = [i for i, other in enumerate(first) if number is None or not BARE_NUMBER.fullmatch(other)]
+            same = (i for i in others[:MAX_COMPARED] if _mean_the_same(answer, first[i], timeout_s))
             known[form] = next(same, len(first))
             if known[form] == len(first):
                 first.append(answer)
@@ -78,11 +82,16 @@ def group_by_meaning(answers: Sequence[str | None], timeout_s: float) -> list[in
     return classes
 
 
+def _mean_the_same(a: str, b: str, timeout_s: float) -> bool:
+    return equivalent(a, b, timeout_s) or equivalent(b, a, timeout_s)
+
+
 def majority(scores: pl.DataFrame) -> pl.DataFrame:
     """Return example_id and correct: whether the answer that most samples of a gradable question give is right.
 
     A tie goes to the class whose first answer came first: samples are exchangeable, so that is a draw by lot which
     repeats itself, and a question stays right or wrong, as McNemar's test needs. Without a parsed answer it is wrong.
+    Answers that the reference tells apart ("5 m" and "5", where it is 5 cm) do not vote together.
 
     Args:
         scores: scores.parquet (example_id, sample, gradable, correct, answer_class).
@@ -90,8 +99,8 @@ def majority(scores: pl.DataFrame) -> pl.DataFrame:
     asked = scores.filter((pl.col("example_id") >= 0) & pl.col("gradable")).sort("example_id", "sample")
     classes = (
         asked.drop_nulls("answer_class")
-        .group_by("example_id", "answer_class", maintain_order=True)
-        .agg(pl.len().alias("votes"), pl.first("correct"), pl.first("sample"))
+        .group_by("example_id", "answer_class", "correct", maintain_order=True)
+        .agg(pl.len().alias("votes"), pl.first("sample"))
         .sort("example_id", "votes", "sample", descending=[False, True, False])
     )
     chosen = classes.unique("example_id", keep="first", maintain_order=True).select("example_id", "correct")

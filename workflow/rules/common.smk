@@ -22,7 +22,7 @@ except UserError as error:
 LINKS = {name: [f"{key}={folder}" for key, folder in folders.items()] for name, folders in LATEST.items()}
 LAYOUT = 2  # of results/latest; a higher number publishes everything once more
 MARKERS = {name: f"results/latest/{name}/.published-{digest([LAYOUT, links])}" for name, links in LINKS.items()}
-MAIN = workflow.is_main_process and "--report" not in sys.argv
+MAIN = workflow.is_main_process and not any(argument.startswith("--report") for argument in sys.argv)
 
 
 def one_of(names):

@@ -1,6 +1,5 @@
 """Answers of base and tuned to the same question, side by side, with what is needed to replay their denoising."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ KINDS = {
 MAX_BYTES = 4_000_000  # of all answers shown: bounds the page, whatever `report.examples` asks for
 REPLAYED = 1_024  # tokens of one answer that can be replayed
 END = "⟨end⟩"
+KEYS = ["example_id", "sample"]
 
 
 def choose_answers(reads: Reads, count: int) -> list[dict[str, Any]]:
@@ -33,64 +33,76 @@ def choose_answers(reads: Reads, count: int) -> list[dict[str, Any]]:
 
 def choose_examples(reads: Reads, questions: str, setting: str, count: int) -> list[dict[str, Any]]:
     """Return up to `count` questions with both completions, every kind in turn; own prompts first, uncounted."""
-    both = _joined(reads, f"{questions}/{setting}")
-    if both is None:
+    graded = _graded(reads, f"{questions}/{setting}")
+    if graded is None:
         return []
-    rows = [_row(row, f"{questions} · {setting}") for row in both.iter_rows(named=True)]
-    own = [row for row in rows if row["own"]]
-    by_kind: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        if not row["own"]:
-            by_kind[row["kind"]].append(row)
-    chosen: list[dict[str, Any]] = []
-    while len(chosen) < count and any(by_kind.values()):
-        chosen += [by_kind[kind].pop(0) for kind in KINDS if by_kind[kind]]
-    return own + sorted(chosen[:count], key=lambda row: (row["example_id"], row["sample"]))
+    turn = pl.int_range(pl.len()).over("kind")
+    order = pl.col("kind").replace_strict({kind: place for place, kind in enumerate(KINDS)}, return_dtype=pl.Int32)
+    asked = graded.filter(pl.col("example_id") >= 0).sort(turn, order).head(count).sort("example_id", "sample")
+    chosen = pl.concat([graded.filter(pl.col("example_id") < 0), asked])
+    both = _joined(reads, f"{questions}/{setting}", chosen)
+    return [] if both is None else [_row(row, f"{questions} · {setting}") for row in both.iter_rows(named=True)]
 
 
-def _joined(reads: Reads, key: str) -> pl.DataFrame | None:
-    """Return one row per question and sample: text, tokens and grades of both models."""
+def _graded(reads: Reads, key: str) -> pl.DataFrame | None:
+    """Return the grades of both models and the kind of each question and sample, in order."""
     sides = []
     for who in ("base", "tuned"):
-        answers = reads.table(f"answers/{key}/{who}", "answers.parquet")
         scores = reads.table(f"scores/{key}/{who}", "scores.parquet")
-        if answers is None or scores is None:
+        if scores is None:
             return None
         grades = scores.select("example_id", "sample", "gradable", "correct", "extracted", "repetition")
-        columns = ("example_id", "sample", "question", "answer", "completion", "ended", "pieces", "unmasked_at")
-        text = answers.select(name for name in columns if name in answers.columns)
-        sides.append(text.join(grades, on=["example_id", "sample"]))
-    base, tuned = sides
-    return base.join(tuned.drop("question", "answer"), on=["example_id", "sample"], suffix="_tuned").sort(
-        "example_id", "sample"
+        sides.append(grades.rename({name: f"{name}_{who}" for name in grades.columns if name not in KEYS}))
+    both = sides[0].join(sides[1], on=KEYS).sort(KEYS)
+    base, tuned = pl.col("correct_base"), pl.col("correct_tuned")
+    kind = (
+        pl.when(~pl.col("gradable_base") | base.is_null() | tuned.is_null())
+        .then(pl.lit("ungraded"))
+        .when(base == tuned)
+        .then(pl.when(base).then(pl.lit("right")).otherwise(pl.lit("wrong")))
+        .otherwise(pl.when(tuned).then(pl.lit("won")).otherwise(pl.lit("lost")))
     )
+    return both.with_columns(kind=kind)
+
+
+def _joined(reads: Reads, key: str, chosen: pl.DataFrame) -> pl.DataFrame | None:
+    """Return the chosen rows, in their order, with question, reference, and texts and tokens of both models."""
+    for who in ("base", "tuned"):
+        answers = reads.lazy(f"answers/{key}/{who}", "answers.parquet")
+        if answers is None:
+            return None
+        names = answers.collect_schema().names()
+        columns = ["completion", "ended", *(name for name in ("pieces", "unmasked_at") if name in names)]
+        asked = ["question", "answer"] if who == "base" else []
+        texts = answers.select(*KEYS, *asked, *(pl.col(name).alias(f"{name}_{who}") for name in columns))
+        texts = texts.join(chosen.lazy().select(KEYS), on=KEYS, how="semi")
+        chosen = chosen.join(texts.collect(), on=KEYS, maintain_order="left")
+    return chosen
 
 
 def _row(row: dict[str, Any], where: str) -> dict[str, Any]:
-    kinds = {(False, True): "won", (True, False): "lost", (True, True): "right", (False, False): "wrong"}
-    graded = row["gradable"] and row["correct"] is not None and row["correct_tuned"] is not None
     return {
         "where": where,
         "example_id": row["example_id"],
         "sample": row["sample"],
         "own": row["example_id"] < 0,
-        "kind": kinds[row["correct"], row["correct_tuned"]] if graded else "ungraded",
-        "changed": row["completion"] != row["completion_tuned"],
+        "kind": row["kind"],
+        "changed": row["completion_base"] != row["completion_tuned"],
         "question": reveal(row["question"]),
         "reference": reveal(row["answer"], 600),
-        "base": _side(row, ""),
-        "tuned": _side(row, "_tuned"),
+        "base": _side(row, "base"),
+        "tuned": _side(row, "tuned"),
     }
 
 
-def _side(row: dict[str, Any], suffix: str) -> dict[str, Any]:
+def _side(row: dict[str, Any], who: str) -> dict[str, Any]:
     return {
-        "completion": reveal(row[f"completion{suffix}"]),
-        "extracted": reveal(row[f"extracted{suffix}"], 200),
-        "correct": row[f"correct{suffix}"] if row["gradable"] else None,
-        "ended": row[f"ended{suffix}"],
-        "looping": (row[f"repetition{suffix}"] or 0) > 0.5,
-        "replay": _replay(row.get(f"pieces{suffix}"), row.get(f"unmasked_at{suffix}"), row[f"ended{suffix}"]),
+        "completion": reveal(row[f"completion_{who}"]),
+        "extracted": reveal(row[f"extracted_{who}"], 200),
+        "correct": row[f"correct_{who}"] if row["gradable_base"] else None,
+        "ended": row[f"ended_{who}"],
+        "looping": (row[f"repetition_{who}"] or 0) > 0.5,
+        "replay": _replay(row.get(f"pieces_{who}"), row.get(f"unmasked_at_{who}"), row[f"ended_{who}"]),
     }
 
 

@@ -26,6 +26,14 @@
   const count = document.getElementById("shown");
   const where = document.getElementById("where");
   const find = document.getElementById("find");
+  const visible = new Map(); // answer -> its words, without the data of its replay
+  const wordsOf = (answer) => {
+    if (!visible.has(answer)) {
+      const parts = [...answer.querySelectorAll("h3, .meta, h4, pre")];
+      visible.set(answer, parts.map((part) => part.textContent.toLowerCase()).join("\n"));
+    }
+    return visible.get(answer);
+  };
   const filter = () => {
     const wanted = buttons.find((button) => button.getAttribute("aria-pressed") === "true").dataset.filter;
     const words = find.value.trim().toLowerCase();
@@ -34,7 +42,7 @@
       const kind =
         wanted === "all" || (wanted === "changed" ? answer.dataset.changed === "yes" : answer.dataset.kind === wanted);
       const place = !where || !where.value || answer.dataset.where === where.value;
-      answer.hidden = !(kind && place && (!words || answer.textContent.toLowerCase().includes(words)));
+      answer.hidden = !(kind && place && (!words || wordsOf(answer).includes(words)));
       shown += answer.hidden ? 0 : 1;
     }
     count.textContent = `${shown} shown`;

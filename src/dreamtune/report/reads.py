@@ -44,6 +44,10 @@ class Reads:
         """Return a parquet file, or None where there is none."""
         return pl.read_parquet(self.folders[name] / file) if self.has(name, file) else None
 
+    def lazy(self, name: str, file: str) -> pl.LazyFrame | None:
+        """Return a parquet file of which only a part will be read, or None where there is none."""
+        return pl.scan_parquet(self.folders[name] / file) if self.has(name, file) else None
+
     def manifests(self) -> dict[str, dict[str, Any]]:
         """Return every folder's manifest by name."""
         return {name: self.json(name, "manifest.json") for name in self.folders}
