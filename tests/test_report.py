@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,67 +11,14 @@ import pytest
 import vl_convert
 
 from conftest import ROOT
-from dreamtune.errors import UserError
 from dreamtune.report.charts import lengths_figure
 from dreamtune.report.reads import finite
-from dreamtune.report.render import chart_library, render_report
+from dreamtune.report.render import chart_library
 from dreamtune.report.text import duration, json_for_script, number, percent, points, reveal
-from dreamtune.scoring import score_answers
-from dreamtune.settings.report import Comparison, ReportConfig
-from dreamtune.settings.score import ScoreConfig
 from report_fixture import BIDI, HOSTILE, write_answers, write_reads
+from report_page import ESTIMATE, SCHEMA, Page, render
 
-FAST = Comparison(resamples=300)
-SCHEMA = json.loads((ROOT / "docs/summary.schema.json").read_text())
-ESTIMATE = {
-    "type": "object",
-    "required": ["value", "low", "high", "n"],
-    "properties": {"value": {"type": "number"}, "low": {"type": "number"}, "high": {"type": "number"}},
-}
-
-
-class Page(HTMLParser):
-    """Collects what a browser would make of the file: elements, script texts and visible text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.replays = 0
-        self.text = ""
-        self.inside: str | None = None
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.inside = tag
-        if tag == "script":
-            self.scripts.append("")
-            self.replays += dict(attrs).get("class") == "steps"
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = None
-
-    def handle_data(self, data: str) -> None:
-        if self.inside == "script":
-            self.scripts[-1] += data
-        elif self.inside != "style":
-            self.text += data
-
-
-def render(reads: dict[str, Path], out: Path, **report: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    out.mkdir()
-    counts = render_report(ReportConfig(**report), FAST, "demo", reads, out)
-    text = (out / "summary.json").read_text()
-    assert not re.search(r"\b(NaN|Infinity)\b", text)
-    jsonschema.validate(json.loads(text), SCHEMA)  # of every summary that is made here
-    return (out / "report.html").read_text(), json.loads(text), counts
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("made")
-    return render(write_reads(folder, samples=2), folder / "out")
+pytest_plugins = "report_page"  # its fixture
 
 
 def test_summary_has_what_other_tools_rely_on(made: Any) -> None:
@@ -213,63 +158,6 @@ def test_failed_canaries_are_red_whatever_the_objective_is_called(tmp_path: Path
     assert summary["verdict"] == "improved" and '<header class="good">' in html
 
 
-@pytest.mark.parametrize(
-    "absent",
-    [
-        ("likelihood",),
-        ("answers/", "scores/"),
-        ("smoke",),
-        ("shards",),
-        ("full",),
-        ("answers/",),
-        ("scores/test/greedy/base",),
-    ],
-)
-def test_parts_may_be_absent(tmp_path: Path, absent: tuple[str, ...]) -> None:
-    reads = {n: f for n, f in write_reads(tmp_path / "reads", questions=12).items() if not n.startswith(absent)}
-    html, summary, _ = render(reads, tmp_path / "out")
-    assert "</html>" in html
-    if "full" in absent:
-        assert summary["training"] == {}
-    if any(name.startswith("scores") for name in absent):
-        assert summary["accuracy"]["gain"]["value"] is None and "not enough data" in html.lower()
-
-
-def test_files_may_be_absent_and_folders_empty(tmp_path: Path) -> None:
-    reads = write_reads(tmp_path / "reads", questions=12)
-    for folder in reads.values():
-        for file in folder.iterdir():
-            if file.name != "manifest.json":
-                file.unlink()
-    html, summary, _ = render(reads, tmp_path / "out")
-    assert summary["verdict"] == "invalid" and "did not run" in html
-
-
-def test_one_question_and_none(tmp_path: Path) -> None:
-    html, summary, _ = render(write_reads(tmp_path / "one", questions=1), tmp_path / "out1")
-    assert summary["accuracy"]["base"]["n"] == 1 and "nan" not in html.lower().split("<script>")[0].split()
-    reads = write_reads(tmp_path / "none", questions=4)
-    for who in ("base", "tuned"):
-        for file in (
-            reads[f"answers/test/greedy/{who}"] / "answers.parquet",
-            reads[f"scores/test/greedy/{who}"] / "scores.parquet",
-        ):
-            pl.read_parquet(file).clear().write_parquet(file)
-    frame = reads["likelihood"] / "likelihood.parquet"
-    pl.read_parquet(frame).clear().write_parquet(frame)
-    html, summary, _ = render(reads, tmp_path / "out2")
-    assert summary["accuracy"]["base"] == {"value": None, "low": None, "high": None, "n": 0}
-    assert "not enough data" in html
-
-
-def test_answers_of_another_split_are_refused(tmp_path: Path) -> None:
-    reads = write_reads(tmp_path / "reads", questions=12)
-    scores = reads["scores/test/greedy/base"] / "scores.parquet"
-    pl.read_parquet(scores).with_columns(pl.col("example_id") + 5).write_parquet(scores)
-    with pytest.raises(UserError, match="not the same ones"):
-        render(reads, tmp_path / "out")
-
-
 def test_benchmarks_stand_beside_the_test_split(tmp_path: Path) -> None:
     reads = write_reads(tmp_path / "reads", questions=12)
     for who in ("base", "tuned"):
@@ -282,72 +170,6 @@ def test_benchmarks_stand_beside_the_test_split(tmp_path: Path) -> None:
     html, summary, _ = render(reads | {"contamination/gsm8k": audit}, tmp_path / "out")
     assert list(summary["comparisons"]) == ["test/greedy", "gsm8k/greedy"]
     assert "gsm8k · greedy" in html and "Benchmarks seen in training rows" in html
-
-
-def test_overlaps_and_flags_are_shown_with_both_sides(made: Any) -> None:
-    page = Page(made[0])
-    assert "Overlaps of training rows and held-out rows: 1 pair" in page.text
-    assert "7 / 9" in page.text and f"shared words {HOSTILE}" in page.text and "What is 1 + 4?" in page.text
-    assert "html" in page.text and "3, 5" in page.text and "mojibake" not in page.text
-    assert "mostly Latin letters" in page.text and "too few letters to tell" in page.text
-    assert "question2133.5478199" + "1,234" in page.text  # a row of the table of lengths
-
-
-def test_several_samples_show_pass_at_k_and_the_majority(made: Any) -> None:
-    rows = re.findall(r'<th scope="row">([^<]*)</th>', made[0])
-    assert (
-        rows.count("correct") == 2 and [rows.count(name) for name in ("pass@1", "pass@2", "majority vote")] == [1] * 3
-    )
-    assert made[0].count("steps that went left to right") == 2
-
-
-def test_a_collapse_is_said_where_the_verdict_stands(tmp_path: Path) -> None:
-    reads = write_reads(tmp_path / "reads", questions=12)
-    answers, scores = (reads[f"{what}/test/greedy/tuned"] for what in ("answers", "scores"))
-    looping = pl.read_parquet(answers / "answers.parquet").with_columns(
-        completion=pl.lit("2 × " * 50), tokens=pl.lit([7, 8] * 50), unmasked_at=pl.lit(list(range(100)))
-    )
-    looping.write_parquet(answers / "answers.parquet")
-    score_answers(ScoreConfig(), answers, scores)
-    html, summary, _ = render(reads, tmp_path / "out")
-    said = "the tuned model's answers collapsed: 100 % loop"
-    assert any(said in reason for reason in summary["reasons"]) and said in Page(html).text
-    assert "written left to right (100 % of the steps)" in Page(html).text
-
-
-def test_warnings_of_packages_and_lengths(tmp_path: Path) -> None:
-    reads = write_reads(tmp_path / "reads", questions=12)
-    manifest = json.loads((reads["full"] / "manifest.json").read_text())
-    manifest["packages"]["polars"] = "9.9.9"
-    (reads["full"] / "manifest.json").write_text(json.dumps(manifest))
-    html, summary, _ = render(reads, tmp_path / "out")
-    assert summary["package_differences"]["polars"]["9.9.9"] == ["full"]
-    assert "different versions of polars" in html
-    assert "training responses are longer than max_new_tokens = 32" in html
-
-
-def test_examples_are_bounded_and_of_every_kind(tmp_path: Path, made: Any) -> None:
-    html, _, _ = made
-    found = re.findall(r'<article class="answer" data-kind="(\w+)" [^>]*data-where="([^"]*)"', html)
-    assert {where for _, where in found} == {"test · greedy", "test · sampled"}
-    kinds = [kind for kind, where in found if where == "test · greedy"]
-    assert len(kinds) == 61 and {"won", "wrong", "right", "ungraded"} <= set(kinds)
-    reads = write_reads(tmp_path / "reads", questions=12)
-    html, _, _ = render(reads, tmp_path / "out", examples=0)
-    assert html.count("<article") == 1  # the user's own prompt is always shown
-    for who in ("base", "tuned"):
-        file = reads[f"answers/test/greedy/{who}"] / "answers.parquet"
-        text = "<數\u202e&" * 100_000  # each character becomes several in the page
-        pieces = [[f"<&{i}" for i in range(5_000)]] * 13
-        steps = [list(range(5_000))] * 13
-        long = pl.read_parquet(file).with_columns(
-            completion=pl.lit(text), pieces=pl.Series(pieces), unmasked_at=pl.Series(steps)
-        )
-        long.write_parquet(file)
-    shutil.rmtree(tmp_path / "out")
-    html, _, _ = render(reads, tmp_path / "out", examples=1000)
-    assert len(html.encode()) < 6_000_000 and "394,000 more characters" in html and "3,976 more tokens" in html
-    assert html.count("<article") > 1
 
 
 def test_numbers_for_people() -> None:
