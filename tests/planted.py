@@ -1,6 +1,7 @@
 """What the tests of planted faults share: how a fault gets in, and the stages on the embedded model, made quick."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.training import train_adapter
 
+Plant = Callable[[Any, Any], None]
 TINY = str(ROOT / "resources" / "tiny-dream")
 BASE = ModelConfig(path=TINY, quantization="none", dtype="float32", device="cpu", threads=1)
 QUICK: dict[str, Any] = {
@@ -28,11 +30,16 @@ QUICK: dict[str, Any] = {
 }
 
 
-def plant(patch: pytest.MonkeyPatch, original: Any, faulty: Any) -> None:
-    """Put a faulty function in an original's place, in every module of the library that holds it."""
-    for module in [held for name, held in sys.modules.items() if name.startswith("dreamtune.")]:
-        for name in [name for name, value in vars(module).items() if value is original]:
-            patch.setattr(module, name, faulty)
+@pytest.fixture
+def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
+    """Return a function that puts a faulty function in an original's place, wherever the library holds it."""
+
+    def replace(original: Any, faulty: Any) -> None:
+        for module in [held for name, held in sys.modules.items() if name.startswith("dreamtune.")]:
+            for name in [name for name, value in vars(module).items() if value is original]:
+                monkeypatch.setattr(module, name, faulty)
+
+    return replace
 
 
 def make_shards(folder: Path, **data: Any) -> Path:

@@ -7,7 +7,6 @@ named check ends the run. `test_without_a_fault_...` are the same runs unbroken.
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,15 @@ import pytest
 import torch
 from peft import PeftModel
 
-import planted
 from dreamtune import model, tables, training
 from dreamtune.batching import make_document
 from dreamtune.diffusion import Batch, Document, Noise, Noised, collate, corrupt, token_losses
 from dreamtune.errors import UserError
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
-from planted import make_shards, train
+from planted import Plant, make_shards, train
 
-Plant = Callable[[Any, Any], None]
-
-
-@pytest.fixture
-def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
-    return partial(planted.plant, monkeypatch)
+pytest_plugins = "planted"  # its fixture
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """Faults planted behind training, in the sampler and in what is measured; see test_planted_faults.py for the others."""
 
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-import planted
 from dreamtune import elbo, model
 from dreamtune.answers import generate_answers
 from dreamtune.likelihood import evaluate_likelihood
@@ -23,16 +20,12 @@ from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.report import Comparison
-from planted import BASE, TINY, make_shards, train
+from planted import BASE, TINY, Plant, make_shards, train
 from report_fixture import write_reads
 
+pytest_plugins = "planted"  # its fixture
+
 SOFT = ("context_helps", "prompt_matters", "no_gap")
-Plant = Callable[[Any, Any], None]
-
-
-@pytest.fixture
-def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
-    return partial(planted.plant, monkeypatch)
 
 
 @pytest.fixture(scope="module")
