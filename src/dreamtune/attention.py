@@ -43,11 +43,13 @@ def attend(
     Returns:
         [B, L, H, d] (packed: [1, T, H, d]), and None for the weights, which are never formed.
     """
+    groups = query.shape[1] // key.shape[1]
     if cu_seq_lens_q is None:
+        if attention_mask is not None and attention_mask.stride(2) == 0 and groups > 1:
+            return _grouped(query, key, value, attention_mask), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     config: Any = module.config
     if not config.is_causal and _flash_runs(query):
-        groups = query.shape[1] // key.shape[1]
         rows = [part[0].transpose(0, 1) for part in (query, key, value)]  # [T, heads, d]
         rows[1:] = [part.repeat_interleave(groups, dim=1) for part in rows[1:]]
         out = varlen_attn(rows[0], rows[1], rows[2], cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
@@ -61,6 +63,19 @@ def attend(
         for span in spans
     ]
     return torch.cat(documents, dim=2).transpose(1, 2), None
+
+
+def _grouped(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Attend under a mask that is the same for every query: [B, H, q, d] to [B, q, H, d].
+
+    The heads that share keys and values can then pass as further queries, and nothing is repeated for them.
+    """
+    batch, heads, length, size = query.shape
+    kv_heads = key.shape[1]
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads * length, size)
+    seen = mask[:, :, :1].expand(-1, -1, grouped.shape[2], -1)
+    out = scaled_dot_product_attention(grouped, key, value, attn_mask=seen)  # [B, H_kv, groups * q, d]
+    return out.reshape(batch, heads, length, size).transpose(1, 2)
 
 
 def _flash_runs(query: torch.Tensor) -> bool:

@@ -24,7 +24,8 @@ from torch import nn
 from dreamtune.errors import UserError
 from dreamtune.loss import HEAD_ROWS
 from dreamtune.memory import GIB, free_gib
-from dreamtune.model import DENSE_BYTES, unwrap
+from dreamtune.model import unwrap
+from dreamtune.nf4 import DENSE_BYTES
 from dreamtune.settings.train import TrainConfig
 
 TOKENS = (8192, 4096, 2048, 1024, 512)  # of a pass on a GPU; beyond the first nothing is gained
