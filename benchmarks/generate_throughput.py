@@ -108,7 +108,9 @@ def measured(options: argparse.Namespace, folder: Path, device: str) -> Iterator
     )
     for name, rows, changes in ways:
         settings = GenerateConfig(max_new_tokens=options.new_tokens, batch_size=rows, **changes)
-        warm = settings.model_copy(update={"max_new_tokens": min(64, options.new_tokens), "steps": None})
+        # As wide as what is timed, so that the graphs are the same, in two steps a block.
+        blocks = options.new_tokens // (settings.block_length or options.new_tokens)
+        warm = settings.model_copy(update={"steps": 2 * blocks})
         ours(model, prompts(options, rows), warm)
         yield line(name, rows, device, partial(ours, model, prompts(options, rows), settings))
 

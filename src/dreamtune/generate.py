@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamtune.block_cache import WIDTH, BlockCache, block_cache, choose_rows
+from dreamtune.block_cache import GRAPH_ROWS, WIDTH, BlockCache, block_cache, choose_rows
 from dreamtune.checks import Check, check
+from dreamtune.cuda_graphs import Captured
 from dreamtune.denoising_row import TOKEN, Answer, Request, Row, Special, plan_blocks, reveal_shares
 from dreamtune.errors import UserError
 from dreamtune.model import apply_head, hidden_states, unwrap
@@ -100,8 +101,7 @@ def _step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, spe
     """Take one denoising step of every row: one forward pass, the head on the candidate positions only."""
     device = next(model.parameters()).device
     ids, visible = _canvases(rows, width, special)
-    seen = None if visible.all() else torch.from_numpy(visible).to(device)
-    hidden = hidden_states(model, torch.from_numpy(ids).to(device), seen)  # [B, L, D]
+    hidden = _full_pass(model, torch.from_numpy(ids).to(device), torch.from_numpy(visible).to(device))  # [B, L, D]
 
     positions = np.concatenate(
         [i * width + len(row.request.prompt) + row.candidates for i, row in enumerate(rows)]
@@ -115,6 +115,19 @@ def _step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, spe
         end = start + len(row.candidates)
         row.reveal(*(values[start:end] for values in chosen))
         start = end
+
+
+def _full_pass(model: Any, ids: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """Return the hidden rows [B, L, D] of canvases [B, L]; of few rows on a GPU by a graph, kept with the model."""
+    if ids.device.type == "cpu":
+        return hidden_states(model, ids, None if visible.all() else visible)
+    base = unwrap(model)
+    if getattr(base, "dreamtune_pass", None) is None:
+        base.dreamtune_pass = Captured(
+            lambda i, seen: hidden_states(model, i, seen.expand(-1, 1, i.shape[1], -1)), GRAPH_ROWS
+        )
+    hidden: torch.Tensor = base.dreamtune_pass(ids, visible.bool()[:, None, None, :])
+    return hidden
 
 
 def _canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,7 @@ from dreamtune.checkpoint_format import (
     read_config,
     special_token_id,
 )
+from dreamtune.cuda_graphs import fuse_small_kernels
 from dreamtune.errors import UserError
 from dreamtune.nf4 import forbid_repacking, has_room_for_dense, keep_dequantised, nf4_config
 from dreamtune.settings.lora import LoraSettings
@@ -118,6 +119,8 @@ def load_to_generate(config: ModelConfig, adapter: Path | None = None) -> Any:
     dense = has_room_for_dense(model, count_parameters(model)[1], DTYPES[config.dtype])
     if dense:
         keep_dequantised(model)
+    if model.device.type == "cuda":
+        fuse_small_kernels(model)
     if adapter is None:
         return model
     tuned = _load_adapter(model, Path(adapter)).eval()
