@@ -6,7 +6,7 @@ through `scaled_dot_product_attention` by itself, which is the same function.
 """
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -21,6 +21,13 @@ FLASH_TYPES = (torch.bfloat16, torch.float16)
 AMPERE = (8, 0)  # compute capability from which torch's FlashAttention runs
 
 
+class Stored(Protocol):
+    """Keys and values of one layer, kept from one pass to the next."""
+
+    def update(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take those of a pass, [B, H_kv, q, d] each, and return those to attend to, [B, H_kv, L, d]."""
+
+
 def attend(
     module: nn.Module,
     query: torch.Tensor,
@@ -29,6 +36,7 @@ def attend(
     attention_mask: torch.Tensor | None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int = 0,
+    stored: "Stored | None" = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' SDPA attention; with `cu_seq_lens_q`, that of packed documents, each by itself.
@@ -39,17 +47,25 @@ def attend(
         attention_mask: as transformers makes it; not looked at where documents are packed.
         cu_seq_lens_q: [documents + 1] int32, where each document begins, and T.
         max_length_q: tokens of the longest document.
+        stored: takes this layer's keys and values and gives those to attend to, see `block_cache`.
 
     Returns:
         [B, L, H, d] (packed: [1, T, H, d]), and None for the weights, which are never formed.
     """
+    if stored is not None:
+        key, value = stored.update(key, value)
     groups = query.shape[1] // key.shape[1]
     if cu_seq_lens_q is None:
         if attention_mask is not None and attention_mask.stride(2) == 0 and groups > 1:
             return _grouped(query, key, value, attention_mask), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     config: Any = module.config
-    if not config.is_causal and _flash_runs(query):
+    count, length = cu_seq_lens_q.shape[0] - 1, query.shape[2]
+    if not config.is_causal and count * max_length_q == length:  # all of one length: a batch
+        parts = [part.view(part.shape[1], count, -1, part.shape[3]).transpose(0, 1) for part in (query, key, value)]
+        batched = scaled_dot_product_attention(parts[0], parts[1], parts[2], enable_gqa=groups > 1)
+        return batched.transpose(1, 2).reshape(1, length, query.shape[1], -1), None
+    if not config.is_causal and config.dreamtune_flash and query.dtype in FLASH_TYPES:
         rows = [part[0].transpose(0, 1) for part in (query, key, value)]  # [T, heads, d]
         rows[1:] = [part.repeat_interleave(groups, dim=1) for part in rows[1:]]
         out = varlen_attn(rows[0], rows[1], rows[2], cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
@@ -78,8 +94,9 @@ def _grouped(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: 
     return out.reshape(batch, heads, length, size).transpose(1, 2)
 
 
-def _flash_runs(query: torch.Tensor) -> bool:
-    return query.is_cuda and query.dtype in FLASH_TYPES and torch.cuda.get_device_capability(query.device) >= AMPERE
+def flash_runs(device: torch.device) -> bool:
+    """Return whether torch's own FlashAttention runs there, for types of two bytes."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= AMPERE
 
 
 AttentionInterface.register(NAME, attend)

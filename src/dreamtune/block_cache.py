@@ -12,6 +12,9 @@ of a product apart, and a row's numbers would depend on how many others there ar
 thrown away: it is not stored, so nothing attends to it.
 """
 
+from collections.abc import Callable
+from functools import cache, partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -29,7 +32,10 @@ Choices = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # token, confidence a
 
 def block_cache(model: Any, slots: int, width: int, block: int, settings: GenerateConfig, mask_id: int) -> "BlockCache":
     """Return the model's last cache if it was made for the same, else a new one: its graphs are worth keeping."""
-    base, wanted = unwrap(model), (slots, width, block, settings, mask_id)
+    base, names = unwrap(model), {"order", "ranking", "temperature", "top_p", "top_k"}
+    # What `choose` looks at; of the threshold, only whether there is one.
+    choice = settings.model_dump(include=names) | {"threshold": settings.threshold is not None}
+    wanted = (slots, width, block, choice, mask_id)
     held = getattr(base, "dreamtune_cache", None)
     if held is None or held[0] != wanted or held[1].model is not model:
         base.dreamtune_cache = None  # its memory is free before the next takes as much
@@ -65,8 +71,9 @@ class BlockCache:
         self.visible = torch.ones(slots, width, dtype=torch.bool, device=weight.device)
         self._window = Captured(self._all_windows, GRAPH_ROWS)
         self._whole = Captured(self._all_rows, GRAPH_ROWS)
-        on_gpu, greedy = weight.device.type == "cuda", settings.temperature == 0
-        self._choose_rows = torch.compile(choose_rows) if on_gpu and greedy else choose_rows
+        self._choose_rows = chooser(weight.device.type, settings)
+        for number, layer in enumerate(base.model.layers):
+            layer.forward = partial(_layer_forward, _plain_or_compiled(layer, weight.device.type), number)
 
     def refresh(
         self, slots: torch.Tensor, ids: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor
@@ -135,7 +142,7 @@ class BlockCache:
         mask = visible[:, None, None, :].expand(-1, 1, ids.shape[1], -1)  # [n, 1, q, L]
         hidden: torch.Tensor = (
             unwrap(self.model)
-            .model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=store, use_cache=False)
+            .model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, stored=store)
             .last_hidden_state
         )
         return hidden
@@ -153,6 +160,27 @@ class BlockCache:
         )  # one tensor, to be copied at once; a token's number is exact in it
 
 
+def _plain_or_compiled(layer: Any, device_type: str) -> Callable[..., Any]:
+    """On a GPU the layer's small kernels, which in a pass of one block take as long as the products, become a few."""
+    plain = MethodType(type(layer).forward, layer)
+    return torch.compile(plain) if device_type == "cuda" else plain
+
+
+def _layer_forward(forward: Callable[..., Any], number: int, *given: Any, stored: Any = None, **named: Any) -> Any:
+    """Hand a layer its own keys and values, by a name that is the same for all: all share what is compiled."""
+    return forward(*given, **named) if stored is None else forward(*given, stored=stored.of_layer(number), **named)
+
+
+@cache
+def _compiled_choice() -> Callable[..., Choices]:
+    return torch.compile(choose_rows, dynamic=True)
+
+
+def chooser(device_type: str, settings: GenerateConfig) -> Callable[..., Choices]:
+    """Return `choose_rows`; on a GPU, greedy, compiled: it reads the logits, and writes no tables of their size."""
+    return _compiled_choice() if device_type == "cuda" and settings.temperature == 0 else choose_rows
+
+
 def choose_rows(logits: torch.Tensor, uniform: torch.Tensor, settings: GenerateConfig, mask_id: int) -> Choices:
     """Return `choose`'s token and confidence [N] of logits [N, V], and the token's untempered probability [N].
 
@@ -165,35 +193,55 @@ def choose_rows(logits: torch.Tensor, uniform: torch.Tensor, settings: GenerateC
 
 
 class _Refresh:
-    """What the layers take for a cache in a full pass: each hands in its keys and values, which are kept."""
+    """What a full pass does with keys and values: each layer's are kept."""
 
     def __init__(self, cache: BlockCache, slots: torch.Tensor) -> None:
-        self.cache, self.slots = cache, slots
+        self._cache, self._slots = cache, slots
 
-    def update(
-        self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store keys and values [n, heads, L, d], and return them as they are."""
-        self.cache.keys[layer_idx][self.slots] = key
-        self.cache.values[layer_idx][self.slots] = value
+    def of_layer(self, number: int) -> "_Kept":
+        """Return the part of one layer."""
+        return _Kept(self._cache.keys[number], self._cache.values[number], self._slots)
+
+
+class _Kept:
+    """Keys and values of a full pass, [n, heads, L, d], are stored in the rows' slots and returned as they are."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor) -> None:
+        self.keys, self.values, self.slots = keys, values, slots
+
+    def update(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `attention.Stored`."""
+        self.keys.index_copy_(0, self.slots, key)
+        self.values.index_copy_(0, self.slots, value)
         return key, value
 
 
 class _Window:
-    """What the layers take for a cache in a window's pass: they hand in the window's and are given all positions'."""
+    """What a window's pass does with keys and values: a layer hands in the window's and is given all positions'."""
 
     def __init__(self, cache: BlockCache, slots: torch.Tensor | None, positions: torch.Tensor) -> None:
-        self.cache, self.slots = cache, slots
-        self.index = positions[:, None, :, None]  # [n, 1, w, 1]
+        self._cache, self._slots, self._positions = cache, slots, positions
 
-    def update(
-        self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return all keys and values [n, heads, L, d], the window's own [n, heads, W, d] in their places."""
-        return self._placed(self.cache.keys[layer_idx], key), self._placed(self.cache.values[layer_idx], value)
+    def of_layer(self, number: int) -> "_Placed":
+        """Return the part of one layer: a copy, but where all slots take part, whose windows are fresh each time."""
+        keys, values = self._cache.keys[number], self._cache.values[number]
+        if self._slots is not None:
+            keys, values = keys[self._slots], values[self._slots]
+        return _Placed(keys, values, self._positions)
 
-    def _placed(self, stored: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
-        # Without a copy where all slots take part: their windows are computed anew at each step anyhow.
-        rows = stored if self.slots is None else stored[self.slots]
-        fresh = fresh[:, :, : self.index.shape[2]]  # without what fills the window up
-        return rows.scatter_(2, self.index.expand_as(fresh), fresh)
+
+class _Placed:
+    """The window's keys and values, [n, heads, W, d], stand in their places among the stored, [n, heads, L, d]."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, index: torch.Tensor) -> None:
+        self.keys, self.values, self.index = keys, values, index  # index: [n, w]
+
+    def update(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `attention.Stored`."""
+        return self._place(self.keys, key), self._place(self.values, value)
+
+    def _place(self, stored: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
+        fresh = fresh[:, :, : self.index.shape[1]]  # without what fills the window up
+        rows = torch.arange(len(stored), device=stored.device)[:, None]  # [n, 1]
+        stored[rows, :, self.index] = fresh.transpose(1, 2)
+        return stored

@@ -45,15 +45,3 @@ class Captured:
             output = self._function(*inputs)
         self._pool = self._pool or graph.pool()
         return graph, inputs, output
-
-
-def fuse_small_kernels(base: Any) -> None:
-    """Compile the norms and the gated products of a transformers model, each of which is a handful of tiny kernels.
-
-    In a pass of one block they take longer than what they compute. Attention stays as it is: its cache would be
-    compiled anew for each layer.
-    """
-    for layer in base.model.layers:
-        for module in (layer.input_layernorm, layer.post_attention_layernorm, layer.mlp):
-            module.forward = torch.compile(module.forward)
-    base.model.norm.forward = torch.compile(base.model.norm.forward)

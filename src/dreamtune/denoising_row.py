@@ -108,22 +108,21 @@ class Row:
     seconds: float = 0.0
     finished: bool = False
     begins_block: bool = True  # whether the next step is the first of its block
-    tokens: np.ndarray = field(init=False)  # [max_new_tokens] int64, the mask token where hidden
+    canvas: np.ndarray = field(init=False)  # [prompt + max_new_tokens] int64: prompt and answer as they stand
+    tokens: np.ndarray = field(init=False)  # [max_new_tokens], the answer's part of it; the mask token where hidden
     unmasked_at: np.ndarray = field(init=False)  # [max_new_tokens] int32
     candidates: np.ndarray = field(init=False)  # positions in the response that this step looks at
     count: int = field(init=False)  # how many of them it reveals
     drawn: np.ndarray | None = field(init=False, default=None)  # [candidates] bool: instead of the surest, these
 
     def __post_init__(self) -> None:
-        self.tokens = np.full(self.settings.max_new_tokens, self.special.mask_id, np.int64)
+        masks = np.full(self.settings.max_new_tokens, self.special.mask_id, np.int64)
+        self.canvas = np.concatenate([self.request.prompt, masks])
+        self.tokens = self.canvas[len(self.request.prompt) :]
         self.unmasked_at = np.full(self.settings.max_new_tokens, HIDDEN, np.int32)
         self.waiting = self.blocks[:0:-1]  # the next one last
         self.block = self.blocks[0]
         self._plan_step()
-
-    def canvas(self) -> np.ndarray:
-        """Return prompt and answer [prompt + max_new_tokens] int64 as they stand."""
-        return np.concatenate([self.request.prompt, self.tokens])
 
     def noise(self, kind: int, positions: np.ndarray) -> np.ndarray:
         """Return a number in (0, 1) for each position, at this step."""

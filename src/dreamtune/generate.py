@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamtune.block_cache import GRAPH_ROWS, WIDTH, BlockCache, block_cache, choose_rows
+from dreamtune.block_cache import GRAPH_ROWS, WIDTH, BlockCache, block_cache, chooser
 from dreamtune.checks import Check, check
 from dreamtune.cuda_graphs import Captured
 from dreamtune.denoising_row import TOKEN, Answer, Request, Row, Special, plan_blocks, reveal_shares
@@ -135,7 +135,7 @@ def _canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray
     ids = np.full((len(rows), width), special.end_id, np.int64)  # what stands in the padding is hidden
     visible = np.zeros((len(rows), width), np.int64)
     for i, row in enumerate(rows):
-        canvas = row.canvas()
+        canvas = row.canvas
         ids[i, : len(canvas)], visible[i, : len(canvas)] = canvas, 1
     return ids, visible
 
@@ -146,7 +146,7 @@ def _choose_all(
     """Return token, confidence and probability [N] of hidden rows [N, D], in parts that bound the logits' memory."""
     block = rows_per_block(unwrap(model).config.vocab_size)
     parts = [
-        choose_rows(apply_head(model, rows), uniform, settings, mask_id)
+        chooser(rows.device.type, settings)(apply_head(model, rows), uniform, settings, mask_id)
         for rows, uniform in zip(picked.split(block), noise.split(block), strict=True)
     ]
     return [torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)]
@@ -184,7 +184,7 @@ def _windows(cache: BlockCache, at: dict[int, Row], count: int) -> tuple[torch.T
         # A last block that is shorter repeats its last position, which changes nothing.
         reach = first + block.start - cache.shift + np.arange(cache.window_length)
         positions[i] = np.minimum(reach, first + block.end - 1)
-        ids[i] = row.canvas()[positions[i]]
+        ids[i] = row.canvas[positions[i]]
         if row.settings.temperature > 0:
             noise[i, : block.end - block.start] = row.noise(TOKEN, np.arange(block.start, block.end))
     return _tensor(cache, ids), _tensor(cache, positions), _tensor(cache, noise)

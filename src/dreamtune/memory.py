@@ -51,10 +51,10 @@ def free_gib(device: torch.device, limit_gib: float | None = None) -> float:
 
 def limit_memory(device: torch.device, limit_gib: float | None) -> None:
     """Let torch take so much of the GPU's memory and no more, so that a plan for a smaller card can be tried here."""
-    if limit_gib is not None and device.type == "cuda":
+    if device.type == "cuda":
         number = torch.cuda.current_device() if device.index is None else device.index
         total = torch.cuda.get_device_properties(number).total_memory / GIB
-        torch.cuda.set_per_process_memory_fraction(min(limit_gib / total, 1.0), number)
+        torch.cuda.set_per_process_memory_fraction(min((limit_gib or total) / total, 1.0), number)
 
 
 @contextmanager

@@ -26,7 +26,6 @@ from dreamtune.checkpoint_format import (
     read_config,
     special_token_id,
 )
-from dreamtune.cuda_graphs import fuse_small_kernels
 from dreamtune.errors import UserError
 from dreamtune.nf4 import forbid_repacking, has_room_for_dense, keep_dequantised, nf4_config
 from dreamtune.settings.lora import LoraSettings
@@ -119,8 +118,6 @@ def load_to_generate(config: ModelConfig, adapter: Path | None = None) -> Any:
     dense = has_room_for_dense(model, count_parameters(model)[1], DTYPES[config.dtype])
     if dense:
         keep_dequantised(model)
-    if model.device.type == "cuda":
-        fuse_small_kernels(model)
     if adapter is None:
         return model
     tuned = _load_adapter(model, Path(adapter)).eval()
@@ -286,6 +283,7 @@ def _from_pretrained(
             names = sorted(map(str, found[problem]))
             raise UserError(f"the weights in {folder} do not fit its config.json: {len(names)} {problem}, {names[0]}")
     forbid_repacking(model)
+    model.config.dreamtune_flash = attention_kinds.flash_runs(model.device)
     return model
 
 

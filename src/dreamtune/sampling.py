@@ -34,8 +34,7 @@ def choose(
     Returns:
         tokens [N] int64, and confidence [N] float64: higher is revealed earlier.
     """
-    logits = logits.to(PRECISE)  # [N, V]
-    logits[:, mask_id] = -torch.inf
+    logits = _without(logits, mask_id)  # [N, V]
     filtered = logits / settings.temperature if settings.temperature > 0 else logits
     filtered = _keep_likely(filtered, settings.top_p, settings.top_k)
     # The official sampler filters at temperature 0 too, which cannot change the likeliest token, only the ranking.
@@ -49,9 +48,13 @@ def untempered_probability(logits: torch.Tensor, tokens: torch.Tensor, mask_id: 
 
     Of logits [N, V], which stay as they are.
     """
-    logits = logits.to(PRECISE, copy=True)
-    logits[:, mask_id] = -torch.inf
+    logits = _without(logits, mask_id)
     return (logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)).exp()
+
+
+def _without(logits: torch.Tensor, mask_id: int) -> torch.Tensor:
+    """Return the logits in `PRECISE`, that of the mask token at −inf; out of place, so that a compiler can fuse it."""
+    return logits.to(PRECISE).masked_fill(torch.arange(logits.shape[-1], device=logits.device) == mask_id, -torch.inf)
 
 
 def _keep_likely(logits: torch.Tensor, top_p: float | None, top_k: int | None) -> torch.Tensor:
