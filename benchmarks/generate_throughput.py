@@ -26,7 +26,8 @@ import torch
 from seven_b_shape import END, MASK, report, write_checkpoint
 
 from dreamtune.generate import Request, denoise
-from dreamtune.model import load_model, load_to_generate, unwrap
+from dreamtune.generation_model import load_to_generate
+from dreamtune.model import load_model, unwrap
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
 

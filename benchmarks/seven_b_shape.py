@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 from dreamtune.generate import generate
-from dreamtune.model import count_parameters, empty_model, load_to_generate
+from dreamtune.generation_model import load_to_generate
+from dreamtune.model import count_parameters, empty_model
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig

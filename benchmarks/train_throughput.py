@@ -1,9 +1,9 @@
 """Training in Dream 7B's shape against the notebook's recipe: tokens per second, memory, share of the matmul rate.
 
-Ours is `train_adapter`, the code that the workflow runs; its rate is that of its own log after the first five steps. The
-notebook's recipe is QLoRA as its cells had it: eager attention, one row padded to 1,024 tokens per pass, embeddings,
-norms and head in float32, re-entrant checkpointing, and a loss over the whole vocabulary at every position. Weights are
-random, so nothing is said about quality. One line of JSON per measurement, then a table.
+Ours is `train_adapter`, the code that the workflow runs; its rate is that of its own log after the first few steps.
+The notebook's recipe is QLoRA as its cells had it: eager attention, one row padded to 1,024 tokens per pass,
+embeddings, norms and head in float32, re-entrant checkpointing, and a loss over the whole vocabulary at every position.
+Weights are random, so nothing is said about quality. One line of JSON per measurement, then a table.
 
 usage   PYTHONPATH=src python benchmarks/train_throughput.py --work /tmp/seven_b --check
         ... --toy                    a small model, without a GPU, in seconds: shows only that the benchmark runs

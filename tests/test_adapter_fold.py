@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dreamtune.adapter_fold import cast_factors, fold_where_exact
-from dreamtune.model import attach_lora, hidden_states, load_model, load_to_generate
+from dreamtune.generation_model import load_to_generate
+from dreamtune.model import attach_lora, hidden_states, load_model
 from dreamtune.nf4 import dequantised_bytes, has_room_for_dense, keep_dequantised
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig

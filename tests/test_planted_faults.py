@@ -126,7 +126,7 @@ def test_an_end_token_in_the_place_of_the_cut(plant: Plant, tmp_path: Path) -> N
 @pytest.mark.parametrize("trap", [False, True], ids=["config", "config, but not the layers"])
 def test_a_causal_mask(plant: Plant, shards: Path, tmp_path: Path, trap: bool) -> None:
     """Also where only the layers are told otherwise: under a padding mask the config decides, without a word."""
-    original = training.load
+    original = model.load
 
     def faulty(config: ModelConfig) -> Any:
         loaded = original(config)
@@ -190,7 +190,7 @@ def test_smokes_adapter_leaks_into_full(plant: Plant, honest: tuple[Path, Path],
     def faulty(base: Any, lora: LoraSettings, seed: int) -> PeftModel:
         return PeftModel.from_pretrained(base, str(smoke / "adapter"), is_trainable=True)
 
-    plant(training.attach_lora, faulty)
+    plant(model.attach_lora, faulty)
     with pytest.raises(UserError, match=r"own canaries failed: starts_from_base_first_window \(\d"):
         train(tmp_path / "full", shards, gate=smoke)
 
@@ -231,7 +231,7 @@ def test_a_resumed_full_run_is_not_taken_for_a_leak(
 
 
 def scaled_head(factor: float) -> Callable[[ModelConfig], Any]:
-    original = training.load
+    original = model.load
 
     def faulty(config: ModelConfig) -> Any:
         loaded = original(config)
@@ -243,11 +243,11 @@ def scaled_head(factor: float) -> Callable[[ModelConfig], Any]:
 
 def test_damaged_weights(plant: Plant, shards: Path, tmp_path: Path) -> None:
     """A loss that is not finite stops the run itself; one worse than a uniform guess warns."""
-    original = training.load
+    original = model.load
     plant(original, scaled_head(30.0))
     check = checks(train(tmp_path / "worse", shards))["loss_plausible_first_window"]
     assert check["passed"] is False and not check["hard"] and check["value"] > 10
-    plant(training.load, scaled_head(float("nan")))
+    plant(model.load, scaled_head(float("nan")))
     with pytest.raises(UserError, match="step 1: the loss is nan"):
         train(tmp_path / "nan", shards)
 

@@ -18,8 +18,9 @@ import polars as pl
 from dreamtune.adapter_format import read_adapter_config
 from dreamtune.errors import UserError
 from dreamtune.generate import Answer, Request, denoise, no_mask_left
+from dreamtune.generation_model import load_to_generate
 from dreamtune.memory import out_of_memory
-from dreamtune.model import load_to_generate, unwrap
+from dreamtune.model import unwrap
 from dreamtune.parquet_rows import open_rows
 from dreamtune.progress import Progress
 from dreamtune.settings.benchmark import Benchmark

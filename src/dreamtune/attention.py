@@ -61,7 +61,9 @@ def attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     config: Any = module.config
     count, length = cu_seq_lens_q.shape[0] - 1, query.shape[2]
-    if not config.is_causal and count * max_length_q == length:  # all of one length: a batch
+    if not config.is_causal and count > 1 and count * max_length_q == length:
+        # All of one length: a batch, for which faster kernels exist. They plan anew for each length, so this is not
+        # for single documents, of which each has its own.
         parts = [part.view(part.shape[1], count, -1, part.shape[3]).transpose(0, 1) for part in (query, key, value)]
         batched = scaled_dot_product_attention(parts[0], parts[1], parts[2], enable_gqa=groups > 1)
         return batched.transpose(1, 2).reshape(1, length, query.shape[1], -1), None

@@ -16,12 +16,11 @@ def prepare_layers(model: Any, plan: PassPlan) -> None:
     """Replace the layers' forward passes as `plan` says; may be called again with another plan.
 
     Passes without gradients (validation, canaries) stay as they are: they would be compiled once more, for little.
-    Compiled is once for the first length, which is all where rows are equally long, and when another comes, once more
-    for all lengths; the layers share what is compiled.
+    Lengths are symbolic in what is compiled, so that windows of every size and all layers share it.
     """
     for number, layer in enumerate(unwrap(model).model.layers):
         plain = MethodType(type(layer).forward, layer)
-        trained = torch.compile(plain) if plan.compile else plain
+        trained = torch.compile(plain, dynamic=True) if plan.compile else plain
         if number < plan.recompute_layers:
             trained = partial(checkpoint, trained, use_reentrant=False)
         layer.forward = _either(trained, plain)

@@ -15,7 +15,6 @@ from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from dreamtune import attention as attention_kinds
-from dreamtune.adapter_fold import cast_factors, fold_where_exact
 from dreamtune.adapter_format import check_loaded, read_adapter_config
 from dreamtune.checkpoint_format import (
     SHIFTED,
@@ -27,7 +26,7 @@ from dreamtune.checkpoint_format import (
     special_token_id,
 )
 from dreamtune.errors import UserError
-from dreamtune.nf4 import forbid_repacking, has_room_for_dense, keep_dequantised, nf4_config
+from dreamtune.nf4 import forbid_repacking, nf4_config
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
 from dreamtune.weight_files import weight_files
@@ -86,7 +85,7 @@ def load_model(
     model.config.eos_token_id = special_token_id(folder, raw, "eos")
     if kind == "dream":
         model.register_forward_pre_hook(_hide_padding_queries, with_kwargs=True)
-    return model.eval() if adapter is None else _load_adapter(model, Path(adapter)).eval()
+    return model.eval() if adapter is None else load_adapter(model, Path(adapter)).eval()
 
 
 def load(config: ModelConfig, adapter: Path | None = None) -> Any:
@@ -105,27 +104,22 @@ def load(config: ModelConfig, adapter: Path | None = None) -> Any:
     )
 
 
-def load_to_generate(config: ModelConfig, adapter: Path | None = None) -> Any:
-    """Return the same model, prepared for many forward passes.
+def load_adapter(model: Any, adapter: Path) -> PeftModel:
+    """Put the adapter in a PEFT folder on top of the model.
 
-    Its 4-bit weights are held dequantised (equal to the bit) where there is room: on the CPU those of a small model,
-    on a GPU those that leave 4 GiB free. The 4-bit product would spend most of its time unpacking. An adapter is then
-    added into them: in float32 always (equal to rounding), in bfloat16 where the rounding of the sum is small beside
-    the update (`adapter_fold`). Kept unmerged is the adapter of every other layer, and all of it where the weights
-    stay 4-bit; in bfloat16 its factors are cast to bfloat16.
+    Raises:
+        UserError: it is not whole, or does not fit.
     """
-    model = load(config)
-    dense = has_room_for_dense(model, count_parameters(model)[1], DTYPES[config.dtype])
-    if dense:
-        keep_dequantised(model)
-    if adapter is None:
-        return model
-    tuned = _load_adapter(model, Path(adapter)).eval()
-    if config.dtype == "float32":
-        return tuned.merge_and_unload() if dense else tuned
-    if dense:
-        fold_where_exact(tuned)
-    return cast_factors(tuned, DTYPES[config.dtype])
+    read_adapter_config(adapter)
+    try:
+        tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, RuntimeError, TypeError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise UserError(f"the adapter in {adapter} does not fit the model {model.name_or_path}: {problem}") from error
+    check_loaded(tuned, adapter)
+    return tuned
 
 
 def resolve_device(device: str) -> str:
@@ -294,16 +288,3 @@ def _hide_padding_queries(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tu
         seen = mask.bool()
         kwargs["attention_mask"] = seen[:, None, None, :] & seen[:, None, :, None]  # [B, 1, L, L]
     return args, kwargs
-
-
-def _load_adapter(model: Any, adapter: Path) -> PeftModel:
-    read_adapter_config(adapter)
-    try:
-        tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
-    except torch.OutOfMemoryError:
-        raise
-    except (ValueError, RuntimeError, TypeError) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise UserError(f"the adapter in {adapter} does not fit the model {model.name_or_path}: {problem}") from error
-    check_loaded(tuned, adapter)
-    return tuned

@@ -9,17 +9,20 @@ Made = TypeVar("Made")
 
 
 class Ahead(Generic[Made]):
-    """`ahead[n]` is `make(n)`, and starts making the next few; to be asked in ascending order."""
+    """`ahead[n]` is `make(n)`, made on a thread since `start(n)` where that was called before."""
 
-    def __init__(self, make: Callable[[int], Made], last: int, depth: int = 2) -> None:
-        self._make, self._last, self._depth = make, last, depth
+    def __init__(self, make: Callable[[int], Made], last: int) -> None:
+        self._make, self._last = make, last
         self._under_way: dict[int, Future[Made]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
 
+    def start(self, number: int) -> None:
+        """Begin with `number`, if there is such a one; best when this thread is about to wait for something else."""
+        if number <= self._last and number not in self._under_way:
+            self._under_way[number] = self._pool.submit(self._make, number)
+
     def __getitem__(self, number: int) -> Made:
-        for wanted in range(number, min(number + self._depth, self._last) + 1):
-            if wanted not in self._under_way:
-                self._under_way[wanted] = self._pool.submit(self._make, wanted)
+        self.start(number)
         return self._under_way.pop(number).result()
 
     def __enter__(self) -> "Ahead[Made]":

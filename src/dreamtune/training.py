@@ -13,68 +13,34 @@ and into `work`, which outlives a killed attempt: checkpoints/ (see `dreamtune.c
 
 import json
 import math
-import sys
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, reduce
-from peft import PeftModel
+from accelerate.utils import reduce
 from torch import Tensor, nn
 
 from dreamtune import canaries
+from dreamtune.accumulate import SMALLEST, accumulate, make_window, rehearse
 from dreamtune.alignment import rows_aligned
-from dreamtune.batching import Share, TrainingWindows, Window, dropout_seed, validation_batches
-from dreamtune.checkpoint import newest, prune, save_adapter, save_checkpoint
+from dreamtune.checkpoint import save_adapter
 from dreamtune.checks import Check, at, failed, verdict
 from dreamtune.errors import UserError
 from dreamtune.gate import announce_prediction, open_gate, ran_as, smoke_plan
-from dreamtune.layers import prepare_layers
 from dreamtune.loss import loss_sums
-from dreamtune.memory import limit_memory, out_of_memory, peak_gib, watch
-from dreamtune.model import attach_lora, count_parameters, load, resolve_device, unwrap
-from dreamtune.nf4 import keep_dequantised
-from dreamtune.optim import learning_rate, make_optimizer, set_learning_rate
-from dreamtune.packing import Batch
-from dreamtune.pass_plan import PassPlan, choose, shrink
+from dreamtune.memory import out_of_memory, peak_gib, watch
+from dreamtune.model import count_parameters, resolve_device
+from dreamtune.optim import learning_rate, set_learning_rate
 from dreamtune.prefetch import Ahead
 from dreamtune.progress import Progress
-from dreamtune.rehearsal import heaviest_pass
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
-from dreamtune.shards import read_meta, read_split
-from dreamtune.training_log import History, Log
-
-SMALLEST = "its layers are all recomputed and its longest document stands alone in a pass"
-
-
-@dataclass
-class Run:
-    """What the loop works on. Every process holds all of it; only `share.process` 0 writes files."""
-
-    train: TrainConfig
-    base: ModelConfig
-    model: PeftModel
-    optimizer: torch.optim.Optimizer
-    windows: TrainingWindows
-    validates: bool  # the same on every process, also on one whose share of the validation rows is empty
-    validation: tuple[Batch, ...]
-    share: Share
-    plan: PassPlan  # how windows are cut into passes; smaller after the memory ran out
-    checkpoints: Path
-    fingerprint: dict[str, Any]
-    history: History
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """The adapter's weights, the only trainable ones."""
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+from dreamtune.training_log import Log
+from dreamtune.training_run import Run, open_log, prepare_run, resume, save
 
 
 def train_adapter(
@@ -134,8 +100,9 @@ def fit(run: Run, log: Log) -> None:
             started = time.monotonic()
             window, sums = accumulate(run, windows, step)
             share_gradients(run, sums)
-            window_loss, window_nll = sums[0].item() / window.loss_tokens, sums[1].item()
-            grad_norm = nn.utils.clip_grad_norm_(run.parameters, train.max_grad_norm).item()
+            norm = nn.utils.clip_grad_norm_(run.parameters, train.max_grad_norm)
+            weighted, window_nll, grad_norm = torch.cat([sums, norm[None]]).tolist()  # the GPU is waited for here
+            window_loss = weighted / window.loss_tokens
             stop_unless_finite(step, window_loss, grad_norm)
 
             rate = learning_rate(step, total, train)
@@ -164,84 +131,6 @@ def fit(run: Run, log: Log) -> None:
             if epoch_ends or overdue or (train.checkpoint_steps and step % train.checkpoint_steps == 0):
                 save(run)
                 last_checkpoint = time.monotonic()
-
-
-def make_window(run: Run, step: int) -> Window:
-    """Return a step's window as the plan cuts it now."""
-    return run.windows.window(step, run.share, run.plan)
-
-
-def accumulate(run: Run, windows: Ahead[Window], step: int) -> tuple[Window, Tensor]:
-    """Add up the gradients of a window's passes, and return it with (weighted loss, nll), [2] float32 in nats.
-
-    On a GPU nothing waits for it in here. Out of memory, the window is cut into smaller passes and begun anew: the
-    sums are over the window, so that only rounding (and dropout's noise) tells.
-    """
-    window = windows[step]
-    while True:
-        try:
-            sums = torch.zeros(2, device=run.share.device)
-            for batch in window.batches:
-                if len(batch.positions) == 0:
-                    continue  # nothing is hidden, so nothing is added to either sum
-                torch.manual_seed(dropout_seed(run.train.seed, step, batch))
-                sums += forward_backward(run, batch, window.loss_tokens)
-            return window, sums
-        except torch.OutOfMemoryError:
-            run.optimizer.zero_grad()
-            make_smaller(run, window.batches)
-        window = make_window(run, step)
-
-
-def forward_backward(run: Run, batch: Batch, loss_tokens: int) -> Tensor:
-    """Add a pass's share to the gradients; return (weighted loss, nll), [2], without a graph."""
-    with mixed_precision(run):
-        loss, nll = loss_sums(run.model, batch)
-    (loss / loss_tokens).backward()
-    return torch.stack([loss.detach(), nll]).float()
-
-
-def mixed_precision(run: Run) -> AbstractContextManager[Any]:
-    """On a GPU a bf16 model's adapter, whose weights are float32, multiplies in bf16 too."""
-    wanted = run.share.device.type == "cuda" and run.base.dtype == "bfloat16"
-    return torch.autocast("cuda", torch.bfloat16) if wanted else nullcontext()
-
-
-def rehearse(run: Run) -> None:
-    """Take the heaviest pass that the run can meet, and throw its gradients away: what it needs is known from here on.
-
-    Its text is nonsense, all of it masked. Whatever does not fit makes the plan smaller before the first step.
-    """
-    run.model.train()
-    while True:
-        batch = heaviest_pass(run.windows, run.plan, run.share.device)
-        try:
-            forward_backward(run, batch, len(batch.positions))
-            break
-        except torch.OutOfMemoryError:
-            make_smaller(run, (batch,))
-        finally:
-            run.optimizer.zero_grad()
-    if run.share.process == 0:
-        print(f"{run.plan}: {peak_gib(run.share.device):.2f} GiB at the most", file=sys.stderr)
-
-
-def make_smaller(run: Run, batches: Sequence[Batch]) -> None:
-    """Give `run` a plan that needs less memory.
-
-    Raises:
-        UserError: there is none.
-    """
-    torch.cuda.empty_cache()
-    largest = max(len(batch.input_ids) for batch in batches)
-    longest = max(batch.longest for batch in batches)
-    layers = len(unwrap(run.model).model.layers)
-    plan = shrink(run.plan, layers, largest, longest)
-    if plan is None:
-        raise UserError(f"out of GPU memory; lower data.max_tokens, or take a larger GPU ({SMALLEST})")
-    print(f"out of GPU memory; going on with {plan}", file=sys.stderr)
-    run.plan = plan
-    prepare_layers(run.model, plan)
 
 
 def validate(run: Run, log: Log) -> None:
@@ -281,82 +170,6 @@ def stop_unless_finite(step: int, loss: float, grad_norm: float) -> None:
             f"step {step}: the loss is {loss}, its gradient norm {grad_norm}; lower train.learning_rate or raise "
             "train.warmup"
         )
-
-
-def prepare_run(
-    train: TrainConfig, base: ModelConfig, shards: Path, work: Path, verified: PassPlan | None = None
-) -> Run:
-    """Load data and base model and put a fresh adapter on it: whatever was trained before, this starts at the base.
-
-    Args:
-        verified: the plan to run by; None makes one.
-    """
-    state = PartialState(cpu=resolve_device(base.device) == "cpu")
-    share = Share(state.process_index, state.num_processes, state.device)
-    meta, split = read_meta(shards), read_split(shards, "train")
-    windows = TrainingWindows(split, meta, train)
-    limit_memory(state.device, train.memory_gib)
-    loaded = load(base)
-    plan = verified or choose(loaded, train, state.device, windows.longest, windows.window_tokens)
-    if plan.weights == "dequantised":
-        keep_dequantised(loaded)
-    model = attach_lora(loaded, train.lora, train.seed)
-    prepare_layers(model, plan)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    validates = bool(train.validation_rows and meta["splits"].get("validation", {}).get("rows"))
-    return Run(
-        train,
-        base,
-        model,
-        make_optimizer(parameters, train, state.device),
-        windows,
-        validates,
-        tuple(validation_batches(read_split(shards, "validation"), meta, train, share, plan)) if validates else (),
-        share,
-        plan,
-        checkpoints=work / "checkpoints",
-        fingerprint={"train": train.by_kind()[0], "model": base.by_kind()[0], "splits": meta["splits"]},
-        history=History(),
-    )
-
-
-def resume(run: Run) -> None:
-    """Go on from the newest whole checkpoint, if there is one; all processes from the same."""
-    found = newest(run.checkpoints)
-    if run.share.processes > 1:
-        paths = broadcast_object_list([found.path if found else None])
-        assert paths[0] == (found.path if found else None), f"processes see different checkpoints: {paths[0]}"
-    if found is None:
-        return
-    if found.state["fingerprint"] != json.loads(json.dumps(run.fingerprint)):
-        raise UserError(f"{found.path} belongs to other settings or data; delete {run.checkpoints} to start anew")
-    found.restore(run.model, run.optimizer)
-    run.history = History(**found.state["history"])
-    if (plan := PassPlan(**found.state["plan"])) != run.plan and plan.weights == run.plan.weights:
-        run.plan = plan  # windows are cut as they were before, to the same rounding
-        prepare_layers(run.model, plan)
-    run.history.resumed_from.append(run.history.step)
-    print(f"resuming from {found.path.name} of {run.windows.total} steps", file=sys.stderr)
-
-
-def save(run: Run) -> None:
-    """Write a checkpoint and prune older ones."""
-    if run.share.process == 0:
-        state = {"history": run.history.to_state(), "fingerprint": run.fingerprint, "plan": run.plan.to_json()}
-        save_checkpoint(run.checkpoints, run.history.step, run.model, run.optimizer, state, run.base)
-        prune(run.checkpoints, run.train.keep_checkpoints)
-
-
-def open_log(run: Run, out: Path, work: Path) -> Log:
-    """Return the log of this process; only the first one writes."""
-    if run.share.process:
-        return Log(run.history, None, None)
-    events = None
-    if run.train.tensorboard:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and rarely asked for
-
-        events = SummaryWriter(str(work / "tensorboard"), purge_step=run.history.step + 1)
-    return Log(run.history, out / "train_log.jsonl", events)
 
 
 def check_moment(run: Run, moment: str) -> list[Check]:

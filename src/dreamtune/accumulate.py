@@ -1,0 +1,102 @@
+"""The forward and backward passes of a window, and what happens when one does not fit into the GPU's memory."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamtune.batching import Window, dropout_seed
+from dreamtune.errors import UserError
+from dreamtune.layers import prepare_layers
+from dreamtune.loss import loss_sums
+from dreamtune.memory import peak_gib
+from dreamtune.model import unwrap
+from dreamtune.packing import Batch
+from dreamtune.pass_plan import shrink
+from dreamtune.prefetch import Ahead
+from dreamtune.rehearsal import heaviest_pass
+from dreamtune.training_run import Run
+
+SMALLEST = "its layers are all recomputed and its longest document stands alone in a pass"
+
+
+def make_window(run: Run, step: int) -> Window:
+    """Return a step's window as the plan cuts it now."""
+    return run.windows.window(step, run.share, run.plan)
+
+
+def accumulate(run: Run, windows: Ahead[Window], step: int) -> tuple[Window, Tensor]:
+    """Add up the gradients of a window's passes, and return it with (weighted loss, nll), [2] float32 in nats.
+
+    On a GPU nothing waits for it in here. Out of memory, the window is cut into smaller passes and begun anew: the
+    sums are over the window, so that only rounding (and dropout's noise) tells.
+    """
+    window = windows[step]
+    while True:
+        try:
+            sums = torch.zeros(2, device=run.share.device)
+            for batch in window.batches:
+                if len(batch.positions) == 0:
+                    continue  # nothing is hidden, so nothing is added to either sum
+                torch.manual_seed(dropout_seed(run.train.seed, step, batch))
+                sums += forward_backward(run, batch, window.loss_tokens)
+            windows.start(step + 1)  # while the GPU is busy with this one
+            return window, sums
+        except torch.OutOfMemoryError:
+            run.optimizer.zero_grad()
+            make_smaller(run, window.batches)
+        window = make_window(run, step)
+
+
+def forward_backward(run: Run, batch: Batch, loss_tokens: int) -> Tensor:
+    """Add a pass's share to the gradients; return (weighted loss, nll), [2], without a graph."""
+    with mixed_precision(run):
+        loss, nll = loss_sums(run.model, batch)
+    (loss / loss_tokens).backward()
+    return torch.stack([loss.detach(), nll]).float()
+
+
+def mixed_precision(run: Run) -> AbstractContextManager[Any]:
+    """On a GPU a bf16 model's adapter, whose weights are float32, multiplies in bf16 too."""
+    wanted = run.share.device.type == "cuda" and run.base.dtype == "bfloat16"
+    return torch.autocast("cuda", torch.bfloat16) if wanted else nullcontext()
+
+
+def rehearse(run: Run) -> None:
+    """Take the heaviest pass that the run can meet, and throw its gradients away: what it needs is known from here on.
+
+    Its text is nonsense, all of it masked. Whatever does not fit makes the plan smaller before the first step.
+    """
+    run.model.train()
+    while True:
+        batch = heaviest_pass(run.windows, run.plan, run.share.device)
+        try:
+            forward_backward(run, batch, len(batch.positions))
+            break
+        except torch.OutOfMemoryError:
+            make_smaller(run, (batch,))
+        finally:
+            run.optimizer.zero_grad()
+    if run.share.process == 0:
+        print(f"{run.plan}: {peak_gib(run.share.device):.2f} GiB at the most", file=sys.stderr)
+
+
+def make_smaller(run: Run, batches: Sequence[Batch]) -> None:
+    """Give `run` a plan that needs less memory.
+
+    Raises:
+        UserError: there is none.
+    """
+    torch.cuda.empty_cache()
+    largest = max(len(batch.input_ids) for batch in batches)
+    longest = max(batch.longest for batch in batches)
+    layers = len(unwrap(run.model).model.layers)
+    plan = shrink(run.plan, layers, largest, longest)
+    if plan is None:
+        raise UserError(f"out of GPU memory; lower data.max_tokens, or take a larger GPU ({SMALLEST})")
+    print(f"out of GPU memory; going on with {plan}", file=sys.stderr)
+    run.plan = plan
+    prepare_layers(run.model, plan)
