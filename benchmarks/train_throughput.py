@@ -82,14 +82,15 @@ class Bench:
         report("matmul", **found["matmul"])
         plans: dict[str, tuple[Sequence[int], dict[str, Any]]] = {
             "full rows": (full, {}),
-            "full rows, windows of 16": (full, {"global_batch": 16}),
             "GSM8K lengths": (short, {}),
             "GSM8K lengths, windows of 64": (self.gsm8k(64 * self.steps), {"global_batch": 64}),
-            "1 x 1,024": (full[: 8 * 4], SMALL | {"micro_batch_tokens": 1024}),
-            "1 x 4,096": ([4096 // self.scale] * 32, SMALL | {"micro_batch_tokens": 4096}),
-            "4,096-token rows": ([4096 // self.scale] * 32, {}),
-            "8,192-token rows": ([8192 // self.scale] * 32, {}),
-            **{f"{gib} GB card": (full, {"memory_gib": gib - 1.0}) for gib in (12, 24, 80)},
+            "1 x 1,024": (full[: 8 * 8], SMALL | {"micro_batch_tokens": 1024}),
+            "1 x 4,096": ([4096 // self.scale] * 64, SMALL | {"micro_batch_tokens": 4096}),
+            **{f"{gib} GB card": (full, {"memory_gib": gib - 1.0}) for gib in (12, 24)},
+            "8,192-token rows": ([8192 // self.scale] * 64, {}),
+            "4,096-token rows": ([4096 // self.scale] * 64, {}),
+            "80 GB card": (full, {"memory_gib": 79.0}),
+            "full rows, windows of 16": (full + full, {"global_batch": 16}),
         }
         if self.wanted("notebook"):
             found |= {
