@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dreamtune import denoising_row
-from dreamtune.block_cache import choose_rows
+from dreamtune.choices import choose_rows
 from dreamtune.denoising_row import Row, plan_blocks
 from dreamtune.generate import Request, reveal_shares
 from dreamtune.settings.generate import GenerateConfig, Sampling

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dreamtune import choices
 from dreamtune import generate as module
 from dreamtune.errors import UserError
 from dreamtune.generate import Answer, Request, denoise, generate, reveal_shares
@@ -109,8 +110,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
         return model.script(input_ids)
 
     monkeypatch.setattr(module, "hidden_states", hidden)
-    monkeypatch.setattr(module, "apply_head", lambda model, rows: rows.clone())
-    monkeypatch.setattr(module, "unwrap", lambda model: model)
+    monkeypatch.setattr(choices, "apply_head", lambda model, rows: rows.clone())
+    for user in (module, choices):
+        monkeypatch.setattr(user, "unwrap", lambda model: model)
     return Scripted
 
 

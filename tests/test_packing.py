@@ -54,3 +54,12 @@ def test_passes_are_of_similar_size() -> None:
 
 def test_no_rows_make_no_pass() -> None:
     assert split_window([], 10) == []
+
+
+def test_what_fills_a_row_up_is_a_document_of_its_own() -> None:
+    window = rows(4, 10)
+    plain, filled = collate(window), collate(window, multiple=16)
+    assert filled.boundaries.tolist() == [0, 8, 22, 32] and len(filled.input_ids) == len(filled.position_ids) == 32
+    assert filled.starts == plain.starts and filled.positions.tolist() == plain.positions.tolist()
+    assert [numbers.tolist() for numbers in filled.places()] == [numbers.tolist() for numbers in plain.places()]
+    assert collate(window, multiple=11).boundaries.tolist() == [0, 8, 22]

@@ -12,22 +12,16 @@ of a product apart, and a row's numbers would depend on how many others there ar
 thrown away: it is not stored, so nothing attends to it.
 """
 
-from collections.abc import Callable
-from functools import cache, partial
-from types import MethodType
 from typing import Any
 
 import torch
 
 from dreamtune.checkpoint_format import SHIFTED
-from dreamtune.cuda_graphs import Captured
-from dreamtune.model import apply_head, unwrap
-from dreamtune.sampling import choose, rows_per_block, untempered_probability
+from dreamtune.choices import WIDTH, choose_all
+from dreamtune.cuda_graphs import GRAPH_ROWS, Captured
+from dreamtune.layers import prepare_for_generation
+from dreamtune.model import unwrap
 from dreamtune.settings.generate import GenerateConfig
-
-GRAPH_ROWS = 4096  # a pass of more positions keeps a GPU busy without a graph
-WIDTH = 16  # canvases, and windows on the CPU, are padded to a multiple of this
-Choices = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # token, confidence and probability of each position
 
 
 def block_cache(model: Any, slots: int, width: int, block: int, settings: GenerateConfig, mask_id: int) -> "BlockCache":
@@ -71,9 +65,7 @@ class BlockCache:
         self.visible = torch.ones(slots, width, dtype=torch.bool, device=weight.device)
         self._window = Captured(self._all_windows, GRAPH_ROWS)
         self._whole = Captured(self._all_rows, GRAPH_ROWS)
-        self._choose_rows = chooser(weight.device.type, settings)
-        for number, layer in enumerate(base.model.layers):
-            layer.forward = partial(_layer_forward, _plain_or_compiled(layer, weight.device.type), number)
+        prepare_for_generation(base)
 
     def refresh(
         self, slots: torch.Tensor, ids: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor
@@ -148,48 +140,9 @@ class BlockCache:
         return hidden
 
     def _choose(self, hidden: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        rows = hidden.flatten(0, 1)  # [n * W, D]
-        uniform = torch.nn.functional.pad(noise, (0, hidden.shape[1] - self.block), value=0.5).flatten()  # [n * W]
-        at_once = max(WIDTH, rows_per_block(unwrap(self.model).config.vocab_size) // WIDTH * WIDTH)
-        parts = [
-            self._choose_rows(apply_head(self.model, some), numbers, self.settings, self.mask_id)
-            for some, numbers in zip(rows.split(at_once), uniform.split(at_once), strict=True)
-        ]
-        return torch.stack(
-            [torch.cat(part).view(hidden.shape[:2])[:, : self.block].double() for part in zip(*parts, strict=True)]
-        )  # one tensor, to be copied at once; a token's number is exact in it
-
-
-def _plain_or_compiled(layer: Any, device_type: str) -> Callable[..., Any]:
-    """On a GPU the layer's small kernels, which in a pass of one block take as long as the products, become a few."""
-    plain = MethodType(type(layer).forward, layer)
-    return torch.compile(plain) if device_type == "cuda" else plain
-
-
-def _layer_forward(forward: Callable[..., Any], number: int, *given: Any, stored: Any = None, **named: Any) -> Any:
-    """Hand a layer its own keys and values, by a name that is the same for all: all share what is compiled."""
-    return forward(*given, **named) if stored is None else forward(*given, stored=stored.of_layer(number), **named)
-
-
-@cache
-def _compiled_choice() -> Callable[..., Choices]:
-    return torch.compile(choose_rows, dynamic=True)
-
-
-def chooser(device_type: str, settings: GenerateConfig) -> Callable[..., Choices]:
-    """Return `choose_rows`; on a GPU, greedy, compiled: it reads the logits, and writes no tables of their size."""
-    return _compiled_choice() if device_type == "cuda" and settings.temperature == 0 else choose_rows
-
-
-def choose_rows(logits: torch.Tensor, uniform: torch.Tensor, settings: GenerateConfig, mask_id: int) -> Choices:
-    """Return `choose`'s token and confidence [N] of logits [N, V], and the token's untempered probability [N].
-
-    The probability is computed only where a threshold asks for it; else it is 0.
-    """
-    tokens, confidence = choose(logits, uniform, settings, mask_id)
-    if settings.threshold is None:
-        return tokens, confidence, torch.zeros_like(confidence)
-    return tokens, confidence, untempered_probability(logits, tokens, mask_id)
+        uniform = torch.nn.functional.pad(noise, (0, hidden.shape[1] - self.block), value=0.5)  # [n, W]
+        chosen = choose_all(self.model, hidden.flatten(0, 1), uniform.flatten(), self.settings, self.mask_id)
+        return chosen.view(3, *hidden.shape[:2])[:, :, : self.block]
 
 
 class _Refresh:

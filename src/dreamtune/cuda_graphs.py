@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+GRAPH_ROWS = 4096  # a pass of more positions keeps a GPU busy without a graph
 WARM_UP = 3  # calls before the capture, in which kernels are chosen and compiled
 
 

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamtune.block_cache import GRAPH_ROWS, WIDTH, BlockCache, block_cache, chooser
+from dreamtune.block_cache import BlockCache, block_cache
 from dreamtune.checks import Check, check
-from dreamtune.cuda_graphs import Captured
+from dreamtune.choices import WIDTH, choose_all
+from dreamtune.cuda_graphs import GRAPH_ROWS, Captured
 from dreamtune.denoising_row import TOKEN, Answer, Request, Row, Special, plan_blocks, reveal_shares
 from dreamtune.errors import UserError
-from dreamtune.model import apply_head, hidden_states, unwrap
-from dreamtune.sampling import rows_per_block
+from dreamtune.layers import prepare_for_generation
+from dreamtune.model import hidden_states, unwrap
 from dreamtune.settings.generate import GenerateConfig
 
 __all__ = ["Answer", "Request", "denoise", "generate", "no_mask_left", "reveal_shares"]
@@ -109,12 +110,13 @@ def _step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, spe
     picked = hidden.flatten(0, 1)[torch.from_numpy(positions).to(device)]  # [N, D]
     greedy = settings.temperature == 0
     noise = np.zeros(len(positions)) if greedy else np.concatenate([row.noise(TOKEN, row.candidates) for row in rows])
-    chosen = _choose_all(model, picked, torch.from_numpy(noise).to(device), settings, special.mask_id)
+    chosen = choose_all(model, picked, torch.from_numpy(noise).to(device), settings, special.mask_id)
+    tokens, confidence, probability = chosen.cpu().numpy()  # [N] each
     start = 0
     for row in rows:
-        end = start + len(row.candidates)
-        row.reveal(*(values[start:end] for values in chosen))
-        start = end
+        part = slice(start, start + len(row.candidates))
+        row.reveal(tokens[part].astype(np.int64), confidence[part], probability[part])
+        start = part.stop
 
 
 def _full_pass(model: Any, ids: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
@@ -123,6 +125,7 @@ def _full_pass(model: Any, ids: torch.Tensor, visible: torch.Tensor) -> torch.Te
         return hidden_states(model, ids, None if visible.all() else visible)
     base = unwrap(model)
     if getattr(base, "dreamtune_pass", None) is None:
+        prepare_for_generation(base)
         base.dreamtune_pass = Captured(
             lambda i, seen: hidden_states(model, i, seen.expand(-1, 1, i.shape[1], -1)), GRAPH_ROWS
         )
@@ -138,18 +141,6 @@ def _canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray
         canvas = row.canvas
         ids[i, : len(canvas)], visible[i, : len(canvas)] = canvas, 1
     return ids, visible
-
-
-def _choose_all(
-    model: Any, picked: torch.Tensor, noise: torch.Tensor, settings: GenerateConfig, mask_id: int
-) -> list[np.ndarray]:
-    """Return token, confidence and probability [N] of hidden rows [N, D], in parts that bound the logits' memory."""
-    block = rows_per_block(unwrap(model).config.vocab_size)
-    parts = [
-        chooser(rows.device.type, settings)(apply_head(model, rows), uniform, settings, mask_id)
-        for rows, uniform in zip(picked.split(block), noise.split(block), strict=True)
-    ]
-    return [torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)]
 
 
 @torch.inference_mode()

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from dreamtune.diffusion import Noised
 from dreamtune.model import hidden_states
 
+GPU_MULTIPLE = 64
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -61,16 +63,26 @@ def split_window(rows: Sequence[Noised], micro_batch_tokens: int) -> list[list[N
     return passes  # at the latest, each document has a pass to itself
 
 
-def collate(rows: Sequence[Noised], device: torch.device | str = "cpu") -> Batch:
-    """Pack corrupted documents into one row on `device`; a GPU is not waited for."""
+def collate(rows: Sequence[Noised], device: torch.device | str = "cpu", multiple: int | None = None) -> Batch:
+    """Pack corrupted documents into one row on `device`; a GPU is not waited for.
+
+    Args:
+        rows: the documents.
+        device: where the tensors are wanted.
+        multiple: the row is filled up to a multiple of so many tokens by one more document that nothing looks at; on
+            a GPU each new length costs a search for kernels, so by default there are fewer of them.
+    """
+    multiple = multiple or (GPU_MULTIPLE if torch.device(device).type == "cuda" else 1)
     lengths = [len(row.input_ids) for row in rows]
+    starts = np.cumsum([0, *lengths])[:-1].tolist()
+    fill = -sum(lengths) % multiple
+    lengths += [fill] if fill else []
     boundaries = np.cumsum([0, *lengths])
-    starts = boundaries[:-1].tolist()
     places = [start + np.flatnonzero(row.supervised) for start, row in zip(starts, rows, strict=True)]
     return Batch(
         rows=tuple(rows),
         starts=tuple(starts),
-        input_ids=_to(np.concatenate([row.input_ids for row in rows]), device),
+        input_ids=_to(np.concatenate([*(row.input_ids for row in rows), np.zeros(fill, np.int64)]), device),
         position_ids=_to(np.concatenate([np.arange(length) for length in lengths]), device),
         boundaries=_to(boundaries.astype(np.int32), device),
         positions=_to(np.concatenate(places), device),
