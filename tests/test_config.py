@@ -109,3 +109,13 @@ def test_empty_section_is_no_change(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(LEAST) + "experiments:\n  main:\n")
     assert load_config(path).experiments["main"].train.epochs == 3
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "config/presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_preset_goes_on_top_of_any_configuration(preset: Path) -> None:
+    """As snakemake merges the files it is given; what a card decides must not change a version."""
+    whole = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    change = yaml.safe_load(preset.read_text())
+    merged = parse_config(whole | {"train": whole["train"] | change["train"]})
+    trained, alone = (c.experiments["dream7b-s1k"].train for c in (merged, parse_config(whole)))
+    assert trained.memory_gib is not None and trained.by_kind()[0] == alone.by_kind()[0]

@@ -1,0 +1,83 @@
+"""The plan of the passes: what it chooses for which card, and that it gets smaller when it must."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from dreamtune import pass_plan
+from dreamtune.errors import UserError
+from dreamtune.pass_plan import PassPlan, Shape, choose, cost, extra_gib, shrink
+from tiny import settings
+
+DREAM = Shape(layers=28, hidden=3584, intermediate=18944, vocabulary=152_064, packed=6_525_288_448, element=2)
+CUDA = torch.device("cuda")
+LOADED = 5.7  # GiB that the 7B takes in NF4
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that plans for a GPU of so many GiB, as `choose` does with the 7B on it."""
+    monkeypatch.setattr(Shape, "of", classmethod(lambda cls, model: DREAM))
+
+    def plan(gib: float, longest: int = 1024, window: float = 8192, **changes: Any) -> PassPlan:
+        monkeypatch.setattr(pass_plan, "free_gib", lambda device, limit: gib - LOADED - 1.0)
+        asked = {"micro_batch_tokens": None} | changes
+        return choose(torch.nn.Module(), settings(**asked), CUDA, longest, window)
+
+    return plan
+
+
+@pytest.mark.parametrize(("gib", "weights"), [(12, "packed"), (24, "dequantised"), (80, "dequantised")])
+def test_every_card_has_a_plan_that_fits(card: Any, gib: float, weights: str) -> None:
+    plan = card(gib)
+    assert extra_gib(DREAM, plan, 1024) <= gib - LOADED - 1.0
+    assert plan.weights == weights and plan.compile
+
+
+def test_more_memory_is_never_slower(card: Any) -> None:
+    costs = [cost(DREAM, card(gib)) for gib in (10, 12, 16, 24, 32, 40, 48, 80, 140)]
+    assert costs == sorted(costs, reverse=True)
+    assert card(140) == PassPlan(8192, 0, "dequantised", compile=True)
+
+
+def test_rows_that_are_longer_than_a_pass_would_be_still_fit_into_one(card: Any) -> None:
+    assert card(24, longest=4096, window=8 * 4096).micro_batch_tokens >= 4096
+
+
+def test_small_windows_take_one_pass(card: Any) -> None:
+    """A window of 8 GSM8K rows has some 1,330 tokens; those above the mean must not fall into two passes."""
+    assert 1330 < card(80, longest=458, window=1330).micro_batch_tokens < 2 * 1330
+
+
+def test_what_the_user_sets_is_kept(card: Any) -> None:
+    plan = card(80, micro_batch_tokens=512, recompute_layers=3, weights="packed", compile=False)
+    assert plan == PassPlan(512, 3, "packed", compile=False)
+    assert card(80, recompute_layers=1000).recompute_layers == 28
+
+
+def test_a_card_that_is_too_small_says_so(card: Any) -> None:
+    with pytest.raises(UserError, match=r"smallest plan needs \d\.\d GiB beside the model, and 0\.3 GiB are free"):
+        card(7.0, longest=8192)
+
+
+def test_the_cpu_needs_no_plan() -> None:
+    """Its memory is not counted, and its plan is the same on every machine, so that a resumed run has the same bits."""
+    model = torch.nn.Module()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shape, "of", classmethod(lambda cls, model: DREAM))
+        plan = choose(model, settings(micro_batch_tokens=None), torch.device("cpu"), 100, 50.0)
+    assert plan == PassPlan(pass_plan.CPU_TOKENS, 0, "packed", compile=False)
+
+
+def test_shrinking_ends() -> None:
+    plan: PassPlan | None = PassPlan(8192, 0, "dequantised", compile=True)
+    seen = []
+    largest = 8000
+    while plan is not None:
+        seen.append(plan)
+        largest = min(largest, plan.cut_tokens or largest)
+        plan = shrink(plan, layers=28, largest=largest, longest=1500)
+    assert [p.cut_tokens for p in seen] == [None, 4000, 2000, 1500, 1500]
+    assert [p.recompute_layers for p in seen] == [0, 0, 0, 0, 28]
+    assert {p.micro_batch_tokens for p in seen} == {8192}  # which documents stand together stays the plan's
