@@ -1,4 +1,4 @@
-"""Problems of six to nine steps for the embedded model: its own vocabulary, answers that span three blocks of 32 tokens.
+"""Problems of six to nine steps in the embedded model's own words; their answers span three blocks of 32 tokens.
 
 Every step works on the result of the one before, so a wrong guess anywhere makes the final answer wrong: what decoding
 several tokens at a time could spoil. The embedded model's pretraining saw three steps at most.
@@ -21,7 +21,7 @@ from dreamtune.text import normalise, question_hash
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "resources/tiny-dream"))
 
-from problems import GAINS, LARGEST, LOSSES, NAMES, THINGS, Problem, Step, tokens  # noqa: E402
+from problems import GAINS, LOSSES, NAMES, THINGS, Problem, Step, tokens  # noqa: E402
 
 TEMPLATE = "Question: {question}\nLet's think step by step.\n{reasoning}\nTherefore, the final answer is: {answer}"
 STEPS = range(6, 10)
