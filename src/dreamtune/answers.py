@@ -44,6 +44,7 @@ SCHEMA = pl.Schema(
         "pieces": pl.List(pl.String()),  # the text each of these adds to the completion
         "ended": pl.Boolean(),
         "steps": pl.Int32(),  # denoising steps until the row was finished
+        "passes": pl.Int32(),  # forward passes it took part in
         "unmasked_at": pl.List(pl.Int32),  # the step, from 0, at which each token was revealed
     }
 )
@@ -112,6 +113,7 @@ def generate_answers(
         "dropped": dropped,
         "canaries": [no_mask_left(answers, tokenizer.mask_id)] if answers else [],
         "tokens": tokens,
+        "tokens_per_pass": round(tokens / sum(a.passes for a in answers), 3) if answers else None,
         "ended": sum(a.ended for a in answers) / len(answers) if answers else None,
         "seconds": round(seconds, 3),
         "tokens_per_s": round(tokens / seconds, 1) if answers else None,
@@ -132,7 +134,7 @@ def answer(
     with Progress(label, len(requests)) as progress:
         for index, done in denoise(model, requests, generate):
             answers[index] = done
-            progress.advance(note=f"{len(done.tokens)} tokens in {done.steps} steps")
+            progress.advance(note=f"{len(done.tokens)} tokens in {done.passes} passes")
     return [a for a in answers if a is not None]
 
 
@@ -193,6 +195,7 @@ def _write(
             "pieces": tokenizer.pieces(a.tokens),
             "ended": a.ended,
             "steps": a.steps,
+            "passes": a.passes,
             "unmasked_at": a.unmasked_at,
         }
         for question, a in zip(by_answer, answers, strict=True)

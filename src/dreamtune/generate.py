@@ -4,6 +4,7 @@ Follows the official Dream sampler (Dream-org, generation_utils.py): time runs a
 going from t to s reveals int(masked · (1 − s/t)) positions, at the last step all. It differs on purpose in that the
 count is each row's own (the official one takes the batch's mean), the mask token is never chosen, and a row is
 finished as soon as everything before its first end token stands: finished rows leave the batch and waiting ones enter.
+With `refresh: block` only the rows that begin a block pass through the model as a whole (dreamtune.block_cache).
 
 **What is guaranteed.** A row's tokens are a function of its logits, the settings and its own counters. Its canvas is
 padded to a width that depends on nothing but its own length, and only rows of one width share a batch; so on the CPU
@@ -13,51 +14,20 @@ batch sizes: there logits agree to rounding, and a choice between two that are n
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from dreamtune.block_cache import WIDTH, BlockCache, choose_rows
 from dreamtune.checks import Check, check
-from dreamtune.counter_noise import uniforms
+from dreamtune.denoising_row import TOKEN, Answer, Request, Row, Special, plan_blocks, reveal_shares
 from dreamtune.errors import UserError
 from dreamtune.model import apply_head, hidden_states, unwrap
-from dreamtune.sampling import choose, rows_per_block
+from dreamtune.sampling import rows_per_block
 from dreamtune.settings.generate import GenerateConfig
 
-LAST_TIME = 1e-3
-WIDTH = 16  # canvases are padded to a multiple of this
-TOKEN, REVEAL = 0, 1  # what a random number is for
-HIDDEN = -1  # in `unmasked_at`: not revealed
-
-
-@dataclass(frozen=True)
-class Request:
-    """One answer to make. `example` and `sample` key its noise."""
-
-    prompt: list[int]
-    example: int
-    sample: int = 0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came out: `tokens` up to and including the first end token, if there is one.
-
-    Attributes:
-        unmasked_at: the step, from 0, at which each of `tokens` was revealed.
-        ended: whether the last token is the end token.
-        steps: denoising steps until the row was finished, those that revealed nothing included.
-        seconds: this row's share of the time of the passes it was in.
-    """
-
-    request: Request
-    tokens: list[int]
-    unmasked_at: list[int]
-    ended: bool
-    steps: int
-    seconds: float
+__all__ = ["Answer", "Request", "denoise", "generate", "no_mask_left", "reveal_shares"]
 
 
 def generate(model: Any, prompts: list[list[int]], settings: GenerateConfig) -> list[list[int]]:
@@ -89,24 +59,31 @@ def denoise(model: Any, requests: Sequence[Request], settings: GenerateConfig) -
 
     Raises what `generate` raises. The model is put into evaluation mode.
     """
-    special = _check(model, requests)
-    schedule = reveal_shares(settings.steps or settings.max_new_tokens)
+    special, blocks = _check(model, requests), plan_blocks(settings)
     model.eval()
     widths: dict[int, list[int]] = {}
     for index, request in enumerate(requests):
         length = len(request.prompt) + settings.max_new_tokens
         widths.setdefault(-(-length // WIDTH) * WIDTH, []).append(index)
     for width, indices in sorted(widths.items()):
-        waiting, active = indices[::-1], list[_Row]()
+        waiting, active = indices[::-1], list[Row]()
+        slots = min(settings.batch_size, len(indices))
+        free, cache = list(range(slots))[::-1], None
+        if settings.refresh == "block":
+            cache = BlockCache(model, slots, width, blocks[0].end, settings, special.mask_id)
         while waiting or active:
-            while waiting and len(active) < settings.batch_size:
+            while waiting and free:
                 index = waiting.pop()
-                active.append(_Row(index, requests[index], settings, schedule, special))
+                active.append(Row(index, requests[index], settings, blocks, special, free.pop()))
             start = time.perf_counter()
-            _step(model, active, width, settings, special)
+            if cache is None:
+                _step(model, active, width, settings, special)
+            else:
+                _cached_step(cache, active, width, special)
             for row in active:
                 row.seconds += (time.perf_counter() - start) / len(active)
             yield from ((row.index, row.answer()) for row in active if row.finished)
+            free += [row.slot for row in active if row.finished]
             active = [row for row in active if not row.finished]
 
 
@@ -118,99 +95,11 @@ def no_mask_left(answers: Sequence[Answer], mask_id: int) -> Check:
     return check("no_mask_left", left == 0, left, f"0 of {total} answer tokens is the mask token", fault)
 
 
-def reveal_shares(steps: int) -> np.ndarray:
-    """Return the share 1 − s/t of the masked positions that each step reveals, [steps] float32 as in the official one.
-
-    >>> reveal_shares(2).round(3).tolist()
-    [0.4995, 0.998]
-    """
-    times = torch.linspace(1, LAST_TIME, steps + 1)  # [steps + 1]
-    return (1 - times[1:] / times[:-1]).numpy()
-
-
-@dataclass(frozen=True)
-class _Special:
-    mask_id: int
-    end_id: int
-
-
-@dataclass(eq=False)
-class _Row:
-    """One answer in the making, and what its next step looks at."""
-
-    index: int
-    request: Request
-    settings: GenerateConfig
-    schedule: np.ndarray  # [steps] float32, the share of the masked positions that each step reveals
-    special: _Special
-    step: int = 0
-    seconds: float = 0.0
-    finished: bool = False
-    tokens: np.ndarray = field(init=False)  # [max_new_tokens] int64, the mask token where hidden
-    unmasked_at: np.ndarray = field(init=False)  # [max_new_tokens] int32
-    candidates: np.ndarray = field(init=False)  # positions in the response that this step looks at
-    count: int = field(init=False)  # how many of them it reveals
-
-    def __post_init__(self) -> None:
-        self.tokens = np.full(self.settings.max_new_tokens, self.special.mask_id, np.int64)
-        self.unmasked_at = np.full(self.settings.max_new_tokens, HIDDEN, np.int32)
-        self._plan_step()
-
-    def noise(self, kind: int, positions: np.ndarray) -> np.ndarray:
-        """Return a number in (0, 1) for each position, at this step."""
-        request = self.request
-        return uniforms(self.settings.seed, kind, request.example, request.sample, self.step, positions)
-
-    def _plan_step(self) -> None:
-        """Find what the next step reveals; steps that reveal nothing change nothing and need no forward pass."""
-        hidden = np.flatnonzero(self.unmasked_at == HIDDEN)
-        while True:
-            last = self.step == len(self.schedule) - 1
-            if self.settings.order == "origin":
-                share = self.schedule[self.step]
-                self.candidates = hidden if last else hidden[self.noise(REVEAL, hidden) < share]
-                self.count = len(self.candidates)
-            else:
-                self.candidates = hidden
-                # float32 as in the official sampler: a product just under a whole number must round as it does there
-                self.count = len(hidden) if last else int(np.float32(len(hidden)) * self.schedule[self.step])
-            if self.count:
-                return
-            self.step += 1
-
-    def reveal(self, tokens: np.ndarray, confidence: np.ndarray) -> None:
-        """Fill in the `count` surest candidates (of equally sure ones the first) and look whether that was all."""
-        surest = np.argsort(-confidence, kind="stable")[: self.count]
-        chosen = self.candidates[surest]
-        self.tokens[chosen] = tokens[surest]
-        self.unmasked_at[chosen] = self.step
-        self.step += 1
-        revealed = self.unmasked_at[: self._length()] != HIDDEN
-        self.finished = bool(revealed.all())
-        if not self.finished:
-            self._plan_step()
-
-    def _length(self) -> int:
-        """Return the number of tokens up to and including the first end token."""
-        ends = np.flatnonzero(self.tokens == self.special.end_id)
-        return int(ends[0]) + 1 if len(ends) else len(self.tokens)
-
-    def answer(self) -> Answer:
-        length = self._length()
-        tokens = self.tokens[:length].tolist()
-        ended = tokens[-1] == self.special.end_id
-        return Answer(self.request, tokens, self.unmasked_at[:length].tolist(), ended, self.step, self.seconds)
-
-
 @torch.inference_mode()
-def _step(model: Any, rows: list[_Row], width: int, settings: GenerateConfig, special: _Special) -> None:
+def _step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, special: Special) -> None:
     """Take one denoising step of every row: one forward pass, the head on the candidate positions only."""
     device = next(model.parameters()).device
-    ids = np.full((len(rows), width), special.end_id, np.int64)  # [B, L]; what stands in the padding is hidden
-    visible = np.zeros((len(rows), width), np.int64)
-    for i, row in enumerate(rows):
-        canvas = np.concatenate([row.request.prompt, row.tokens])
-        ids[i, : len(canvas)], visible[i, : len(canvas)] = canvas, 1
+    ids, visible = _canvases(rows, width, special)
     seen = None if visible.all() else torch.from_numpy(visible).to(device)
     hidden = hidden_states(model, torch.from_numpy(ids).to(device), seen)  # [B, L, D]
 
@@ -220,30 +109,86 @@ def _step(model: Any, rows: list[_Row], width: int, settings: GenerateConfig, sp
     picked = hidden.flatten(0, 1)[torch.from_numpy(positions).to(device)]  # [N, D]
     greedy = settings.temperature == 0
     noise = np.zeros(len(positions)) if greedy else np.concatenate([row.noise(TOKEN, row.candidates) for row in rows])
-    tokens, confidence = _choose_all(model, picked, torch.from_numpy(noise).to(device), settings, special.mask_id)
+    chosen = _choose_all(model, picked, torch.from_numpy(noise).to(device), settings, special.mask_id)
     start = 0
     for row in rows:
         end = start + len(row.candidates)
-        row.reveal(tokens[start:end], confidence[start:end])
+        row.reveal(*(values[start:end] for values in chosen))
         start = end
+
+
+def _canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows' canvases and which of their positions are no padding, both [B, L] int64."""
+    ids = np.full((len(rows), width), special.end_id, np.int64)  # what stands in the padding is hidden
+    visible = np.zeros((len(rows), width), np.int64)
+    for i, row in enumerate(rows):
+        canvas = row.canvas()
+        ids[i, : len(canvas)], visible[i, : len(canvas)] = canvas, 1
+    return ids, visible
 
 
 def _choose_all(
     model: Any, picked: torch.Tensor, noise: torch.Tensor, settings: GenerateConfig, mask_id: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return token and confidence [N] of hidden rows [N, D], in blocks that bound the memory of the logits."""
+) -> list[np.ndarray]:
+    """Return token, confidence and probability [N] of hidden rows [N, D], in parts that bound the logits' memory."""
     block = rows_per_block(unwrap(model).config.vocab_size)
-    tokens, confidence = zip(
-        *(
-            choose(apply_head(model, rows), uniform, settings, mask_id)
-            for rows, uniform in zip(picked.split(block), noise.split(block), strict=True)
-        ),
-        strict=True,
-    )
-    return torch.cat(tokens).cpu().numpy(), torch.cat(confidence).cpu().numpy()
+    parts = [
+        choose_rows(apply_head(model, rows), uniform, settings, mask_id)
+        for rows, uniform in zip(picked.split(block), noise.split(block), strict=True)
+    ]
+    return [torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)]
 
 
-def _check(model: Any, requests: Sequence[Request]) -> _Special:
+@torch.inference_mode()
+def _cached_step(cache: BlockCache, rows: list[Row], width: int, special: Special) -> None:
+    """Take one denoising step of every row: those that begin a block pass whole, the others with their block alone.
+
+    The windows come first. On a GPU they are those of all slots, for one shape at each step; what that writes into
+    the slots that are empty or about to be refreshed is overwritten by their next full pass.
+    """
+    begin, within = ([row for row in rows if row.begins_block == first] for first in (True, False))
+    if within:
+        everywhere = cache.device.type != "cpu"
+        at = {row.slot if everywhere else i: row for i, row in enumerate(within)}
+        count = cache.slots if everywhere else len(within)
+        ids, positions, noise = _windows(cache, at, count)
+        slots = None if everywhere else _tensor(cache, np.array([row.slot for row in within]))
+        _reveal(at, cache.window_choices(slots, ids, positions, noise))
+    if begin:
+        canvases, visible = (_tensor(cache, values) for values in _canvases(begin, width, special))
+        at = dict(enumerate(begin))
+        _, positions, noise = _windows(cache, at, len(begin))
+        slots = _tensor(cache, np.array([row.slot for row in begin]))
+        _reveal(at, cache.refresh_choices(slots, canvases, visible.bool(), positions, noise))
+
+
+def _windows(cache: BlockCache, at: dict[int, Row], count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return token ids and positions [count, w] and noise [count, block] of the windows, `at` saying whose is where."""
+    ids = np.zeros((count, cache.window_length), np.int64)
+    positions, noise = np.zeros_like(ids), np.full((count, cache.block), 0.5)
+    for i, row in at.items():
+        first, block = len(row.request.prompt), row.block
+        # A last block that is shorter repeats its last position, which changes nothing.
+        reach = first + block.start - cache.shift + np.arange(cache.window_length)
+        positions[i] = np.minimum(reach, first + block.end - 1)
+        ids[i] = row.canvas()[positions[i]]
+        if row.settings.temperature > 0:
+            noise[i, : block.end - block.start] = row.noise(TOKEN, np.arange(block.start, block.end))
+    return _tensor(cache, ids), _tensor(cache, positions), _tensor(cache, noise)
+
+
+def _reveal(at: dict[int, Row], choices: tuple[torch.Tensor, ...]) -> None:
+    values = [value.cpu().numpy() for value in choices]  # [count, block] each
+    for i, row in at.items():
+        columns = row.candidates - row.block.start
+        row.reveal(*(value[i, columns] for value in values))
+
+
+def _tensor(cache: BlockCache, values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(values).to(cache.device)
+
+
+def _check(model: Any, requests: Sequence[Request]) -> Special:
     config = unwrap(model).config
     for name in ("mask_token_id", "eos_token_id"):
         if getattr(config, name, None) is None:
@@ -253,7 +198,7 @@ def _check(model: Any, requests: Sequence[Request]) -> _Special:
     for number, request in enumerate(requests):
         if not request.prompt:
             raise UserError(f"prompt {number} is empty and has no beginning token, so nothing scores its first token")
-    return _Special(config.mask_token_id, config.eos_token_id)
+    return Special(config.mask_token_id, config.eos_token_id)
 
 
 def _fingerprint(prompt: Sequence[int]) -> int:

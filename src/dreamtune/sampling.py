@@ -44,6 +44,16 @@ def choose(
     return tokens, _confidence(ranked.softmax(dim=-1), tokens, settings.order)
 
 
+def untempered_probability(logits: torch.Tensor, tokens: torch.Tensor, mask_id: int) -> torch.Tensor:
+    """Return the probability [N] float64 that the model itself gives to each token [N], the mask token left out.
+
+    Of logits [N, V], which stay as they are.
+    """
+    logits = logits.to(PRECISE, copy=True)
+    logits[:, mask_id] = -torch.inf
+    return (logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)).exp()
+
+
 def _keep_likely(logits: torch.Tensor, top_p: float | None, top_k: int | None) -> torch.Tensor:
     """Set to −inf all but the likeliest tokens: up to and including the one that reaches top_p, at most top_k."""
     if top_p is None and top_k is None:

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from dreamtune.settings.base import Float, Section, result, runtime
 
 
@@ -10,6 +12,20 @@ class GenerateConfig(Section):
 
     max_new_tokens: int = result(512, "positions denoised after the prompt", ge=1)
     steps: int | None = result(None, "denoising steps; null takes one per new token", ge=1)
+    block_length: int | None = result(
+        None, "positions that are finished before the next ones begin, from the left; null takes all at once", ge=1
+    )
+    refresh: Literal["step", "block"] = result(
+        "step",
+        "when a row goes through the model as a whole: at each step, which is exact, or when a block begins, whose "
+        "further steps compute the block alone and see the rest as it was then",
+    )
+    threshold: Float | None = result(
+        None,
+        "reveal besides the step's share each position whose token has this probability, untempered",
+        gt=0.0,
+        le=1.0,
+    )
     order: Literal["origin", "maskgit_plus", "topk_margin", "entropy"] = result(
         "entropy", "which masked positions are revealed first"
     )
@@ -24,6 +40,16 @@ class GenerateConfig(Section):
     max_prompts: int | None = result(None, "answer only the first so many questions; null answers all", ge=1)
     prompts: list[str] = result(list, "questions of your own, answered besides the test split and never graded")
     batch_size: int = runtime(16, "rows denoised together; a row's answer does not depend on it", ge=1)
+
+    @model_validator(mode="after")
+    def every_block_has_a_step(self) -> "GenerateConfig":
+        blocks = -(-self.max_new_tokens // (self.block_length or self.max_new_tokens))
+        if self.steps is not None and self.steps < blocks:
+            raise ValueError(
+                f"steps is {self.steps}, but {self.max_new_tokens} new tokens in blocks of {self.block_length} are "
+                f"{blocks} blocks of at least one step each: raise steps or block_length"
+            )
+        return self
 
 
 class Sampling(Section):
