@@ -1,5 +1,6 @@
 """benchmarks/generation_accuracy.py at tiny scale, and the problems it asks."""
 
+import itertools
 import json
 import os
 import random
@@ -21,43 +22,36 @@ sys.path.append(str(ROOT / "benchmarks"))
 import long_problems
 
 SCRIPT = ROOT / "benchmarks/generation_accuracy.py"
-SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 
 
 @pytest.fixture(scope="module")
-def problems() -> list[long_problems.Problem]:
+def stories() -> list[long_problems.Story]:
     rng = random.Random(7)
-    return [long_problems.sample_problem(rng) for _ in range(300)]
+    return [long_problems.sample_story(rng) for _ in range(300)]
 
 
-def value_asked_for(question: str) -> float:
+def value_asked_for(question: str) -> int:
     """Work out a question from its own words."""
-    value = float(re.findall(r"\d+", question)[0])
-    for word, number in re.findall(r"(\w+) (?:by )?(\d+)", question)[1:]:
-        sign = SIGNS.get(word) or ("+" if word in long_problems.GAINS else "-")
-        value = {"+": value + int(number), "-": value - int(number), "*": value * int(number)}.get(
-            sign, value / int(number)
-        )
-    return value
+    (_, start), *told = re.findall(r"(\w+) (\d+)", question)
+    return int(start) + sum(int(number) if verb in long_problems.GAINS else -int(number) for verb, number in told)
 
 
-def test_answers_are_right_by_the_words_of_the_question(problems: list[long_problems.Problem]) -> None:
-    for problem in problems:
-        assert value_asked_for(problem.question) == problem.answer, problem.question
-        assert all(eval(str(step).replace(" = ", " == ")) for step in problem.steps)
-        assert is_correct(long_problems.response(problem), str(problem.answer))
+def test_answers_are_right_by_the_words_of_the_question(stories: list[long_problems.Story]) -> None:
+    for story in stories:
+        assert value_asked_for(story.question) == story.answer, story.question
+        assert len(story.steps) == 5
+        assert all(one.result == two.left for one, two in itertools.pairwise(story.steps))
+        assert is_correct(story.response, str(story.answer))
 
 
-def test_answers_span_three_blocks_and_every_word_is_known(problems: list[long_problems.Problem]) -> None:
+def test_answers_span_three_blocks_and_every_word_is_known(stories: list[long_problems.Story]) -> None:
     tokenizer = load_tokenizer(str(ROOT / "resources/tiny-dream"))
-    responses = tokenizer.encode_batch([long_problems.response(problem) for problem in problems])
-    prompts = tokenizer.encode_batch([f"Question: {p.question}\nLet's think step by step.\n" for p in problems])
+    responses = tokenizer.encode_batch([story.response for story in stories])
+    prompts = tokenizer.encode_batch([f"Question: {story.question}\n" for story in stories])
     unknown = tokenizer.encode_batch(["walrus"])[0][0]
-    assert {len(response) // 32 for response in responses} == {2}
     assert all(64 < len(response) < 96 for response in responses)  # with an end token at most 96
     assert max(map(len, prompts)) < 128
     assert all(unknown not in ids for ids in (*responses, *prompts))
-    assert {problem.kind for problem in problems} == {"puzzle", "story"}
 
 
 def test_rows_are_a_function_of_the_seed_and_no_question_comes_twice(tmp_path: Path) -> None:
