@@ -35,6 +35,7 @@ from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.score import ScoreConfig
 from dreamtune.settings.train import TrainConfig
+from dreamtune.tokenizer import load_tokenizer
 from dreamtune.training import train_adapter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,8 +63,9 @@ def main() -> None:
     )
     arguments.work.mkdir(parents=True, exist_ok=True)
     split = Split(validation=0.01, test=0.2)
-    made_up = arguments.work / f"rows-{arguments.rows}-{arguments.questions}.parquet"
-    once(made_up, lambda: long_problems.write_rows(made_up, split, arguments.rows, arguments.questions))
+    held_out = max(QUESTIONS, arguments.questions)  # a trial with fewer questions is of the same training
+    made_up = arguments.work / f"rows-{arguments.rows}-{held_out}.parquet"
+    once(made_up, lambda: long_problems.write_rows(made_up, split, arguments.rows, held_out))
     data = DataConfig(files=[str(made_up)], template=long_problems.TEMPLATE, split=split, max_tokens=160)
     lines = compare(arguments, model, tuned(arguments, model, data, arguments.steps))
     print(f"\n{markdown(lines)}")
@@ -86,7 +88,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made; a second call goes on in it")
     parser.add_argument("--questions", type=int, default=QUESTIONS, help="held-out questions")
     parser.add_argument("--rows", type=int, default=20_000, help="training rows")
-    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps of 16 rows")
+    parser.add_argument("--steps", type=int, default=1200, help="optimiser steps of 16 rows")
     parser.add_argument("--rank", type=int, default=64, help="rank of the adapter")
     parser.add_argument("--learning-rate", type=float, default=5e-3, help="peak learning rate")
     parser.add_argument("--new-tokens", type=int, default=3 * BLOCK, help="tokens generated per question")
@@ -129,7 +131,7 @@ def tuned(arguments: argparse.Namespace, model: ModelConfig, data: DataConfig, s
         validation_rows=0,
         log_every=20,
     )
-    named = [data.by_kind()[0], data.files, train.by_kind()[0], model.by_kind()[0]]
+    named = [data.by_kind()[0], Path(data.files[0]).name, train.by_kind()[0], model.by_kind()[0]]
     folder = arguments.work / hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
     shards, trained = folder / "shards", folder / "trained"
     once(shards / "shards.json", lambda: prepare_shards(data, model, made(shards)))
@@ -229,13 +231,15 @@ def check(lines: list[dict[str, Any]], setting: str) -> list[str]:
 def real_rows(arguments: argparse.Namespace, model: ModelConfig, data: DataConfig) -> str:
     """Return the table of tokens per pass on real rows, and how much of the answers is the unknown token."""
     folder = tuned(arguments, model, data, arguments.real_steps)
-    rows = []
+    unknown, rows = load_tokenizer(model.path).unknown_id, []
     for name in arguments.settings:
         out = answers_of(name, arguments, model, folder, arguments.real_questions)
-        line = {"setting": name} | speed(out)
+        tokens = pl.read_parquet(out / "answers.parquet")["tokens"].explode()
+        line = {"setting": name} | speed(out) | {"unknown": float((tokens == unknown).sum()) / len(tokens)}
         report("real rows", **line)
-        rows.append([name, f"{line['tokens_per_pass']:.2f}", f"{line['passes']:.1f}", f"{line['seconds']:.0f}"])
-    return table(["real rows", "tokens per pass", "passes", "seconds"], rows)
+        cells = [f"{line['tokens_per_pass']:.2f}", f"{line['passes']:.1f}", f"{100 * line['unknown']:.0f}"]
+        rows.append([name, *cells, f"{line['seconds']:.0f}"])
+    return table(["real rows", "tokens per pass", "passes", "unknown tokens, %", "seconds"], rows)
 
 
 # Printing it
