@@ -132,7 +132,7 @@ def tuned(arguments: argparse.Namespace, model: ModelConfig, data: DataConfig, s
         log_every=20,
     )
     named = [data.by_kind()[0], Path(data.files[0]).name, train.by_kind()[0], model.by_kind()[0]]
-    folder = arguments.work / hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
+    folder: Path = arguments.work / hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
     shards, trained = folder / "shards", folder / "trained"
     once(shards / "shards.json", lambda: prepare_shards(data, model, made(shards)))
     started = time.perf_counter()
@@ -179,11 +179,11 @@ def answers_of(name: str, arguments: argparse.Namespace, model: ModelConfig, fol
 def speed(out: Path) -> dict[str, Any]:
     """Return passes, tokens per pass and seconds of a folder of answers; tokens count up to the end token."""
     answers = pl.read_parquet(out / "answers.parquet")
-    tokens, passes = answers["tokens"].list.len(), answers["passes"]
+    tokens, passes = answers["tokens"].list.len(), int(answers["passes"].sum())
     return {
-        "passes": round(float(passes.sum()) / answers.height, 2),
-        "tokens_per_pass": round(float(tokens.sum() / passes.sum()), 3),
-        "long": float((tokens >= LONG).sum()) / answers.height,
+        "passes": passes / answers.height,
+        "tokens_per_pass": int(tokens.sum()) / passes,
+        "long": int((tokens >= LONG).sum()) / answers.height,
         "seconds": json.loads((out / "generation.json").read_text())["seconds"],
     }
 
@@ -210,8 +210,11 @@ def paired(exact: pl.DataFrame, other: pl.DataFrame) -> dict[str, Any]:
     What the exact mode answers decides, not what the other does: an answer that it cut short must count as its loss.
     """
     long = exact.filter(pl.col("tokens") >= LONG)
-    block = compare_scores(long, other.join(long, on=["example_id", "sample"], how="semi"), "correct", Comparison())
-    return block["gain"] | {"left_out": exact.height - long.height}
+    block: dict[str, Any] = compare_scores(
+        long, other.join(long, on=["example_id", "sample"], how="semi"), "correct", Comparison()
+    )
+    gain: dict[str, Any] = block["gain"]
+    return gain | {"left_out": exact.height - long.height}
 
 
 def check(lines: list[dict[str, Any]], setting: str) -> list[str]:
