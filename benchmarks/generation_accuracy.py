@@ -43,16 +43,19 @@ BLOCK, TOKENS_PER_STEP = 32, 2
 LONG = 2 * BLOCK + 1  # tokens of an answer that reaches into a third block
 MARGIN, QUESTIONS = -0.01, 4000
 COLUMNS = ["question", "gemini_thinking_trajectory", "solution"]  # of real rows, as s1K-1.1 names them
-OFFICIAL, BLOCKS, RECOMMENDED = "exact", "exact, blocks", "cached, 0.9"
+OFFICIAL, BLOCKS, RECOMMENDED = "exact", "exact, blocks", "sure, 0.9"
 CACHED: dict[str, Any] = {"block_length": BLOCK, "refresh": "block"}
-# What each changes of the exact mode; "halved" stands for two tokens per step.
+# What each changes of the exact mode. "halved" stands for two tokens per step, however unsure; without it a step
+# reveals one token and, with a threshold, whatever else is sure.
 SETTINGS: dict[str, dict[str, Any]] = {
     OFFICIAL: {},
     BLOCKS: {"block_length": BLOCK},
-    "halved": {"steps": "halved"},
     "halved, blocks": {"steps": "halved", "block_length": BLOCK},
-    "cached": {"steps": "halved", **CACHED},
-    **{f"cached, {bound}": {"steps": "halved", "threshold": bound, **CACHED} for bound in (0.95, 0.9, 0.8, 0.7)},
+    "halved": {"steps": "halved", **CACHED},
+    **{f"halved, {bound}": {"steps": "halved", "threshold": bound, **CACHED} for bound in (0.95, 0.9)},
+    "sure, 0.9, blocks": {"threshold": 0.9, "block_length": BLOCK},
+    "one": CACHED,
+    **{f"sure, {bound}": {"threshold": bound, **CACHED} for bound in (0.99, 0.95, 0.9, 0.8, 0.7)},
 }
 
 
@@ -64,7 +67,8 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     split = Split(validation=0.01, test=0.2)
     held_out = max(QUESTIONS, arguments.questions)  # a trial with fewer questions is of the same training
-    made_up = arguments.work / f"rows-{arguments.rows}-{held_out}.parquet"
+    version = hashlib.sha256(Path(long_problems.__file__).read_bytes()).hexdigest()[:8]
+    made_up = arguments.work / f"rows-{version}-{arguments.rows}-{held_out}.parquet"
     once(made_up, lambda: long_problems.write_rows(made_up, split, arguments.rows, held_out))
     data = DataConfig(files=[str(made_up)], template=long_problems.TEMPLATE, split=split, max_tokens=160)
     lines = compare(arguments, model, tuned(arguments, model, data, arguments.steps))

@@ -26,7 +26,7 @@ from problems import GAINS, LOSSES, NAMES, THINGS, Step, tokens  # noqa: E402
 
 TEMPLATE = "Question: {question}\n{reasoning}\nTherefore, the final answer is: {answer}"
 STEPS = 5
-LARGEST_VALUE, LARGEST_OPERAND = 30, 9  # so small that the embedded model learns all sums in minutes
+LARGEST_VALUE, LARGEST_OPERAND = 12, 9  # so few sums that the embedded model learns them all in minutes
 RESPONSE = range(66, 93)  # tokens of a response without its end token: more than two blocks of 32, at most three
 
 
