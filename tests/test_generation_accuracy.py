@@ -66,15 +66,15 @@ def test_rows_are_a_function_of_the_seed_and_no_question_comes_twice(tmp_path: P
 
 
 def test_whole_benchmark_at_tiny_scale(tmp_path: Path) -> None:
-    small = ["--questions", "6", "--rows", "24", "--steps", "2", "--rank", "4", "--settings", "halved, 0.9"]
-    command = [sys.executable, str(SCRIPT), "--work", str(tmp_path), *small, "--check", "--setting", "halved, 0.9"]
+    small = ["--questions", "6", "--rows", "24", "--steps", "2", "--rank", "4", "--settings", "two, cached, 0.9"]
+    command = [sys.executable, str(SCRIPT), "--work", str(tmp_path), *small, "--check", "--setting", "two, cached, 0.9"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "4000 are needed" in done.stderr  # six questions show nothing
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     settings = {line["setting"]: line for line in lines if line["what"] == "setting"}
-    assert list(settings) == ["exact", "exact, blocks", "halved, 0.9"]
+    assert list(settings) == ["exact", "exact, blocks", "two, cached, 0.9"]
     assert all(line["questions"] == 6 for line in settings.values())
-    assert settings["halved, 0.9"]["passes"] <= 48 < settings["exact"]["passes"] <= 96
-    assert "| halved, 0.9 |" in done.stdout
+    assert settings["two, cached, 0.9"]["passes"] <= 48 < settings["exact"]["passes"] <= 96
+    assert "| two, cached, 0.9 |" in done.stdout
