@@ -74,10 +74,10 @@ def train(arguments: argparse.Namespace, base: ModelConfig, shards: Path, optimi
     report(optimizer, **{name: found[name] for name in names}, last_loss=found["last_loss"], gate=gate["passed"])
 
 
-def write_checkpoint(folder: Path, layers: int, device: str) -> Path:
-    """Write random weights in the official format, a decoder layer per file."""
+def write_checkpoint(folder: Path, layers: int, device: str, changes: dict[str, int] | None = None) -> Path:
+    """Write random weights in the official format, a decoder layer per file; `changes` are of config.json."""
     folder.mkdir(parents=True)
-    raw = json.loads(SHAPE.read_text()) | {"num_hidden_layers": layers}
+    raw = json.loads(SHAPE.read_text()) | {"num_hidden_layers": layers} | (changes or {})
     (folder / "config.json").write_text(json.dumps(raw))
     files: dict[str, dict[str, torch.Tensor]] = {}
     for name, parameter in empty_model(raw).named_parameters():

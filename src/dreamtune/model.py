@@ -14,6 +14,7 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from dreamtune.adapter_fold import cast_factors, fold_where_exact
 from dreamtune.adapter_format import check_loaded, read_adapter_config
 from dreamtune.checkpoint_format import (
     SHIFTED,
@@ -25,7 +26,7 @@ from dreamtune.checkpoint_format import (
     special_token_id,
 )
 from dreamtune.errors import UserError
-from dreamtune.nf4 import forbid_repacking, keep_dequantised, nf4_config
+from dreamtune.nf4 import forbid_repacking, has_room_for_dense, keep_dequantised, nf4_config
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
 from dreamtune.weight_files import weight_files
@@ -41,7 +42,6 @@ CLASSES: dict[str, Any] = {
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 asks by that name
-DENSE_BYTES = 2 * 2**30
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -105,20 +105,26 @@ def load(config: ModelConfig, adapter: Path | None = None) -> Any:
 
 
 def load_to_generate(config: ModelConfig, adapter: Path | None = None) -> Any:
-    """Return the same model, prepared for many forward passes on the CPU.
+    """Return the same model, prepared for many forward passes.
 
-    There a small model's 4-bit weights are held dequantised (equal to the bit), and in float32 the adapter is added
-    into them (equal to rounding): the 4-bit product would spend most of its time unpacking. Elsewhere this is `load`.
+    Its 4-bit weights are held dequantised (equal to the bit) where there is room: on the CPU those of a small model,
+    on a GPU those that leave 4 GiB free. The 4-bit product would spend most of its time unpacking. An adapter is then
+    added into them: in float32 always (equal to rounding), in bfloat16 where the rounding of the sum is small beside
+    the update (`adapter_fold`). Kept unmerged is the adapter of every other layer, and all of it where the weights
+    stay 4-bit; in bfloat16 its factors are cast to bfloat16.
     """
     model = load(config)
-    small = count_parameters(model)[1] * DTYPES[config.dtype].itemsize <= DENSE_BYTES
-    dense = model.device.type == "cpu" and small
+    dense = has_room_for_dense(model, count_parameters(model)[1], DTYPES[config.dtype])
     if dense:
         keep_dequantised(model)
     if adapter is None:
         return model
     tuned = _load_adapter(model, Path(adapter)).eval()
-    return tuned.merge_and_unload() if dense and config.dtype == "float32" else tuned
+    if config.dtype == "float32":
+        return tuned.merge_and_unload() if dense else tuned
+    if dense:
+        fold_where_exact(tuned)
+    return cast_factors(tuned, DTYPES[config.dtype])
 
 
 def resolve_device(device: str) -> str:

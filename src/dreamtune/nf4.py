@@ -8,6 +8,9 @@ from bitsandbytes.nn import Linear4bit
 from torch import nn
 from transformers import BitsAndBytesConfig
 
+DENSE_BYTES = 2 * 2**30  # of the whole model, on the CPU
+ROOM_BYTES = 4 * 2**30  # left on a GPU for activations, logits and stored keys and values
+
 
 def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
     """Return the quantisation of QLoRA (arXiv 2305.14314): NF4, double quantised, computing in `dtype`."""
@@ -53,3 +56,16 @@ def dequantised(layer: Linear4bit) -> torch.Tensor:
     packed: Any = layer.weight
     weight = bitsandbytes.functional.dequantize_4bit(packed.data, packed.quant_state)
     return weight.to(layer.compute_dtype)
+
+
+def has_room_for_dense(model: Any, parameters: int, dtype: torch.dtype) -> bool:
+    """Return whether the 4-bit layers of a model of so many `parameters` can be held dequantised (see the limits)."""
+    if model.device.type == "cpu":
+        return parameters * dtype.itemsize <= DENSE_BYTES
+    return dequantised_bytes(model, dtype) + ROOM_BYTES <= torch.cuda.mem_get_info(model.device)[0]
+
+
+def dequantised_bytes(model: nn.Module, dtype: torch.dtype) -> int:
+    """Return what the 4-bit layers' weights take when held in `dtype`."""
+    layers = [layer for layer in model.modules() if isinstance(layer, Linear4bit)]
+    return sum(layer.in_features * layer.out_features for layer in layers) * dtype.itemsize

@@ -1,0 +1,197 @@
+"""Tokens per second of generation in Dream 7B's shape with random weights: the official loop against ours, in one run.
+
+    official        one pass of the whole row per token, the head on every position, dense bfloat16, batch 1
+    notebook        the same loop on NF4 layers that unpack at each product, batch 1
+    exact           ours with `refresh: step`, batch 1
+    cached-1 / -N   ours with blocks of 32 and `refresh: block`, one token a step, batch 1 and N
+    double-1 / -N   the same with two tokens a step
+
+Random weights say nothing about quality. The end token's row of the head is zero, so that no answer ends early; every
+run must make all its tokens. With --check the exit status is 1 where a ratio falls below its floor.
+
+usage   PYTHONPATH=src python benchmarks/generate_throughput.py --work /tmp/throughput --check
+        PYTHONPATH=src python benchmarks/generate_throughput.py --work /tmp/throughput --toy      on a CPU, in seconds
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from seven_b_shape import END, MASK, report, write_checkpoint
+
+from dreamtune.generate import Request, denoise
+from dreamtune.model import load_model, load_to_generate, unwrap
+from dreamtune.settings.generate import GenerateConfig
+from dreamtune.settings.model import ModelConfig
+
+TOY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "mask_token_id": 500,
+    "eos_token_id": 501,
+    "bos_token_id": 501,
+    "pad_token_id": 501,
+}
+# ours, baseline, and the least ratio that --check accepts
+RATIOS = (
+    ("exact", "official", None),
+    ("cached-1", "official", 2.5),
+    ("cached-N", "official", 12.0),
+    ("double-1", "notebook", 10.0),
+    ("double-N", "notebook", 50.0),
+)
+
+
+def main() -> int:
+    """Time all the ways, print them as JSON lines and as a table; return the exit status."""
+    options = parse()
+    device = "cuda" if torch.cuda.is_available() and not options.toy else "cpu"
+    report("machine", gpu=torch.cuda.get_device_name() if device == "cuda" else None, torch=torch.__version__)
+    layers, changes = (2, TOY) if options.toy else (28, {})
+    folder = options.work / "model"
+    if not folder.exists():
+        write_checkpoint(folder, layers, device, changes)
+    found = {line["name"]: line for line in measured(options, folder, device)}
+    ratios = [
+        (ours, base, floor, found[ours]["tokens_per_s"] / found[base]["tokens_per_s"]) for ours, base, floor in RATIOS
+    ]
+    for ours, base, floor, ratio in ratios:
+        report("ratio", ours=ours, baseline=base, ratio=round(ratio, 2), floor=floor)
+    print_table(found, ratios)
+    return int(options.check and any(floor is not None and ratio < floor for *_, floor, ratio in ratios))
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line; --toy only changes what is not given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint (15 GB)")
+    parser.add_argument("--toy", action="store_true", help="two narrow layers on the CPU")
+    parser.add_argument("--prompt-tokens", type=int, help="default: 128, toy 16")
+    parser.add_argument("--new-tokens", type=int, help="default: 512, toy 64")
+    parser.add_argument("--batch", type=int, help="the N of cached-N and double-N; default: 32, toy 4")
+    parser.add_argument("--baseline-steps", type=int, default=64, help="steps from which the baselines' rate is taken")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a ratio is below its floor")
+    options = parser.parse_args()
+    for name, full, toy in (("prompt_tokens", 128, 16), ("new_tokens", 512, 64), ("batch", 32, 4)):
+        if getattr(options, name) is None:
+            setattr(options, name, toy if options.toy else full)
+    return options
+
+
+def measured(options: argparse.Namespace, folder: Path, device: str) -> Iterator[dict[str, Any]]:
+    """Yield name, tokens per second and peak memory of each way; one model is in memory at a time."""
+    for name, quantization in (("official", "none"), ("notebook", "nf4")):
+        model = without_end(load_model(folder, quantization=quantization, dtype="bfloat16", device=device))
+        full_sequence_loop(model, prompts(options, 1)[0], options.new_tokens, 2)  # warms up
+        yield line(name, 1, device, partial(baseline, model, options))
+        del model
+    config = ModelConfig(path=str(folder), quantization="nf4", dtype="bfloat16", device=device)
+    model = without_end(load_to_generate(config))
+    cached: dict[str, Any] = {"block_length": min(32, options.new_tokens), "refresh": "block"}
+    half = {"steps": options.new_tokens // 2}
+    many = options.batch
+    ways = (
+        ("exact", 1, {}),
+        ("cached-1", 1, cached),
+        ("cached-N", many, cached),
+        ("double-1", 1, cached | half),
+        ("double-N", many, cached | half),
+    )
+    for name, rows, changes in ways:
+        settings = GenerateConfig(max_new_tokens=options.new_tokens, batch_size=rows, **changes)
+        warm = settings.model_copy(update={"max_new_tokens": min(64, options.new_tokens), "steps": None})
+        ours(model, prompts(options, rows), warm)
+        yield line(name, rows, device, partial(ours, model, prompts(options, rows), settings))
+
+
+def line(name: str, rows: int, device: str, run: Any) -> dict[str, Any]:
+    """Time `run`, which returns the tokens made and the passes taken, and print one line."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    tokens, passes = run()
+    seconds = time.perf_counter() - start
+    peak = round(torch.cuda.max_memory_allocated() / 2**30, 2) if device == "cuda" else None
+    found = {"name": name, "rows": rows, "tokens": tokens, "passes": passes, "seconds": round(seconds, 3)}
+    found |= {"tokens_per_s": round(tokens / seconds, 2), "peak_gib": peak}
+    report("rate", **found)
+    return found
+
+
+def baseline(model: Any, options: argparse.Namespace) -> tuple[int, int]:
+    """Run the full-sequence loop; each of its passes stands for one token."""
+    steps = min(options.baseline_steps, options.new_tokens)
+    full_sequence_loop(model, prompts(options, 1)[0], options.new_tokens, steps)
+    return steps, steps
+
+
+@torch.inference_mode()
+def full_sequence_loop(model: Any, prompt: list[int], new_tokens: int, steps: int) -> None:
+    """Denoise as the official sampler does with order entropy, greedily, in `steps` passes.
+
+    A step costs the more the more positions are masked. So that few steps stand for one per token, each fills in its
+    part of the answer: from all masked to none, like the whole run, on average half.
+    """
+    config, device = unwrap(model).config, unwrap(model).device
+    masks = [config.mask_token_id] * new_tokens
+    ids = torch.tensor([prompt + masks], device=device)  # [1, L]
+    for step in range(steps):
+        logits = model(input_ids=ids).logits  # [1, L, V]
+        logits = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)  # Dream's head looks one position ahead
+        masked = ids[0] == config.mask_token_id
+        scores = logits[0, masked]  # [M, V]
+        scores[:, config.mask_token_id] = -torch.inf
+        probability = scores.softmax(dim=-1)
+        negative_entropy = (probability * (probability + 1e-10).log()).sum(dim=-1)  # [M]
+        count = new_tokens * (step + 1) // steps - new_tokens * step // steps
+        surest = negative_entropy.topk(count).indices
+        where = masked.nonzero().squeeze(-1)[surest]
+        ids[0, where] = probability.argmax(dim=-1)[surest]
+    assert not (ids == config.mask_token_id).any()  # waits for the device, too
+
+
+def ours(model: Any, some: list[list[int]], settings: GenerateConfig) -> tuple[int, int]:
+    """Generate, and see to it that every row made all its tokens."""
+    requests = [Request(prompt, number) for number, prompt in enumerate(some)]
+    answers = [answer for _, answer in denoise(model, requests, settings)]
+    assert all(len(answer.tokens) == settings.max_new_tokens and not answer.ended for answer in answers)
+    return sum(len(answer.tokens) for answer in answers), max(answer.passes for answer in answers)
+
+
+def without_end(model: Any) -> Any:
+    """Make the end token impossible: of many random logits the largest is above 0."""
+    with torch.no_grad():
+        unwrap(model).lm_head.weight[unwrap(model).config.eos_token_id] = 0
+    return model
+
+
+def prompts(options: argparse.Namespace, rows: int) -> list[list[int]]:
+    """Return random prompts of ordinary tokens."""
+    below = TOY["mask_token_id"] if options.toy else min(END, MASK)
+    drawn: list[list[int]] = np.random.default_rng(0).integers(0, below, (rows, options.prompt_tokens)).tolist()
+    return drawn
+
+
+def print_table(found: dict[str, dict[str, Any]], ratios: list[Any]) -> None:
+    """Print rates and ratios for people."""
+    print(f"\n{'way':<10}{'rows':>6}{'passes':>8}{'seconds':>10}{'tokens/s':>11}{'peak GiB':>10}")
+    for name, row in found.items():
+        peak = "-" if row["peak_gib"] is None else row["peak_gib"]
+        print(
+            f"{name:<10}{row['rows']:>6}{row['passes']:>8}{row['seconds']:>10.2f}{row['tokens_per_s']:>11.1f}{peak:>10}"
+        )
+    for ours_name, base, floor, ratio in ratios:
+        print(f"{ours_name + ' / ' + base:<22}{ratio:>8.2f}" + ("" if floor is None else f"   (at least {floor})"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Ring (c): the benchmark of generation runs at toy scale, makes every token and can fail."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+
+def run(work: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "benchmarks/generate_throughput.py"), "--work", str(work), "--toy", *more]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_the_toy_run_times_every_way(tmp_path: Path) -> None:
+    small = ["--prompt-tokens", "8", "--new-tokens", "32", "--batch", "2", "--baseline-steps", "4"]
+    done = run(tmp_path, *small)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    rates = {line["name"]: line for line in lines if line["what"] == "rate"}
+    assert list(rates) == ["official", "notebook", "exact", "cached-1", "cached-N", "double-1", "double-N"]
+    assert rates["exact"]["tokens"] == rates["double-1"]["tokens"] == 32 and rates["cached-N"]["tokens"] == 64
+    assert rates["double-1"]["passes"] <= 16 < rates["cached-1"]["passes"] <= 32
+    assert all(rate["tokens_per_s"] > 0 for rate in rates.values())
+    assert sum(line["what"] == "ratio" for line in lines) == 5
+    # At toy scale a pass costs what calling it costs: no cache makes two rows fifty times faster.
+    assert run(tmp_path, *small, "--check").returncode == 1
