@@ -94,7 +94,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made; a second call goes on in it")
     parser.add_argument("--questions", type=int, default=QUESTIONS, help="held-out questions")
     parser.add_argument("--rows", type=int, default=20_000, help="training rows")
-    parser.add_argument("--steps", type=int, default=1200, help="optimiser steps of 16 rows")
+    parser.add_argument("--steps", type=int, default=3000, help="optimiser steps")
+    parser.add_argument("--batch", type=int, default=16, help="rows of an optimiser step")
     parser.add_argument("--rank", type=int, default=64, help="rank of the adapter")
     parser.add_argument("--learning-rate", type=float, default=5e-3, help="peak learning rate")
     parser.add_argument("--new-tokens", type=int, default=3 * BLOCK, help="tokens generated per question")
@@ -130,8 +131,8 @@ def tuned(arguments: argparse.Namespace, model: ModelConfig, data: DataConfig, s
         learning_rate=arguments.learning_rate,
         betas=[0.9, 0.98],
         max_tail=arguments.new_tokens - LONG,  # an answer's canvas holds as many end tokens behind the first
-        global_batch=16,
-        micro_batch=16,
+        global_batch=arguments.batch,
+        micro_batch=arguments.batch,
         max_steps=steps,
         epochs=1000,
         validation_rows=0,
