@@ -31,6 +31,7 @@ from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
 
 TOY = {
+    "num_hidden_layers": 2,
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_attention_heads": 4,
@@ -56,10 +57,9 @@ def main() -> int:
     options = parse()
     device = "cuda" if torch.cuda.is_available() and not options.toy else "cpu"
     report("machine", gpu=torch.cuda.get_device_name() if device == "cuda" else None, torch=torch.__version__)
-    layers, changes = (2, TOY) if options.toy else (28, {})
     folder = options.work / "model"
     if not folder.exists():
-        write_checkpoint(folder, layers, device, changes)
+        write_checkpoint(folder, TOY if options.toy else {}, device)
     found = {line["name"]: line for line in measured(options, folder, device)}
     ratios = [
         (ours, base, floor, found[ours]["tokens_per_s"] / found[base]["tokens_per_s"]) for ours, base, floor in RATIOS
@@ -108,7 +108,9 @@ def measured(options: argparse.Namespace, folder: Path, device: str) -> Iterator
     )
     for name, rows, changes in ways:
         settings = GenerateConfig(max_new_tokens=options.new_tokens, batch_size=rows, **changes)
-        warm = settings.model_copy(update={"max_new_tokens": min(64, options.new_tokens), "steps": None})
+        # As wide as what is timed, so that the graphs are the same, in two steps a block.
+        blocks = options.new_tokens // (settings.block_length or options.new_tokens)
+        warm = settings.model_copy(update={"steps": 2 * blocks})
         ours(model, prompts(options, rows), warm)
         yield line(name, rows, device, partial(ours, model, prompts(options, rows), settings))
 

@@ -83,7 +83,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     config["model"] = {"path": "model", "quantization": "nf4", "dtype": "float32", "device": "cpu", "threads": 1}
     config["data"] |= {"columns": columns}
     # A cap per experiment: a file so small that its epochs are shorter runs them in full.
-    config["train"] |= {"max_steps": arguments.steps, "micro_batch": 8, "validation_rows": 32, "learning_rate": 1e-3}
+    config["train"] |= {"max_steps": arguments.steps, "validation_rows": 32, "learning_rate": 1e-3}
     config["smoke"] |= {"rows": arguments.smoke_rows}
     config["generate"] |= {"max_new_tokens": arguments.new_tokens, "max_prompts": arguments.prompts}
     config["generate"].pop("sampled")

@@ -25,7 +25,7 @@ QUICK: dict[str, Any] = {
     "rows": 64,
     "epochs": 1,
     "max_steps": 1,
-    "micro_batch": 8,
+    "micro_batch_tokens": 512,
     "validation_rows": 0,
 }
 

@@ -1,5 +1,6 @@
 """Order, windows, tails: all of them functions of the step and the settings."""
 
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -12,13 +13,12 @@ from dreamtune.batching import (
     dropout_seed,
     epoch_order,
     make_document,
-    split_window,
     steps_per_epoch,
     tail_length,
     validation_batches,
 )
 from dreamtune.shards import read_meta, read_split
-from tiny import END, IDS, MASK, MAX_TOKENS, make_rows, make_shards, settings
+from tiny import END, IDS, MASK, MAX_TOKENS, make_rows, make_shards, plan, settings
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +57,14 @@ def test_every_row_once_per_epoch_and_a_short_last_window(shards: Path) -> None:
     seen = [[row.document.example_id for row in all_windows.noised(step)] for step in range(1, 5)]
     assert [len(ids) for ids in seen] == [7, 7, 7, 3]
     assert sorted(chain.from_iterable(seen)) == list(range(24))
-    last = all_windows.window(4, Share())
+    last = all_windows.window(4, Share(), plan(40))
     assert last.loss_tokens == sum(row.loss_tokens for row in all_windows.noised(4))
-    assert all_windows.window(5, Share()).epoch == 1
+    assert all_windows.window(5, Share(), plan(40)).epoch == 1
 
 
 def test_noise_depends_on_nothing_but_step_and_place(shards: Path) -> None:
     """The k-th document of the epoch: other batch sizes cut the same sequence elsewhere."""
-    a, b = windows(shards, global_batch=4), windows(shards, global_batch=8, micro_batch=1)
+    a, b = windows(shards, global_batch=4), windows(shards, global_batch=8)
     fours = [*a.noised(1), *a.noised(2)]
     for four, eight in zip(fours, b.noised(1), strict=True):
         assert four.noise == eight.noise and (four.input_ids == eight.input_ids).all()
@@ -74,8 +74,11 @@ def test_noise_depends_on_nothing_but_step_and_place(shards: Path) -> None:
 
 def test_processes_share_a_window_exactly(shards: Path) -> None:
     all_windows = windows(shards)
-    whole = all_windows.window(3, Share())
-    parts = [all_windows.window(3, Share(process, 3)) for process in range(3)]
+    whole = all_windows.window(3, Share(), plan(40))
+    parts = [
+        all_windows.window(3, Share(process, 3), replace(plan(), cut_tokens=(None, 20, 30)[process]))
+        for process in range(3)
+    ]
     ids = [row.document.example_id for part in parts for batch in part.batches for row in batch.rows]
     assert sorted(ids) == sorted(row.document.example_id for batch in whole.batches for row in batch.rows)
     assert {(p.loss_tokens, p.nll_tokens, p.tokens) for p in parts} == {
@@ -91,8 +94,8 @@ def test_complementary_pairs_stand_in_one_window(shards: Path) -> None:
         assert one.document.example_id == two.document.example_id
         response = np.arange(len(one.input_ids)) >= one.document.prompt_tokens
         assert (one.supervised ^ two.supervised == response).all()
-    doubled = 2 * single.window(1, Share()).loss_tokens
-    assert paired.window(1, Share()).loss_tokens == doubled  # so the loss keeps its scale
+    doubled = 2 * single.window(1, Share(), plan(40)).loss_tokens
+    assert paired.window(1, Share(), plan(40)).loss_tokens == doubled  # so the loss keeps its scale
     assert len(windows(shards, complementary=True, objective="copy").noised(1)) == 4
 
 
@@ -113,14 +116,6 @@ def test_tail_is_clipped_and_never_follows_a_cut_answer() -> None:
     assert make_document(cut, 3, END, MAX_TOKENS).tokens.tolist() == cut["input_ids"]
 
 
-def test_split_keeps_similar_lengths_together(shards: Path) -> None:
-    rows = windows(shards, global_batch=24).noised(1)
-    lengths = [[len(row.input_ids) for row in part] for part in split_window(rows, 5)]
-    assert [len(part) for part in lengths] == [5, 5, 5, 5, 4]
-    flat = list(chain.from_iterable(lengths))
-    assert flat == sorted(flat)
-
-
 def test_stored_rows_are_those_of_the_window(shards: Path) -> None:
     all_windows = windows(shards)
     for row in all_windows.noised(8):
@@ -129,7 +124,7 @@ def test_stored_rows_are_those_of_the_window(shards: Path) -> None:
 
 
 def test_dropout_seed_differs_between_batches_and_steps(shards: Path) -> None:
-    window = windows(shards, complementary=True, micro_batch=1).window(1, Share())
+    window = windows(shards, complementary=True).window(1, Share(), plan(1))
     seeds = {dropout_seed(0, step, batch) for step in (1, 2) for batch in window.batches}
     assert len(seeds) == 2 * len(window.batches) and all(0 <= seed < 2**63 for seed in seeds)
 
@@ -137,11 +132,11 @@ def test_dropout_seed_differs_between_batches_and_steps(shards: Path) -> None:
 @pytest.mark.parametrize("objective", ["elbo", "copy"])
 def test_validation_is_masked_whatever_is_trained(shards: Path, objective: str) -> None:
     meta, split = read_meta(shards), read_split(shards, "validation")
-    batches = list(validation_batches(split, meta, settings(objective=objective, validation_rows=5), Share()))
+    batches = list(validation_batches(split, meta, settings(objective=objective, validation_rows=5), Share(), plan(40)))
     rows = [row for batch in batches for row in batch.rows]
     assert len(rows) == 5 and all(row.document.tail_tokens == 0 for row in rows)
     assert all((row.input_ids[row.supervised] == MASK).all() and row.nll_tokens > 0 for row in rows)
-    again = list(validation_batches(split, meta, settings(validation_rows=5, micro_batch=5), Share()))
+    again = list(validation_batches(split, meta, settings(validation_rows=5), Share(), plan(1000)))
     ids = {row.document.example_id: row.input_ids.tolist() for row in again[0].rows}
     assert all(ids[row.document.example_id] == row.input_ids.tolist() for row in rows)
 

@@ -12,14 +12,15 @@ import pytest
 import torch
 from peft import PeftModel
 
-from dreamtune import alignment, canaries, checks, diffusion, soft_canaries
+from dreamtune import alignment, canaries, checks, loss, soft_canaries
 from dreamtune.alignment import _places, rows_aligned
 from dreamtune.batching import Share, TrainingWindows
 from dreamtune.checks import Check, at, failed, verdict
-from dreamtune.diffusion import Batch, Document, Noise, collate, corrupt
+from dreamtune.diffusion import Document, Noise, corrupt
 from dreamtune.model import apply_head, attach_lora, load
+from dreamtune.packing import Batch, collate
 from dreamtune.shards import read_meta, read_split
-from tiny import END, IDS, MASK, make_model, make_shards, settings
+from tiny import END, IDS, MASK, make_model, make_shards, plan, settings
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +33,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> PeftModel:
     return attach_lora(load(make_model(tmp_path_factory.mktemp("model") / "base")), settings().lora, seed=0)
 
 
-def window(shards: Path, step: int = 2, **changes: Any) -> tuple[tuple[Batch, ...], dict[int, Any]]:
+def window(shards: Path, step: int = 2, tokens: int = 40, **changes: Any) -> tuple[tuple[Batch, ...], dict[int, Any]]:
     windows = TrainingWindows(read_split(shards, "train"), read_meta(shards), settings(**changes))
-    return windows.window(step, Share()).batches, windows.stored(step)
+    return windows.window(step, Share(), plan(tokens)).batches, windows.stored(step)
 
 
 def failing(checks: Sequence[Check]) -> set[str]:
@@ -52,6 +53,7 @@ def test_honest_objectives_pass(model: PeftModel, shards: Path, objective: str, 
         "loss_only_on_response",
         "targets_do_not_matter",
         "attends_both_ways",
+        "documents_apart",
         "loss_finite",
         "starts_from_base",
     }
@@ -81,19 +83,28 @@ def test_no_canary_knows_the_objective(module: ModuleType) -> None:
 def test_one_visible_target_is_found(shards: Path) -> None:
     batches, _ = window(shards)
     batch = batches[-1]
-    batch.input_ids.flatten()[batch.positions[0]] = batch.targets[0]
+    batch.input_ids[batch.positions[0]] = batch.targets[0]
     assert canaries.targets_hidden(batches, IDS["mask_id"])["value"] == 1
 
 
-@pytest.mark.parametrize("column", [0, 1, -1], ids=["position 0", "prompt", "padding"])
+@pytest.mark.parametrize("column", [0, 1], ids=["position 0", "prompt"])
 def test_loss_outside_the_response_is_found(shards: Path, column: int) -> None:
-    batches, stored = window(shards, global_batch=8, micro_batch=8)
+    batches, stored = window(shards, tokens=1000, global_batch=8)
     batch = batches[0]
-    assert batch.attention_mask is not None and batch.attention_mask[0, -1] == 0
-    place = torch.tensor([column % batch.input_ids.shape[1]])
+    place = torch.tensor([batch.starts[3] + column])
     tampered = replace(batch, positions=torch.cat([batch.positions, place]))
     assert canaries.loss_only_on_response([batch], stored, END)["passed"]
     assert canaries.loss_only_on_response([tampered], stored, END)["value"] == 1
+
+
+def test_documents_that_see_each_other_are_found(model: PeftModel, shards: Path) -> None:
+    """As if the boundaries had been forgotten: the whole pass is one document."""
+    batches, _ = window(shards, tokens=1000)
+    assert canaries.documents_apart(model, batches, IDS)["passed"]
+    open_batch = replace(batches[0], boundaries=torch.tensor([0, len(batches[0].input_ids)], dtype=torch.int32))
+    assert canaries.documents_apart(model, [open_batch], IDS)["value"] > 0
+    alone, _ = window(shards, tokens=1)
+    assert canaries.documents_apart(model, alone, IDS)["passed"]  # nothing shares a pass
 
 
 def test_end_tokens_after_a_cut_answer_are_found(shards: Path) -> None:
@@ -129,9 +140,9 @@ def test_a_loss_that_is_not_finite_is_found(tmp_path: Path, shards: Path) -> Non
     assert not plausible["passed"] and not plausible["hard"]
 
 
-def epoch(shards: Path, **changes: Any) -> Iterator[tuple[Batch, ...]]:
+def epoch(shards: Path, tokens: int = 40, **changes: Any) -> Iterator[tuple[Batch, ...]]:
     windows = TrainingWindows(read_split(shards, "train"), read_meta(shards), settings(**changes))
-    return (windows.window(step, Share()).batches for step in range(1, windows.per_epoch + 1))
+    return (windows.window(step, Share(), plan(tokens)).batches for step in range(1, windows.per_epoch + 1))
 
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])
@@ -151,22 +162,20 @@ def test_a_shift_is_not_judged_on_a_few_documents(model: PeftModel, shards: Path
     assert check["passed"] is None and check["value"] is None and "not enough data" in check["note"]
 
 
-@pytest.mark.parametrize("micro_batch", [1, 4])
+@pytest.mark.parametrize("tokens", [1, 100])
 @pytest.mark.parametrize("complementary", [False, True])
-def test_the_rows_compared_are_those_of_one_document(shards: Path, micro_batch: int, complementary: bool) -> None:
-    """Neither neighbour of a place that is looked at may lie in another row, in the padding or in the tail."""
+def test_the_rows_compared_are_those_of_one_document(shards: Path, tokens: int, complementary: bool) -> None:
+    """Neither neighbour of a place that is looked at may lie in another document, or in the tail."""
     seen = 0
-    for batch in (
-        b for batches in epoch(shards, micro_batch=micro_batch, complementary=complementary) for b in batches
-    ):
-        row, column = np.divmod(batch.positions.numpy()[_places(batch)], batch.input_ids.shape[1])
+    for batch in (b for batches in epoch(shards, tokens, complementary=complementary) for b in batches):
+        row, column = (numbers[_places(batch)] for numbers in batch.places())
         for number, place in zip(row, column, strict=True):
             document = batch.rows[number].document
             assert 2 <= place < min(len(document.tokens) - document.tail_tokens, len(document.tokens) - 1)
         seen += len(row)
     assert seen > 50
     whole = corrupt(Document(0, np.arange(9), prompt_tokens=1, tail_tokens=0), Noise("elbo", 1.0, 0, 0, MASK))
-    assert _places(collate([whole], END)).tolist() == [1, 2, 3, 4, 5, 6]  # columns 2 to 7 of the hidden 1 to 8
+    assert _places(collate([whole])).tolist() == [1, 2, 3, 4, 5, 6]  # columns 2 to 7 of the hidden 1 to 8
 
 
 def test_only_so_many_rows_pass_the_head_at_once(
@@ -175,8 +184,8 @@ def test_only_so_many_rows_pass_the_head_at_once(
     """A window's logits over a vocabulary of 152,064 would not fit beside the model; the results stay the same."""
 
     def checks_of() -> list[Check]:
-        batches, stored = window(shards, global_batch=12, micro_batch=12)
-        return [*canaries.check_window(model, batches, stored, IDS), rows_aligned(model, epoch(shards, micro_batch=4))]
+        batches, stored = window(shards, tokens=1000, global_batch=12)
+        return [*canaries.check_window(model, batches, stored, IDS), rows_aligned(model, epoch(shards, tokens=80))]
 
     whole, most = checks_of(), 0
 
@@ -185,7 +194,7 @@ def test_only_so_many_rows_pass_the_head_at_once(
         most = max(most, len(rows))
         return apply_head(m, rows)
 
-    for module in (canaries, diffusion):
+    for module in (canaries, loss):
         monkeypatch.setattr(module, "apply_head", head)
         monkeypatch.setattr(module, "HEAD_ROWS", 5)
     for chunked, one in zip(checks_of(), whole, strict=True):

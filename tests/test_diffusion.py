@@ -1,43 +1,23 @@
 """The objective on hand-made documents, with answers known by hand."""
 
 import math
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
 
+from documents import document, noise
 from dreamtune import diffusion
-from dreamtune.batching import split_window
 from dreamtune.diffusion import (
     MIN_RATE,
-    Document,
-    Noise,
-    Noised,
     cart_weights,
-    collate,
     corrupt,
     counter_hash,
-    loss_sums,
     mask_rates,
     uniforms,
 )
-from dreamtune.model import load
-from tiny import END, MASK, make_model
-
-
-def document(example_id: int = 7, prompt: int = 3, response: int = 10, tail: int = 2) -> Document:
-    tokens = np.arange(prompt + response + tail) % 50
-    return Document(example_id, tokens.astype(np.int64), prompt, tail)
-
-
-def noise(objective: str = "elbo", rate: float = 0.5, **changes: object) -> Noise:
-    return replace(Noise(objective, rate, seed=1, epoch=0, mask_id=MASK), **changes)  # type: ignore[arg-type]
-
+from tiny import MASK
 
 # --- the hash -----------------------------------------------------------------------------------------------------
 
@@ -181,115 +161,3 @@ def test_copy_hides_nothing_and_supervises_all_but_position_0() -> None:
     assert noised.supervised.tolist() == [False] + [True] * 14
     assert noised.weights.tolist() == [0.0] + [1.0] * 14
     assert noised.loss_tokens == 14 and noised.nll_tokens == 0  # nothing was hidden: there is no bound to report
-
-
-# --- the loss -----------------------------------------------------------------------------------------------------
-
-
-class TwoTokens(nn.Module):
-    """A model of two tokens that gives token 1 the logit `x` and token 0 the logit 0, everywhere."""
-
-    def __init__(self, x: float) -> None:
-        super().__init__()
-        self.x = nn.Parameter(torch.tensor(x))
-
-
-@pytest.fixture
-def two_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hidden(model: TwoTokens, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        return model.x * torch.ones(*input_ids.shape, 1)
-
-    def head(model: TwoTokens, rows: Tensor) -> Tensor:
-        return torch.cat([torch.zeros_like(rows), rows], dim=-1)
-
-    monkeypatch.setattr(diffusion, "hidden_states", hidden)
-    monkeypatch.setattr(diffusion, "apply_head", head)
-
-
-def by_hand(tokens: list[int], supervised: list[int], weight: float, elbo: float, tail: int = 0) -> Noised:
-    where = np.isin(np.arange(len(tokens)), supervised)
-    return Noised(
-        Document(0, np.array(tokens, np.int64), 1, tail),
-        noise(),
-        np.array(tokens, np.int64),
-        where,
-        (where * weight).astype(np.float32),
-        (where * elbo * (np.arange(len(tokens)) < len(tokens) - tail)).astype(np.float32),
-        len(tokens) - 1,
-        len(tokens) - 1 - tail,
-    )
-
-
-def test_loss_by_hand(two_tokens: None) -> None:
-    """x = ln 3, so p(1) = 3/4 and p(0) = 1/4: CE is ln(4/3) for a 1 and ln 4 for a 0."""
-    rows = [by_hand([0, 1, 0, 1], [1, 2], weight=2.0, elbo=2.0), by_hand([0, 1, 1], [2], weight=4.0, elbo=4.0, tail=1)]
-    loss, nll = loss_sums(TwoTokens(math.log(3)), collate(rows, pad_id=0))
-    assert loss.item() == pytest.approx(2 * (math.log(4 / 3) + math.log(4)) + 4 * math.log(4 / 3))
-    assert nll.item() == pytest.approx(2 * (math.log(4 / 3) + math.log(4)))  # the tail's token is not reported
-    assert not nll.requires_grad
-
-
-def test_gradient_by_hand(two_tokens: None) -> None:
-    """d CE / dx = p(1) - [target is 1]: 2 (3/4 - 1) + 2 (3/4 - 0) = 1."""
-    model = TwoTokens(math.log(3))
-    loss_sums(model, collate([by_hand([0, 1, 0, 1], [1, 2], 2.0, 2.0)], pad_id=0))[0].backward()
-    assert model.x.grad is not None and model.x.grad.item() == pytest.approx(1.0)
-
-
-def test_the_bound_is_unbiased(two_tokens: None) -> None:
-    """The mean of the bound over draws is the exact NLL of a model that ignores its input: ln(4/3) per token 1."""
-    total = tokens = 0.0
-    for place, rate in enumerate(mask_rates(np.arange(4000), 0, 0)):
-        noised = corrupt(Document(place, np.ones(21, np.int64), 1, 0), noise(rate=float(rate), mask_id=0))
-        if noised.supervised.any():
-            total += loss_sums(TwoTokens(math.log(3)), collate([noised], 0))[1].item()
-        tokens += noised.nll_tokens
-    assert total / tokens == pytest.approx(math.log(4 / 3), rel=0.03)
-
-
-def test_collate_pads_on_the_right_and_hides_padding() -> None:
-    short, long = corrupt(document(response=4), noise()), corrupt(document(response=10), noise())
-    batch = collate([short, long], pad_id=END)
-    assert batch.input_ids.shape == (2, 15) and (batch.input_ids[0, 9:] == END).all()
-    assert batch.attention_mask is not None and batch.attention_mask.sum(1).tolist() == [9, 15]
-    assert batch.targets.tolist() == [*short.document.tokens[short.supervised], *long.document.tokens[long.supervised]]
-    assert (batch.positions % 15).tolist() == [*np.flatnonzero(short.supervised), *np.flatnonzero(long.supervised)]
-    assert collate([long, long], pad_id=END).attention_mask is None
-
-
-# --- windows ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("micro_batch", [1, 2, 3, 5])
-def test_any_split_of_a_window_gives_the_same_gradient(micro_batch: int, tmp_path: Path) -> None:
-    """Different lengths, so that every split pads differently; float32."""
-    model = load(make_model(tmp_path / "base"))
-    window = [corrupt(document(e, 3, 6 + 3 * e, e % 3), noise(rate=0.2 + 0.15 * e)) for e in range(5)]
-    tokens = sum(row.loss_tokens for row in window)
-
-    def gradient(rows: list[list[Noised]]) -> tuple[float, Tensor]:
-        model.zero_grad()
-        total = 0.0
-        for batch in rows:
-            loss = loss_sums(model, collate(batch, END))[0] / tokens
-            loss.backward()
-            total += loss.item()
-        return total, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-
-    whole, split = gradient([window]), gradient(split_window(window, micro_batch))
-    assert split[0] == pytest.approx(whole[0], abs=1e-6)
-    assert (split[1] - whole[1]).abs().max() < 1e-6 * max(1.0, whole[1].abs().max().item())
-
-
-def test_chunks_of_the_head_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load(make_model(tmp_path / "base"))
-    batch = collate([corrupt(document(e), noise(rate=0.9)) for e in range(3)], END)
-    whole = loss_sums(model, batch)[0]
-    whole.backward()
-    gradient = model.lm_head.weight.grad.clone()
-    model.zero_grad()
-    monkeypatch.setattr(diffusion, "HEAD_ROWS", 4)
-    chunked = loss_sums(model, batch)[0]
-    chunked.backward()
-    assert chunked.item() == pytest.approx(whole.item(), rel=1e-6)
-    assert (model.lm_head.weight.grad - gradient).abs().max() < 1e-6 * gradient.abs().max()

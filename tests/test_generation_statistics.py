@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from dreamtune.generation_statistics import left_to_right, order_correlation, summarise_answers
-from dreamtune.scoring import score_answers
+from dreamtune.scoring import SCHEMA, score_answers, score_row
 from dreamtune.settings.score import ScoreConfig
 
 FORWARD = {"order": "entropy", "ranking": "official", "temperature": 0.7}
@@ -149,8 +149,25 @@ def test_short_answers_do_not_pass_for_left_to_right(tmp_path: Path) -> None:
 
 def test_equal_samples_of_few_questions_are_no_collapse() -> None:
     row = {"sample": 0, "tokens": 3, "ended": True, "repetition": 0.0, "distinct_1": 1.0, "distinct_2": 1.0}
-    row |= {"left_to_right": None, "choices": 0, "order_correlation": None, "extracted": None, "reference": None}
+    row |= {
+        "left_to_right": None,
+        "choices": 0,
+        "passes": None,
+        "order_correlation": None,
+        "extracted": None,
+        "reference": None,
+    }
     for questions, expected in ((1, None), (12, ["100 % are the same text"])):
         frame = pl.DataFrame([row | {"example_id": i % questions} for i in range(12)])
         found = summarise_answers(frame, pl.Series(["so it is"] * 12), {})
         assert (found["collapse"] or None) == expected and found["collapsed"] is (None if questions == 1 else True)
+
+
+def test_tokens_per_pass_are_those_of_all_answers() -> None:
+    """By hand: 6 + 4 tokens in 3 + 2 passes; of answers that do not name their passes, nothing."""
+    row = {"example_id": 0, "sample": 0, "question": "1 + 1", "answer": "2", "completion": "2", "ended": True}
+    known = [score_row(row | {"tokens": [1] * n, "passes": p}, ScoreConfig()) for n, p in ((6, 3), (4, 2))]
+    unknown = [score_row(row | {"tokens": [1] * n}, ScoreConfig()) for n in (6, 4)]
+    for rows, expected in ((known, 2.0), (unknown, None)):
+        scores = pl.DataFrame(rows, schema=SCHEMA)
+        assert summarise_answers(scores, pl.Series(["2", "2"]), {})["tokens_per_pass"] == expected

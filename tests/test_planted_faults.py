@@ -17,8 +17,10 @@ from peft import PeftModel
 
 from dreamtune import model, tables, training
 from dreamtune.batching import make_document
-from dreamtune.diffusion import Batch, Document, Noise, Noised, collate, corrupt, token_losses
+from dreamtune.diffusion import Document, Noise, Noised, corrupt
 from dreamtune.errors import UserError
+from dreamtune.loss import supervised_rows
+from dreamtune.packing import Batch, collate
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
 from planted import Plant, make_shards, train
@@ -92,24 +94,6 @@ def test_prompt_in_the_loss(plant: Plant, shards: Path, tmp_path: Path) -> None:
     assert caught(tmp_path, shards) == {"loss_only_on_response"}
 
 
-def test_pads_in_the_loss(plant: Plant, shards: Path, tmp_path: Path) -> None:
-    def faulty(rows: Any, pad_id: int, device: Any = "cpu") -> Batch:
-        batch = collate(rows, pad_id, device)
-        assert batch.attention_mask is not None
-        pads = torch.nonzero(batch.attention_mask.flatten() == 0).flatten()
-        ones = torch.ones(len(pads))
-        return replace(
-            batch,
-            positions=torch.cat([batch.positions, pads]),
-            targets=torch.cat([batch.targets, torch.full_like(pads, pad_id)]),
-            weights=torch.cat([batch.weights, ones]),
-            elbo_weights=torch.cat([batch.elbo_weights, ones]),
-        )
-
-    plant(collate, faulty)
-    assert "loss_only_on_response" in caught(tmp_path, shards)
-
-
 def test_end_tokens_after_a_cut_answer(plant: Plant, tmp_path: Path) -> None:
     """They teach the model to stop in the middle of a sentence."""
     shards = make_shards(tmp_path / "shards", too_long="truncate", max_tokens=40)
@@ -155,6 +139,17 @@ def test_a_causal_mask(plant: Plant, shards: Path, tmp_path: Path, trap: bool) -
     assert "attends_both_ways" in caught(tmp_path, shards)
 
 
+def test_documents_of_a_pass_see_each_other(plant: Plant, shards: Path, tmp_path: Path) -> None:
+    """The boundaries are lost on the way to the attention, and the row is read as one long document."""
+
+    def faulty(rows: Any, device: Any = "cpu") -> Batch:
+        batch = collate(rows, device)
+        return replace(batch, boundaries=batch.boundaries[[0, -1]])
+
+    plant(collate, faulty)
+    assert caught(tmp_path, shards) == {"documents_apart"}
+
+
 def forgotten(hidden: torch.Tensor) -> torch.Tensor:
     return torch.cat([hidden[:, 1:], hidden[:, -1:]], dim=1)
 
@@ -167,20 +162,20 @@ def twice(hidden: torch.Tensor) -> torch.Tensor:
 def test_a_shift_off_by_one(plant: Plant, shards: Path, tmp_path: Path, shift: Any) -> None:
     """A shifted family read as an unshifted one, and the reverse: the loss is finite, falls, and means nothing."""
     original = model.hidden_states
-    plant(original, lambda *arguments: shift(original(*arguments)))
+    plant(original, lambda *given, **packing: shift(original(*given, **packing)))
     assert caught(tmp_path, shards) == {"rows_aligned"}
 
 
 def test_a_loss_that_takes_the_row_before(plant: Plant, shards: Path, tmp_path: Path) -> None:
-    plant(token_losses, lambda m, batch: token_losses(m, replace(batch, positions=batch.positions - 1)))
+    plant(supervised_rows, lambda m, batch: supervised_rows(m, replace(batch, positions=batch.positions - 1)))
     assert caught(tmp_path, shards) == {"rows_aligned"}
 
 
 @pytest.mark.parametrize("step", [1, -1], ids=["the token before", "the token after"])
 def test_targets_off_by_one(plant: Plant, shards: Path, tmp_path: Path, step: int) -> None:
-    def faulty(rows: Any, pad_id: int, device: Any = "cpu") -> Batch:
+    def faulty(rows: Any, device: Any = "cpu") -> Batch:
         moved = [np.roll(row.document.tokens, step)[row.supervised] for row in rows]
-        return replace(collate(rows, pad_id, device), targets=torch.from_numpy(np.concatenate(moved)))
+        return replace(collate(rows, device), targets=torch.from_numpy(np.concatenate(moved)))
 
     plant(collate, faulty)
     assert caught(tmp_path, shards) == {"rows_aligned"}

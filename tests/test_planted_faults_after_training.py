@@ -134,7 +134,7 @@ def test_answers_that_belong_to_other_questions(tmp_path: Path) -> None:
     moved = rows.with_columns(pl.concat([rows[name].tail(1), rows[name].head(-1)]) for name in texts)
     moved.write_parquet(tmp_path / "rows.parquet")
     wrong = make_shards(tmp_path / "shards", files=[str(tmp_path / "rows.parquet")])
-    batch: dict[str, Any] = {"rows": 12, "global_batch": 12, "micro_batch": 12, "epochs": 32, "max_steps": None}
+    batch: dict[str, Any] = {"rows": 12, "global_batch": 12, "epochs": 32, "max_steps": None}
     lora = LoraSettings(rank=32, alpha=64, dropout=0.0, target_modules=["all-linear"])
     run = train(tmp_path / "run", wrong, lora=lora, learning_rate=5e-3, objective="uniform", max_tail=0, **batch)
     found = evaluate(tmp_path / "out", wrong, run)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from dreamtune.pass_plan import PassPlan
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import LoraSettings, TrainConfig
 from dreamtune.shard_writer import SCHEMA, ShardWriter
@@ -76,6 +77,11 @@ def make_shards(folder: Path, train: int = 24, validation: int = 6) -> Path:
     return folder
 
 
+def plan(tokens: int = 40) -> PassPlan:
+    """Return a plan whose passes hold so many tokens."""
+    return PassPlan(tokens, recompute_layers=0, weights="packed", compile=False)
+
+
 def settings(**changes: Any) -> TrainConfig:
     """Return quick settings: windows of 4, 2 epochs, every step logged."""
     quick: dict[str, Any] = {
@@ -83,7 +89,7 @@ def settings(**changes: Any) -> TrainConfig:
         "learning_rate": 1e-2,
         "max_tail": 3,
         "global_batch": 4,
-        "micro_batch": 2,
+        "micro_batch_tokens": 40,
         "epochs": 2,
         "log_every": 1,
     }

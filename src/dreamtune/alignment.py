@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from dreamtune.checks import Check, check
-from dreamtune.diffusion import Batch, token_losses
+from dreamtune.loss import token_losses
+from dreamtune.packing import Batch
 
 DOCUMENTS = 64  # so many are looked at, if an epoch has them
 WINDOWS = 64  # and so many windows are looked through for them: in some data no row can be judged
@@ -79,8 +80,7 @@ def leads(model: nn.Module, batch: Batch) -> tuple[list[int], np.ndarray]:
     losses = token_losses(model, replace(batch, positions=rows.repeat(2), targets=tokens))
     own, other = losses.double().cpu().numpy().reshape(2, 3, count)
     read, before, after = other - own  # [M] each
-    length = batch.input_ids.shape[1]
-    examples = [batch.rows[row].document.example_id for row in (batch.positions[chosen] // length).tolist()]
+    examples = [batch.rows[row].document.example_id for row in batch.places()[0][places].tolist()]
     return examples, np.stack([read - before, read - after], axis=1)
 
 
@@ -89,8 +89,7 @@ def _places(batch: Batch) -> np.ndarray:
 
     The tail is left out (its tokens are all alike), and in a shifted family rows 0 and 1 are the same.
     """
-    length = batch.input_ids.shape[1]
-    row, column = np.divmod(batch.positions.cpu().numpy(), length)
+    row, column = batch.places()
     chosen = []
     for number, noised in enumerate(batch.rows):
         end = min(len(noised.document.tokens) - noised.document.tail_tokens, len(noised.document.tokens) - 1)

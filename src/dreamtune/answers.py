@@ -104,7 +104,7 @@ def generate_answers(
             answers = answer(loaded, tokenizer, questions, generate)
             seconds = time.perf_counter() - started
     _write(questions, answers, tokenizer, generate, out)
-    tokens = sum(len(a.tokens) for a in answers)
+    tokens, passes = sum(len(a.tokens) for a in answers), sum(a.passes for a in answers)
     summary = {
         "format": 1,
         "settings": generate.by_kind()[0],
@@ -113,7 +113,7 @@ def generate_answers(
         "dropped": dropped,
         "canaries": [no_mask_left(answers, tokenizer.mask_id)] if answers else [],
         "tokens": tokens,
-        "tokens_per_pass": round(tokens / sum(a.passes for a in answers), 3) if answers else None,
+        "tokens_per_pass": round(tokens / passes, 3) if answers else None,
         "ended": sum(a.ended for a in answers) / len(answers) if answers else None,
         "seconds": round(seconds, 3),
         "tokens_per_s": round(tokens / seconds, 1) if answers else None,

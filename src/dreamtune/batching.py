@@ -7,24 +7,17 @@ of the step and the settings alone, so that a resumed run needs nothing but its 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.compute
 import torch
 
-from dreamtune.diffusion import (
-    MIN_RATE,
-    Batch,
-    Document,
-    Draw,
-    Noise,
-    Noised,
-    collate,
-    corrupt,
-    counter_hash,
-    mask_rates,
-)
+from dreamtune.diffusion import MIN_RATE, Document, Draw, Noise, Noised, corrupt, counter_hash, mask_rates
+from dreamtune.packing import Batch, collate, split_window
+from dreamtune.pass_plan import PassPlan
 from dreamtune.settings.train import TrainConfig
 
 VALIDATION_EPOCH = -1  # an epoch no training step has: the masks of validation are its own, and always the same
@@ -74,6 +67,18 @@ def dropout_seed(seed: int, step: int, batch: Batch) -> int:
     return int(counter_hash(key, np.zeros(1))[0] >> np.uint64(1))
 
 
+def passes(rows: Sequence[Noised], share: Share, plan: PassPlan) -> list[list[Noised]]:
+    """Return the documents of each of this process's forward passes.
+
+    Which documents stand together is the plan's alone, whatever the number of processes; only where this process's
+    memory ran out are its own passes cut further.
+    """
+    mine = split_window(rows, plan.micro_batch_tokens)[share.process :: share.processes]
+    if plan.cut_tokens is None:
+        return mine
+    return [part for together in mine for part in split_window(together, plan.cut_tokens)]
+
+
 def make_document(row: dict[str, Any], tail_tokens: int, end_id: int, max_tokens: int) -> Document:
     """Append the tail to a row of the shards. A cut answer (not `complete`) must not teach the model to stop there."""
     tail = min(tail_tokens, max_tokens - len(row["input_ids"])) if row["complete"] else 0
@@ -84,12 +89,6 @@ def make_document(row: dict[str, Any], tail_tokens: int, end_id: int, max_tokens
         prompt_tokens=int(row["prompt_tokens"]),
         tail_tokens=max(tail, 0),
     )
-
-
-def split_window(rows: Sequence[Noised], micro_batch: int) -> list[list[Noised]]:
-    """Cut a window into forward passes of at most `micro_batch` rows, of similar length, so that little is padded."""
-    by_length = sorted(rows, key=lambda row: len(row.input_ids))
-    return [by_length[start : start + micro_batch] for start in range(0, len(by_length), micro_batch)]
 
 
 class TrainingWindows:
@@ -109,14 +108,14 @@ class TrainingWindows:
         self.total = min(self.per_epoch * train.epochs, train.max_steps or self.per_epoch * train.epochs)
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
-    def window(self, step: int, share: Share) -> Window:
+    def window(self, step: int, share: Share, plan: PassPlan) -> Window:
         """Return the window of `step` (from 1), with this process's share of its batches."""
         noised = self.noised(step)
-        batches = split_window(noised, self.train.micro_batch)[share.process :: share.processes]
+        batches = passes(noised, share, plan)
         return Window(
             step=step,
             epoch=(step - 1) // self.per_epoch,
-            batches=tuple(collate(rows, self.ids["pad_id"], share.device) for rows in batches),
+            batches=tuple(collate(rows, share.device) for rows in batches),
             loss_tokens=max(sum(row.loss_tokens for row in noised), 1),
             nll_tokens=sum(row.nll_tokens for row in noised),
             tokens=sum(len(row.input_ids) for row in noised),
@@ -138,6 +137,27 @@ class TrainingWindows:
             for document, rate in zip(documents, rates, strict=True)
             for half in halves
         ]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Stored length in tokens of each row of the split, without its tail, those beyond `rows` included."""
+        return np.asarray(pyarrow.compute.list_value_length(self.split.data.column("input_ids")))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest document that the split can give."""
+        return int(min(self.lengths.max() + self.train.max_tail, self.max_tokens))
+
+    @property
+    def documents(self) -> int:
+        """Documents of a full window; with complementary masks each row makes two."""
+        halves = 2 if self.train.complementary and self.train.objective != "copy" else 1
+        return halves * min(self.train.global_batch, self.rows)
+
+    @property
+    def window_tokens(self) -> float:
+        """Mean tokens of a full window, tails included."""
+        return self.documents * (float(self.lengths.mean()) + self.train.max_tail / 2)
 
     def stored(self, step: int) -> dict[int, Any]:
         """Return the rows of the shards that a step's documents were made from, by example_id."""
@@ -167,7 +187,7 @@ class TrainingWindows:
 
 
 def validation_batches(
-    split: datasets.Dataset, meta: dict[str, Any], train: TrainConfig, share: Share
+    split: datasets.Dataset, meta: dict[str, Any], train: TrainConfig, share: Share, plan: PassPlan
 ) -> Iterator[Batch]:
     """Yield this process's part of the first `validation_rows` rows, without tails and under masks that never change.
 
@@ -175,7 +195,7 @@ def validation_batches(
     """
     rows = min(train.validation_rows, len(split))
     rates = mask_rates(np.arange(rows), train.seed, VALIDATION_EPOCH)
-    mask_id, end_id, pad_id = (meta["tokenizer"][name] for name in ("mask_id", "end_id", "pad_id"))
+    mask_id, end_id = (meta["tokenizer"][name] for name in ("mask_id", "end_id"))
     noised = [
         corrupt(
             make_document(split[row], 0, end_id, meta["max_tokens"]),
@@ -183,5 +203,5 @@ def validation_batches(
         )
         for row in range(rows)
     ]
-    for batch in split_window(noised, train.micro_batch)[share.process :: share.processes]:
-        yield collate(batch, pad_id, share.device)
+    for batch in passes(noised, share, plan):
+        yield collate(batch, share.device)

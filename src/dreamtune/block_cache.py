@@ -17,12 +17,25 @@ from typing import Any
 import torch
 
 from dreamtune.checkpoint_format import SHIFTED
+from dreamtune.cuda_graphs import Captured
 from dreamtune.model import apply_head, unwrap
 from dreamtune.sampling import choose, rows_per_block, untempered_probability
 from dreamtune.settings.generate import GenerateConfig
 
+GRAPH_ROWS = 4096  # a pass of more positions keeps a GPU busy without a graph
 WIDTH = 16  # canvases, and windows on the CPU, are padded to a multiple of this
 Choices = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # token, confidence and probability of each position
+
+
+def block_cache(model: Any, slots: int, width: int, block: int, settings: GenerateConfig, mask_id: int) -> "BlockCache":
+    """Return the model's last cache if it was made for the same, else a new one: its graphs are worth keeping."""
+    base, wanted = unwrap(model), (slots, width, block, settings, mask_id)
+    held = getattr(base, "dreamtune_cache", None)
+    if held is None or held[0] != wanted or held[1].model is not model:
+        base.dreamtune_cache = None  # its memory is free before the next takes as much
+        base.dreamtune_cache = held = (wanted, BlockCache(model, slots, width, block, settings, mask_id))
+    cache: BlockCache = held[1]
+    return cache
 
 
 class BlockCache:
@@ -50,6 +63,10 @@ class BlockCache:
         self.values = [torch.zeros(slots, heads, width, size, **empty) for _ in layers]
         # An empty slot that is computed along must see something: softmax over nothing is no number.
         self.visible = torch.ones(slots, width, dtype=torch.bool, device=weight.device)
+        self._window = Captured(self._all_windows, GRAPH_ROWS)
+        self._whole = Captured(self._all_rows, GRAPH_ROWS)
+        on_gpu, greedy = weight.device.type == "cuda", settings.temperature == 0
+        self._choose_rows = torch.compile(choose_rows) if on_gpu and greedy else choose_rows
 
     def refresh(
         self, slots: torch.Tensor, ids: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor
@@ -62,7 +79,7 @@ class BlockCache:
             visible: [n, L] boolean, False at padding.
             positions: [n, w] of the window.
         """
-        self.visible[slots] = visible
+        self.visible.index_copy_(0, slots, visible)
         everywhere = torch.arange(ids.shape[1], device=self.device).expand_as(ids)  # [n, L]
         hidden = self._forward(ids, everywhere, visible, _Refresh(self, slots))  # [n, L, D]
         index = positions[:, self._columns, None].expand(-1, -1, hidden.shape[-1])  # [n, W, D]
@@ -89,15 +106,30 @@ class BlockCache:
         visible: torch.Tensor,
         positions: torch.Tensor,
         noise: torch.Tensor,
-    ) -> Choices:
-        """Return what `choose` makes of `refresh`: three times [n, block]; `noise` is [n, block]."""
-        return self._choose(self.refresh(slots, ids, visible, positions), noise)
+    ) -> torch.Tensor:
+        """Return what `choose` makes of `refresh`: [3, n, block] float64; `noise` is [n, block]."""
+        return self._whole(ids, slots, visible, positions, noise)
 
     def window_choices(
         self, slots: torch.Tensor | None, ids: torch.Tensor, positions: torch.Tensor, noise: torch.Tensor
-    ) -> Choices:
-        """Return what `choose` makes of `window`: three times [n, block]; `noise` is [n, block]."""
+    ) -> torch.Tensor:
+        """Return what `choose` makes of `window`: [3, n, block] float64; `noise` is [n, block]."""
+        if slots is None:
+            return self._window(ids, positions, noise)
         return self._choose(self.window(slots, ids, positions), noise)
+
+    def _all_windows(self, ids: torch.Tensor, positions: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        return self._choose(self.window(None, ids, positions), noise)
+
+    def _all_rows(
+        self,
+        ids: torch.Tensor,
+        slots: torch.Tensor,
+        visible: torch.Tensor,
+        positions: torch.Tensor,
+        noise: torch.Tensor,
+    ) -> torch.Tensor:
+        return self._choose(self.refresh(slots, ids, visible, positions), noise)
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, visible: torch.Tensor, store: Any) -> torch.Tensor:
         mask = visible[:, None, None, :].expand(-1, 1, ids.shape[1], -1)  # [n, 1, q, L]
@@ -108,18 +140,17 @@ class BlockCache:
         )
         return hidden
 
-    def _choose(self, hidden: torch.Tensor, noise: torch.Tensor) -> Choices:
+    def _choose(self, hidden: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         rows = hidden.flatten(0, 1)  # [n * W, D]
         uniform = torch.nn.functional.pad(noise, (0, hidden.shape[1] - self.block), value=0.5).flatten()  # [n * W]
         at_once = max(WIDTH, rows_per_block(unwrap(self.model).config.vocab_size) // WIDTH * WIDTH)
         parts = [
-            choose_rows(apply_head(self.model, some), numbers, self.settings, self.mask_id)
+            self._choose_rows(apply_head(self.model, some), numbers, self.settings, self.mask_id)
             for some, numbers in zip(rows.split(at_once), uniform.split(at_once), strict=True)
         ]
-        token, confidence, probability = (
-            torch.cat(part).view(hidden.shape[:2])[:, : self.block] for part in zip(*parts, strict=True)
-        )
-        return token, confidence, probability
+        return torch.stack(
+            [torch.cat(part).view(hidden.shape[:2])[:, : self.block].double() for part in zip(*parts, strict=True)]
+        )  # one tensor, to be copied at once; a token's number is exact in it
 
 
 def choose_rows(logits: torch.Tensor, uniform: torch.Tensor, settings: GenerateConfig, mask_id: int) -> Choices:

@@ -15,14 +15,17 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from dreamtune.checks import Check, check
-from dreamtune.diffusion import HEAD_ROWS, Batch, Noised, collate, corrupt, token_losses
-from dreamtune.model import apply_head, hidden_states
+from dreamtune.diffusion import Noised, corrupt
+from dreamtune.loss import HEAD_ROWS, token_losses
+from dreamtune.model import apply_head
+from dreamtune.packing import Batch, collate, hidden_rows
 
 FAULTS = {
     "targets_hidden": "the model was shown the tokens it had to predict",
-    "loss_only_on_response": "prompt, padding or the end of a cut answer was trained on",
+    "loss_only_on_response": "prompt or the end of a cut answer was trained on",
     "targets_do_not_matter": "predictions changed with the very token they predict",
     "attends_both_ways": "the model did not see the tokens that follow a mask",
+    "documents_apart": "documents that share a forward pass saw each other",
     "loss_finite": "the loss was not finite",
     "loss_plausible": "the loss was implausible: near zero, or worse than a uniform guess",
     "starts_from_base": "the run did not start from the base model",
@@ -48,6 +51,7 @@ def check_window(
             loss_only_on_response(batches, stored, ids["end_id"]),
             targets_do_not_matter(model, batches, ids),
             attends_both_ways(model, batches, ids),
+            documents_apart(model, batches, ids),
             *loss_is_sane(model, batches, ids["vocab_size"]),
         ]
     model.train(training)
@@ -61,45 +65,40 @@ def is_telling(rows: Sequence[Noised]) -> bool:
 
 def targets_hidden(batches: Sequence[Batch], mask_id: int) -> Check:
     """Every supervised position must hold the mask token in the input."""
-    held = torch.cat([batch.input_ids.flatten()[batch.positions] for batch in batches])  # [N]
+    held = torch.cat([batch.input_ids[batch.positions] for batch in batches])  # [N]
     visible = int((held != mask_id).sum())
     return _check("targets_hidden", visible == 0 and len(held) > 0, visible, f"0 of {len(held)} targets in the input")
 
 
 def loss_only_on_response(batches: Sequence[Batch], stored: dict[int, Any], end_id: int) -> Check:
-    """Prompt, padding, and whatever follows a cut answer must carry no loss.
+    """Prompt, and whatever follows a cut answer, must carry no loss.
 
     What may be supervised is derived anew from the shards: the stored response and, after a complete one, end tokens.
     An end token at the cut of an answer says that it is complete, so it may not be supervised either.
     """
     wrong = 0
     for batch in batches:
-        length = batch.input_ids.shape[1]
+        documents, columns = batch.places()
         for number, row in enumerate(batch.rows):
             source, tokens = stored[row.document.example_id], row.document.tokens
             end = len(source["input_ids"])
-            allowed = np.zeros(length, bool)  # [L]
+            allowed = np.zeros(len(batch.input_ids), bool)  # [T], more than any document has
             allowed[max(source["prompt_tokens"], 1) : end] = True
             if source["complete"]:
                 allowed[end : len(tokens)] = tokens[end:] == end_id
             elif source["input_ids"][-1] == end_id:
                 allowed[end - 1] = False
-            places = batch.positions.cpu().numpy()
-            places = places[places // length == number] % length
-            wrong += int((~allowed[places]).sum())
+            wrong += int((~allowed[columns[documents == number]]).sum())
     total = sum(len(batch.positions) for batch in batches)
-    return _check(
-        "loss_only_on_response", wrong == 0, wrong, f"0 of {total} targets in prompt, padding or a cut answer"
-    )
+    return _check("loss_only_on_response", wrong == 0, wrong, f"0 of {total} targets in a prompt or after a cut answer")
 
 
 def targets_do_not_matter(model: nn.Module, batches: Sequence[Batch], ids: dict[str, int]) -> Check:
     """Replace one supervised token per row *before* corruption: the logits that score it must keep every bit."""
     changed = tested = 0
     for batch in batches:
-        length = batch.input_ids.shape[1]
         rows, places = [], []
-        for number, row in enumerate(batch.rows):
+        for start, row in zip(batch.starts, batch.rows, strict=True):
             supervised = np.flatnonzero(row.supervised)
             rows.append(row)
             if len(supervised):
@@ -107,10 +106,10 @@ def targets_do_not_matter(model: nn.Module, batches: Sequence[Batch], ids: dict[
                 tokens = row.document.tokens.copy()
                 tokens[place] = _other_token(int(tokens[place]), ids)
                 rows[-1] = corrupt(replace(row.document, tokens=tokens), row.noise)
-                places.append(number * length + place)
+                places.append(start + place)
         if places:
             positions = torch.tensor(places, device=batch.input_ids.device)
-            after = collate(rows, ids["pad_id"], batch.input_ids.device)
+            after = collate(rows, batch.input_ids.device)
             changed += int((_moved(model, batch, after, positions) > 0).sum())
             tested += len(places)
     return _check(
@@ -125,20 +124,40 @@ def attends_both_ways(model: nn.Module, batches: Sequence[Batch], ids: dict[str,
     """
     blind = tested = 0
     for batch in batches:
-        length = batch.input_ids.shape[1]
         altered, places = batch.input_ids.clone(), []
-        for number, row in enumerate(batch.rows):
+        for start, row in zip(batch.starts, batch.rows, strict=True):
             supervised = np.flatnonzero(row.supervised[:-1])
             if len(supervised):
                 place, end = int(supervised[0]), len(row.input_ids)
                 later = [_other_token(int(token), ids) for token in row.input_ids[place + 1 :]]
-                altered[number, place + 1 : end] = torch.tensor(later, device=altered.device)
-                places.append(number * length + place)
+                altered[start + place + 1 : start + end] = torch.tensor(later, device=altered.device)
+                places.append(start + place)
         if places:
             positions = torch.tensor(places, device=altered.device)
             blind += int((_moved(model, batch, replace(batch, input_ids=altered), positions) == 0).sum())
             tested += len(places)
     return _check("attends_both_ways", blind == 0 and tested > 0, blind, f"0 of {tested} scores blind to later tokens")
+
+
+def documents_apart(model: nn.Module, batches: Sequence[Batch], ids: dict[str, int]) -> Check:
+    """Replace every second document of a pass: the logits that score the others must keep every bit."""
+    changed = tested = 0
+    for batch in batches:
+        altered, places = batch.input_ids.clone(), []
+        for number, (start, row) in enumerate(zip(batch.starts, batch.rows, strict=True)):
+            supervised = np.flatnonzero(row.supervised)
+            if number % 2:
+                others = [_other_token(int(token), ids) for token in row.input_ids]
+                altered[start : start + len(others)] = torch.tensor(others, device=altered.device)
+            elif len(supervised) and len(batch.rows) > 1:
+                places.append(start + int(supervised[len(supervised) // 2]))
+        if places:
+            positions = torch.tensor(places, device=altered.device)
+            changed += int((_moved(model, batch, replace(batch, input_ids=altered), positions) > 0).sum())
+            tested += len(places)
+    return _check(
+        "documents_apart", changed == 0, changed, f"0 of {tested} scores move with another document of the same pass"
+    )
 
 
 def loss_is_sane(model: nn.Module, batches: Sequence[Batch], vocab_size: int) -> list[Check]:
@@ -161,20 +180,20 @@ def starts_from_base(model: PeftModel, batches: Sequence[Batch]) -> Check:
     model.eval()
     with torch.no_grad():
         for batch in batches:
-            adapted = hidden_states(model, batch.input_ids, batch.attention_mask)  # [B, L, D]
+            adapted = hidden_rows(model, batch)  # [T, D]
             with model.disable_adapter():
-                base = hidden_states(model, batch.input_ids, batch.attention_mask)
+                base = hidden_rows(model, batch)
             worst = max(worst, float((adapted - base).abs().max()))
     model.train(training)
     return _check("starts_from_base", worst == 0.0, worst, "differs from the base by 0")
 
 
 def _moved(model: nn.Module, batch: Batch, other: Batch, positions: Tensor) -> Tensor:
-    """Return how many of the logits that score flat `positions` [n] differ between two batches of one shape: [n].
+    """Return how many of the logits that score the tokens at `positions` [n] differ between two equally long batches.
 
     Equal inputs of equal shape give equal bits, also on a GPU: no kernel of the forward pass adds up with atomics.
     """
-    rows = [hidden_states(model, b.input_ids, b.attention_mask).flatten(0, 1)[positions] for b in (batch, other)]
+    rows = [hidden_rows(model, b)[positions] for b in (batch, other)]
     chunks = zip(*(hidden.split(HEAD_ROWS) for hidden in rows), strict=True)
     return torch.cat([(apply_head(model, a) != apply_head(model, b)).sum(-1) for a, b in chunks])
 

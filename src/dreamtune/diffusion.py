@@ -17,18 +17,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-
-from dreamtune.model import apply_head, hidden_states
 
 GOLDEN_RATIO = 0.6180339887  # steps of this size fill [0, 1) more evenly than chance, for every number of steps
 MIN_RATE = 1e-3  # bounds the weight 1/t
 CART_P = 0.3
 CART_REACH = 64  # beyond it a visible token adds less than (1 - 0.3)^64 = 1e-10
-HEAD_ROWS = 1024  # rows that pass the head at once; bounds the float32 logits to HEAD_ROWS x vocabulary
 
 
 class Draw(IntEnum):
@@ -76,19 +69,6 @@ class Noised:
     elbo_weights: np.ndarray  # float32, 1/t up to the first end token
     loss_tokens: int  # what this document adds to the denominator of the loss
     nll_tokens: int  # the same for the reported bound; 0 where nothing was hidden, and so no bound exists
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One forward pass: B padded rows of L positions, N of which (counted row by row) are supervised."""
-
-    rows: tuple[Noised, ...]
-    input_ids: Tensor  # [B, L] int64
-    attention_mask: Tensor | None  # [B, L] int64, 0 at padding; None where no row is padded
-    positions: Tensor  # [N] int64, row * L + column
-    targets: Tensor  # [N] int64
-    weights: Tensor  # [N] float32
-    elbo_weights: Tensor  # [N] float32
 
 
 def counter_hash(key: Sequence[int], counters: np.ndarray) -> np.ndarray:
@@ -177,47 +157,3 @@ def cart_weights(visible: np.ndarray, p: float = CART_P) -> np.ndarray:
     tail = p * (1 - p) ** np.arange(CART_REACH) / 2
     kernel = np.concatenate([tail[::-1], [0.0], tail])
     return np.convolve(visible.astype(float), kernel)[CART_REACH : CART_REACH + len(visible)]
-
-
-def collate(rows: Sequence[Noised], pad_id: int, device: torch.device | str = "cpu") -> Batch:
-    """Pad corrupted documents on the right into one batch on `device`."""
-    length = max(len(row.input_ids) for row in rows)
-    input_ids = np.full((len(rows), length), pad_id, np.int64)
-    attention = np.zeros((len(rows), length), np.int64)
-    for number, row in enumerate(rows):
-        input_ids[number, : len(row.input_ids)] = row.input_ids
-        attention[number, : len(row.input_ids)] = 1
-    places = [number * length + np.flatnonzero(row.supervised) for number, row in enumerate(rows)]
-    return Batch(
-        rows=tuple(rows),
-        input_ids=torch.from_numpy(input_ids).to(device),
-        attention_mask=None if attention.all() else torch.from_numpy(attention).to(device),
-        positions=torch.from_numpy(np.concatenate(places)).to(device),
-        targets=torch.from_numpy(np.concatenate([row.document.tokens[row.supervised] for row in rows])).to(device),
-        weights=torch.from_numpy(np.concatenate([row.weights[row.supervised] for row in rows])).to(device),
-        elbo_weights=torch.from_numpy(np.concatenate([row.elbo_weights[row.supervised] for row in rows])).to(device),
-    )
-
-
-def token_losses(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the cross entropy of each supervised token in nats, [N] float32; only these rows pass the head."""
-    hidden = hidden_states(model, batch.input_ids, batch.attention_mask)  # [B, L, D]
-    rows = hidden.flatten(0, 1)[batch.positions]  # [N, D]
-
-    def losses(rows: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(apply_head(model, rows).float(), targets, reduction="none")
-
-    if len(rows) <= HEAD_ROWS:
-        return losses(rows, batch.targets)
-    # One chunk of logits is alive at a time: the backward pass makes each anew instead of keeping all of them.
-    chunks = zip(rows.split(HEAD_ROWS), batch.targets.split(HEAD_ROWS), strict=True)
-    return torch.cat([checkpoint(losses, *chunk, use_reentrant=False) for chunk in chunks])
-
-
-def loss_sums(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return (sum of w * CE, with its graph; sum of CE / t up to the first end token), both in nats.
-
-    The caller divides by the tokens of the whole *window* (`loss_tokens`, `nll_tokens`), of which this batch is a part.
-    """
-    losses = token_losses(model, batch)  # [N]
-    return (losses * batch.weights).sum(), (losses.detach() * batch.elbo_weights).sum()

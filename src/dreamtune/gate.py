@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute
+import torch
 
 from dreamtune.batching import Share, TrainingWindows
 from dreamtune.checks import failed
 from dreamtune.errors import UserError
 from dreamtune.memory import RESERVE_GIB, device_gib
+from dreamtune.pass_plan import PassPlan
 from dreamtune.settings.train import TrainConfig
 
 
@@ -35,63 +36,63 @@ def open_gate(gate: Path | None, on_failed_gate: str) -> bool | None:
     return False
 
 
-def announce_prediction(gate: Path, windows: TrainingWindows, share: Share) -> dict[str, float]:
+def announce_prediction(gate: Path, windows: TrainingWindows, share: Share, plan: PassPlan) -> dict[str, float]:
     """Return `predict`, and say it.
 
     Raises:
         UserError: more memory than the device has, unless `on_failed_gate` is "continue".
     """
-    predicted = predict(gate, windows, share.device.type)
+    predicted = predict(gate, windows, ran_as(plan, share.device.type))
     need, there = predicted.get("predicted_memory_gib", 0.0), device_gib(share.device) - RESERVE_GIB
     if share.process == 0:
         said = f"{predicted['predicted_minutes']:.1f} minutes and {need:.2f} GiB" if predicted else "nothing"
-        why = "" if predicted else ", as it ran with another micro_batch, checkpointing or device"
+        why = "" if predicted else ", as it ran by another plan or on another device"
         print(f"smoke predicts {said} for {windows.total} steps{why}", file=sys.stderr)
     if need > there and windows.train.on_failed_gate == "stop":
         raise UserError(
             f"smoke predicts that this run needs {need:.1f} GiB, and {there:.1f} GiB are there; lower "
-            "train.micro_batch or set train.gradient_checkpointing to true (neither changes the objective)"
+            "train.micro_batch_tokens or raise train.recompute_layers (neither changes the objective)"
         )
     return predicted
 
 
-def predict(gate: Path, windows: TrainingWindows, device: str) -> dict[str, float]:
-    """Predict a run from what smoke measured: minutes by its tokens, memory by its longest row.
+def predict(gate: Path, windows: TrainingWindows, ran: dict[str, Any]) -> dict[str, float]:
+    """Predict a run from what smoke measured: minutes by its tokens, memory by its rehearsal.
+
+    The rehearsal took the heaviest pass that the split can give under the plan, and this run goes by smoke's plan.
 
     Args:
-        gate: smoke's output; its training.json says seconds per token, memory at rest and at the peak.
+        gate: smoke's output; its training.json says seconds per token and the memory at the peak.
         windows: of the run that is predicted.
-        device: type of the device it runs on, "cpu" or "cuda".
+        ran: plan and device of the run that is predicted, see `ran_as`.
 
     Returns:
         predicted_minutes and predicted_memory_gib; {} where smoke ran in another way, so that no rate carries over.
     """
     smoke = json.loads((gate / "training.json").read_text(encoding="utf-8"))
-    train, lengths = windows.train, row_lengths(windows)
-    if smoke["ran_as"] != ran_as(train, device):
+    if smoke["ran_as"] != ran:
         return {}
-    halves = 2 if train.complementary and train.objective != "copy" else 1
-    documents = min(windows.total * train.global_batch, windows.rows * train.epochs)
-    tokens = halves * documents * (float(lengths.mean()) + train.max_tail / 2)
-    # Weights stay, activations grow with the longest row; attention's own memory does not grow faster (SDPA).
-    growth = max(float(lengths.max()) / smoke["longest_row"], 1.0)
-    activations = max(smoke["peak_memory_gib"] - smoke["loaded_gib"], 0.0)
+    train, length = windows.train, float(windows.lengths[: windows.rows].mean())
+    halves = windows.documents / min(train.global_batch, windows.rows)
+    documents = halves * min(windows.total * train.global_batch, windows.rows * train.epochs)
+    tokens = documents * (length + train.max_tail / 2)
     return {
         "predicted_minutes": round(smoke["seconds_per_token"] * tokens / 60, 3),
-        "predicted_memory_gib": round(smoke["loaded_gib"] + activations * growth, 4),
+        "predicted_memory_gib": smoke["peak_memory_gib"],
     }
 
 
-def ran_as(train: TrainConfig, device: str) -> dict[str, Any]:
+def smoke_plan(gate: Path | None, train: TrainConfig, device: str) -> PassPlan | None:
+    """Return the plan that smoke ran by and verified; None if that was on another device, or `train` asks otherwise."""
+    if gate is None:
+        return None
+    ran = json.loads((gate / "training.json").read_text(encoding="utf-8"))["ran_as"]
+    plan = PassPlan(**{name: value for name, value in ran.items() if name != "device"})
+    tokens, weights = train.micro_batch_tokens or plan.micro_batch_tokens, train.weights
+    asked = plan.micro_batch_tokens == tokens and weights in ("auto", plan.weights)
+    return plan if asked and ran["device"] == torch.device(device).type else None
+
+
+def ran_as(plan: PassPlan, device: str) -> dict[str, Any]:
     """Return what does not enter a run's result and does decide its speed and memory."""
-    return {
-        "micro_batch": train.micro_batch,
-        "gradient_checkpointing": train.gradient_checkpointing,
-        "device": device,
-    }
-
-
-def row_lengths(windows: TrainingWindows) -> Any:
-    """Return the stored length in tokens of each row that is trained on, [rows]."""
-    column = windows.split.data.column("input_ids").slice(0, windows.rows)
-    return pyarrow.compute.list_value_length(column).to_numpy()
+    return plan.to_json() | {"device": device}

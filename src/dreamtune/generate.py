@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamtune.block_cache import WIDTH, BlockCache, choose_rows
+from dreamtune.block_cache import GRAPH_ROWS, WIDTH, BlockCache, block_cache, choose_rows
 from dreamtune.checks import Check, check
+from dreamtune.cuda_graphs import Captured
 from dreamtune.denoising_row import TOKEN, Answer, Request, Row, Special, plan_blocks, reveal_shares
 from dreamtune.errors import UserError
 from dreamtune.model import apply_head, hidden_states, unwrap
@@ -70,7 +71,7 @@ def denoise(model: Any, requests: Sequence[Request], settings: GenerateConfig) -
         slots = min(settings.batch_size, len(indices))
         free, cache = list(range(slots))[::-1], None
         if settings.refresh == "block":
-            cache = BlockCache(model, slots, width, blocks[0].end, settings, special.mask_id)
+            cache = block_cache(model, slots, width, blocks[0].end, settings, special.mask_id)
         while waiting or active:
             while waiting and free:
                 index = waiting.pop()
@@ -100,8 +101,7 @@ def _step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, spe
     """Take one denoising step of every row: one forward pass, the head on the candidate positions only."""
     device = next(model.parameters()).device
     ids, visible = _canvases(rows, width, special)
-    seen = None if visible.all() else torch.from_numpy(visible).to(device)
-    hidden = hidden_states(model, torch.from_numpy(ids).to(device), seen)  # [B, L, D]
+    hidden = _full_pass(model, torch.from_numpy(ids).to(device), torch.from_numpy(visible).to(device))  # [B, L, D]
 
     positions = np.concatenate(
         [i * width + len(row.request.prompt) + row.candidates for i, row in enumerate(rows)]
@@ -115,6 +115,19 @@ def _step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, spe
         end = start + len(row.candidates)
         row.reveal(*(values[start:end] for values in chosen))
         start = end
+
+
+def _full_pass(model: Any, ids: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """Return the hidden rows [B, L, D] of canvases [B, L]; of few rows on a GPU by a graph, kept with the model."""
+    if ids.device.type == "cpu":
+        return hidden_states(model, ids, None if visible.all() else visible)
+    base = unwrap(model)
+    if getattr(base, "dreamtune_pass", None) is None:
+        base.dreamtune_pass = Captured(
+            lambda i, seen: hidden_states(model, i, seen.expand(-1, 1, i.shape[1], -1)), GRAPH_ROWS
+        )
+    hidden: torch.Tensor = base.dreamtune_pass(ids, visible.bool()[:, None, None, :])
+    return hidden
 
 
 def _canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray, np.ndarray]:
@@ -177,11 +190,11 @@ def _windows(cache: BlockCache, at: dict[int, Row], count: int) -> tuple[torch.T
     return _tensor(cache, ids), _tensor(cache, positions), _tensor(cache, noise)
 
 
-def _reveal(at: dict[int, Row], choices: tuple[torch.Tensor, ...]) -> None:
-    values = [value.cpu().numpy() for value in choices]  # [count, block] each
+def _reveal(at: dict[int, Row], choices: torch.Tensor) -> None:
+    tokens, confidence, probability = choices.cpu().numpy()  # [count, block] each
     for i, row in at.items():
         columns = row.candidates - row.block.start
-        row.reveal(*(value[i, columns] for value in values))
+        row.reveal(tokens[i, columns].astype(np.int64), confidence[i, columns], probability[i, columns])
 
 
 def _tensor(cache: BlockCache, values: np.ndarray) -> torch.Tensor:

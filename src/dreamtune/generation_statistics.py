@@ -75,6 +75,7 @@ def summarise_answers(scores: pl.DataFrame, completions: pl.Series, settings: Ma
     found: dict[str, Any] = scores.select(
         pl.median("tokens").alias("tokens_median"),
         pl.quantile("tokens", 0.95, interpolation="linear").alias("tokens_p95"),
+        _tokens_per_pass().alias("tokens_per_pass"),
         pl.mean("distinct_1", "order_correlation"),
         _of_all_steps().alias("left_to_right"),
         *(expression.mean().alias(name) for name, expression in shares.items()),
@@ -123,6 +124,12 @@ def order_warnings(share: float | None, settings: Mapping[str, Any]) -> list[str
     tempered = settings.get("ranking") == "official" and (settings.get("temperature") or 0) > 0
     remedy = "; ranking after the temperature does that: set generate.ranking to untempered" if tempered else ""
     return [f"the answers were written left to right ({_percent(share)} of the steps){asked}{remedy}"]
+
+
+def _tokens_per_pass() -> pl.Expr:
+    """Tokens of all answers for each pass that their rows took part in; null where passes are not known."""
+    passes = pl.col("passes").sum()
+    return pl.when(passes > 0).then(pl.col("tokens").sum() / passes)
 
 
 def _of_all_steps() -> pl.Expr:

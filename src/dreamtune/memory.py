@@ -37,6 +37,26 @@ def device_gib(device: torch.device | str) -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
 
 
+def free_gib(device: torch.device, limit_gib: float | None = None) -> float:
+    """Return what this process can still take of the GPU's memory, less `RESERVE_GIB`.
+
+    Args:
+        limit_gib: the process may hold so much in all; None for all there is.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    held, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    limit = total if limit_gib is None else min(limit_gib * GIB, total)
+    return min(free + held - allocated, limit - allocated) / GIB - RESERVE_GIB
+
+
+def limit_memory(device: torch.device, limit_gib: float | None) -> None:
+    """Let torch take so much of the GPU's memory and no more, so that a plan for a smaller card can be tried here."""
+    if limit_gib is not None and device.type == "cuda":
+        number = torch.cuda.current_device() if device.index is None else device.index
+        total = torch.cuda.get_device_properties(number).total_memory / GIB
+        torch.cuda.set_per_process_memory_fraction(min(limit_gib / total, 1.0), number)
+
+
 @contextmanager
 def out_of_memory(remedy: str) -> Iterator[None]:
     """Turn the GPU's running out of memory into a UserError that says what to do next."""

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from dreamtune import attention as attention_kinds
 from dreamtune.adapter_fold import cast_factors, fold_where_exact
 from dreamtune.adapter_format import check_loaded, read_adapter_config
 from dreamtune.checkpoint_format import (
@@ -25,6 +26,7 @@ from dreamtune.checkpoint_format import (
     read_config,
     special_token_id,
 )
+from dreamtune.cuda_graphs import fuse_small_kernels
 from dreamtune.errors import UserError
 from dreamtune.nf4 import forbid_repacking, has_room_for_dense, keep_dequantised, nf4_config
 from dreamtune.settings.lora import LoraSettings
@@ -117,6 +119,8 @@ def load_to_generate(config: ModelConfig, adapter: Path | None = None) -> Any:
     dense = has_room_for_dense(model, count_parameters(model)[1], DTYPES[config.dtype])
     if dense:
         keep_dequantised(model)
+    if model.device.type == "cuda":
+        fuse_small_kernels(model)
     if adapter is None:
         return model
     tuned = _load_adapter(model, Path(adapter)).eval()
@@ -181,6 +185,7 @@ def hidden_states(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
+    **packing: Any,
 ) -> torch.Tensor:
     """Return normalised hidden rows [B, L, D]; row i is the one from which `apply_head` scores token i.
 
@@ -189,10 +194,11 @@ def hidden_states(
         input_ids: [B, L].
         attention_mask: [B, L] with 0 at padding, or boolean [B, 1, L, L] with True where a query sees a key.
         position_ids: [B, L]; counted from 0 if not given.
+        packing: where packed documents begin and end, see `attention.attend`.
     """
     base = unwrap(model)
     hidden = base.model(
-        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **packing
     ).last_hidden_state
     if base.dreamtune_family in SHIFTED:
         hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
@@ -201,7 +207,14 @@ def hidden_states(
 
 def apply_head(model: Any, rows: torch.Tensor) -> torch.Tensor:
     """Return the logits [..., V] of hidden rows [..., D], in the model's dtype."""
-    return unwrap(model).lm_head(rows)
+    return head_of(model)(rows)
+
+
+def head_of(model: Any) -> nn.Linear:
+    """Return the head, [V, D]."""
+    head = unwrap(model).lm_head
+    assert isinstance(head, nn.Linear) and head.bias is None, f"a head without bias is expected, not {head}"
+    return head
 
 
 def unwrap(model: Any) -> Any:
@@ -257,7 +270,7 @@ def _from_pretrained(
             config=native_config(raw, family, attention),
             dtype=dtype,
             device_map={"": device},
-            attn_implementation="sdpa",
+            attn_implementation=attention_kinds.NAME,
             key_mapping=key_patterns(family) or None,
             use_safetensors=True,
             local_files_only=True,

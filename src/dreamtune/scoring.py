@@ -40,6 +40,7 @@ SCHEMA = pl.Schema(
         "parse_failed": pl.Boolean,
         "ended": pl.Boolean,
         "tokens": pl.Int32,
+        "passes": pl.Int32,  # forward passes that the row took part in; null where the answers do not say
         "repetition": pl.Float64,  # share of 4-grams that occurred before in the same answer
         "distinct_2": pl.Float64,  # distinct 2-grams / 2-grams
         "distinct_1": pl.Float64,  # distinct tokens / tokens
@@ -106,6 +107,7 @@ def score_row(row: dict[str, Any], score: ScoreConfig) -> dict[str, Any]:
         "parse_failed": answer is None,
         "ended": row["ended"],
         "tokens": len(row["tokens"]),
+        "passes": row.get("passes"),
         "repetition": repetition(row["tokens"]),
         "distinct_2": distinct(row["tokens"], 2),
         "distinct_1": distinct(row["tokens"], 1),
@@ -122,7 +124,7 @@ def score_answers(score: ScoreConfig, answers: Path, out: Path) -> dict[str, Any
         raise UserError(
             f"{answers / 'answers.parquet'} has no column {missing[0]!r}; it has {', '.join(frame.columns)}"
         )
-    columns = [*NEEDED, *(["unmasked_at"] if "unmasked_at" in frame.columns else [])]
+    columns = [*NEEDED, *(name for name in ("unmasked_at", "passes") if name in frame.columns)]
     rows = frame.select(columns).iter_rows(named=True)
     scores = pl.DataFrame([score_row(r, score) for r in track(rows, "score", frame.height)], schema=SCHEMA)
     # Which answers mean the same is decided here, so that the report can count votes without the grader.

@@ -15,8 +15,10 @@ import json
 import math
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +33,25 @@ from dreamtune.alignment import rows_aligned
 from dreamtune.batching import Share, TrainingWindows, Window, dropout_seed, validation_batches
 from dreamtune.checkpoint import newest, prune, save_adapter, save_checkpoint
 from dreamtune.checks import Check, at, failed, verdict
-from dreamtune.diffusion import Batch, loss_sums
 from dreamtune.errors import UserError
-from dreamtune.gate import announce_prediction, open_gate, ran_as, row_lengths
-from dreamtune.memory import out_of_memory, peak_gib, watch
-from dreamtune.model import attach_lora, count_parameters, load, resolve_device
+from dreamtune.gate import announce_prediction, open_gate, ran_as, smoke_plan
+from dreamtune.layers import prepare_layers
+from dreamtune.loss import loss_sums
+from dreamtune.memory import limit_memory, out_of_memory, peak_gib, watch
+from dreamtune.model import attach_lora, count_parameters, load, resolve_device, unwrap
+from dreamtune.nf4 import keep_dequantised
 from dreamtune.optim import learning_rate, make_optimizer, set_learning_rate
+from dreamtune.packing import Batch
+from dreamtune.pass_plan import PassPlan, choose, shrink
+from dreamtune.prefetch import Ahead
 from dreamtune.progress import Progress
+from dreamtune.rehearsal import heaviest_pass
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import read_meta, read_split
 from dreamtune.training_log import History, Log
+
+SMALLEST = "its layers are all recomputed and its longest document stands alone in a pass"
 
 
 @dataclass
@@ -56,6 +66,7 @@ class Run:
     validates: bool  # the same on every process, also on one whose share of the validation rows is empty
     validation: tuple[Batch, ...]
     share: Share
+    plan: PassPlan  # how windows are cut into passes; smaller after the memory ran out
     checkpoints: Path
     fingerprint: dict[str, Any]
     history: History
@@ -86,17 +97,15 @@ def train_adapter(
         UserError: the gate did not pass, the loss stopped being finite, the memory did not suffice, no training rows.
     """
     gate_passed = open_gate(gate, train.on_failed_gate)
-    with out_of_memory(
-        f"at micro_batch {train.micro_batch}, lower train.micro_batch or set train.gradient_checkpointing to true "
-        "(neither changes the objective)"
-    ):
-        run = prepare_run(train, model, shards, work)
-        predicted = announce_prediction(gate, run.windows, run.share) if gate else {}
+    with out_of_memory(f"lower data.max_tokens, or take a larger GPU ({SMALLEST})"):
+        run = prepare_run(train, model, shards, work, smoke_plan(gate, train, resolve_device(model.device)))
+        predicted = announce_prediction(gate, run.windows, run.share, run.plan) if gate else {}
         checks = check_moment(run, "first_window")
         if gate and train.on_failed_gate == "stop" and (faults := failed(checks)):
             raise UserError(f"the run's own canaries failed: {'; '.join(faults)}")
         resume(run)
         loaded_gib = watch(run.share.device)
+        rehearse(run)
         fit(run, open_log(run, out, work))
         checks += check_moment(run, "last_window")
     if broken := [check for check in checks if check["name"].startswith("loss_finite") and not check["passed"]]:
@@ -104,8 +113,7 @@ def train_adapter(
     trainable, parameters = count_parameters(run.model)
     summary = run.history.summary() | predicted | {"gate_passed": gate_passed, "rows": run.windows.rows}
     summary |= {"epochs": train.epochs, "trainable": trainable, "parameters": parameters}
-    summary |= {"loaded_gib": round(loaded_gib, 4), "longest_row": int(row_lengths(run.windows).max())}
-    summary |= {"ran_as": ran_as(train, run.share.device.type)}
+    summary |= {"loaded_gib": round(loaded_gib, 4), "ran_as": ran_as(run.plan, run.share.device.type)}
     if run.share.process == 0:
         save_adapter(run.model, out / "adapter", model)
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -121,18 +129,10 @@ def fit(run: Run, log: Log) -> None:
     if not history.lines:
         validate(run, log)
     progress = Progress("train", total, done=history.step) if run.share.process == 0 else None
-    with progress or nullcontext():
+    with progress or nullcontext(), Ahead(partial(make_window, run), total) as windows:
         for step in range(first_step, total + 1):
             started = time.monotonic()
-            window = run.windows.window(step, run.share)
-            sums = torch.zeros(2, device=run.share.device)  # [2]: weighted loss, nll; in nats
-            for batch in window.batches:
-                if len(batch.positions) == 0:
-                    continue  # nothing is hidden, so nothing is added to either sum
-                torch.manual_seed(dropout_seed(train.seed, step, batch))
-                loss, nll = loss_sums(run.model, batch)
-                (loss / window.loss_tokens).backward()
-                sums += torch.stack([loss.detach(), nll])
+            window, sums = accumulate(run, windows, step)
             share_gradients(run, sums)
             window_loss, window_nll = sums[0].item() / window.loss_tokens, sums[1].item()
             grad_norm = nn.utils.clip_grad_norm_(run.parameters, train.max_grad_norm).item()
@@ -164,6 +164,84 @@ def fit(run: Run, log: Log) -> None:
             if epoch_ends or overdue or (train.checkpoint_steps and step % train.checkpoint_steps == 0):
                 save(run)
                 last_checkpoint = time.monotonic()
+
+
+def make_window(run: Run, step: int) -> Window:
+    """Return a step's window as the plan cuts it now."""
+    return run.windows.window(step, run.share, run.plan)
+
+
+def accumulate(run: Run, windows: Ahead[Window], step: int) -> tuple[Window, Tensor]:
+    """Add up the gradients of a window's passes, and return it with (weighted loss, nll), [2] float32 in nats.
+
+    On a GPU nothing waits for it in here. Out of memory, the window is cut into smaller passes and begun anew: the
+    sums are over the window, so that only rounding (and dropout's noise) tells.
+    """
+    window = windows[step]
+    while True:
+        try:
+            sums = torch.zeros(2, device=run.share.device)
+            for batch in window.batches:
+                if len(batch.positions) == 0:
+                    continue  # nothing is hidden, so nothing is added to either sum
+                torch.manual_seed(dropout_seed(run.train.seed, step, batch))
+                sums += forward_backward(run, batch, window.loss_tokens)
+            return window, sums
+        except torch.OutOfMemoryError:
+            run.optimizer.zero_grad()
+            make_smaller(run, window.batches)
+        window = make_window(run, step)
+
+
+def forward_backward(run: Run, batch: Batch, loss_tokens: int) -> Tensor:
+    """Add a pass's share to the gradients; return (weighted loss, nll), [2], without a graph."""
+    with mixed_precision(run):
+        loss, nll = loss_sums(run.model, batch)
+    (loss / loss_tokens).backward()
+    return torch.stack([loss.detach(), nll]).float()
+
+
+def mixed_precision(run: Run) -> AbstractContextManager[Any]:
+    """On a GPU a bf16 model's adapter, whose weights are float32, multiplies in bf16 too."""
+    wanted = run.share.device.type == "cuda" and run.base.dtype == "bfloat16"
+    return torch.autocast("cuda", torch.bfloat16) if wanted else nullcontext()
+
+
+def rehearse(run: Run) -> None:
+    """Take the heaviest pass that the run can meet, and throw its gradients away: what it needs is known from here on.
+
+    Its text is nonsense, all of it masked. Whatever does not fit makes the plan smaller before the first step.
+    """
+    run.model.train()
+    while True:
+        batch = heaviest_pass(run.windows, run.plan, run.share.device)
+        try:
+            forward_backward(run, batch, len(batch.positions))
+            break
+        except torch.OutOfMemoryError:
+            make_smaller(run, (batch,))
+        finally:
+            run.optimizer.zero_grad()
+    if run.share.process == 0:
+        print(f"{run.plan}: {peak_gib(run.share.device):.2f} GiB at the most", file=sys.stderr)
+
+
+def make_smaller(run: Run, batches: Sequence[Batch]) -> None:
+    """Give `run` a plan that needs less memory.
+
+    Raises:
+        UserError: there is none.
+    """
+    torch.cuda.empty_cache()
+    largest = max(len(batch.input_ids) for batch in batches)
+    longest = max(batch.longest for batch in batches)
+    layers = len(unwrap(run.model).model.layers)
+    plan = shrink(run.plan, layers, largest, longest)
+    if plan is None:
+        raise UserError(f"out of GPU memory; lower data.max_tokens, or take a larger GPU ({SMALLEST})")
+    print(f"out of GPU memory; going on with {plan}", file=sys.stderr)
+    run.plan = plan
+    prepare_layers(run.model, plan)
 
 
 def validate(run: Run, log: Log) -> None:
@@ -205,15 +283,25 @@ def stop_unless_finite(step: int, loss: float, grad_norm: float) -> None:
         )
 
 
-def prepare_run(train: TrainConfig, base: ModelConfig, shards: Path, work: Path) -> Run:
-    """Load data and base model and put a fresh adapter on it: whatever was trained before, this starts at the base."""
+def prepare_run(
+    train: TrainConfig, base: ModelConfig, shards: Path, work: Path, verified: PassPlan | None = None
+) -> Run:
+    """Load data and base model and put a fresh adapter on it: whatever was trained before, this starts at the base.
+
+    Args:
+        verified: the plan to run by; None makes one.
+    """
     state = PartialState(cpu=resolve_device(base.device) == "cpu")
     share = Share(state.process_index, state.num_processes, state.device)
     meta, split = read_meta(shards), read_split(shards, "train")
     windows = TrainingWindows(split, meta, train)
-    model = attach_lora(load(base), train.lora, train.seed)
-    if train.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+    limit_memory(state.device, train.memory_gib)
+    loaded = load(base)
+    plan = verified or choose(loaded, train, state.device, windows.longest, windows.window_tokens)
+    if plan.weights == "dequantised":
+        keep_dequantised(loaded)
+    model = attach_lora(loaded, train.lora, train.seed)
+    prepare_layers(model, plan)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     validates = bool(train.validation_rows and meta["splits"].get("validation", {}).get("rows"))
     return Run(
@@ -223,8 +311,9 @@ def prepare_run(train: TrainConfig, base: ModelConfig, shards: Path, work: Path)
         make_optimizer(parameters, train, state.device),
         windows,
         validates,
-        tuple(validation_batches(read_split(shards, "validation"), meta, train, share)) if validates else (),
+        tuple(validation_batches(read_split(shards, "validation"), meta, train, share, plan)) if validates else (),
         share,
+        plan,
         checkpoints=work / "checkpoints",
         fingerprint={"train": train.by_kind()[0], "model": base.by_kind()[0], "splits": meta["splits"]},
         history=History(),
@@ -243,6 +332,9 @@ def resume(run: Run) -> None:
         raise UserError(f"{found.path} belongs to other settings or data; delete {run.checkpoints} to start anew")
     found.restore(run.model, run.optimizer)
     run.history = History(**found.state["history"])
+    if (plan := PassPlan(**found.state["plan"])) != run.plan and plan.weights == run.plan.weights:
+        run.plan = plan  # windows are cut as they were before, to the same rounding
+        prepare_layers(run.model, plan)
     run.history.resumed_from.append(run.history.step)
     print(f"resuming from {found.path.name} of {run.windows.total} steps", file=sys.stderr)
 
@@ -250,7 +342,7 @@ def resume(run: Run) -> None:
 def save(run: Run) -> None:
     """Write a checkpoint and prune older ones."""
     if run.share.process == 0:
-        state = {"history": run.history.to_state(), "fingerprint": run.fingerprint}
+        state = {"history": run.history.to_state(), "fingerprint": run.fingerprint, "plan": run.plan.to_json()}
         save_checkpoint(run.checkpoints, run.history.step, run.model, run.optimizer, state, run.base)
         prune(run.checkpoints, run.train.keep_checkpoints)
 
@@ -278,10 +370,10 @@ def check_moment(run: Run, moment: str) -> list[Check]:
             "train on more or longer rows, or for more epochs"
         )
     whole = replace(run.share, process=0, processes=1)
-    window: Window = run.windows.window(step, whole)
+    window = run.windows.window(step, whole, run.plan)
     checks = canaries.check_window(run.model, window.batches, run.windows.stored(step), run.windows.ids)
     if moment == "first_window":
         checks.append(canaries.starts_from_base(run.model, window.batches))
         epoch = range(1, run.windows.per_epoch + 1)
-        checks.append(rows_aligned(run.model, (run.windows.window(step, whole).batches for step in epoch)))
+        checks.append(rows_aligned(run.model, (run.windows.window(step, whole, run.plan).batches for step in epoch)))
     return at(moment, checks)

@@ -126,7 +126,7 @@ def generation_facts(summary: dict[str, Any]) -> list[tuple[str, ...]]:
         for who in ("base", "tuned"):
             run = block[who].get("generation", {})
             counts = (number(run.get("rows")), number(run.get("tokens")))
-            speed = (duration(run.get("seconds")), number(run.get("tokens_per_s")))
+            speed = (duration(run.get("seconds")), number(run.get("tokens_per_s")), number(run.get("tokens_per_pass")))
             rows.append((f"{name.replace('/', ' · ')} · {who}", *counts, *speed))
     return rows
 

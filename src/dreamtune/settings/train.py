@@ -31,8 +31,20 @@ class TrainConfig(Section):
     seed: int = result(0, "seed of order, masks, tails, dropout and adapter initialisation")
     validate_every: int | None = result(None, "steps between validations; null validates once per epoch", ge=1)
     validation_rows: int = result(256, "validation rows used, always the same with the same masks", ge=0)
-    micro_batch: int = runtime(1, "documents of one forward pass; splits a window, never changes its loss", ge=1)
-    gradient_checkpointing: bool = runtime(False, "recompute activations in the backward pass to save memory")
+    micro_batch_tokens: int | None = runtime(
+        None, "tokens of one forward pass; splits a window, never changes its loss; null plans it", ge=1
+    )
+    recompute_layers: int | None = runtime(
+        None,
+        "decoder layers whose activations are recomputed in the backward pass: 0 none, the model's number of layers "
+        "all; null plans it",
+        ge=0,
+    )
+    weights: Literal["auto", "packed", "dequantised"] = runtime(
+        "auto", "how 4-bit weights are held in memory: packed, or as the same numbers dequantised; auto plans it"
+    )
+    compile: bool | None = runtime(None, "torch.compile each decoder layer; null: on a GPU")
+    memory_gib: Float | None = runtime(None, "GPU memory that may be taken; null takes what is free", gt=0.0)
     log_every: int = runtime(5, "optimiser steps between log lines", ge=1)
     checkpoint_minutes: Float = runtime(10.0, "minutes between checkpoints; one is written per epoch besides", gt=0.0)
     checkpoint_steps: int | None = runtime(None, "optimiser steps between checkpoints besides", ge=1)

@@ -1,0 +1,244 @@
+"""Training in Dream 7B's shape against the notebook's recipe: tokens per second, memory, share of the matmul rate.
+
+Ours is `train_adapter`, the code that the workflow runs; its rate is that of its own log without the first step. The
+notebook's recipe is QLoRA as its cells had it: eager attention, one row padded to 1,024 tokens per pass, embeddings,
+norms and head in float32, re-entrant checkpointing, and a loss over the whole vocabulary at every position. Weights are
+random, so nothing is said about quality. One line of JSON per measurement, then a table.
+
+usage   PYTHONPATH=src python benchmarks/train_throughput.py --work /tmp/seven_b --check
+        ... --toy                    a small model, without a GPU, in seconds: shows only that the benchmark runs
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from seven_b_shape import FIRST_SPECIAL, MASK, report, timed, write_checkpoint, write_shards
+from transformers import Qwen2ForCausalLM
+
+from dreamtune.checkpoint_format import native_config
+from dreamtune.nf4 import forbid_repacking, nf4_config
+from dreamtune.settings.lora import LoraSettings
+from dreamtune.settings.model import ModelConfig
+from dreamtune.settings.train import TrainConfig
+from dreamtune.training import train_adapter
+
+LINEAR = 6.53e9  # parameters of the 7B's decoder layers; embeddings and head are not counted
+# Lengths in tokens of GSM8K's 7,473 training rows under config.yaml's template, at every 5 % from shortest to longest.
+GSM8K = (62, 95, 105, 112, 119, 125, 131, 137, 143, 150, 156, 163, 171, 179, 188, 197, 209, 224, 243, 274, 458)
+PADDED = 1024
+SMALL = {"weights": "packed", "recompute_layers": 10_000, "memory_gib": 11.0}
+PLAN = "{micro_batch_tokens} tokens a pass, {recompute_layers} layers recomputed, {weights}"
+TARGETS = {"full rows": 7.0, "GSM8K lengths": 35.0, "share": 0.65, "1 x 1,024": 8.0, "1 x 4,096": 10.0}
+
+
+def main() -> int:
+    """Measure everything in one run; with --check return 1 where a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint (15 GB) and outputs")
+    parser.add_argument("--toy", action="store_true", help="a small model on the CPU")
+    parser.add_argument("--steps", type=int, default=16, help="optimiser steps of 8 rows in each measurement of ours")
+    parser.add_argument("--only", nargs="*", help="measurements to make; all if not given")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
+    arguments = parser.parse_args()
+    bench = Bench(arguments.work, arguments.toy, arguments.steps, arguments.only)
+    found = bench.run()
+    print(table(found))
+    missed = [] if arguments.toy else misses(found)
+    print("\n".join(missed) or "every target that was measured is met")
+    return 1 if arguments.check and missed else 0
+
+
+class Bench:
+    """The measurements, on one checkpoint."""
+
+    def __init__(self, work: Path, toy: bool, steps: int, only: Sequence[str] | None) -> None:
+        self.work, self.toy, self.only = work, toy, only
+        self.scale = 16 if toy else 1  # lengths are divided by it
+        self.steps = 2 if toy else steps
+        self.device = "cpu" if toy else "cuda"
+        gpu = None if toy else torch.cuda.get_device_name()
+        report("machine", gpu=gpu, torch=torch.__version__, toy=toy)
+        small = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+        shape = small | {"num_hidden_layers": 2} if toy else {}
+        self.model = work / "model"
+        if not self.model.exists():
+            timed("checkpoint written", lambda: write_checkpoint(self.model, shape, self.device))
+        self.base = ModelConfig(path=str(self.model), quantization="nf4", dtype="bfloat16", device=self.device)  # type: ignore[arg-type]
+
+    def run(self) -> dict[str, dict[str, Any]]:
+        """Return the measurements by name."""
+        full, short = [PADDED // self.scale] * 8 * self.steps, self.gsm8k(8 * self.steps)
+        found = {"matmul": {"flop_per_s": matmul_rate(512 if self.toy else 8192, self.device)}}
+        report("matmul", **found["matmul"])
+        plans: dict[str, tuple[Sequence[int], dict[str, Any]]] = {
+            "full rows": (full, {}),
+            "full rows, windows of 16": (full, {"global_batch": 16}),
+            "GSM8K lengths": (short, {}),
+            "GSM8K lengths, windows of 64": (self.gsm8k(64 * self.steps), {"global_batch": 64}),
+            "1 x 1,024": (full[: 8 * 4], SMALL | {"micro_batch_tokens": 1024}),
+            "1 x 4,096": ([4096 // self.scale] * 32, SMALL | {"micro_batch_tokens": 4096}),
+            "4,096-token rows": ([4096 // self.scale] * 32, {}),
+            "8,192-token rows": ([8192 // self.scale] * 32, {}),
+            **{f"{gib} GB card": (full, {"memory_gib": gib - 1.0}) for gib in (12, 24, 80)},
+        }
+        if self.wanted("notebook"):
+            found |= {
+                f"notebook, {name}": self.notebook(name, rows)
+                for name, rows in (("full rows", full), ("GSM8K lengths", short))
+            }
+        for name, (lengths, changes) in plans.items():
+            if self.wanted(name):
+                found[name] = self.ours(name, lengths, changes)
+        return found
+
+    def wanted(self, name: str) -> bool:
+        return not self.only or name in self.only
+
+    def gsm8k(self, rows: int) -> list[int]:
+        """Return lengths that are distributed as GSM8K's are."""
+        even = (np.random.default_rng(0).permutation(rows) + 0.5) / rows
+        return [max(int(n) // self.scale, 5) for n in np.interp(even, np.linspace(0, 1, len(GSM8K)), GSM8K)]
+
+    def ours(self, name: str, lengths: Sequence[int], changes: dict[str, Any]) -> dict[str, Any]:
+        """Train through the workflow's own code."""
+        folder = self.work / name.replace(" ", "_").replace(",", "")
+        shards = write_shards(folder / "shards", lengths)
+        lora = LoraSettings(rank=16, alpha=32, dropout=0.05, target_modules=["q_proj", "v_proj"])
+        settings = {"lora": lora, "max_tail": 0, "log_every": 1, "epochs": 1, "validation_rows": 0} | changes
+        (folder / "out").mkdir()
+        start = time.perf_counter()
+        train_adapter(TrainConfig(**settings), self.base, shards, folder / "out", folder / "work")
+        said = json.loads((folder / "out/training.json").read_text())
+        passed = json.loads((folder / "out/gate.json").read_text())["passed"]
+        values = {
+            "tokens_per_s": 1 / said["seconds_per_token"],
+            "peak_gib": said["peak_memory_gib"],
+            "seconds_per_step": said["seconds_per_step"],
+            "plan": said["ran_as"],
+            "gate": passed,
+            "wall_s": time.perf_counter() - start,
+        }
+        report(name, **values)
+        return values
+
+    def notebook(self, name: str, lengths: Sequence[int]) -> dict[str, Any]:
+        """Train as the notebook did, one padded row per pass, and count the tokens that are no padding."""
+        model, optimizer = notebook_model(self.model, self.device), None
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-5)
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        lengths, seconds = lengths[: 8 * 3], 0.0
+        for step in range(0, len(lengths), 8):
+            start = time.perf_counter()
+            for length in lengths[step : step + 8]:
+                notebook_pass(model, length, PADDED // self.scale)
+            optimizer.step()
+            optimizer.zero_grad()
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+            seconds += time.perf_counter() - start if step else 0.0  # the first one warms up
+        tokens = sum(lengths[8:])
+        peak = torch.cuda.max_memory_allocated() / 2**30 if self.device == "cuda" else None
+        values = {
+            "tokens_per_s": tokens / seconds,
+            "peak_gib": peak,
+            "seconds_per_step": seconds / (len(lengths) / 8 - 1),
+        }
+        report(f"notebook, {name}", **values)
+        return values
+
+
+def notebook_model(folder: Path, device: str) -> Any:
+    """Return the model as `prepare_model_for_kbit_training` and LoRA on q and v leave it."""
+    model = Qwen2ForCausalLM.from_pretrained(
+        folder,
+        config=native_config(json.loads((folder / "config.json").read_text()), "dream"),
+        dtype=torch.bfloat16,
+        device_map={"": device},
+        attn_implementation="eager",
+        quantization_config=nf4_config(torch.bfloat16),
+    )
+    forbid_repacking(model)
+    model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": True})
+    lora = LoraConfig(
+        r=16, lora_alpha=32, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, lora).train()
+
+
+def notebook_pass(model: Any, length: int, padded: int) -> None:
+    """Forward and backward of one padded row; the loss takes the float32 logits of every position."""
+    device = next(model.parameters()).device
+    ids = torch.randint(0, FIRST_SPECIAL, (1, padded), device=device)
+    ids[:, length:] = MASK
+    visible = (torch.arange(padded, device=device) < length)[None].long()
+    with torch.autocast(device.type, torch.bfloat16):
+        logits = model(input_ids=ids, attention_mask=visible).logits
+    targets = ids[0, 1:].masked_fill(visible[0, 1:] == 0, -100)
+    (torch.nn.functional.cross_entropy(logits[0, :-1].float(), targets) / 8).backward()
+
+
+def matmul_rate(size: int, device: str) -> float:
+    """Return the FLOP/s of a bf16 product of two square matrices."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    repeats, best = (20, 3) if device == "cuda" else (2, 1)
+    rates = []
+    for _ in range(best + 1):
+        start = time.perf_counter()
+        for _ in range(repeats):
+            a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        rates.append(repeats * 2 * size**3 / (time.perf_counter() - start))
+    return max(rates[1:])
+
+
+def share(found: dict[str, dict[str, Any]], name: str) -> float:
+    """Return tokens/s x 4 N over the matmul rate: 2 N forward, 2 N backward, as no weight has a gradient."""
+    return float(found[name]["tokens_per_s"] * 4 * LINEAR / found["matmul"]["flop_per_s"])
+
+
+def ratio(found: dict[str, dict[str, Any]], name: str) -> float | None:
+    """Return ours over the notebook's, in tokens that are no padding per second."""
+    base = found.get(f"notebook, {name.split(', windows')[0]}")
+    return found[name]["tokens_per_s"] / base["tokens_per_s"] if base else None
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Return the measurements as a table in Markdown."""
+    lines = ["| rows | tokens/s | x notebook | share of the matmul rate | peak GiB | plan |", "|---" * 6 + "|"]
+    for name in (name for name in found if name != "matmul"):
+        times, values = ratio(found, name), found[name]
+        cells = [
+            name,
+            f"{values['tokens_per_s']:,.0f}",
+            f"{times:.1f}" if times else "",
+            f"{share(found, name):.1%}",
+            f"{values['peak_gib']:.2f}" if values["peak_gib"] else "",
+            PLAN.format(**values["plan"]) if "plan" in values else "1 padded row a pass",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def misses(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a line for each target that was measured and missed."""
+    values: dict[str, float | None] = {}
+    for name in ("full rows", "GSM8K lengths"):
+        values[name] = ratio(found, name) if name in found else None
+    values["share"] = max((share(found, name) for name in found if name.startswith("full rows")), default=None)
+    lines = [f"{n}: {v:.2f}, below {TARGETS[n]}" for n, v in values.items() if v is not None and v < TARGETS[n]]
+    peaks = {name: found[name]["peak_gib"] for name in ("1 x 1,024", "1 x 4,096") if name in found}
+    return lines + [f"{n}: {v:.2f} GiB, above {TARGETS[n]}" for n, v in peaks.items() if v > TARGETS[n]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""A function of tensors, replayed on a GPU as a CUDA graph: a pass of few rows otherwise waits for its launches."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+WARM_UP = 3  # calls before the capture, in which kernels are chosen and compiled
+
+
+class Captured:
+    """Calls `function`; on a GPU by a graph for each combination of argument shapes, captured at its first use.
+
+    The function must launch the same kernels whatever its arguments hold, and read nothing back. What it returns is
+    overwritten by the next call. On the CPU, and where an argument has more than `most` rows, it is called as it is:
+    such passes keep the GPU busy by themselves, and a graph would keep their memory.
+    """
+
+    def __init__(self, function: Callable[..., torch.Tensor], most: int) -> None:
+        self._function, self._most = function, most
+        self._graphs: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[torch.Tensor], torch.Tensor]] = {}
+        self._pool: Any = None
+
+    def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
+        if arguments[0].device.type != "cuda" or arguments[0].numel() > self._most:
+            return self._function(*arguments)
+        shapes = tuple(argument.shape for argument in arguments)
+        if shapes not in self._graphs:
+            self._graphs[shapes] = self._capture([argument.clone() for argument in arguments])
+        graph, inputs, output = self._graphs[shapes]
+        for held, given in zip(inputs, arguments, strict=True):
+            held.copy_(given)
+        graph.replay()
+        return output
+
+    def _capture(self, inputs: list[torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, list[torch.Tensor], torch.Tensor]:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                self._function(*inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            output = self._function(*inputs)
+        self._pool = self._pool or graph.pool()
+        return graph, inputs, output
+
+
+def fuse_small_kernels(base: Any) -> None:
+    """Compile the norms and the gated products of a transformers model, each of which is a handful of tiny kernels.
+
+    In a pass of one block they take longer than what they compute. Attention stays as it is: its cache would be
+    compiled anew for each layer.
+    """
+    for layer in base.model.layers:
+        for module in (layer.input_layernorm, layer.post_attention_layernorm, layer.mlp):
+            module.forward = torch.compile(module.forward)
+    base.model.norm.forward = torch.compile(base.model.norm.forward)

@@ -1,0 +1,100 @@
+"""The loss of a micro-batch: only supervised rows pass the head, some hundred at a time.
+
+The logits of 8,192 tokens over Dream's 152,064 would fill 5 GB in float32. Here a chunk of them is alive at a time, and
+because the head is frozen its gradient is not needed later: the forward pass forms d loss / d row at once, from the
+softmax it has at hand, and the backward pass only scales it. (Cut cross entropy, Wijmans et al. 2024, and Liger's
+fused linear cross entropy do so too, in kernels of their own.)
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dreamtune.model import apply_head, head_of
+from dreamtune.packing import Batch, hidden_rows
+
+HEAD_ROWS = 512  # rows that pass the head at once; bounds the float32 logits to HEAD_ROWS x vocabulary
+
+
+def token_losses(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the cross entropy of each supervised token in nats, [N] float32, without a graph."""
+    with torch.no_grad():
+        chunks = zip(supervised_rows(model, batch).split(HEAD_ROWS), batch.targets.split(HEAD_ROWS), strict=True)
+        return torch.cat([_cross_entropy(apply_head(model, rows), targets) for rows, targets in chunks])
+
+
+def loss_sums(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return (sum of w * CE, with its graph; sum of CE / t up to the first end token), both in nats.
+
+    The caller divides by the tokens of the whole *window* (`loss_tokens`, `nll_tokens`), of which this batch is a part.
+    """
+    rows = supervised_rows(model, batch)  # [N, D]
+    head = head_of(model)
+    if head.weight.requires_grad:  # it needs its own gradient, and so each chunk's logits once more
+        chunks = zip(rows.split(HEAD_ROWS), batch.targets.split(HEAD_ROWS), strict=True)
+        losses = torch.cat([checkpoint(_head_losses, head, *chunk, use_reentrant=False) for chunk in chunks])
+        return (losses * batch.weights).sum(), (losses.detach() * batch.elbo_weights).sum()
+    loss, losses = _FrozenHeadLoss.apply(rows, head.weight, batch.targets, batch.weights)
+    return loss, (losses * batch.elbo_weights).sum()
+
+
+def supervised_rows(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the hidden rows that score the supervised tokens, [N, D]."""
+    return hidden_rows(model, batch)[batch.positions]
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def _head_losses(head: nn.Linear, rows: Tensor, targets: Tensor) -> Tensor:
+    return _cross_entropy(head(rows), targets)
+
+
+class _FrozenHeadLoss(torch.autograd.Function):
+    """(sum of w * CE, CE [N]) of rows [N, D] under a head [V, D] that is not trained; only `rows` has a gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, head: Tensor, targets: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:  # scalar float32, [N] float32
+        rows, kind = rows.to(head.dtype), rows.dtype
+        losses = torch.empty(len(rows), dtype=_accumulated(head.dtype), device=rows.device)
+        gradient = torch.empty_like(rows)
+        slope = _slope(rows.device.type)
+        for start in range(0, len(rows), HEAD_ROWS):
+            part = slice(start, start + HEAD_ROWS)
+            losses[part], upstream = slope(rows[part] @ head.T, targets[part], weights[part])
+            gradient[part] = upstream @ head
+        ctx.save_for_backward(gradient.to(kind))
+        ctx.mark_non_differentiable(losses)
+        return (losses * weights).sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[0], None, None, None
+
+
+def _losses_and_slope(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return CE [n], and d (w * CE) / d logits = w (softmax - onehot), [n, V] in the type of the logits."""
+    precise = logits.to(_accumulated(logits.dtype))  # [n, V]
+    normaliser = precise.logsumexp(dim=-1, keepdim=True)
+    losses = (normaliser - precise.gather(-1, targets[:, None])).squeeze(-1)
+    hit = (torch.arange(logits.shape[-1], device=logits.device) == targets[:, None]).to(precise.dtype)
+    return losses, ((torch.exp(precise - normaliser) - hit) * weights[:, None]).to(logits.dtype)
+
+
+@cache
+def _slope(device_type: str) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """On a GPU as one compiled kernel, which reads the logits instead of writing half a dozen tables of their size."""
+    return torch.compile(_losses_and_slope, dynamic=True) if device_type == "cuda" else _losses_and_slope
+
+
+def _accumulated(kind: torch.dtype) -> torch.dtype:
+    return torch.float64 if kind == torch.float64 else torch.float32
