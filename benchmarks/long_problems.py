@@ -9,9 +9,10 @@ several tokens at a time could spoil. The embedded model's pretraining saw three
 import argparse
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +29,17 @@ TEMPLATE = "Question: {question}\n{reasoning}\nTherefore, the final answer is: {
 STEPS = 5
 LARGEST_VALUE, LARGEST_OPERAND = 12, 9  # so few sums that the embedded model learns them all in minutes
 RESPONSE = range(66, 93)  # tokens of a response without its end token: more than two blocks of 32, at most three
+
+
+class Problem(Protocol):
+    """What a row is made of."""
+
+    @property
+    def question(self) -> str: ...
+    @property
+    def reasoning(self) -> str: ...
+    @property
+    def answer(self) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -80,25 +92,29 @@ def sample_story(rng: random.Random) -> Story:
             return story
 
 
-def sample_rows(split: Split, train: int, test: int, seed: int) -> Iterator[Story]:
-    """Yield stories with different questions until the split's hash has put so many into training and test."""
+def sample_rows(
+    sample: Callable[[random.Random], Problem], split: Split, train: int, test: int, seed: int
+) -> Iterator[Problem]:
+    """Yield problems with different questions until the split's hash has put so many into training and test."""
     rng, seen, missing = random.Random(seed), set[str](), {"train": train, "test": test}
     while any(missing.values()):
-        story = sample_story(rng)
-        question = normalise(story.question)
+        problem = sample(rng)
+        question = normalise(problem.question)
         place = question_hash(question, split.seed) / 2**64
         name = "test" if place < split.test else "train" if place >= split.test + split.validation else "validation"
         if missing.get(name, 0) and question not in seen:
             missing[name] -= 1
             seen.add(question)
-            yield story
+            yield problem
 
 
-def write_rows(path: Path, split: Split, train: int, test: int, seed: int = 0) -> Path:
+def write_rows(
+    path: Path, sample: Callable[[random.Random], Problem], split: Split, train: int, test: int, seed: int = 0
+) -> Path:
     """Write question, reasoning and answer of `sample_rows`."""
     rows = [
         {"question": p.question, "reasoning": p.reasoning, "answer": str(p.answer)}
-        for p in sample_rows(split, train, test, seed)
+        for p in sample_rows(sample, split, train, test, seed)
     ]
     pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
     return path

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +20,9 @@ from dreamtune.text import normalise
 from dreamtune.tokenizer import load_tokenizer
 
 sys.path.append(str(ROOT / "benchmarks"))
+import generation_accuracy
 import long_problems
+import long_sums
 
 SCRIPT = ROOT / "benchmarks/generation_accuracy.py"
 
@@ -54,10 +57,34 @@ def test_answers_span_three_blocks_and_every_word_is_known(stories: list[long_pr
     assert all(unknown not in ids for ids in (*responses, *prompts))
 
 
-def test_rows_are_a_function_of_the_seed_and_no_question_comes_twice(tmp_path: Path) -> None:
+def test_sums_are_those_of_the_question_and_fill_three_blocks_with_their_end_token() -> None:
+    rng = random.Random(7)
+    problems = [long_sums.sample_sums(rng) for _ in range(300)]
+    tokenizer = load_tokenizer(str(ROOT / "resources/tiny-dream"))
+    unknown = tokenizer.encode_batch(["walrus"])[0][0]
+    for problem in problems:
+        asked = re.findall(r"(\d) ([+-]) (\d)", problem.question)
+        results = [int(left) + int(right) * (1 if sign == "+" else -1) for left, sign, right in asked]
+        assert problem.answer == f"({', '.join(map(str, results))})" and len(results) == 10
+        assert is_correct(problem.response, problem.answer)
+        assert not is_correct(problem.response, f"({', '.join(map(str, [*results[:9], results[9] + 1]))})")
+        assert (
+            not is_correct(problem.response, f"({', '.join(map(str, results[1:] + results[:1]))})")
+            or len(set(results)) == 1
+        )  # the order counts
+    texts = [text for problem in problems for text in (problem.response, f"Question: {problem.question}")]
+    tokens = tokenizer.encode_batch(texts)
+    assert {len(ids) for ids in tokens[::2]} == {95}
+    assert max(map(len, tokens[1::2])) < 128
+    assert all(unknown not in ids for ids in tokens)
+
+
+@pytest.mark.parametrize("problems", ["sums", "chains"])
+def test_rows_are_a_function_of_the_seed_and_no_question_comes_twice(tmp_path: Path, problems: str) -> None:
+    sample = generation_accuracy.PROBLEMS[problems][0]
     split = Split(validation=0.01, test=0.2)
     one, two, other = (
-        pq.read_table(long_problems.write_rows(tmp_path / f"{i}.parquet", split, 120, 30, seed))
+        pq.read_table(long_problems.write_rows(tmp_path / f"{i}.parquet", sample, split, 120, 30, seed))
         for i, seed in enumerate((3, 3, 4))
     )
     assert one.equals(two) and not one.equals(other)
@@ -65,16 +92,29 @@ def test_rows_are_a_function_of_the_seed_and_no_question_comes_twice(tmp_path: P
     assert len(set(questions)) == len(questions) == 150
 
 
-def test_whole_benchmark_at_tiny_scale(tmp_path: Path) -> None:
-    small = ["--questions", "6", "--rows", "24", "--steps", "2", "--rank", "4", "--settings", "two, cached, 0.9"]
-    command = [sys.executable, str(SCRIPT), "--work", str(tmp_path), *small, "--check", "--setting", "two, cached, 0.9"]
+def run_script(*options: str) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
+    """Run the benchmark; return how it ended and the lines it reported."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *options], env=environment, capture_output=True, text=True, timeout=300
+    )
+    return done, [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def test_whole_benchmark_at_tiny_scale(tmp_path: Path) -> None:
+    small = ["--questions", "6", "--rows", "24", "--steps", "2", "--rank", "4", "--settings", "two, cached"]
+    done, lines = run_script("--work", str(tmp_path / "here"), *small, "--check")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "4000 are needed" in done.stderr  # six questions show nothing
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     settings = {line["setting"]: line for line in lines if line["what"] == "setting"}
-    assert list(settings) == ["exact", "exact, blocks", "two, cached, 0.9"]
+    assert list(settings) == ["exact", "two, cached"]
     assert all(line["questions"] == 6 for line in settings.values())
-    assert settings["two, cached, 0.9"]["passes"] <= 48 < settings["exact"]["passes"] <= 96
-    assert "| two, cached, 0.9 |" in done.stdout
+    assert settings["two, cached"]["passes"] <= 48 < settings["exact"]["passes"] <= 96
+    assert settings["two, cached"]["tokens_per_step"] == 2
+    assert "| two, cached |" in done.stdout
+
+    adapter = next(line["adapter"] for line in lines if line["what"] == "trained")
+    elsewhere, again = run_script("--work", str(tmp_path / "elsewhere"), *small, "--adapter", adapter)
+    assert elsewhere.returncode == 0, elsewhere.stdout + elsewhere.stderr
+    for one, two in zip(lines[1:], again, strict=True):
+        assert one | {"seconds": 0} == two | {"seconds": 0}
