@@ -232,7 +232,7 @@ def real_rows(arguments: argparse.Namespace, model: ModelConfig) -> str:
     for name in arguments.settings:
         out = answers_of(name, arguments, model, shards, adapter, arguments.real_questions)
         tokens = pl.read_parquet(out / "answers.parquet")["tokens"].explode()
-        line = {"setting": name} | accuracy_table.speed(out) | {"unknown": float((tokens == unknown).mean() or 0)}
+        line = {"setting": name} | accuracy_table.speed(out) | {"unknown": int((tokens == unknown).sum()) / len(tokens)}
         report("real rows", **line)
         cells = [f"{line['tokens_per_pass']:.2f}", f"{line['passes']:.1f}", f"{100 * line['unknown']:.0f}"]
         rows.append([name, *cells, f"{line['seconds']:.0f}"])

@@ -67,11 +67,10 @@ def test_sums_are_those_of_the_question_and_fill_three_blocks_with_their_end_tok
         results = [int(left) + int(right) * (1 if sign == "+" else -1) for left, sign, right in asked]
         assert problem.answer == f"({', '.join(map(str, results))})" and len(results) == 10
         assert is_correct(problem.response, problem.answer)
-        assert not is_correct(problem.response, f"({', '.join(map(str, [*results[:9], results[9] + 1]))})")
-        assert (
-            not is_correct(problem.response, f"({', '.join(map(str, results[1:] + results[:1]))})")
-            or len(set(results)) == 1
-        )  # the order counts
+    for problem in problems[:5]:  # SymPy takes its time
+        *first, last = problem.answer.strip("()").split(", ")
+        for wrong in ([*first, str(9 - int(last))], [last, *first]):  # a wrong result, and the right ones in disorder
+            assert not is_correct(problem.response, f"({', '.join(wrong)})")
     texts = [text for problem in problems for text in (problem.response, f"Question: {problem.question}")]
     tokens = tokenizer.encode_batch(texts)
     assert {len(ids) for ids in tokens[::2]} == {95}
