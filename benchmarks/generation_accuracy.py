@@ -51,9 +51,11 @@ from dreamtune.training import train_adapter
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK, TOKENS_PER_STEP = 32, 2
+ASKED = accuracy_table.QUESTIONS + 100  # some exact answers may be too short to count
 # How a problem is drawn, its template, and the end tokens behind the first that a canvas can have.
 PROBLEMS: dict[str, tuple[Callable[[random.Random], long_problems.Problem], str, int]] = {
-    "sums": (long_sums.sample_sums, long_sums.TEMPLATE, 0),
+    "sums": (long_sums.sample_sums, long_sums.Sums.template, 0),
+    "carries": (long_sums.sample_carries, long_sums.Carries.template, 0),
     "chains": (long_problems.sample_story, long_problems.TEMPLATE, 3 * BLOCK - LONG),
 }
 COLUMNS = ["question", "gemini_thinking_trajectory", "solution"]  # of real rows, as s1K-1.1 names them
@@ -80,7 +82,7 @@ def main() -> None:
     )
     arguments.work.mkdir(parents=True, exist_ok=True)
     split = Split(validation=0.01, test=0.2)
-    held_out = max(accuracy_table.QUESTIONS, arguments.questions)  # a trial of fewer questions is of the same training
+    held_out = max(ASKED, arguments.questions)  # a trial of fewer questions is of the same training
     sample, template, tail = PROBLEMS[arguments.problems]
     made_up = arguments.work / f"{arguments.problems}-{arguments.rows}-{held_out}.parquet"
     once(made_up, lambda: long_problems.write_rows(made_up, sample, split, arguments.rows, held_out))
@@ -100,7 +102,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made; a second call goes on in it")
     parser.add_argument("--problems", default="sums", choices=list(PROBLEMS), help="what is asked")
-    parser.add_argument("--questions", type=int, default=accuracy_table.QUESTIONS, help="held-out questions")
+    parser.add_argument("--questions", type=int, default=ASKED, help="held-out questions")
     parser.add_argument("--adapter", type=Path, help="folder of an adapter trained before; otherwise one is trained")
     parser.add_argument("--rows", type=int, default=20_000, help="training rows")
     parser.add_argument("--steps", type=int, default=1200, help="optimiser steps")

@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +58,22 @@ def test_answers_span_three_blocks_and_every_word_is_known(stories: list[long_pr
     assert all(unknown not in ids for ids in (*responses, *prompts))
 
 
-def test_sums_are_those_of_the_question_and_fill_three_blocks_with_their_end_token() -> None:
+@pytest.mark.parametrize(("sample", "sums"), [(long_sums.sample_sums, 10), (long_sums.sample_carries, 7)])
+def test_sums_are_those_of_the_question_and_fill_three_blocks_with_their_end_token(
+    sample: Callable[[random.Random], long_sums.Sums], sums: int
+) -> None:
     rng = random.Random(7)
-    problems = [long_sums.sample_sums(rng) for _ in range(300)]
+    problems = [sample(rng) for _ in range(300)]
     tokenizer = load_tokenizer(str(ROOT / "resources/tiny-dream"))
     unknown = tokenizer.encode_batch(["walrus"])[0][0]
     for problem in problems:
-        asked = re.findall(r"(\d) ([+-]) (\d)", problem.question)
+        asked = re.findall(r"(\d+) ([+-]) (\d)", problem.question)
         results = [int(left) + int(right) * (1 if sign == "+" else -1) for left, sign, right in asked]
-        assert problem.answer == f"({', '.join(map(str, results))})" and len(results) == 10
+        assert problem.answer == f"({', '.join(map(str, results))})" and len(results) == sums
         assert is_correct(problem.response, problem.answer)
     for problem in problems[:5]:  # SymPy takes its time
         *first, last = problem.answer.strip("()").split(", ")
-        for wrong in ([*first, str(9 - int(last))], [last, *first]):  # a wrong result, and the right ones in disorder
+        for wrong in ([*first, str(99 - int(last))], [last, *first]):  # a wrong result, and the right ones in disorder
             assert not is_correct(problem.response, f"({', '.join(wrong)})")
     texts = [text for problem in problems for text in (problem.response, f"Question: {problem.question}")]
     tokens = tokenizer.encode_batch(texts)
@@ -78,7 +82,7 @@ def test_sums_are_those_of_the_question_and_fill_three_blocks_with_their_end_tok
     assert all(unknown not in ids for ids in tokens)
 
 
-@pytest.mark.parametrize("problems", ["sums", "chains"])
+@pytest.mark.parametrize("problems", list(generation_accuracy.PROBLEMS))
 def test_rows_are_a_function_of_the_seed_and_no_question_comes_twice(tmp_path: Path, problems: str) -> None:
     sample = generation_accuracy.PROBLEMS[problems][0]
     split = Split(validation=0.01, test=0.2)
