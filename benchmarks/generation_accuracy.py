@@ -82,10 +82,9 @@ def main() -> None:
     )
     arguments.work.mkdir(parents=True, exist_ok=True)
     split = Split(validation=0.01, test=0.2)
-    held_out = max(ASKED, arguments.questions)  # a trial of fewer questions is of the same training
     sample, template, tail = PROBLEMS[arguments.problems]
-    made_up = arguments.work / f"{arguments.problems}-{arguments.rows}-{held_out}.parquet"
-    once(made_up, lambda: long_problems.write_rows(made_up, sample, split, arguments.rows, held_out))
+    made_up = arguments.work / f"{arguments.problems}-{arguments.rows}-{arguments.held_out}.parquet"
+    once(made_up, lambda: long_problems.write_rows(made_up, sample, split, arguments.rows, arguments.held_out))
     data = DataConfig(files=[str(made_up)], template=template, split=split, max_tokens=160)
     shards = prepared(arguments, model, data)
     adapter = arguments.adapter or trained(arguments, model, shards, arguments.steps, tail)
@@ -102,7 +101,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made; a second call goes on in it")
     parser.add_argument("--problems", default="sums", choices=list(PROBLEMS), help="what is asked")
-    parser.add_argument("--questions", type=int, default=ASKED, help="held-out questions")
+    parser.add_argument("--questions", type=int, default=ASKED, help="held-out questions asked")
+    parser.add_argument("--held-out", type=int, default=ASKED, help="questions made up besides the training rows")
     parser.add_argument("--adapter", type=Path, help="folder of an adapter trained before; otherwise one is trained")
     parser.add_argument("--rows", type=int, default=20_000, help="training rows")
     parser.add_argument("--steps", type=int, default=1200, help="optimiser steps")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
@@ -21,6 +22,7 @@ from dreamtune.text import normalise
 from dreamtune.tokenizer import load_tokenizer
 
 sys.path.append(str(ROOT / "benchmarks"))
+import accuracy_table
 import generation_accuracy
 import long_problems
 import long_sums
@@ -95,6 +97,38 @@ def test_rows_are_a_function_of_the_seed_and_no_question_comes_twice(tmp_path: P
     assert len(set(questions)) == len(questions) == 150
 
 
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({}, None),
+        ({"low": -0.011}, "starts at -0.011"),
+        ({"n": 3999}, "3999 questions"),
+        ({"tokens_per_pass": 1.99}, "1.99 tokens per pass"),
+        ({"setting": "another"}, "name it in --settings"),
+    ],
+)
+def test_check_wants_enough_questions_speed_and_an_interval_above_a_loss_of_one_point(
+    change: dict[str, Any], fault: str | None
+) -> None:
+    values = {"setting": "two, cached", "tokens_per_pass": 2.0, "low": -0.009, "n": 4000} | change
+    line = values | {"against": {"value": 0.0, "low": values["low"], "high": 0.001, "n": values["n"]}}
+    faults = accuracy_table.check([line], "two, cached")
+    assert not faults if fault is None else len(faults) == 1 and fault in faults[0]
+
+
+def test_answers_the_other_cuts_short_count_as_its_losses_and_short_exact_ones_not_at_all() -> None:
+    def scores(tokens: list[int], correct: list[bool]) -> pl.DataFrame:
+        ids = list(range(len(tokens)))
+        return pl.DataFrame(
+            {"example_id": ids, "sample": [0] * len(ids), "tokens": tokens, "correct": correct, "gradable": True}
+        )
+
+    exact, other = scores([96, 96, 96, 64], [True] * 4), scores([96, 96, 20, 96], [True, True, False, True])
+    gain = accuracy_table.paired(exact, other)
+    assert gain["n"] == 3 and gain["left_out"] == 1
+    assert gain["value"] == pytest.approx(-1 / 3)
+
+
 def run_script(*options: str) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
     """Run the benchmark; return how it ended and the lines it reported."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
@@ -105,7 +139,20 @@ def run_script(*options: str) -> tuple[subprocess.CompletedProcess[str], list[di
 
 
 def test_whole_benchmark_at_tiny_scale(tmp_path: Path) -> None:
-    small = ["--questions", "6", "--rows", "24", "--steps", "2", "--rank", "4", "--settings", "two, cached"]
+    small = [
+        "--questions",
+        "6",
+        "--held-out",
+        "8",
+        "--rows",
+        "24",
+        "--steps",
+        "2",
+        "--rank",
+        "4",
+        "--settings",
+        "two, cached",
+    ]
     done, lines = run_script("--work", str(tmp_path / "here"), *small, "--check")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "4000 are needed" in done.stderr  # six questions show nothing
