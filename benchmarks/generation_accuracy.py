@@ -55,7 +55,6 @@ ASKED = accuracy_table.QUESTIONS + 100  # some exact answers may be too short to
 # How a problem is drawn, its template, and the end tokens behind the first that a canvas can have.
 PROBLEMS: dict[str, tuple[Callable[[random.Random], long_problems.Problem], str, int]] = {
     "sums": (long_sums.sample_sums, long_sums.Sums.template, 0),
-    "carries": (long_sums.sample_carries, long_sums.Carries.template, 0),
     "chains": (long_problems.sample_story, long_problems.TEMPLATE, 3 * BLOCK - LONG),
 }
 COLUMNS = ["question", "gemini_thinking_trajectory", "solution"]  # of real rows, as s1K-1.1 names them
