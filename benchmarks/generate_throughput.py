@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from seven_b_shape import END, MASK, report, write_checkpoint
+from seven_b_shape import END, MASK, TOY, report, write_checkpoint
 
 from dreamtune.generate import Request, denoise
 from dreamtune.generation_model import load_to_generate
@@ -31,18 +31,6 @@ from dreamtune.model import load_model, unwrap
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
 
-TOY = {
-    "num_hidden_layers": 2,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 512,
-    "mask_token_id": 500,
-    "eos_token_id": 501,
-    "bos_token_id": 501,
-    "pad_token_id": 501,
-}
 # ours, baseline, and the least ratio that --check accepts
 RATIOS = (
     ("exact", "official", None),

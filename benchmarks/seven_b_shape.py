@@ -29,6 +29,21 @@ from dreamtune.training import train_adapter
 
 SHAPE = Path(__file__).parents[1] / "tests/fixtures/dream_7b/config.json"
 END, MASK, FIRST_SPECIAL = 151643, 151666, 151643
+IDS = {"mask_id": MASK, "end_id": END, "beginning_id": 151665, "pad_id": END, "vocab_size": 152064}
+# A model that a CPU trains in seconds: changes to the 7B's config.json, and its special tokens.
+TOY = {
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "mask_token_id": 500,
+    "eos_token_id": 501,
+    "bos_token_id": 501,
+    "pad_token_id": 501,
+}
+TOY_IDS = {"mask_id": 500, "end_id": 501, "beginning_id": 502, "pad_id": 501, "vocab_size": 512}
 
 
 def main() -> None:
@@ -97,14 +112,14 @@ def write_checkpoint(folder: Path, changes: dict[str, int], device: str) -> Path
     return folder
 
 
-def write_shards(folder: Path, lengths: Sequence[int]) -> Path:
+def write_shards(folder: Path, lengths: Sequence[int], ids: dict[str, int] = IDS) -> Path:
     """Write rows of random tokens of these lengths, a quarter of each being the prompt."""
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
     table = [
         {
             "example_id": i,
-            "input_ids": [*draw.integers(0, FIRST_SPECIAL, tokens - 1).tolist(), END],
+            "input_ids": [*draw.integers(0, min(ids["end_id"], ids["mask_id"]), tokens - 1).tolist(), ids["end_id"]],
             "prompt_tokens": tokens // 4,
             "complete": True,
             "question": str(i),
@@ -114,7 +129,6 @@ def write_shards(folder: Path, lengths: Sequence[int]) -> Path:
     ]
     writer = ShardWriter(folder, "train", 1000)
     writer.write(pa.Table.from_pylist(table, SCHEMA))
-    ids = {"mask_id": MASK, "end_id": END, "beginning_id": 151665, "pad_id": END, "vocab_size": 152064}
     meta = {"max_tokens": max(lengths), "tokenizer": ids, "splits": {"train": writer.close()}}
     (folder / "shards.json").write_text(json.dumps(meta))
     return folder

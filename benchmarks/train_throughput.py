@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from seven_b_shape import FIRST_SPECIAL, MASK, report, timed, write_checkpoint, write_shards
+from seven_b_shape import IDS, TOY, TOY_IDS, report, timed, write_checkpoint, write_shards
 from transformers import Qwen2ForCausalLM
 
 from dreamtune.checkpoint_format import native_config
@@ -64,15 +64,13 @@ class Bench:
     def __init__(self, work: Path, toy: bool, steps: int, only: Sequence[str] | None) -> None:
         self.work, self.toy, self.only = work, toy, only
         self.scale = 16 if toy else 1  # lengths are divided by it
-        self.steps = 2 if toy else steps
+        self.steps = 8 if toy else steps
         self.device = "cpu" if toy else "cuda"
         gpu = None if toy else torch.cuda.get_device_name()
         report("machine", gpu=gpu, torch=torch.__version__, toy=toy)
-        small = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-        shape = small | {"num_hidden_layers": 2} if toy else {}
         self.model = work / "model"
         if not self.model.exists():
-            timed("checkpoint written", lambda: write_checkpoint(self.model, shape, self.device))
+            timed("checkpoint written", lambda: write_checkpoint(self.model, TOY if toy else {}, self.device))
         self.base = ModelConfig(path=str(self.model), quantization="nf4", dtype="bfloat16", device=self.device)  # type: ignore[arg-type]
 
     def run(self) -> dict[str, dict[str, Any]]:
@@ -113,7 +111,7 @@ class Bench:
     def ours(self, name: str, lengths: Sequence[int], changes: dict[str, Any]) -> dict[str, Any]:
         """Train through the workflow's own code."""
         folder = self.work / name.replace(" ", "_").replace(",", "")
-        shards = write_shards(folder / "shards", lengths)
+        shards = write_shards(folder / "shards", lengths, TOY_IDS if self.toy else IDS)
         lora = LoraSettings(rank=16, alpha=32, dropout=0.05, target_modules=["q_proj", "v_proj"])
         settings = {"lora": lora, "max_tail": 0, "log_every": 1, "epochs": 1, "validation_rows": 0} | changes
         (folder / "out").mkdir()
@@ -146,7 +144,7 @@ class Bench:
         for step in range(0, len(lengths), 8):
             start = time.perf_counter()
             for length in lengths[step : step + 8]:
-                notebook_pass(model, length, PADDED // self.scale)
+                notebook_pass(model, length, PADDED // self.scale, TOY_IDS if self.toy else IDS)
             optimizer.step()
             optimizer.zero_grad()
             if self.device == "cuda":
@@ -189,11 +187,11 @@ def notebook_model(folder: Path, device: str) -> Any:
     return get_peft_model(model, lora).train()
 
 
-def notebook_pass(model: Any, length: int, padded: int) -> None:
+def notebook_pass(model: Any, length: int, padded: int, special: dict[str, int]) -> None:
     """Forward and backward of one padded row; the loss takes the float32 logits of every position."""
     device = next(model.parameters()).device
-    ids = torch.randint(0, FIRST_SPECIAL, (1, padded), device=device)
-    ids[:, length:] = MASK
+    ids = torch.randint(0, special["mask_id"] - 1, (1, padded), device=device)
+    ids[:, length:] = special["pad_id"]
     visible = (torch.arange(padded, device=device) < length)[None].long()
     logits = model(input_ids=ids, attention_mask=visible).logits  # float32, of every position
     targets = ids[0, 1:].masked_fill(visible[0, 1:] == 0, -100)
