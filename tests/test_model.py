@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dreamtune.generation_model import load_to_generate
 from dreamtune.model import (
     apply_head,
     attach_lora,
@@ -17,7 +18,6 @@ from dreamtune.model import (
     hidden_states,
     load,
     load_model,
-    load_to_generate,
     token_logits,
     unwrap,
 )

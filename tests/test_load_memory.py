@@ -1,0 +1,21 @@
+"""The benchmark of loading runs at toy scale."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+def test_toy_scale(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks/load_memory.py"), "--work", str(tmp_path), "--toy"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert 0 < found["largest_file_gib"] < found["all_files_gib"] and found["peak_above_gib"]["before"] > 0
