@@ -18,7 +18,7 @@ from dreamtune.model import load_model
 
 
 def main() -> int:
-    """Write a random checkpoint, load it, and print the peak above what stays, beside the largest file and the whole."""
+    """Write a random checkpoint, load it, and print the peak above what was and what stays, beside the files' sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--layers", type=int, default=28, help="decoder layers; a layer is a file")
@@ -45,9 +45,9 @@ def main() -> int:
     report(
         "loading",
         device=str(model.device),
-        peak_above_gib={name: round(value, 3) for name, value in above.items()},
-        largest_file_gib=round(max(sizes), 3),
-        all_files_gib=round(sum(sizes), 3),
+        peak_above_gib={name: round(value, 6) for name, value in above.items()},
+        largest_file_gib=round(max(sizes), 6),
+        all_files_gib=round(sum(sizes), 6),
     )
     return 0
 
