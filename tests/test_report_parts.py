@@ -10,7 +10,9 @@ import polars as pl
 import pytest
 
 from dreamtune.errors import UserError
+from dreamtune.report.view import SAMPLER
 from dreamtune.scoring import score_answers
+from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.score import ScoreConfig
 from report_fixture import HOSTILE, write_reads
 from report_page import Page, render
@@ -139,3 +141,9 @@ def test_examples_are_bounded_and_of_every_kind(tmp_path: Path, made: Any) -> No
     html, _, _ = render(reads, tmp_path / "out", examples=1000)
     assert len(html.encode()) < 6_000_000 and "394,000 more characters" in html and "3,976 more tokens" in html
     assert html.count("<article") > 1
+
+
+def test_every_setting_of_the_sampler_stands_beside_its_numbers() -> None:
+    """A setting that decides what is generated and is not printed would make two reports look alike that are not."""
+    decides = set(GenerateConfig().by_kind()[0]) - {"prompts", "max_prompts"}  # which questions, not how
+    assert decides == set(SAMPLER)

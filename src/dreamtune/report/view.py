@@ -6,7 +6,10 @@ from dreamtune.report.charts import READING_NAMES
 from dreamtune.report.text import DASH, duration, nats, number, p_value, percent, plain, points, reveal
 
 MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
-SAMPLER = ("max_new_tokens", "steps", "order", "ranking", "temperature", "top_p", "top_k", "samples", "seed")
+SAMPLER = (
+    *("max_new_tokens", "steps", "block_length", "refresh", "threshold"),
+    *("order", "ranking", "temperature", "top_p", "top_k", "samples", "seed"),
+)
 SHAPES = {
     "no answer found": "parse_failed",
     "cut off before the end token": "truncated",
