@@ -20,7 +20,8 @@ from dreamtune import attention
 from dreamtune.denoising_row import Request
 from dreamtune.diffusion import corrupt
 from dreamtune.generate import denoise
-from dreamtune.layers import prepare_for_generation, prepare_layers
+from dreamtune.generation_layers import prepare_for_generation
+from dreamtune.layers import prepare_layers
 from dreamtune.loss import loss_sums
 from dreamtune.model import attach_lora, load, load_model
 from dreamtune.packing import collate
@@ -100,3 +101,17 @@ def test_layers_share_what_is_compiled_for_generation(captured: list[str]) -> No
         prepare_for_generation(model)
     assert answers(model) == plain
     assert 0 < len(captured) <= 4  # of three layers
+
+
+def test_other_widths_do_not_exhaust_the_compiler(captured: list[str]) -> None:
+    """Past its limit it would run whatever is new as it is, and say so in its own log only."""
+    model = load_model(DREAM, dtype="float32")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model), "device", property(lambda self: torch.device("cuda")))
+        prepare_for_generation(model)
+    config = GenerateConfig(max_new_tokens=16, block_length=8, refresh="block", batch_size=4)
+    for prompt in (3, 20, 40, 60):
+        found = len(captured)
+        list(denoise(model, [Request([5] * prompt, number) for number in range(7)], config))
+    assert len(captured) < 20 and torch._dynamo.config.recompile_limit >= 20
+    assert found == len(captured)  # by then lengths are symbolic, and nothing is new

@@ -153,13 +153,19 @@ def test_losses_of_training_and_of_the_canaries_are_the_same(tmp_path: Path) -> 
     assert nll.item() == pytest.approx(float((losses * batch.elbo_weights).sum()), rel=1e-6)
 
 
-def test_documents_of_a_pass_do_not_see_each_other(tmp_path: Path) -> None:
-    """Packed, each document has the hidden rows that it has alone, in Dream's shifted order too."""
+@pytest.mark.parametrize("lengths", [(9, 13, 18, 21), (12, 12, 12), (12, 12, 6), (28, 26, 21), (12, 11, 6), (64,)])
+@pytest.mark.parametrize("multiple", [1, 64])
+def test_documents_of_a_pass_do_not_see_each_other(lengths: tuple[int, ...], multiple: int, tmp_path: Path) -> None:
+    """Packed, each document has the hidden rows that it has alone, in Dream's shifted order too.
+
+    Also where all are of one length, and where what fills the row up is longer than any of them.
+    """
     model = load(make_model(tmp_path / "base"))
-    batch = collate(WINDOW)
+    rows = [corrupt(document(e, 3, length, 1), noise(rate=0.5)) for e, length in enumerate(lengths)]
+    batch = collate(rows, multiple=multiple)
     with torch.no_grad():
         together = packing.hidden_rows(model, batch)
-        for start, row in zip(batch.starts, WINDOW, strict=True):
+        for start, row in zip(batch.starts, rows, strict=True):
             alone = packing.hidden_rows(model, collate([row]))
             inside = slice(start + 1, start + len(row.input_ids))  # the first row is another document's, and unused
             torch.testing.assert_close(together[inside], alone[1:], rtol=1e-4, atol=1e-5)

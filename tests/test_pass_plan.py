@@ -81,3 +81,11 @@ def test_shrinking_ends() -> None:
     assert [p.cut_tokens for p in seen] == [None, 4000, 2000, 1500, 1500]
     assert [p.recompute_layers for p in seen] == [0, 0, 0, 0, 28]
     assert {p.micro_batch_tokens for p in seen} == {8192}  # which documents stand together stays the plan's
+
+
+@pytest.mark.parametrize("asked", [{"recompute_layers": 3}, {"compile": True}, {"weights": "dequantised"}])
+def test_a_plan_that_was_made_before_gives_way_to_what_is_set_now(asked: dict[str, Any]) -> None:
+    plan = PassPlan(512, 0, "packed", compile=False)
+    assert plan.is_asked_for(settings(micro_batch_tokens=512)) and plan.is_asked_for(settings(micro_batch_tokens=None))
+    assert not plan.is_asked_for(settings(micro_batch_tokens=511))
+    assert not plan.is_asked_for(settings(micro_batch_tokens=512, **asked))

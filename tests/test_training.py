@@ -62,7 +62,7 @@ def test_a_run_that_will_not_fit_is_refused_until_it_runs_in_another_way(
     smoke = train("smoke")
     measured = read(smoke, "training.json")
     (smoke / "training.json").write_text(json.dumps(measured | {"peak_memory_gib": 1e6}))
-    with pytest.raises(UserError, match=r"needs 1000000\.0 GiB.*lower train\.micro_batch_tokens"):
+    with pytest.raises(UserError, match=r"needs 1000000\.0 GiB.*set train\.memory_gib"):
         train("full", smoke)
     assert read(train("full", smoke, on_failed_gate="continue"), "gate.json")["passed"]
     capsys.readouterr()

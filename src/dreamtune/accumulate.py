@@ -12,7 +12,7 @@ from dreamtune.batching import Window, dropout_seed
 from dreamtune.errors import UserError
 from dreamtune.layers import prepare_layers
 from dreamtune.loss import loss_sums
-from dreamtune.memory import peak_gib
+from dreamtune.memory import peak_gib, watch
 from dreamtune.model import unwrap
 from dreamtune.packing import Batch
 from dreamtune.pass_plan import shrink
@@ -35,20 +35,26 @@ def accumulate(run: Run, windows: Ahead[Window], step: int) -> tuple[Window, Ten
     sums are over the window, so that only rounding (and dropout's noise) tells.
     """
     window = windows[step]
-    while True:
-        try:
-            sums = torch.zeros(2, device=run.share.device)
-            for batch in window.batches:
-                if len(batch.positions) == 0:
-                    continue  # nothing is hidden, so nothing is added to either sum
-                torch.manual_seed(dropout_seed(run.train.seed, step, batch))
-                sums += forward_backward(run, batch, window.loss_tokens)
-            windows.start(step + 1)  # while the GPU is busy with this one
-            return window, sums
-        except torch.OutOfMemoryError:
-            run.optimizer.zero_grad()
-            make_smaller(run, window.batches)
+    while (sums := passes_of(run, window, step)) is None:
+        make_smaller(run, window.batches)
         window = make_window(run, step)
+    windows.start(step + 1)  # while the GPU is busy with this one
+    return window, sums
+
+
+def passes_of(run: Run, window: Window, step: int) -> Tensor | None:
+    """Return what a window's passes add up to, [2]; None, and no gradient, if one of them did not fit."""
+    try:
+        sums = torch.zeros(2, device=run.share.device)
+        for batch in window.batches:
+            if len(batch.positions) == 0:
+                continue  # nothing is hidden, so nothing is added to either sum
+            torch.manual_seed(dropout_seed(run.train.seed, step, batch))
+            sums += forward_backward(run, batch, window.loss_tokens)
+        return sums
+    except torch.OutOfMemoryError:  # what the passes held is free only outside of here
+        run.optimizer.zero_grad()
+        return None
 
 
 def forward_backward(run: Run, batch: Batch, loss_tokens: int) -> Tensor:
@@ -71,17 +77,21 @@ def rehearse(run: Run) -> None:
     Its text is nonsense, all of it masked. Whatever does not fit makes the plan smaller before the first step.
     """
     run.model.train()
-    while True:
-        batch = heaviest_pass(run.windows, run.plan, run.share.device)
-        try:
-            forward_backward(run, batch, len(batch.positions))
-            break
-        except torch.OutOfMemoryError:
-            make_smaller(run, (batch,))
-        finally:
-            run.optimizer.zero_grad()
+    while not fits(run, batch := heaviest_pass(run.windows, run.plan, run.share.device)):
+        make_smaller(run, (batch,))
     if run.share.process == 0:
         print(f"{run.plan}: {peak_gib(run.share.device):.2f} GiB at the most", file=sys.stderr)
+
+
+def fits(run: Run, batch: Batch) -> bool:
+    """Try a pass, and leave no gradient behind."""
+    try:
+        forward_backward(run, batch, len(batch.positions))
+        return True
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        run.optimizer.zero_grad()
 
 
 def make_smaller(run: Run, batches: Sequence[Batch]) -> None:
@@ -91,7 +101,8 @@ def make_smaller(run: Run, batches: Sequence[Batch]) -> None:
         UserError: there is none.
     """
     torch.cuda.empty_cache()
-    largest = max(len(batch.input_ids) for batch in batches)
+    watch(run.share.device)  # the peak of what failed says nothing of what is going to run
+    largest = max(sum(len(row.input_ids) for row in batch.rows) for batch in batches)
     longest = max(batch.longest for batch in batches)
     layers = len(unwrap(run.model).model.layers)
     plan = shrink(run.plan, layers, largest, longest)

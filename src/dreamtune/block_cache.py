@@ -12,6 +12,7 @@ of a product apart, and a row's numbers would depend on how many others there ar
 thrown away: it is not stored, so nothing attends to it.
 """
 
+import gc
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ import torch
 from dreamtune.checkpoint_format import SHIFTED
 from dreamtune.choices import WIDTH, choose_all
 from dreamtune.cuda_graphs import GRAPH_ROWS, Captured
-from dreamtune.layers import prepare_for_generation
+from dreamtune.generation_layers import prepare_for_generation
 from dreamtune.model import unwrap
 from dreamtune.settings.generate import GenerateConfig
 
@@ -32,7 +33,8 @@ def block_cache(model: Any, slots: int, width: int, block: int, settings: Genera
     wanted = (slots, width, block, choice, mask_id)
     held = getattr(base, "dreamtune_cache", None)
     if held is None or held[0] != wanted or held[1].model is not model:
-        base.dreamtune_cache = None  # its memory is free before the next takes as much
+        base.dreamtune_cache = held = None
+        gc.collect()  # it holds itself, by its graphs; its memory must be free before the next takes as much
         base.dreamtune_cache = held = (wanted, BlockCache(model, slots, width, block, settings, mask_id))
     cache: BlockCache = held[1]
     return cache

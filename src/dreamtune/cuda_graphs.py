@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 GRAPH_ROWS = 4096  # a pass of more positions keeps a GPU busy without a graph
+KEPT = 8  # graphs at a time
 WARM_UP = 3  # calls before the capture, in which kernels are chosen and compiled
 
 
@@ -25,8 +26,14 @@ class Captured:
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
         if arguments[0].device.type != "cuda" or arguments[0].numel() > self._most:
             return self._function(*arguments)
+        with torch.cuda.device(arguments[0].device):
+            return self._replay(arguments)
+
+    def _replay(self, arguments: tuple[torch.Tensor, ...]) -> torch.Tensor:
         shapes = tuple(argument.shape for argument in arguments)
         if shapes not in self._graphs:
+            if len(self._graphs) == KEPT:
+                self._graphs.clear()  # each holds its output
             self._graphs[shapes] = self._capture([argument.clone() for argument in arguments])
         graph, inputs, output = self._graphs[shapes]
         for held, given in zip(inputs, arguments, strict=True):

@@ -10,7 +10,7 @@ import torch
 from dreamtune.batching import Share, TrainingWindows
 from dreamtune.checks import failed
 from dreamtune.errors import UserError
-from dreamtune.memory import RESERVE_GIB, device_gib
+from dreamtune.memory import device_gib
 from dreamtune.pass_plan import PassPlan
 from dreamtune.settings.train import TrainConfig
 
@@ -42,16 +42,16 @@ def announce_prediction(gate: Path, windows: TrainingWindows, share: Share, plan
     Raises:
         UserError: more memory than the device has, unless `on_failed_gate` is "continue".
     """
-    predicted = predict(gate, windows, ran_as(plan, share.device.type))
-    need, there = predicted.get("predicted_memory_gib", 0.0), device_gib(share.device) - RESERVE_GIB
+    predicted = predict(gate, windows, ran_as(plan, windows.train, share.device.type))
+    need, there = predicted.get("predicted_memory_gib", 0.0), device_gib(share.device)
     if share.process == 0:
         said = f"{predicted['predicted_minutes']:.1f} minutes and {need:.2f} GiB" if predicted else "nothing"
         why = "" if predicted else ", as it ran by another plan or on another device"
         print(f"smoke predicts {said} for {windows.total} steps{why}", file=sys.stderr)
     if need > there and windows.train.on_failed_gate == "stop":
         raise UserError(
-            f"smoke predicts that this run needs {need:.1f} GiB, and {there:.1f} GiB are there; lower "
-            "train.micro_batch_tokens or raise train.recompute_layers (neither changes the objective)"
+            f"smoke predicts that this run needs {need:.1f} GiB, and {there:.1f} GiB are there; set "
+            "train.memory_gib to what this GPU has (a new plan is made for it) or take a larger one"
         )
     return predicted
 
@@ -87,12 +87,11 @@ def smoke_plan(gate: Path | None, train: TrainConfig, device: str) -> PassPlan |
     if gate is None:
         return None
     ran = json.loads((gate / "training.json").read_text(encoding="utf-8"))["ran_as"]
-    plan = PassPlan(**{name: value for name, value in ran.items() if name != "device"})
-    tokens, weights = train.micro_batch_tokens or plan.micro_batch_tokens, train.weights
-    asked = plan.micro_batch_tokens == tokens and weights in ("auto", plan.weights)
-    return plan if asked and ran["device"] == torch.device(device).type else None
+    plan = PassPlan(**{name: value for name, value in ran.items() if name not in ("device", "memory_gib")})
+    same = ran["device"] == torch.device(device).type and ran["memory_gib"] == train.memory_gib
+    return plan if same and plan.is_asked_for(train) else None
 
 
-def ran_as(plan: PassPlan, device: str) -> dict[str, Any]:
+def ran_as(plan: PassPlan, train: TrainConfig, device: str) -> dict[str, Any]:
     """Return what does not enter a run's result and does decide its speed and memory."""
-    return plan.to_json() | {"device": device}
+    return plan.to_json() | {"device": device, "memory_gib": train.memory_gib}

@@ -25,7 +25,7 @@ from dreamtune.choices import WIDTH, choose_all
 from dreamtune.cuda_graphs import GRAPH_ROWS, Captured
 from dreamtune.denoising_row import TOKEN, Answer, Request, Row, Special, plan_blocks, reveal_shares
 from dreamtune.errors import UserError
-from dreamtune.layers import prepare_for_generation
+from dreamtune.generation_layers import prepare_for_generation
 from dreamtune.model import hidden_states, unwrap
 from dreamtune.settings.generate import GenerateConfig
 
@@ -124,12 +124,14 @@ def _full_pass(model: Any, ids: torch.Tensor, visible: torch.Tensor) -> torch.Te
     if ids.device.type == "cpu":
         return hidden_states(model, ids, None if visible.all() else visible)
     base = unwrap(model)
-    if getattr(base, "dreamtune_pass", None) is None:
+    held = getattr(base, "dreamtune_pass", None)
+    if held is None or held[0] is not model:  # an adapter was put on, or taken off: other weights, other graphs
         prepare_for_generation(base)
-        base.dreamtune_pass = Captured(
-            lambda i, seen: hidden_states(model, i, seen.expand(-1, 1, i.shape[1], -1)), GRAPH_ROWS
+        base.dreamtune_pass = held = (
+            model,
+            Captured(lambda rows, seen: hidden_states(model, rows, seen.expand(-1, 1, rows.shape[1], -1)), GRAPH_ROWS),
         )
-    hidden: torch.Tensor = base.dreamtune_pass(ids, visible.bool()[:, None, None, :])
+    hidden: torch.Tensor = held[1](ids, visible.bool()[:, None, None, :])
     return hidden
 
 

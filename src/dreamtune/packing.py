@@ -22,7 +22,8 @@ class Batch:
     starts: tuple[int, ...]  # where each document begins
     input_ids: Tensor  # [T] int64
     position_ids: Tensor  # [T] int64, counted from 0 in each document
-    boundaries: Tensor  # [documents + 1] int32: starts, and T
+    boundaries: Tensor  # [documents + 1] int32: starts, and T; what fills the row up is one more document
+    widest: int  # tokens of the longest of these documents
     positions: Tensor  # [N] int64, places in the row of T
     targets: Tensor  # [N] int64
     weights: Tensor  # [N] float32
@@ -30,7 +31,7 @@ class Batch:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest document."""
+        """Tokens of the longest document that was given."""
         return max(len(row.input_ids) for row in self.rows)
 
     def places(self) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +86,7 @@ def collate(rows: Sequence[Noised], device: torch.device | str = "cpu", multiple
         input_ids=_to(np.concatenate([*(row.input_ids for row in rows), np.zeros(fill, np.int64)]), device),
         position_ids=_to(np.concatenate([np.arange(length) for length in lengths]), device),
         boundaries=_to(boundaries.astype(np.int32), device),
+        widest=max(lengths),
         positions=_to(np.concatenate(places), device),
         targets=_to(np.concatenate([row.document.tokens[row.supervised] for row in rows]), device),
         weights=_to(np.concatenate([row.weights[row.supervised] for row in rows]), device),
@@ -105,7 +107,7 @@ def hidden_rows(model: nn.Module, batch: Batch) -> Tensor:
         unused,
         batch.position_ids[None],
         cu_seq_lens_q=batch.boundaries,
-        max_length_q=batch.longest,
+        max_length_q=batch.widest,
     )[0]
 
 

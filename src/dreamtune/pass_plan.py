@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from bitsandbytes.nn import Linear4bit
 from torch import nn
 
@@ -52,6 +53,15 @@ class PassPlan:
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return asdict(self)
+
+    def is_asked_for(self, train: TrainConfig) -> bool:
+        """Return whether this plan is as `train` has it, where it has something to say."""
+        return (
+            train.micro_batch_tokens in (None, self.micro_batch_tokens)
+            and train.recompute_layers in (None, self.recompute_layers)
+            and train.weights in ("auto", self.weights)
+            and train.compile in (None, self.compile)
+        )
 
     def __str__(self) -> str:
         compiled = "compiled" if self.compile else "not compiled"
@@ -116,6 +126,17 @@ def choose(model: nn.Module, train: TrainConfig, device: torch.device, longest: 
             "recompute_layers and weights to the plan, or take a larger GPU"
         )
     return min(fitting, key=lambda plan: cost(shape, plan))
+
+
+def agreed(plan: PassPlan, processes: int) -> PassPlan:
+    """Return the first process's plan on all of them: they take turns at the passes of *one* split of a window.
+
+    Whoever has less memory than it cuts its own passes further, in its rehearsal.
+    """
+    if processes == 1:
+        return plan
+    (values,) = broadcast_object_list([plan.to_json()])
+    return PassPlan(**values)
 
 
 def candidates(shape: Shape, train: TrainConfig, longest: int, window_tokens: float) -> Iterator[PassPlan]:

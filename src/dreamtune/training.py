@@ -79,7 +79,7 @@ def train_adapter(
     trainable, parameters = count_parameters(run.model)
     summary = run.history.summary() | predicted | {"gate_passed": gate_passed, "rows": run.windows.rows}
     summary |= {"epochs": train.epochs, "trainable": trainable, "parameters": parameters}
-    summary |= {"loaded_gib": round(loaded_gib, 4), "ran_as": ran_as(run.plan, run.share.device.type)}
+    summary |= {"loaded_gib": round(loaded_gib, 4), "ran_as": ran_as(run.plan, train, run.share.device.type)}
     if run.share.process == 0:
         save_adapter(run.model, out / "adapter", model)
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -101,7 +101,7 @@ def fit(run: Run, log: Log) -> None:
             window, sums = accumulate(run, windows, step)
             share_gradients(run, sums)
             norm = nn.utils.clip_grad_norm_(run.parameters, train.max_grad_norm)
-            weighted, window_nll, grad_norm = torch.cat([sums, norm[None]]).tolist()  # the GPU is waited for here
+            weighted, window_nll, grad_norm = torch.cat([sums, norm.to(sums)[None]]).tolist()  # waits for the GPU
             window_loss = weighted / window.loss_tokens
             stop_unless_finite(step, window_loss, grad_norm)
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from dreamtune.model import attach_lora, load, resolve_device
 from dreamtune.nf4 import keep_dequantised
 from dreamtune.optim import make_optimizer
 from dreamtune.packing import Batch
-from dreamtune.pass_plan import PassPlan, choose
+from dreamtune.pass_plan import PassPlan, agreed, choose
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import read_meta, read_split
@@ -65,7 +65,8 @@ def prepare_run(
     windows = TrainingWindows(split, meta, train)
     limit_memory(state.device, train.memory_gib)
     loaded = load(base)
-    plan = verified or choose(loaded, train, state.device, windows.longest, windows.window_tokens)
+    tokens = windows.window_tokens / share.processes  # a pass for each process
+    plan = agreed(verified or choose(loaded, train, state.device, windows.longest, tokens), share.processes)
     if plan.weights == "dequantised":
         keep_dequantised(loaded)
     model = attach_lora(loaded, train.lora, train.seed)
@@ -100,9 +101,9 @@ def resume(run: Run) -> None:
         raise UserError(f"{found.path} belongs to other settings or data; delete {run.checkpoints} to start anew")
     found.restore(run.model, run.optimizer)
     run.history = History(**found.state["history"])
-    if (plan := PassPlan(**found.state["plan"])) != run.plan and plan.weights == run.plan.weights:
-        run.plan = plan  # windows are cut as they were before, to the same rounding
-        prepare_layers(run.model, plan)
+    before = PassPlan(**found.state["plan"])
+    if before.is_asked_for(run.train):  # windows are cut as they were, to the same rounding and dropout
+        run.plan = replace(run.plan, micro_batch_tokens=before.micro_batch_tokens, cut_tokens=before.cut_tokens)
     run.history.resumed_from.append(run.history.step)
     print(f"resuming from {found.path.name} of {run.windows.total} steps", file=sys.stderr)
 
