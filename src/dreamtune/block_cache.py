@@ -196,7 +196,10 @@ class _Placed:
         return self._place(self.keys, key), self._place(self.values, value)
 
     def _place(self, stored: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
-        fresh = fresh[:, :, : self.index.shape[1]]  # without what fills the window up
+        # A window that reaches over its block's end repeats the last position. Its copies are computed in other places
+        # of the products, and may differ in their last bit: which of them was written last would be left to chance.
+        columns = (self.index - self.index[:, :1])[:, None, :, None]  # [n, 1, w, 1], where each position stands first
+        fresh = fresh.gather(2, columns.expand(-1, fresh.shape[1], -1, fresh.shape[3]))
         rows = torch.arange(len(stored), device=stored.device)[:, None]  # [n, 1]
         stored[rows, :, self.index] = fresh.transpose(1, 2)
         return stored
