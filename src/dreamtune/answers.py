@@ -96,8 +96,7 @@ def generate_answers(
         questions = [*_test_questions(shards, meta, generate.max_prompts), *own_questions(generate.prompts, prompter)]
     else:
         questions = list(_benchmark_questions(benchmark, prompter, dropped))[: generate.max_prompts]
-    answers: list[Answer] = []
-    seconds = 0.0
+    answers, seconds = list[Answer](), 0.0
     if questions:
         with out_of_memory("lower generate.batch_size"):
             loaded = load_to_generate(model, adapter)
