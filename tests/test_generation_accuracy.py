@@ -147,17 +147,17 @@ def test_whole_benchmark_at_tiny_scale(tmp_path: Path) -> None:
         "--rank",
         "4",
         "--settings",
-        "two, cached, 0.95",
+        "two, cached",
     ]
     done, lines = run_script("--work", str(tmp_path / "here"), *small, "--check")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "4000 are needed" in done.stderr  # six questions show nothing
     settings = {line["setting"]: line for line in lines if line["what"] == "setting"}
-    assert list(settings) == ["exact", "two, cached, 0.95"]
+    assert list(settings) == ["exact", "two, cached"]
     assert all(line["questions"] == 6 for line in settings.values())
-    assert settings["two, cached, 0.95"]["passes"] <= 48 < settings["exact"]["passes"] <= 96
-    assert settings["two, cached, 0.95"]["tokens_per_step"] == 2
-    assert "| two, cached, 0.95 |" in done.stdout
+    assert settings["two, cached"]["passes"] <= 48 < settings["exact"]["passes"] <= 96
+    assert settings["two, cached"]["tokens_per_step"] == 2
+    assert "| two, cached |" in done.stdout
 
     adapter = next(line["adapter"] for line in lines if line["what"] == "trained")
     elsewhere, again = run_script("--work", str(tmp_path / "elsewhere"), *small, "--adapter", adapter)
