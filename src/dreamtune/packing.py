@@ -71,7 +71,7 @@ def collate(rows: Sequence[Noised], device: torch.device | str = "cpu", multiple
         rows: the documents.
         device: where the tensors are wanted.
         multiple: the row is filled up to a multiple of so many tokens by one more document that nothing looks at; on
-            a GPU each new length costs a search for kernels, so by default there are fewer of them.
+            a GPU passes of a new length were seen to take longer, so by default there are fewer lengths.
     """
     multiple = multiple or (GPU_MULTIPLE if torch.device(device).type == "cuda" else 1)
     lengths = [len(row.input_ids) for row in rows]
