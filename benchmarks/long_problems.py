@@ -2,11 +2,8 @@
 
 Every step works on the result of the one before, so a wrong guess anywhere makes the final answer wrong: what decoding
 several tokens at a time could spoil. The embedded model's pretraining saw three steps at most.
-
-    python benchmarks/long_problems.py --count 5 --seed 1             # print a few
 """
 
-import argparse
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -118,19 +115,3 @@ def write_rows(
     ]
     pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
     return path
-
-
-def main() -> None:
-    """Print a few problems."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=10, help="problems to print")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the generator")
-    args = parser.parse_args()
-    rng = random.Random(args.seed)
-    for _ in range(args.count):
-        story = sample_story(rng)
-        print(f"{story.question}\n    {story.response}")
-
-
-if __name__ == "__main__":
-    main()

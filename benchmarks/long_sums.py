@@ -4,11 +4,8 @@ The question lists a sum for each of ten things, the reasoning works them off an
 results, so that a mistake anywhere makes it wrong. Every token depends on the prompt and on its near neighbourhood,
 never on a chain of results (long_problems.py has those). A response has 95 tokens; with its end token it fills three
 blocks of 32.
-
-    python benchmarks/long_sums.py --count 5 --seed 1                 # print a few
 """
 
-import argparse
 import random
 import sys
 from dataclasses import dataclass
@@ -63,19 +60,3 @@ def _sample_step(rng: random.Random) -> Step:
         step = Step(rng.randint(1, LARGEST), rng.choice("+-"), rng.randint(1, LARGEST))
         if 0 <= step.result <= LARGEST:
             return step
-
-
-def main() -> None:
-    """Print a few problems."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=10, help="problems to print")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the generator")
-    args = parser.parse_args()
-    rng = random.Random(args.seed)
-    for _ in range(args.count):
-        problem = sample_sums(rng)
-        print(f"{problem.question}\n    {problem.response}")
-
-
-if __name__ == "__main__":
-    main()
