@@ -1,10 +1,10 @@
-# make setup | demo | test | browser | format | schema | lock | prune      (prerequisites: Python 3.11+, make, git)
+# make setup | demo | test | test-cluster | browser | format | schema | lock | prune      (prerequisites: Python 3.11+, make, git)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := containers/requirements.lock
 
-.PHONY: setup demo test browser format schema lock prune
+.PHONY: setup demo test test-cluster browser format schema lock prune
 
 setup: $(VENV)/.complete
 
@@ -26,6 +26,10 @@ test: setup
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint --configfile config/demo.yaml
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest --durations=10
+
+# Real containers and a real one-node SLURM, as root on Debian; what they need is installed under /opt and with apt.
+test-cluster: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" pytest --durations=0 tests/cluster
 
 # The report's tests drive a real browser; where none is found they are skipped, and say so.
 browser:
