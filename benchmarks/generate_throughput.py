@@ -1,7 +1,9 @@
 """Tokens per second of generation in Dream 7B's shape with random weights: the official loop against ours, in one run.
 
     official        one pass of the whole row per token, the head on every position, dense bfloat16, batch 1
-    notebook        the same loop on NF4 layers that unpack at each product, batch 1
+    nf4             the same loop on NF4 layers that unpack at each product, batch 1
+    notebook        the same on the model as the notebook's training leaves it, from which its answers came: NF4 layers,
+                    an adapter beside them, embeddings, norms and head in float32, eager attention
     exact           ours with `refresh: step`, batch 1
     cached-1 / -N   ours with blocks of 32 and `refresh: block`, one token a step, batch 1 and N
     double-1 / -N   the same with two tokens a step
@@ -24,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from seven_b_shape import END, MASK, TOY, report, write_checkpoint
+from train_throughput import notebook_model
 
 from dreamtune.generate import Request, denoise
 from dreamtune.generation_model import load_to_generate
@@ -38,6 +41,8 @@ RATIOS = (
     ("cached-N", "official", 12.0),
     ("double-1", "notebook", 10.0),
     ("double-N", "notebook", 50.0),
+    ("double-1", "nf4", None),
+    ("double-N", "nf4", None),
 )
 
 
@@ -78,8 +83,14 @@ def parse() -> argparse.Namespace:
 
 def measured(options: argparse.Namespace, folder: Path, device: str) -> Iterator[dict[str, Any]]:
     """Yield name, tokens per second and peak memory of each way; one model is in memory at a time."""
-    for name, quantization in (("official", "none"), ("notebook", "nf4")):
-        model = without_end(load_model(folder, quantization=quantization, dtype="bfloat16", device=device))
+    load = partial(load_model, folder, dtype="bfloat16", device=device)
+    baselines = {
+        "official": load,
+        "nf4": partial(load, quantization="nf4"),
+        "notebook": lambda: notebook_model(folder, device).eval(),
+    }
+    for name, make in baselines.items():
+        model = without_end(make())
         full_sequence_loop(model, prompts(options, 1)[0], options.new_tokens, 2)  # warms up
         yield line(name, 1, device, partial(baseline, model, options))
         del model

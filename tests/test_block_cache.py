@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dreamtune.attention import row_boundaries
 from dreamtune.block_cache import BlockCache
 from dreamtune.denoising_row import Row
 from dreamtune.generate import Answer, Request, denoise
@@ -142,7 +143,8 @@ class Case:
         return hidden.gather(1, self.scored[..., None].expand(-1, -1, hidden.shape[-1]))
 
     def refresh(self) -> torch.Tensor:
-        hidden = self.cache.refresh(self.slots, self.ids, self.visible, self.positions)
+        boundaries = torch.from_numpy(row_boundaries(self.visible.numpy()))
+        hidden = self.cache.refresh(self.slots, self.ids, self.visible, boundaries, self.positions)
         return hidden[:, : self.block]
 
     def window(self, ids: torch.Tensor | None = None) -> torch.Tensor:
@@ -153,9 +155,11 @@ class Case:
 CLOSE: dict[str, float] = {"atol": 2e-5, "rtol": 2e-5}
 
 
-@pytest.fixture(params=["plain", "adapter"])
+@pytest.fixture(params=["plain", "adapter", "packed"])
 def case(model: Any, request: pytest.FixtureRequest) -> Case:
-    return Case(tuned(model) if request.param == "adapter" else model)
+    case = Case(tuned(model) if request.param == "adapter" else model)
+    case.cache.packs = request.param == "packed"  # as a GPU passes rows that begin a block
+    return case
 
 
 @torch.no_grad()

@@ -10,10 +10,11 @@ import torch
 
 from dreamtune import choices
 from dreamtune import generate as module
+from dreamtune.attention import row_boundaries
 from dreamtune.errors import UserError
 from dreamtune.generate import Answer, Request, denoise, generate, reveal_shares
 from dreamtune.generation_statistics import left_to_right
-from dreamtune.model import hidden_states, load_model
+from dreamtune.model import hidden_states, load_model, packed_rows
 from dreamtune.settings.generate import GenerateConfig
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -252,3 +253,14 @@ def test_what_cannot_be_answered_is_refused_in_one_line(dream: Any) -> None:
     headless.config.mask_token_id = None
     with pytest.raises(UserError, match="mask_token_id"):
         generate(headless, [[1]], GenerateConfig())
+
+
+@torch.no_grad()
+def test_rows_of_different_lengths_passed_as_one_are_those_passed_side_by_side(dream: Any) -> None:
+    """As a GPU takes them: what fills a row up is a document of its own, and needs no mask."""
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 270, (3, 16)))
+    visible = np.arange(16) < np.array([[9], [16], [12]])
+    packed = packed_rows(dream, ids, torch.from_numpy(row_boundaries(visible)))
+    expected = hidden_states(dream, ids, torch.from_numpy(visible).long())
+    seen = torch.from_numpy(visible)
+    torch.testing.assert_close(packed[seen], expected[seen], atol=2e-5, rtol=2e-5)

@@ -21,10 +21,10 @@ def test_the_toy_run_times_every_way(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     rates = {line["name"]: line for line in lines if line["what"] == "rate"}
-    assert list(rates) == ["official", "notebook", "exact", "cached-1", "cached-N", "double-1", "double-N"]
+    assert list(rates) == ["official", "nf4", "notebook", "exact", "cached-1", "cached-N", "double-1", "double-N"]
     assert rates["exact"]["tokens"] == rates["double-1"]["tokens"] == 32 and rates["cached-N"]["tokens"] == 64
     assert rates["double-1"]["passes"] <= 16 < rates["cached-1"]["passes"] <= 32
     assert all(rate["tokens_per_s"] > 0 for rate in rates.values())
-    assert sum(line["what"] == "ratio" for line in lines) == 5
+    assert sum(line["what"] == "ratio" for line in lines) == 7
     # At toy scale a pass costs what calling it costs: no cache makes two rows fifty times faster.
     assert run(tmp_path, *small, "--check").returncode == 1

@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dreamtune.counter_noise import uniforms
-from dreamtune.sampling import choose
+from dreamtune.sampling import choose, surest, untempered_probability
 from dreamtune.settings.generate import GenerateConfig
 
 MASK = 9
@@ -79,3 +79,21 @@ def test_uniforms_are_uniform_and_uncorrelated() -> None:
     assert abs(grid.mean() - 0.5) < 0.005 and abs(grid.var() - 1 / 12) < 0.002
     assert abs(np.corrcoef(grid[:, :-1].ravel(), grid[:, 1:].ravel())[0, 1]) < 0.02
     assert abs(np.corrcoef(grid[:-1].ravel(), grid[1:].ravel())[0, 1]) < 0.02
+
+
+def test_the_fast_choice_is_the_precise_one_and_keeps_apart_what_is_nearly_sure() -> None:
+    """Rows whose likeliest token leaves down to e^-25 to all others, which float32 beside 1 cannot hold."""
+    torch.manual_seed(0)
+    logits = torch.randn(80, 1000)
+    logits[:, 7] += torch.linspace(5, 30, 80)
+    logits[::3, MASK] = 99.0
+    tokens, confidence, probability = surest(logits, MASK)
+    precise_tokens, _ = choose(logits, torch.zeros(80), GenerateConfig(), MASK)
+    exact = logits.double()
+    exact[:, MASK] = -torch.inf
+    chances = exact.softmax(dim=-1)
+    entropy = torch.special.entr(chances).sum(dim=-1)  # without the 1e-10 of the official sampler
+    assert torch.equal(tokens, precise_tokens)
+    torch.testing.assert_close(-confidence.double(), entropy, rtol=1e-4, atol=0)
+    assert torch.equal(confidence.argsort(), entropy.argsort(descending=True))
+    torch.testing.assert_close(probability.double(), untempered_probability(logits, tokens, MASK), rtol=1e-6, atol=0)

@@ -8,6 +8,7 @@ through `scaled_dot_product_attention` by itself, which is the same function.
 from itertools import pairwise
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention.varlen import varlen_attn
@@ -94,6 +95,30 @@ def _grouped(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: 
     seen = mask[:, :, :1].expand(-1, -1, grouped.shape[2], -1)
     out = scaled_dot_product_attention(grouped, key, value, attn_mask=seen)  # [B, H_kv, groups * q, d]
     return out.reshape(batch, heads, length, size).transpose(1, 2)
+
+
+def packs(base: Any) -> bool:
+    """Return whether a model passes rows of different lengths as packed documents, without a mask and without
+    waiting for the GPU."""
+    flash: bool = not base.config.is_causal and base.config.dreamtune_flash and base.dtype in FLASH_TYPES
+    return flash
+
+
+def row_boundaries(visible: np.ndarray) -> np.ndarray:
+    """Return where documents begin and end, int32, when rows stand one behind the other in a single one.
+
+    Each row makes one, and what fills it up, where something does, another: nobody else sees it.
+
+    Args:
+        visible: [n, L], false from the end of each row's text on.
+
+    >>> row_boundaries(np.array([[1, 1, 0], [1, 1, 1]]))
+    array([0, 2, 3, 6], dtype=int32)
+    """
+    rows, width = visible.shape
+    starts = np.arange(rows) * width
+    ends = starts + visible.astype(bool).sum(axis=1)
+    return np.unique(np.concatenate([starts, ends, [rows * width]])).astype(np.int32)
 
 
 def flash_runs(device: torch.device) -> bool:

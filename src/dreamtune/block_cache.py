@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
+from dreamtune.attention import packs
 from dreamtune.checkpoint_format import SHIFTED
 from dreamtune.choices import WIDTH, choose_all
 from dreamtune.cuda_graphs import GRAPH_ROWS, Captured
 from dreamtune.generation_layers import prepare_for_generation
-from dreamtune.model import unwrap
+from dreamtune.model import pass_packed, unwrap
 from dreamtune.settings.generate import GenerateConfig
 
 
@@ -54,7 +55,7 @@ class BlockCache:
         heads = config.num_key_value_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.model, self.settings, self.mask_id = model, settings, mask_id
-        self.slots, self.block, self.device = slots, block, weight.device
+        self.slots, self.block, self.device, self.packs = slots, block, weight.device, packs(base)
         self.shift = int(base.dreamtune_family in SHIFTED)
         self.window_length = block + self.shift
         exact = -(-self.window_length // WIDTH) * WIDTH if weight.device.type == "cpu" else self.window_length
@@ -70,7 +71,12 @@ class BlockCache:
         prepare_for_generation(base)
 
     def refresh(
-        self, slots: torch.Tensor, ids: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor
+        self,
+        slots: torch.Tensor,
+        ids: torch.Tensor,
+        visible: torch.Tensor,
+        boundaries: torch.Tensor,
+        positions: torch.Tensor,
     ) -> torch.Tensor:
         """Take a full pass, store its keys and values, and return the window's hidden rows [n, W, D].
 
@@ -78,11 +84,15 @@ class BlockCache:
             slots: [n], one for each row.
             ids: [n, L] the canvases.
             visible: [n, L] boolean, False at padding.
+            boundaries: `attention.row_boundaries` of it, for a model that packs.
             positions: [n, w] of the window.
         """
         self.visible.index_copy_(0, slots, visible)
-        everywhere = torch.arange(ids.shape[1], device=self.device).expand_as(ids)  # [n, L]
-        hidden = self._forward(ids, everywhere, visible, _Refresh(self, slots))  # [n, L, D]
+        if self.packs:
+            hidden = pass_packed(unwrap(self.model), ids, boundaries, stored=_Refresh(self, slots))  # [n, L, D]
+        else:
+            everywhere = torch.arange(ids.shape[1], device=self.device).expand_as(ids)  # [n, L]
+            hidden = self._forward(ids, everywhere, visible, _Refresh(self, slots))
         index = positions[:, self._columns, None].expand(-1, -1, hidden.shape[-1])  # [n, W, D]
         return hidden.gather(1, index)
 
@@ -105,11 +115,12 @@ class BlockCache:
         slots: torch.Tensor,
         ids: torch.Tensor,
         visible: torch.Tensor,
+        boundaries: torch.Tensor,
         positions: torch.Tensor,
         noise: torch.Tensor,
     ) -> torch.Tensor:
         """Return what `choose` makes of `refresh`: [3, n, block] float64; `noise` is [n, block]."""
-        return self._whole(ids, slots, visible, positions, noise)
+        return self._whole(ids, slots, visible, boundaries, positions, noise)
 
     def window_choices(
         self, slots: torch.Tensor | None, ids: torch.Tensor, positions: torch.Tensor, noise: torch.Tensor
@@ -127,13 +138,16 @@ class BlockCache:
         ids: torch.Tensor,
         slots: torch.Tensor,
         visible: torch.Tensor,
+        boundaries: torch.Tensor,
         positions: torch.Tensor,
         noise: torch.Tensor,
     ) -> torch.Tensor:
-        return self._choose(self.refresh(slots, ids, visible, positions), noise)
+        return self._choose(self.refresh(slots, ids, visible, boundaries, positions), noise)
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, visible: torch.Tensor, store: Any) -> torch.Tensor:
-        mask = visible[:, None, None, :].expand(-1, 1, ids.shape[1], -1)  # [n, 1, q, L]
+        # Added to the scores, as the kernels want it: made once here, not by each layer.
+        empty = self.keys[0].new_zeros(())
+        mask = empty.masked_fill(~visible, -torch.inf)[:, None, None, :].expand(-1, 1, ids.shape[1], -1)  # [n, 1, q, L]
         hidden: torch.Tensor = (
             unwrap(self.model)
             .model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, stored=store)
@@ -142,9 +156,9 @@ class BlockCache:
         return hidden
 
     def _choose(self, hidden: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        uniform = torch.nn.functional.pad(noise, (0, hidden.shape[1] - self.block), value=0.5)  # [n, W]
-        chosen = choose_all(self.model, hidden.flatten(0, 1), uniform.flatten(), self.settings, self.mask_id)
-        return chosen.view(3, *hidden.shape[:2])[:, :, : self.block]
+        rows = hidden[:, : self.block].flatten(0, 1)
+        chosen = choose_all(self.model, rows, noise.flatten(), self.settings, self.mask_id)
+        return chosen.view(3, -1, self.block)
 
 
 class _Refresh:
@@ -159,16 +173,22 @@ class _Refresh:
 
 
 class _Kept:
-    """Keys and values of a full pass, [n, heads, L, d], are stored in the rows' slots and returned as they are."""
+    """Keys and values of a full pass are stored in the rows' slots and returned as they are.
+
+    They are [n, heads, L, d]; where the rows passed as one, [1, heads, n * L, d].
+    """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor) -> None:
         self.keys, self.values, self.slots = keys, values, slots
 
     def update(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `attention.Stored`."""
-        self.keys.index_copy_(0, self.slots, key)
-        self.values.index_copy_(0, self.slots, value)
+        self.keys.index_copy_(0, self.slots, self._by_row(key))
+        self.values.index_copy_(0, self.slots, self._by_row(value))
         return key, value
+
+    def _by_row(self, part: torch.Tensor) -> torch.Tensor:
+        return part.transpose(0, 1).reshape(part.shape[1], -1, *self.keys.shape[2:]).transpose(0, 1)
 
 
 class _Window:

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from dreamtune.model import apply_head, unwrap
-from dreamtune.sampling import choose, rows_per_block, untempered_probability
+from dreamtune.sampling import choose, rows_per_block, surest, untempered_probability
 from dreamtune.settings.generate import GenerateConfig
 
 WIDTH = 16  # rows of a product, columns of a canvas are multiples of this, so that a row's bits depend on it alone
+GPU_ROWS = 1024  # that pass the head at once where no table of float64 is made of their logits
 Choices = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # token, confidence and probability of each position
 
 
@@ -30,8 +31,10 @@ def choose_all(
     fill = -count % WIDTH
     rows = torch.nn.functional.pad(rows, (0, 0, 0, fill))
     uniform = torch.nn.functional.pad(uniform, (0, fill), value=0.5)
-    at_once = max(WIDTH, rows_per_block(unwrap(model).config.vocab_size) // WIDTH * WIDTH)
-    choose_part = _chooser(rows.device.type, settings)
+    choose_part, at_once = choose_rows, max(WIDTH, rows_per_block(unwrap(model).config.vocab_size) // WIDTH * WIDTH)
+    if rows.device.type == "cuda" and settings.temperature == 0:
+        choose_part = _compiled(_surest_rows if _plain(settings) else choose_rows)
+        at_once = GPU_ROWS if _plain(settings) else at_once
     parts = [
         torch.stack([part.double() for part in choose_part(apply_head(model, some), numbers, settings, mask_id)])
         for some, numbers in zip(rows.split(at_once), uniform.split(at_once), strict=True)
@@ -50,11 +53,15 @@ def choose_rows(logits: torch.Tensor, uniform: torch.Tensor, settings: GenerateC
     return tokens, confidence, untempered_probability(logits, tokens, mask_id)
 
 
-def _chooser(device_type: str, settings: GenerateConfig) -> Callable[..., Choices]:
-    """On a GPU, greedy, it is compiled: it then reads the logits, and writes no tables of their size."""
-    return _compiled() if device_type == "cuda" and settings.temperature == 0 else choose_rows
+def _plain(settings: GenerateConfig) -> bool:
+    return settings.order == "entropy" and settings.top_p is None and settings.top_k is None
+
+
+def _surest_rows(logits: torch.Tensor, uniform: torch.Tensor, settings: GenerateConfig, mask_id: int) -> Choices:
+    return surest(logits, mask_id)
 
 
 @cache
-def _compiled() -> Callable[..., Choices]:
-    return torch.compile(choose_rows, dynamic=True)
+def _compiled(function: Callable[..., Choices]) -> Callable[..., Choices]:
+    """Compiled, it reads the logits and writes no tables of their size."""
+    return torch.compile(function, dynamic=True)

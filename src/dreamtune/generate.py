@@ -14,11 +14,13 @@ batch sizes: there logits agree to rounding, and a choice between two that are n
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from dreamtune.attention import packs, row_boundaries
 from dreamtune.block_cache import BlockCache, block_cache
 from dreamtune.checks import Check, check
 from dreamtune.choices import WIDTH, choose_all
@@ -26,7 +28,7 @@ from dreamtune.cuda_graphs import GRAPH_ROWS, Captured
 from dreamtune.denoising_row import TOKEN, Answer, Request, Row, Special, plan_blocks, reveal_shares
 from dreamtune.errors import UserError
 from dreamtune.generation_layers import prepare_for_generation
-from dreamtune.model import hidden_states, unwrap
+from dreamtune.model import hidden_states, packed_rows, unwrap
 from dreamtune.settings.generate import GenerateConfig
 
 __all__ = ["Answer", "Request", "denoise", "generate", "no_mask_left", "reveal_shares"]
@@ -102,7 +104,7 @@ def _step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, spe
     """Take one denoising step of every row: one forward pass, the head on the candidate positions only."""
     device = next(model.parameters()).device
     ids, visible = _canvases(rows, width, special)
-    hidden = _full_pass(model, torch.from_numpy(ids).to(device), torch.from_numpy(visible).to(device))  # [B, L, D]
+    hidden = _full_pass(model, torch.from_numpy(ids).to(device), visible)  # [B, L, D]
 
     positions = np.concatenate(
         [i * width + len(row.request.prompt) + row.candidates for i, row in enumerate(rows)]
@@ -119,20 +121,23 @@ def _step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, spe
         start = part.stop
 
 
-def _full_pass(model: Any, ids: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+def _full_pass(model: Any, ids: torch.Tensor, visible: np.ndarray) -> torch.Tensor:
     """Return the hidden rows [B, L, D] of canvases [B, L]; of few rows on a GPU by a graph, kept with the model."""
     if ids.device.type == "cpu":
-        return hidden_states(model, ids, None if visible.all() else visible)
+        return hidden_states(model, ids, None if visible.all() else torch.from_numpy(visible))
     base = unwrap(model)
     held = getattr(base, "dreamtune_pass", None)
     if held is None or held[0] is not model:  # an adapter was put on, or taken off: other weights, other graphs
         prepare_for_generation(base)
-        base.dreamtune_pass = held = (
-            model,
-            Captured(lambda rows, seen: hidden_states(model, rows, seen.expand(-1, 1, rows.shape[1], -1)), GRAPH_ROWS),
-        )
-    hidden: torch.Tensor = held[1](ids, visible.bool()[:, None, None, :])
+        run = partial(packed_rows if packs(base) else _masked_rows, model)
+        base.dreamtune_pass = held = (model, Captured(run, GRAPH_ROWS))
+    seen = row_boundaries(visible) if packs(base) else visible.astype(bool)
+    hidden: torch.Tensor = held[1](ids, torch.from_numpy(seen).to(ids.device))
     return hidden
+
+
+def _masked_rows(model: Any, ids: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    return hidden_states(model, ids, visible[:, None, None, :].expand(-1, 1, ids.shape[1], -1))
 
 
 def _canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray, np.ndarray]:
@@ -161,11 +166,13 @@ def _cached_step(cache: BlockCache, rows: list[Row], width: int, special: Specia
         slots = None if everywhere else _tensor(cache, np.array([row.slot for row in within]))
         _reveal(at, cache.window_choices(slots, ids, positions, noise))
     if begin:
-        canvases, visible = (_tensor(cache, values) for values in _canvases(begin, width, special))
+        canvases, visible = _canvases(begin, width, special)
         at = dict(enumerate(begin))
         _, positions, noise = _windows(cache, at, len(begin))
         slots = _tensor(cache, np.array([row.slot for row in begin]))
-        _reveal(at, cache.refresh_choices(slots, canvases, visible.bool(), positions, noise))
+        boundaries = _tensor(cache, row_boundaries(visible))
+        whole = _tensor(cache, canvases), _tensor(cache, visible.astype(bool)), boundaries
+        _reveal(at, cache.refresh_choices(slots, *whole, positions, noise))
 
 
 def _windows(cache: BlockCache, at: dict[int, Row], count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
