@@ -1,5 +1,6 @@
 """What happens to a plan when the memory runs out, with rows as a GPU packs them."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,12 +9,13 @@ import torch
 
 from documents import document, noise
 from dreamtune import accumulate
-from dreamtune.accumulate import make_smaller
+from dreamtune.accumulate import make_smaller, make_window, passes_of
 from dreamtune.batching import Share
 from dreamtune.diffusion import corrupt
 from dreamtune.errors import UserError
 from dreamtune.packing import collate
-from tiny import plan
+from dreamtune.training_run import prepare_run
+from tiny import make_model, make_shards, plan, settings
 
 
 def test_a_document_that_stands_alone_cannot_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +41,28 @@ def test_a_pass_of_several_documents_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
     window = [corrupt(document(e, response=25), noise()) for e in range(4)]  # 30 tokens each
     make_smaller(run, (collate(window, multiple=64),))
     assert (run.plan.cut_tokens, run.plan.recompute_layers) == (60, 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_nothing_waits_for_the_gpu_inside_a_window(tmp_path: Path) -> None:
+    """From the masks on, over several passes forward and backward: torch stops at whatever would wait."""
+    changes = {"device": "cuda", "dtype": "bfloat16", "quantization": "nf4"}
+    base = make_model(tmp_path / "base").model_copy(update=changes)
+    run = prepare_run(settings(micro_batch_tokens=64), base, make_shards(tmp_path / "shards"), tmp_path)
+    run.model.train()
+    for step in (1, 2):  # compiles
+        passes_of(run, make_window(run, step), step)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        window = make_window(run, 3)
+        sums = passes_of(run, window, 3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(window.batches) > 1 and sums is not None and sums.isfinite().all()
+    with pytest.raises(RuntimeError, match="synchroniz"):  # that it would be noticed
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            sums.tolist()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
