@@ -6,6 +6,7 @@ softmax it has at hand, and the backward pass only scales it. (Cut cross entropy
 fused linear cross entropy do so too, in kernels of their own.)
 """
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -48,6 +49,18 @@ def supervised_rows(model: nn.Module, batch: Batch) -> Tensor:
     return hidden_rows(model, batch)[batch.positions]
 
 
+def head_parts(count: int) -> list[slice]:
+    """Return the parts in which so many rows pass the head, as few as `HEAD_ROWS` allows and of nearly one size.
+
+    A last part of a single row would be compiled anew, as the compiler treats a size of 1 apart.
+
+    >>> head_parts(513)
+    [slice(0, 256, None), slice(256, 513, None)]
+    """
+    parts = math.ceil(count / HEAD_ROWS)
+    return [slice(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
+
+
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), targets, reduction="none")
 
@@ -67,8 +80,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
         losses = torch.empty(len(rows), dtype=_accumulated(head.dtype), device=rows.device)
         gradient = torch.empty_like(rows)
         slope = _slope(rows.device.type)
-        for start in range(0, len(rows), HEAD_ROWS):
-            part = slice(start, start + HEAD_ROWS)
+        for part in head_parts(len(rows)):
             losses[part], upstream = slope(rows[part] @ head.T, targets[part], weights[part])
             gradient[part] = upstream @ head
         ctx.save_for_backward(gradient.to(kind))
