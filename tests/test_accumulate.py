@@ -50,7 +50,7 @@ def test_nothing_waits_for_the_gpu_inside_a_window(tmp_path: Path) -> None:
     base = make_model(tmp_path / "base").model_copy(update=changes)
     run = prepare_run(settings(micro_batch_tokens=64), base, make_shards(tmp_path / "shards"), tmp_path)
     run.model.train()
-    for step in (1, 2):  # compiles
+    for step in (1, 2, 3):  # compiles, and that waits
         passes_of(run, make_window(run, step), step)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
