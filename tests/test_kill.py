@@ -69,6 +69,10 @@ def _trainer(project: Project) -> psutil.Process:
     return process
 
 
+def _processes(project: Project) -> list[psutil.Process]:
+    return [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(project.folder)]
+
+
 def _wait(condition: Callable[[], object], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -94,7 +98,29 @@ def _kill_driver(driver: subprocess.Popen[bytes], project: Project) -> None:
     assert _trainer(project).is_running()  # the training goes on, and the next call starts a second one beside it
 
 
-@pytest.mark.parametrize("kill", [_kill_training, _kill_all, _kill_driver])
+def _terminate_all(driver: subprocess.Popen[bytes], project: Project) -> None:
+    """As SLURM does when a job is preempted or its time is up: SIGTERM to every process of it."""
+    _ask_all(driver, project, signal.SIGTERM)
+
+
+def _warn_all(driver: subprocess.Popen[bytes], project: Project) -> None:
+    """As SLURM does with --signal=USR1@…, under which Snakemake itself dies at once."""
+    _ask_all(driver, project, signal.SIGUSR1)
+
+
+def _ask_all(driver: subprocess.Popen[bytes], project: Project, number: signal.Signals) -> None:
+    os.killpg(driver.pid, number)
+    assert driver.wait(60) != 0
+    _wait(lambda: not _processes(project))
+    full = _training(project, rows=8 * STEPS)
+    last = (project.folder / full / "job.log").read_text().splitlines()[-1]
+    kept = sorted((project.folder / full / "checkpoints").glob("step-*"))[-1]
+    said = f"stopped by {number.name}; a checkpoint after step {int(kept.name[-6:])} of {STEPS} is kept"
+    assert last.startswith(f"train_adapter: {said}"), last
+    assert not list((project.folder / full).glob(".out-*"))
+
+
+@pytest.mark.parametrize("kill", [_kill_training, _kill_all, _kill_driver, _terminate_all, _warn_all])
 def test_resumes_to_the_same_bits(
     prepared: Project, uninterrupted: bytes, tmp_path: Path, kill: Callable[[subprocess.Popen[bytes], Project], None]
 ) -> None:
@@ -109,7 +135,7 @@ def test_resumes_to_the_same_bits(
     assert checkpoints[-1] < f"step-{STEPS:06d}", "it was killed too late to show anything"
 
     project.snakemake(f"{full}/manifest.json")
-    _wait(lambda: not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(project.folder)])
+    _wait(lambda: not _processes(project))
     manifest = json.loads((folder / "manifest.json").read_text())
     assert json.loads((folder / "training.json").read_text())["resumed_from"]
     assert (folder / "adapter/adapter_model.safetensors").read_bytes() == uninterrupted

@@ -47,6 +47,8 @@ def passes_of(run: Run, window: Window, step: int) -> Tensor | None:
     try:
         sums = torch.zeros(2, device=run.share.device)
         for batch in window.batches:
+            if run.share.processes == 1:  # several agree on it after the window, lest they wait for each other
+                run.stop.check()
             if len(batch.positions) == 0:
                 continue  # nothing is hidden, so nothing is added to either sum
             torch.manual_seed(dropout_seed(run.train.seed, step, batch))

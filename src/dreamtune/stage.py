@@ -23,6 +23,7 @@ import psutil
 
 from dreamtune.errors import UserError
 from dreamtune.inputs import DIGESTS, FileDigests, identify
+from dreamtune.interruption import Interrupted
 from dreamtune.settings.base import Section
 from dreamtune.versions import ROOT, code_digest, sha256_file
 
@@ -106,10 +107,10 @@ class Stage:
             error = changed
         finally:
             shutil.rmtree(self.out, ignore_errors=True)
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | Interrupted):
             self._stop(error)
 
-    def _stop(self, error: UserError) -> None:
+    def _stop(self, error: UserError | Interrupted) -> None:
         print(f"{self.name}: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
 

@@ -13,6 +13,7 @@ and into `work`, which outlives a killed attempt: checkpoints/ (see `dreamtune.c
 
 import json
 import math
+import signal
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -31,6 +32,7 @@ from dreamtune.checkpoint import save_adapter
 from dreamtune.checks import Check, at, failed, verdict
 from dreamtune.errors import UserError
 from dreamtune.gate import announce_prediction, open_gate, ran_as, smoke_plan
+from dreamtune.interruption import Interrupted
 from dreamtune.loss import loss_sums
 from dreamtune.memory import out_of_memory, peak_gib, watch
 from dreamtune.model import count_parameters, resolve_device
@@ -72,7 +74,7 @@ def train_adapter(
         resume(run)
         loaded_gib = watch(run.share.device)
         rehearse(run)
-        fit(run, open_log(run, out, work))
+        fit_or_save(run, open_log(run, out, work))
         checks += check_moment(run, "last_window")
     if broken := [check for check in checks if check["name"].startswith("loss_finite") and not check["passed"]]:
         raise UserError(f"{broken[0]['name']}: the loss is not finite; lower train.learning_rate or raise train.warmup")
@@ -85,6 +87,22 @@ def train_adapter(
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         (out / "gate.json").write_text(json.dumps(verdict(checks), indent=2) + "\n", encoding="utf-8")
     return {name: summary[name] for name in ("rows", "steps", "tokens", "first_loss", "last_loss", "trainable")}
+
+
+def fit_or_save(run: Run, log: Log) -> None:
+    """Train to the end. Asked to stop, finish the micro-batch, write a checkpoint and raise `Interrupted`.
+
+    What the window under way has added up so far is given up: the next start begins it anew, to the same bits.
+    """
+    with run.stop:
+        try:
+            fit(run, log)
+        except Interrupted as stopped:
+            step = run.history.step
+            if step:
+                save(run)
+            kept = f"a checkpoint after step {step} of {run.windows.total} is kept" if step else "no step was finished"
+            raise Interrupted(f"{stopped}; {kept}; start snakemake again to go on from there") from None
 
 
 def fit(run: Run, log: Log) -> None:
@@ -100,6 +118,8 @@ def fit(run: Run, log: Log) -> None:
             started = time.monotonic()
             window, sums = accumulate(run, windows, step)
             share_gradients(run, sums)
+            if run.share.processes > 1:
+                stop_together(run)
             norm = nn.utils.clip_grad_norm_(run.parameters, train.max_grad_norm)
             weighted, window_nll, grad_norm = torch.cat([sums, norm.to(sums)[None]]).tolist()  # waits for the GPU
             window_loss = weighted / window.loss_tokens
@@ -141,6 +161,8 @@ def validate(run: Run, log: Log) -> None:
     sums = torch.zeros(2, dtype=torch.float64, device=run.share.device)  # [2]: nats, tokens
     with torch.no_grad():
         for batch in run.validation:
+            if run.share.processes == 1:
+                run.stop.check()
             tokens = sum(row.nll_tokens for row in batch.rows)
             nll = loss_sums(run.model, batch)[1].item() if len(batch.positions) else 0.0
             sums += torch.tensor([nll, tokens], dtype=torch.float64, device=run.share.device)
@@ -161,6 +183,14 @@ def share_gradients(run: Run, sums: Tensor) -> None:
     for parameter in run.parameters:
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         parameter.grad = reduce(gradient, "sum")
+
+
+def stop_together(run: Run) -> None:
+    """Stop all processes in the same step as soon as one of them was asked to, even if the signal missed the others."""
+    asked = torch.tensor(float(run.stop.received is not None), device=run.share.device)
+    if reduce(asked, "sum").item() and not run.stop.received:
+        run.stop.received = signal.SIGTERM  # so the launcher would have said
+    run.stop.check()
 
 
 def stop_unless_finite(step: int, loss: float, grad_norm: float) -> None:

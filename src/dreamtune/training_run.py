@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from dreamtune.batching import Share, TrainingWindows, validation_batches
 from dreamtune.checkpoint import newest, prune, save_checkpoint
 from dreamtune.errors import UserError
+from dreamtune.interruption import StopSignals
 from dreamtune.layers import prepare_layers
 from dreamtune.memory import limit_memory
 from dreamtune.model import attach_lora, load, resolve_device
@@ -44,6 +45,7 @@ class Run:
     checkpoints: Path
     fingerprint: dict[str, Any]
     history: History
+    stop: StopSignals = field(default_factory=StopSignals)
 
     @property
     def parameters(self) -> list[nn.Parameter]:

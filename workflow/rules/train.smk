@@ -12,7 +12,9 @@ rule train_adapter:
     params:
         folder=subpath(output.manifest, parent=True),
     shell:
-        "python3 workflow/scripts/train_adapter.py --out {params.folder} 2>&1 | tee {log}"
+        # A stop signal goes to all of the job: the shell waits, and what logs goes on, until the checkpoint is written.
+        "trap : TERM USR1; python3 workflow/scripts/train_adapter.py --out {params.folder} 2>&1"
+        " | (trap '' TERM USR1 INT; tee {log})"
 
 
 rule merge_adapter:
