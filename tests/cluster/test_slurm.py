@@ -1,4 +1,4 @@
-"""The workflow through a real slurmctld and slurmd with (fake) GPUs requested, by the profile that ships, no slurmdbd."""
+"""The workflow through a real slurmctld and slurmd, without slurmdbd, with (fake) GPUs, by the profile that ships."""
 
 import json
 import math
@@ -32,6 +32,8 @@ GPU = {
 class SlurmProject(Project):
     """A copy of the project whose snakemake submits to the one-node SLURM, by profiles/slurm with this node's sizes."""
 
+    longest_s = 1500
+
     def __init__(self, folder: Path, slurm: OneNodeSlurm, config: str) -> None:
         super().__init__(folder)
         self.slurm, self.config = slurm, config
@@ -42,8 +44,8 @@ class SlurmProject(Project):
         profile |= {"seconds-between-status-checks": 2, "slurm-init-seconds-before-status-checks": 2}
         profile |= {"latency-wait": 10}
         (folder / "profiles/slurm/config.yaml").write_text(yaml.safe_dump(profile))
-        strict, seen = "set -euo pipefail; ", "printenv CUDA_VISIBLE_DEVICES > gpu-of-$(printenv SLURM_JOB_ID) || true; "
-        self.edit("workflow/rules/common.smk", f'"{strict}', f'"{strict}{seen}')
+        seen = "printenv CUDA_VISIBLE_DEVICES > gpu-of-$(printenv SLURM_JOB_ID) || true; "
+        self.edit("workflow/rules/common.smk", "set -euo pipefail; ", f"set -euo pipefail; {seen}")
 
     def command(self, *arguments: str) -> list[str]:
         command = [*Project.command(self)[:3], *arguments]
