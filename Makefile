@@ -1,10 +1,12 @@
-# make setup | demo | test | test-cluster | browser | format | schema | lock | prune      (prerequisites: Python 3.11+, make, git)
+# make setup | setup-slurm | demo | test | test-cluster | browser | format | schema | lock | prune
+# (prerequisites: Python 3.11+, make, git)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := containers/requirements.lock
+SLURM_LOCK := containers/requirements-slurm.lock
 
-.PHONY: setup demo test test-cluster browser format schema lock prune
+.PHONY: setup setup-slurm demo test test-cluster browser format schema lock prune
 
 setup: $(VENV)/.complete
 
@@ -13,6 +15,13 @@ $(VENV)/.complete: $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; call: make PYTHON=/path/to/python3.11 " )'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(LOCK)
+	@touch $@
+
+# Snakemake's SLURM executor, for clusters alone: wherever it is installed, each call asks for a controller.
+setup-slurm: $(VENV)/.slurm
+
+$(VENV)/.slurm: $(SLURM_LOCK) $(VENV)/.complete
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(SLURM_LOCK)
 	@touch $@
 
 demo: setup
@@ -28,7 +37,7 @@ test: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest --durations=10
 
 # Real containers and a real one-node SLURM, as root on Debian; what they need is installed under /opt and with apt.
-test-cluster: setup
+test-cluster: setup-slurm
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest --durations=0 tests/cluster
 
 # The report's tests drive a real browser; where none is found they are skipped, and say so.
@@ -44,10 +53,13 @@ format: setup
 schema: setup
 	$(BIN)/python workflow/scripts/write_schema.py
 
+lock: COMPILE := $(BIN)/pip-compile --quiet --upgrade --strip-extras --allow-unsafe --no-emit-index-url \
+	--no-emit-find-links --no-emit-options
 lock: setup
-	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --allow-unsafe --no-emit-index-url \
-		--no-emit-find-links --no-emit-options --annotation-style=line --output-file $(LOCK) pyproject.toml
+	$(COMPILE) --annotation-style=line --extra dev --output-file $(LOCK) pyproject.toml
 	@sed -i 's/^torch==\([0-9.]*\)+[a-z0-9]*/torch==\1/' $(LOCK)
+	$(COMPILE) --no-annotate --extra dev --extra slurm --constraint $(LOCK) --output-file $(SLURM_LOCK) pyproject.toml
+	@sed -i 's/^torch==\([0-9.]*\)+[a-z0-9]*/torch==\1/' $(SLURM_LOCK)
 
 prune: setup
 	$(BIN)/python workflow/scripts/prune.py

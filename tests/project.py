@@ -16,6 +16,8 @@ MICRO = "micro.yaml"
 class Project:
     """`snakemake` in a copy of the project under `folder`, with the smallest config that runs every stage."""
 
+    longest_s = 600  # that a run may take
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         for part in PARTS:
@@ -46,7 +48,12 @@ class Project:
     def snakemake(self, *arguments: str, fails: bool = False) -> str:
         """Run Snakemake to its end and return what it printed."""
         done = subprocess.run(
-            self.command(*arguments), cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=600
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=self.longest_s,
         )
         output = done.stdout + done.stderr
         assert (done.returncode != 0) == fails, output

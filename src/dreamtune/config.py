@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from dreamtune.errors import UserError
 from dreamtune.settings.base import Section, result
 from dreamtune.settings.benchmark import Benchmark
+from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.settings.data import DataConfig
 from dreamtune.settings.generate import GenerateConfig, Sampling
 from dreamtune.settings.likelihood import LikelihoodConfig
@@ -77,6 +78,7 @@ class Experiment(Section):
     score: ScoreConfig = Field(default_factory=ScoreConfig, description="how a completion is graded")
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection, description="likelihood, benchmarks, verdict")
     report: ReportConfig = Field(default_factory=ReportConfig, description="what the report shows")
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig, description="what jobs ask a batch system for")
 
 
 class Config(BaseModel):

@@ -17,7 +17,7 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, Folders]]:
     Raises UserError where an input file or model folder does not exist.
     """
     plan = Plan()
-    latest = {name: _plan_experiment(plan, name, e) for name, e in config.experiments.items()}
+    latest = {name: _plan_experiment(plan.under(e.cluster), name, e) for name, e in config.experiments.items()}
     plan.digests.save()
     return plan, latest
 
@@ -96,7 +96,7 @@ def _plan_answers(
 def plan_merge(plan: Plan, config: Config, latest: dict[str, Folders]) -> dict[str, Path]:
     """Plan the merged checkpoint of each experiment; it is made only on request."""
     return {
-        name: plan.add(
+        name: plan.under(e.cluster).add(
             "merge_adapter",
             {"model": e.model, "likelihood": e.evaluate.likelihood},
             ("model",),

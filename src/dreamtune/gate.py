@@ -12,6 +12,7 @@ from dreamtune.checks import failed
 from dreamtune.errors import UserError
 from dreamtune.memory import device_gib
 from dreamtune.pass_plan import PassPlan
+from dreamtune.prediction import training_tokens
 from dreamtune.settings.train import TrainConfig
 
 
@@ -73,11 +74,8 @@ def predict(gate: Path, windows: TrainingWindows, ran: dict[str, Any]) -> dict[s
     if smoke["ran_as"] != ran:
         return {}
     train, length = windows.train, float(windows.lengths[: windows.rows].mean())
-    halves = windows.documents / min(train.global_batch, windows.rows)
-    documents = halves * min(windows.total * train.global_batch, windows.rows * train.epochs)
-    tokens = documents * (length + train.max_tail / 2)
     return {
-        "predicted_minutes": round(smoke["seconds_per_token"] * tokens / 60, 3),
+        "predicted_minutes": round(smoke["seconds_per_token"] * training_tokens(train, windows.rows, length) / 60, 3),
         "predicted_memory_gib": smoke["peak_memory_gib"],
     }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from dreamtune.inputs import DIGESTS, FileDigests, identify
 from dreamtune.settings.base import Section
+from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.versions import ROOT, code_digest, digest
 
 RESULTS = Path("results")
@@ -19,6 +20,12 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
     def __init__(self) -> None:
         super().__init__()
         self.digests = FileDigests(DIGESTS)
+        self.cluster = ClusterConfig()
+
+    def under(self, cluster: ClusterConfig) -> "Plan":
+        """Let what is added next travel with these bounds, which do not enter its version; return the plan."""
+        self.cluster = cluster
+        return self
 
     def add(
         self,
@@ -52,6 +59,7 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
             "reads": {name: folder.as_posix() for name, folder in reads.items()},
             "order_only": {name: folder.as_posix() for name, folder in order_only.items()},
             "runtime": runtime,
+            "cluster": self.cluster.model_dump(mode="json"),
         }
         return RESULTS / stage / version
 

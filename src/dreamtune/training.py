@@ -74,13 +74,16 @@ def train_adapter(
         resume(run)
         loaded_gib = watch(run.share.device)
         rehearse(run)
+        began = time.monotonic()
         fit_or_save(run, open_log(run, out, work))
+        fit_s = time.monotonic() - began  # of this process, whatever it resumed
         checks += check_moment(run, "last_window")
     if broken := [check for check in checks if check["name"].startswith("loss_finite") and not check["passed"]]:
         raise UserError(f"{broken[0]['name']}: the loss is not finite; lower train.learning_rate or raise train.warmup")
     trainable, parameters = count_parameters(run.model)
     summary = run.history.summary() | predicted | {"gate_passed": gate_passed, "rows": run.windows.rows}
     summary |= {"epochs": train.epochs, "trainable": trainable, "parameters": parameters}
+    summary |= {"fit_s": round(fit_s, 3), "host_memory_gib": round(peak_gib("cpu"), 4)}
     summary |= {"loaded_gib": round(loaded_gib, 4), "ran_as": ran_as(run.plan, train, run.share.device.type)}
     if run.share.process == 0:
         save_adapter(run.model, out / "adapter", model)
@@ -157,6 +160,7 @@ def validate(run: Run, log: Log) -> None:
     """Log the 1/t bound on the validation rows, in nats per response token, under masks that never change."""
     if not run.validates:
         return
+    started = time.monotonic()
     run.model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=run.share.device)  # [2]: nats, tokens
     with torch.no_grad():
@@ -170,6 +174,7 @@ def validate(run: Run, log: Log) -> None:
     if run.share.processes > 1:
         sums = reduce(sums, "sum")
     step, validation_nll = run.history.step, (sums[0] / sums[1]).item()
+    run.history.validation_s += time.monotonic() - started
     if not math.isfinite(validation_nll):
         raise UserError(f"step {step}: the validation loss is {validation_nll}; lower train.learning_rate")
     log.write({"step": step, "epoch": step / run.windows.per_epoch, "validation_nll": validation_nll})

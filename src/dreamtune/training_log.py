@@ -28,6 +28,7 @@ class History:
     timed_steps: int = 0  # without the first step of each process, which warms up
     timed_tokens: int = 0
     timed_s: float = 0.0
+    validation_s: float = 0.0
     lines: list[dict[str, Any]] = field(default_factory=list)
     pending: list[dict[str, float]] = field(default_factory=list)
     resumed_from: list[int] = field(default_factory=list)
@@ -102,6 +103,7 @@ class History:
                 self.timed_s / self.timed_tokens if self.timed_tokens else self.wall_s / max(self.tokens, 1)
             ),
             "wall_s": round(self.wall_s, 3),
+            "validation_s": round(self.validation_s, 3),
             "validation": [
                 {name: line[name] for name in ("step", "epoch", "validation_nll")}
                 for line in self.lines

@@ -6,6 +6,7 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, f"{workflow.basedir}/src")
 from dreamtune.config import Config, parse_config
+from dreamtune.demand import memory_mb, minutes
 from dreamtune.errors import UserError
 from dreamtune.experiments import make_plan, plan_merge
 from dreamtune.plan import RESULTS
@@ -58,3 +59,18 @@ def experiment_of(wildcards):
 def gpus(stage):
     """Return the resource function of a stage that runs a model: one GPU, unless the config says `cpu`."""
     return lambda wildcards: int(PLAN[stage, wildcards.version]["runtime"]["model"]["device"] != "cpu")
+
+
+def demand(stage):
+    """Return the resource functions of a stage's time limit and host memory; the full run's go by smoke's figures."""
+    return {
+        "runtime": lambda wildcards, attempt: minutes(PLAN[stage, wildcards.version], attempt),
+        "mem_mb": lambda wildcards, attempt: memory_mb(PLAN[stage, wildcards.version], attempt),
+    }
+
+
+def shown(name, caption):
+    """Return a file of the experiment's report, as Snakemake's own report lists it."""
+    labels = lambda wildcards: {"experiment": experiment_of(wildcards), "file": Path(name).stem}
+    path = f"results/render_report/{{version}}/{name}"
+    return report(path, caption=f"../report/{caption}.rst", category="Verdicts", labels=labels)

@@ -8,6 +8,7 @@ rule generate_answers:
     benchmark:
         "results/generate_answers/{version}/benchmark.tsv"
     resources:
+        **demand("generate_answers"),
         gpu=gpus("generate_answers"),
     params:
         folder=subpath(output.manifest, parent=True),
@@ -25,6 +26,7 @@ rule evaluate_likelihood:
     benchmark:
         "results/evaluate_likelihood/{version}/benchmark.tsv"
     resources:
+        **demand("evaluate_likelihood"),
         gpu=gpus("evaluate_likelihood"),
     params:
         folder=subpath(output.manifest, parent=True),
@@ -41,6 +43,8 @@ rule score_answers:
         "results/score_answers/{version}/job.log",
     benchmark:
         "results/score_answers/{version}/benchmark.tsv"
+    resources:
+        **demand("score_answers"),
     params:
         folder=subpath(output.manifest, parent=True),
     shell:
@@ -51,23 +55,15 @@ rule render_report:
     input:
         unpack(inputs_of("render_report")),
     output:
-        html=report(
-            "results/render_report/{version}/report.html",
-            caption="../report/verdict.rst",
-            category="Verdicts",
-            labels=lambda w: {"experiment": experiment_of(w), "file": "report"},
-        ),
-        summary=report(
-            "results/render_report/{version}/summary.json",
-            caption="../report/summary.rst",
-            category="Verdicts",
-            labels=lambda w: {"experiment": experiment_of(w), "file": "summary"},
-        ),
+        html=shown("report.html", "verdict"),
+        summary=shown("summary.json", "summary"),
         manifest="results/render_report/{version}/manifest.json",
     log:
         "results/render_report/{version}/job.log",
     benchmark:
         "results/render_report/{version}/benchmark.tsv"
+    resources:
+        **demand("render_report"),
     params:
         folder=subpath(output.manifest, parent=True),
         experiment=experiment_of,

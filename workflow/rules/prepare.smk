@@ -7,6 +7,8 @@ rule prepare_shards:
         "results/prepare_shards/{version}/job.log",
     benchmark:
         "results/prepare_shards/{version}/benchmark.tsv"
+    resources:
+        **demand("prepare_shards"),
     params:
         folder=subpath(output.manifest, parent=True),
     shell:
@@ -22,6 +24,8 @@ rule audit_contamination:
         "results/audit_contamination/{version}/job.log",
     benchmark:
         "results/audit_contamination/{version}/benchmark.tsv"
+    resources:
+        **demand("audit_contamination"),
     params:
         folder=subpath(output.manifest, parent=True),
     shell:

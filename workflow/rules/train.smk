@@ -8,6 +8,7 @@ rule train_adapter:
     benchmark:
         "results/train_adapter/{version}/benchmark.tsv"
     resources:
+        **demand("train_adapter"),
         gpu=gpus("train_adapter"),
     params:
         folder=subpath(output.manifest, parent=True),
@@ -27,6 +28,7 @@ rule merge_adapter:
     benchmark:
         "results/merge_adapter/{version}/benchmark.tsv"
     resources:
+        **demand("merge_adapter"),
         gpu=gpus("merge_adapter"),
     params:
         folder=subpath(output.manifest, parent=True),

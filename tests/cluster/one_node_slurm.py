@@ -1,0 +1,200 @@
+"""A real SLURM of one node on this machine: slurmctld, slurmd and munge, with fake GPUs and without slurmdbd.
+
+usage   python tests/cluster/one_node_slurm.py start|stop|status [--folder FOLDER] [--gpus 2]      (as root, on Debian)
+
+Everything it writes lies in FOLDER, but for slurm.conf and gres.conf: they must stand in /etc/slurm, as Snakemake's
+executor deletes SLURM_CONF before it submits. A SLURM that this script did not configure is left alone.
+Partitions: main; preemptable and preemptable-grace (requeued at once, or 10 s after a SIGTERM) and urgent, which
+preempts them. Memory is enforced by sampling; there are no cgroups.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+ETC = Path("/etc/slurm")
+MARK = "# made by one_node_slurm.py for tests; its state lies in "
+PACKAGES = ("slurm-wlm", "munge")
+DAEMONS = ("slurmd", "slurmctld", "munged")  # in the order in which they are stopped
+
+SLURM_CONF = """{mark}{folder}
+ClusterName=one-node
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort=27817
+SlurmdPort=27818
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+# No database: who was run, and how it ended, is known to slurmctld alone, for MinJobAge seconds.
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+MinJobAge=7200
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=2
+JobAcctGatherParams=OverMemoryKill
+ProctrackType=proctrack/pgid
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerType=sched/backfill
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=5
+KillWait=5
+ReturnToService=2
+JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory_mb} Gres=gpu:fake:{gpus} State=UNKNOWN
+PartitionName=DEFAULT Nodes=ALL State=UP MaxTime=1-0
+PartitionName=main Default=YES PriorityTier=1 PreemptMode=OFF
+PartitionName=preemptable PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=preemptable-grace PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
+PartitionName=urgent PriorityTier=10 PreemptMode=OFF
+"""
+GRES_CONF = "{mark}{folder}\nNodeName={host} Name=gpu Type=fake File={folder}/gpu[0-{last}]\n"
+
+
+class OneNodeSlurm:
+    """`with OneNodeSlurm(folder) as slurm:` a SLURM that is up; see the module's docstring."""
+
+    def __init__(self, folder: Path, gpus: int = 2) -> None:
+        self.folder, self.gpus = folder.resolve(), gpus
+
+    def __enter__(self) -> "OneNodeSlurm":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Install SLURM where it is missing, configure and start it, and wait until the node is idle.
+
+        Raises:
+            RuntimeError: not root, another SLURM is configured here, or the node does not come up.
+        """
+        if os.geteuid() != 0:
+            raise RuntimeError("a one-node SLURM needs root: its daemons and its fake GPUs' device files do")
+        self._refuse_another()
+        _install()
+        self._configure()
+        munge = self.folder / "munge"
+        files = {"key": "key", "socket": "socket", "seed": "seed", "log": "log"}
+        options = [f"--{name}-file={munge / file}" for name, file in files.items() if name != "socket"]
+        _run("munged", "--force", *options, f"--socket={munge / 'socket'}", f"--pid-file={self.folder / 'munged.pid'}")
+        _run("slurmctld", "-c")
+        _run("slurmd")
+        _wait(lambda: "idle" in _run("sinfo", "-h", "-o", "%T"), 60, f"the node is not idle; see {self.folder}/*.log")
+
+    def stop(self) -> None:
+        """Cancel what runs, stop the daemons and take the configuration away."""
+        if self.pid("slurmctld"):
+            _run("scancel", "--user=root", check=False)
+        for name in DAEMONS:
+            if pid := self.pid(name):
+                os.kill(pid, signal.SIGTERM)
+                _wait(lambda pid=pid: not psutil.pid_exists(pid), 30, f"{name} does not stop")
+        for name in ("slurm.conf", "gres.conf"):
+            if (ETC / name).exists() and (ETC / name).read_text().startswith(f"{MARK}{self.folder}\n"):
+                (ETC / name).unlink()
+
+    def pid(self, daemon: str) -> int | None:
+        """Return the number of a daemon's process; None if it does not run."""
+        path = self.folder / f"{daemon}.pid"
+        pid = int(path.read_text()) if path.exists() and path.read_text().strip() else None
+        return pid if pid and psutil.pid_exists(pid) and psutil.Process(pid).name() == daemon else None
+
+    def jobs(self) -> list[dict[str, str]]:
+        """Return what `scontrol show job` says of every job since the start, finished ones too, in order."""
+        lines = _run("scontrol", "--oneliner", "show", "job").splitlines()
+        found = [dict(re.findall(r"(\w[\w:/]*)=(\S*)", line)) for line in lines]
+        return sorted((job for job in found if "JobId" in job), key=lambda job: int(job["JobId"]))
+
+    def _refuse_another(self) -> None:
+        path = ETC / "slurm.conf"
+        if not path.exists():
+            return
+        first = path.read_text().splitlines()[:1]
+        if not first or not first[0].startswith(MARK):
+            raise RuntimeError(f"{path} belongs to another SLURM and is left alone; use a machine without one")
+        other = OneNodeSlurm(Path(first[0].removeprefix(MARK)))
+        if any(other.pid(name) for name in DAEMONS):
+            raise RuntimeError(f"one runs already; {Path(__file__).name} stop --folder {other.folder} ends it")
+
+    def _configure(self) -> None:
+        for name in ("state", "spool", "munge"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            (self.folder / name).mkdir(parents=True)
+        for folder in (self.folder, *self.folder.parents):  # munged insists that nobody else can write there
+            if folder.stat().st_mode & 0o022 and not folder.stat().st_mode & 0o1000:
+                raise RuntimeError(f"others can write to {folder}; give a --folder where they cannot")
+        self.folder.chmod(0o755)
+        (self.folder / "munge").chmod(0o755)
+        key = self.folder / "munge/key"
+        key.touch(0o600)
+        key.write_bytes(os.urandom(128))
+        for number in range(self.gpus):  # a device like /dev/null: SLURM counts it and sets CUDA_VISIBLE_DEVICES
+            device = self.folder / f"gpu{number}"
+            if not device.exists():
+                os.mknod(device, 0o666 | 0o020000, os.makedev(1, 3))
+        memory_mb = int(psutil.virtual_memory().total * 0.9 / 2**20)
+        values = {"mark": MARK, "folder": self.folder, "host": socket.gethostname().partition(".")[0]}
+        values |= {"cpus": os.cpu_count(), "memory_mb": memory_mb, "gpus": self.gpus, "last": self.gpus - 1}
+        ETC.mkdir(exist_ok=True)
+        (ETC / "slurm.conf").write_text(SLURM_CONF.format(**values))
+        (ETC / "gres.conf").write_text(GRES_CONF.format(**values))
+
+
+def _install() -> None:
+    if all(shutil.which(name) for name in (*DAEMONS, "sbatch", "srun")):
+        return
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
+        subprocess.run(["apt-get", "--quiet", "--quiet", *arguments], check=True, env=environment)
+
+
+def _run(*command: str, check: bool = True) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if check and done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def _wait(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise RuntimeError(otherwise)
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("start", "stop", "status"))
+    parser.add_argument("--folder", type=Path, default=Path("/var/tmp/one-node-slurm"))
+    parser.add_argument("--gpus", type=int, default=2)
+    given = parser.parse_args()
+    slurm = OneNodeSlurm(given.folder, given.gpus)
+    try:
+        slurm.stop() if given.action == "stop" else slurm.start() if given.action == "start" else None
+        print("stopped" if given.action == "stop" else _run("sinfo", "--Node", "--format=%N %P %T %c %m %G"))
+    except RuntimeError as error:
+        sys.exit(f"one_node_slurm: {error}")

@@ -1,0 +1,140 @@
+"""One training through a real SLURM: preempted three times, out of time once, killed once; the same bits in the end."""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from one_node_slurm import OneNodeSlurm
+from test_slurm import SlurmProject, rule_of, slurm  # noqa: F401, a fixture
+
+from project import MICRO, Project
+
+pytestmark = pytest.mark.timeout(1800)
+EPOCHS, ROWS = 5, 320
+STEPS = EPOCHS * ROWS // 8
+# Time to be interrupted in; nothing of it is computed with.
+SLOWER = ("run.optimizer.zero_grad()\n", "run.optimizer.zero_grad()\n            time.sleep(0.4)\n")
+
+
+class Training:
+    """The full run of a project under way, as its SLURM job and its log show it."""
+
+    def __init__(self, project: SlurmProject) -> None:
+        self.project = project
+        self.stopped: list[str] = []
+
+    @property
+    def job(self) -> dict[str, str]:
+        """The newest job of the full run."""
+        return [job for job in self.project.slurm.jobs() if rule_of(job) == "train_adapter"][-1]
+
+    def log(self) -> str:
+        logs = sorted(self.project.folder.glob("results/train_adapter/*/job.log"), key=lambda p: p.stat().st_mtime)
+        return logs[-1].read_text() if logs else ""
+
+    def wait_for_steps(self) -> None:
+        """Wait until this attempt has taken some."""
+        seen = len(self.stopped)
+
+        def goes_on() -> bool:
+            log = self.log()
+            steps = [int(n) for n in re.findall(rf"train (\d+)/{STEPS}\b", log)]
+            return self.job["JobState"] == "RUNNING" and "stopped by" not in log and len(set(steps)) > 1
+
+        wait(goes_on, 240, f"attempt {seen} takes no step; {self.job}")
+
+    def wait_until_stopped(self) -> None:
+        """Wait until this attempt has said that it keeps a checkpoint."""
+        wait(lambda: "stopped by" in self.log(), 60, f"nothing was kept: {self.log()[-2000:]}")
+        self.stopped.append(self.log().splitlines()[-1])
+
+
+def preempt(training: Training) -> None:
+    """Let an urgent job take the whole node for a moment."""
+    training.wait_for_steps()
+    command = ["sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"]
+    subprocess.run(command, check=True, capture_output=True)
+    training.wait_until_stopped()
+
+
+def start_again(training: Training, partition: str) -> None:
+    """Spare the requeued job its two minutes of waiting."""
+    number = training.job["JobId"]
+    wait(lambda: training.job["JobState"] == "PENDING", 60, f"not requeued: {training.job}")
+    change = ["scontrol", "update", f"JobId={number}", f"Partition={partition}", "StartTime=now"]
+    wait(lambda: subprocess.run(change, capture_output=True).returncode == 0, 30, "the job cannot be changed")
+
+
+def run_out_of_time(training: Training) -> None:
+    training.wait_for_steps()
+    subprocess.run(["scontrol", "update", f"JobId={training.job['JobId']}", "TimeLimit=1"], check=True)
+    wait(lambda: "stopped by" in training.log(), 150, f"still runs: {training.job}")
+    training.wait_until_stopped()
+
+
+def kill(training: Training) -> None:
+    training.wait_for_steps()
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        at_work = process.info["cwd"] == str(training.project.folder)
+        if at_work and any("train_adapter.py" in part for part in (process.info["cmdline"] or [])[1:2]):
+            process.kill()
+
+
+def test_whatever_stops_a_training_it_ends_in_the_same_bits(slurm: OneNodeSlurm, tmp_path: Path) -> None:  # noqa: F811
+    alone = Project(tmp_path / "alone")
+    prepare(alone)
+    alone.snakemake("--until", "train_adapter")
+
+    project = SlurmProject(tmp_path / "slurm", slurm, MICRO)
+    prepare(project)
+    project.edit("src/dreamtune/training.py", *SLOWER)
+    project.edit("profiles/slurm/config.yaml", "retries: 2", "retries: 9")
+    project.edit("profiles/slurm/config.yaml", "  train_adapter:\n", "  train_adapter:\n    slurm_partition: preemptable\n")
+    driver = project.start("--until", "train_adapter")
+    training = Training(project)
+    try:
+        preempt(training)  # without a grace time: requeued under its number
+        start_again(training, "preemptable-grace")
+        preempt(training)  # with one: Snakemake's inner process ends, the job has failed, and is submitted anew
+        preempt(training)
+        start_again(training, "preemptable")
+        run_out_of_time(training)
+        kill(training)
+        assert driver.wait(600) == 0, (project.folder / "snakemake.log").read_text()[-3000:]
+    finally:
+        driver.kill()
+    assert all(line.startswith("train_adapter: stopped by SIGTERM; a checkpoint") for line in training.stopped)
+    assert adapter(project) == adapter(alone)
+    resumed = json.loads((full_run(project) / "training.json").read_text())["resumed_from"]
+    assert len(resumed) == 5 and resumed == sorted(resumed), resumed
+    assert any(step % (STEPS // EPOCHS) for step in resumed), "they were written when asked for, not at an epoch's end"
+
+
+def prepare(project: Project) -> None:
+    project.edit(MICRO, "full: {rows: 16, epochs: 1,", f"full: {{rows: {ROWS}, epochs: {EPOCHS},")
+    project.edit(MICRO, "validation_rows: 8", "validation_rows: 0")
+
+
+def full_run(project: Project) -> Path:
+    [folder] = [
+        manifest.parent
+        for manifest in project.folder.glob("results/train_adapter/*/manifest.json")
+        if json.loads(manifest.read_text())["settings"]["run"] == "full"
+    ]
+    return folder
+
+
+def adapter(project: Project) -> bytes:
+    return (full_run(project) / "adapter/adapter_model.safetensors").read_bytes()
+
+
+def wait(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, otherwise
+        time.sleep(0.3)

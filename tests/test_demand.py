@@ -1,0 +1,91 @@
+"""What a job asks a batch system for: smoke's figures with a margin, more at each attempt, never beyond the bounds."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import ROOT
+from dreamtune.demand import USUAL, memory_mb, minutes
+from dreamtune.prediction import training_tokens
+from dreamtune.settings.cluster import ClusterConfig
+from dreamtune.settings.train import TrainConfig
+
+SMOKE = {
+    **{"tokens": 1_000, "steps": 8, "seconds_per_token": 0.6, "fit_s": 700.0, "host_memory_gib": 3.0},
+    **{"validation_s": 40.0, "validation": [{}, {}]},
+}
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> dict[str, Any]:
+    """A full run whose smoke took 760 s, 700 of them in its loop, and whose 80 rows have 45 tokens on the mean."""
+    (tmp_path / "manifest.json").write_text(json.dumps({"wall_s": 760.0}))
+    (tmp_path / "training.json").write_text(json.dumps(SMOKE))
+    (tmp_path / "shards.json").write_text(json.dumps({"splits": {"train": {"rows": 80, "tokens": 3_600}}}))
+    settings, runtime = TrainConfig(max_tail=10, epochs=2).by_kind()
+    return spec(cluster=ClusterConfig(margin=2.0, max_minutes=1_000, max_mem_gb=10.0)) | {
+        "settings": {"train": settings},
+        "runtime": {"train": runtime},
+        "reads": {"shards": str(tmp_path)},
+        "order_only": {"gate": str(tmp_path)},
+    }
+
+
+def spec(stage: str = "train_adapter", cluster: ClusterConfig | None = None) -> dict[str, Any]:
+    return {"stage": stage, "order_only": {}, "cluster": (cluster or ClusterConfig()).model_dump()}
+
+
+def test_the_full_run_asks_for_what_smoke_measured_with_the_margin(full: dict[str, Any]) -> None:
+    # 60 s to start; 2 epochs x 80 rows x (45 + 10 / 2) tokens x 0.6 s; 2 + 2 validations of 20 s
+    assert minutes(full, attempt=1) == math.ceil(2 * (60 + 8_000 * 0.6 + 80) / 60 + 2)
+    assert memory_mb(full, attempt=1) == (2 * 3.0 + 0.5) * 1024
+
+
+def test_validations_between_epochs_are_counted(full: dict[str, Any]) -> None:
+    before = minutes(full, attempt=1)
+    full["settings"]["train"]["validate_every"] = 1  # 64 steps, at smoke's 125 tokens each
+    assert minutes(full, attempt=1) - before == pytest.approx(2 * (64 - 2) * 20 / 60, abs=1)
+
+
+def test_another_attempt_asks_for_more_and_never_for_more_than_the_bounds(full: dict[str, Any]) -> None:
+    asked = [(minutes(full, attempt), memory_mb(full, attempt)) for attempt in (1, 2, 3, 9)]
+    assert asked[1][0] == pytest.approx(2 * asked[0][0], abs=1)
+    assert asked[2][0] == pytest.approx(3 * asked[0][0], abs=2)
+    assert [memory for _, memory in asked] == [6_656, 10_240, 10_240, 10_240]
+    assert asked[3][0] == 1_000
+
+
+def test_before_smoke_is_finished_snakemake_is_told_which_input_is_missing(full: dict[str, Any]) -> None:
+    full["order_only"]["gate"] = "results/train_adapter/0123456789ab"
+    for ask in (minutes, memory_mb):
+        with pytest.raises(FileNotFoundError) as error:
+            ask(full, 1)
+        assert error.value.filename == "results/train_adapter/0123456789ab/manifest.json"
+
+
+@pytest.mark.parametrize("stage", USUAL)
+def test_other_stages_ask_for_the_usual_within_the_bounds(stage: str) -> None:
+    assert (minutes(spec(stage), 1), memory_mb(spec(stage), 1)) == (USUAL[stage][0], 1024 * USUAL[stage][1])
+    small = spec(stage, ClusterConfig(max_minutes=3, max_mem_gb=0.5))
+    assert (minutes(small, 1), memory_mb(small, 1)) == (3, 512)
+
+
+def test_every_rule_that_asks_has_its_usual_demand() -> None:
+    rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    assert set(re.findall(r"^rule (\w+):[^\n]*\n    input:\n        unpack", rules, re.MULTILINE)) == set(USUAL)
+    assert set(re.findall(r'\*\*demand\("(\w+)"\)', rules)) == set(USUAL)
+
+
+def test_tokens_of_short_and_complementary_runs() -> None:
+    def tokens(**settings: Any) -> float:
+        return training_tokens(TrainConfig(max_tail=0, epochs=3, **settings), rows=20, mean_tokens=10.0)
+
+    assert tokens() == 3 * 20 * 10
+    assert tokens(rows=5) == 3 * 5 * 10
+    assert tokens(max_steps=2) == 2 * 8 * 10
+    assert tokens(complementary=True) == 2 * 3 * 20 * 10
+    assert tokens(complementary=True, objective="copy") == 3 * 20 * 10
