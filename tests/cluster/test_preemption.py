@@ -86,6 +86,8 @@ def kill(training: Training) -> None:
 
 
 def test_whatever_stops_a_training_it_ends_in_the_same_bits(slurm: OneNodeSlurm, tmp_path: Path) -> None:  # noqa: F811
+    for name in ("alone", "slurm"):
+        (tmp_path / name).mkdir()
     alone = Project(tmp_path / "alone")
     prepare(alone)
     alone.snakemake("--until", "train_adapter")
