@@ -9,7 +9,7 @@ from pathlib import Path
 
 from conftest import ROOT
 
-PARTS = ("Snakefile", "workflow", "src", "profiles", "config", "resources")
+PARTS = ("Snakefile", "workflow", "src", "profiles", "config", "resources", "containers/requirements.lock")
 MICRO = "micro.yaml"
 
 
@@ -23,6 +23,7 @@ class Project:
             if source.is_dir():
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
         shutil.copy2(ROOT / "tests/fixtures/micro.yaml", folder / MICRO)
         venv = Path(sys.executable).parent
