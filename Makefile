@@ -1,10 +1,10 @@
-# make setup | demo | test | test-cluster | browser | format | schema | lock | prune      (prerequisites: Python 3.11+, make, git)
+# make setup | demo | test | test-cluster | browser | format | schema | lock | image | prune      (prerequisites: Python 3.11+, make, git)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := containers/requirements.lock
 
-.PHONY: setup demo test test-cluster browser format schema lock prune
+.PHONY: setup demo test test-cluster browser format schema lock image prune
 
 setup: $(VENV)/.complete
 
@@ -48,6 +48,10 @@ lock: setup
 	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --allow-unsafe --no-emit-index-url \
 		--no-emit-find-links --no-emit-options --annotation-style=line --output-file $(LOCK) pyproject.toml
 	@sed -i 's/^torch==\([0-9.]*\)+[a-z0-9]*/torch==\1/' $(LOCK)
+
+# The image that --use-singularity runs jobs in; BASE=debian builds it without an image registry.
+image:
+	@BASE="$(BASE)" PYTHON="$(PYTHON)" bash containers/build.sh
 
 prune: setup
 	$(BIN)/python workflow/scripts/prune.py

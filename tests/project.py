@@ -14,10 +14,11 @@ MICRO = "micro.yaml"
 
 
 class Project:
-    """`snakemake` in a copy of the project under `folder`, with the smallest config that runs every stage."""
+    """`snakemake` in a copy of the project under `folder`, by default with the smallest config of every stage."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: str = MICRO, cores: int = 2) -> None:
         self.folder = folder
+        self.options = ("--cores", str(cores), "--configfile", config)
         for part in PARTS:
             source, target = ROOT / part, folder / part
             if source.is_dir():
@@ -30,7 +31,7 @@ class Project:
         self.environment = os.environ | {"PATH": f"{venv}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "snakemake", *arguments, "--cores", "2", "--configfile", MICRO]
+        return [sys.executable, "-m", "snakemake", *arguments, *self.options]
 
     def start(self, *arguments: str, log: str = "snakemake.log") -> subprocess.Popen[bytes]:
         """Start Snakemake in a process group of its own."""
