@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the lock into /opt/dreamtune, in a Debian 12 base; both container definitions run it.
+# Installs the lock into /opt/dreamtune-venv, in a Debian 12 base; both container definitions run it. The folder must be one
+# that nobody has the project in: a work folder is mounted under its own name, over what the image has there.
 # Arguments go to pip: where wheels come from.
 set -eu
 
@@ -12,6 +13,6 @@ apt-get -o APT::Sandbox::User=root install -q --yes --no-install-recommends \
 rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*.log /var/log/apt
 
 # The compiled Python files stay: in an image that is read-only, each job would compile them again.
-python3 -m venv /opt/dreamtune
-/opt/dreamtune/bin/pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore "$@" \
-    --requirement /opt/dreamtune/requirements.lock
+python3 -m venv /opt/dreamtune-venv
+/opt/dreamtune-venv/bin/pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore "$@" \
+    --requirement /opt/dreamtune-venv/requirements.lock

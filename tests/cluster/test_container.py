@@ -127,7 +127,7 @@ def test_the_image_holds_the_lock_and_is_read_only(image: Path) -> None:
     installed = {name.lower().replace("_", "-"): version.partition("+")[0] for name, version in found.items()}
     assert pinned.items() <= installed.items()
     assert "dreamtune" not in installed
-    assert "Read-only file system" in apptainer(image, "touch", "/opt/dreamtune/new").stderr
+    assert "Read-only file system" in apptainer(image, "touch", "/opt/dreamtune-venv/new").stderr
     assert apptainer(image, "id", "-u").stdout == f"{os.getuid()}\n"
     for name in ("PYTHONPATH", "PYTHONHOME"):
         assert apptainer(image, "sh", "-c", f'echo "<${name}>"', **{name: "/host"}).stdout == "<>\n"
