@@ -19,7 +19,7 @@ if [ "$image" -nt "$LOCK" ] && [ "$image" -nt containers/dreamtune.def ] && [ "$
     exit
 fi
 command -v apptainer >/dev/null ||
-    stop "there is no apptainer on PATH; see apptainer.org, or on Debian 12, as root: bash containers/install_apptainer.sh"
+    stop "apptainer is not on PATH; see apptainer.org, or on Debian 12, as root: bash containers/install_apptainer.sh"
 [ "$("$PYTHON" -c 'import sys; print(*sys.version_info[:2])')" = "3 11" ] ||
     stop "$PYTHON is not Python 3.11, which the lock is made for; call: make image PYTHON=/path/to/python3.11"
 case $BASE in

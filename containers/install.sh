@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the lock into /opt/dreamtune-venv, in a Debian 12 base; both container definitions run it. The folder must be one
-# that nobody has the project in: a work folder is mounted under its own name, over what the image has there.
+# Installs the lock into /opt/dreamtune-venv, in a Debian 12 base; both container definitions run it. Nobody must have
+# the project in that folder: a work folder is mounted under its own name, over what the image has there.
 # Arguments go to pip: where wheels come from.
 set -eu
 
