@@ -1,4 +1,4 @@
-# make setup | setup-slurm | demo | test | test-cluster | browser | format | schema | lock | prune
+# make setup | setup-slurm | demo | test | test-cluster | browser | format | schema | lock | image | prune
 # (prerequisites: Python 3.11+, make, git)
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := containers/requirements.lock
 SLURM_LOCK := containers/requirements-slurm.lock
 
-.PHONY: setup setup-slurm demo test test-cluster browser format schema lock prune
+.PHONY: setup setup-slurm demo test test-cluster browser format schema lock image prune
 
 setup: $(VENV)/.complete
 
@@ -60,6 +60,10 @@ lock: setup
 	@sed -i 's/^torch==\([0-9.]*\)+[a-z0-9]*/torch==\1/' $(LOCK)
 	$(COMPILE) --no-annotate --extra dev --extra slurm --constraint $(LOCK) --output-file $(SLURM_LOCK) pyproject.toml
 	@sed -i 's/^torch==\([0-9.]*\)+[a-z0-9]*/torch==\1/' $(SLURM_LOCK)
+
+# The image that --use-singularity runs jobs in; BASE=debian builds it without an image registry.
+image:
+	@BASE="$(BASE)" PYTHON="$(PYTHON)" bash containers/build.sh
 
 prune: setup
 	$(BIN)/python workflow/scripts/prune.py

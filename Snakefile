@@ -18,6 +18,7 @@ include: "workflow/rules/publish.smk"
 
 
 onstart:
+    require_image()
     PLAN.freeze()
 
 

@@ -9,29 +9,31 @@ from pathlib import Path
 
 from conftest import ROOT
 
-PARTS = ("Snakefile", "workflow", "src", "profiles", "config", "resources")
+PARTS = ("Snakefile", "workflow", "src", "profiles", "config", "resources", "containers/requirements.lock")
 MICRO = "micro.yaml"
 
 
 class Project:
-    """`snakemake` in a copy of the project under `folder`, with the smallest config that runs every stage."""
+    """`snakemake` in a copy of the project under `folder`, by default with the smallest config of every stage."""
 
     longest_s = 600  # that a run may take
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: str = MICRO, cores: int = 2) -> None:
         self.folder = folder
+        self.options = ("--cores", str(cores), "--configfile", config)
         for part in PARTS:
             source, target = ROOT / part, folder / part
             if source.is_dir():
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
         shutil.copy2(ROOT / "tests/fixtures/micro.yaml", folder / MICRO)
         venv = Path(sys.executable).parent
         self.environment = os.environ | {"PATH": f"{venv}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "snakemake", *arguments, "--cores", "2", "--configfile", MICRO]
+        return [sys.executable, "-m", "snakemake", *arguments, *self.options]
 
     def start(self, *arguments: str, log: str = "snakemake.log") -> subprocess.Popen[bytes]:
         """Start Snakemake in a process group of its own."""

@@ -31,6 +31,16 @@ def test_notebook_settings_of_the_default() -> None:
     assert experiment.generate.by_name()["greedy"].temperature == 0.0
 
 
+def test_a_home_folder_is_that_of_the_user_who_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job may have another: in a container it is the work folder."""
+    monkeypatch.setenv("HOME", "/home/me")
+    benchmarks = [{"name": "b", "files": ["~/b.parquet"]}]
+    given = {"model": {"path": "~/m"}, "data": {"files": ["~/*.parquet"]}, "evaluate": {"benchmarks": benchmarks}}
+    [experiment] = parse_config(given | {"experiments": {"x": {}}}).experiments.values()
+    named = (experiment.model.path, *experiment.data.files, *experiment.evaluate.benchmarks[0].files)
+    assert named == ("/home/me/m", "/home/me/*.parquet", "/home/me/b.parquet")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -50,6 +50,17 @@ def test_manifest_names_every_output(folder: Path) -> None:
     assert not list(folder.glob(".out-*"))
 
 
+def test_the_manifest_names_the_image_and_its_lock(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPTAINER_CONTAINER", "/images/mine.sif")
+    monkeypatch.setattr("sys.prefix", str(tmp_path))  # the image's environment, where the lock lies beside the packages
+    (tmp_path / "requirements.lock").write_text("abc")
+    with stage(folder):
+        pass
+    assert json.loads((folder / "manifest.json").read_text())["image"] == "mine.sif, lock ba7816bf8f01"
+
+
 def test_a_users_mistake_is_one_line_and_leaves_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end, stage(folder) as job:
         (job.out / "half.txt").write_text("half")

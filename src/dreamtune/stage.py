@@ -169,7 +169,7 @@ class Stage:
             "git": _git(),
             "packages": {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
             "python": platform.python_version(),
-            "image": os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER"),
+            "image": _image(),
             "host": socket.gethostname(),
             "gpu": _gpu(),
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
@@ -214,6 +214,13 @@ def _installed(name: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _image() -> str | None:
+    """Return the file name of the container's image and what lock it was built from; None outside of a container."""
+    file = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER")
+    lock = Path(sys.prefix) / "requirements.lock"
+    return f"{Path(file).name}, lock {sha256_file(lock)[:12] if lock.exists() else 'unknown'}" if file else None
 
 
 def _git() -> dict[str, Any] | None:

@@ -5,9 +5,10 @@ A *result* field can change what a stage writes, so it is part of the stage's ve
 """
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -19,6 +20,8 @@ def _scientific(value: Any) -> Any:
 
 
 Float = Annotated[float, BeforeValidator(_scientific)]
+# A job may have another home than the user who plans it: in a container it is the work folder.
+UserPath = Annotated[str, AfterValidator(lambda path: str(Path(path).expanduser()) if path.startswith("~") else path)]
 
 
 class Section(BaseModel):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
-from dreamtune.settings.base import Float, Section, result, runtime
+from dreamtune.settings.base import Float, Section, UserPath, result, runtime
 
 PLACEHOLDERS = ("{question}", "{reasoning}", "{answer}")
 
@@ -34,7 +34,7 @@ class Split(Section):
 class DataConfig(Section):
     """The training data. Its files' contents are hashed, their paths are not."""
 
-    files: list[str] = runtime(
+    files: list[UserPath] = runtime(
         ..., "parquet files or globs, or hf://datasets/OWNER/NAME@REVISION/PATH.parquet with a 40-digit revision"
     )
     columns: Columns = result(Columns, "names of the parquet columns")

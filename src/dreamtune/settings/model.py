@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from dreamtune.settings.base import Section, result, runtime
+from dreamtune.settings.base import Section, UserPath, result, runtime
 
 
 class ModelConfig(Section):
     """The base model. Its identity (hub name and revision, or the digest of a local folder) is hashed apart."""
 
-    path: str = runtime(..., "local folder of the checkpoint, or a hub name such as Dream-org/Dream-v0-Base-7B")
+    path: UserPath = runtime(..., "local folder of the checkpoint, or a hub name such as Dream-org/Dream-v0-Base-7B")
     revision: str | None = runtime(None, "commit of the hub repository, 40 hex digits; required for a hub name")
     family: Literal["dream", "llada", "qwen2", "llama"] | None = result(
         None, "architecture of the checkpoint; null reads it from the checkpoint's config.json"
