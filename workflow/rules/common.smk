@@ -8,6 +8,7 @@ sys.path.insert(0, f"{workflow.basedir}/src")
 from dreamtune.config import Config, parse_config
 from dreamtune.errors import UserError
 from dreamtune.experiments import make_plan, plan_merge
+from dreamtune.parts import SECTIONS
 from dreamtune.plan import RESULTS
 from dreamtune.versions import digest
 
@@ -32,6 +33,7 @@ def one_of(names):
 
 wildcard_constraints:
     version=one_of(PLAN.unfinished()) if MAIN else "[0-9a-f]{12}",
+    cut="[0-9a-f]{12}",
     marker=one_of(m.rpartition("-")[2] for m in MARKERS.values() if not exists(m)) if MAIN else "[0-9a-f]{12}",
 
 
@@ -50,11 +52,21 @@ def inputs_of(stage):
     return lambda wildcards: PLAN.inputs_of(stage, wildcards.version)
 
 
+def parts_of(stage):
+    """Return the input function of the job that gathers a version's parts; a version in one piece has none."""
+    return lambda wildcards: PLAN.parts_of(stage, wildcards.version)
+
+
 def experiment_of(wildcards):
     """Return the name of the experiment that a report's version belongs to."""
     return PLAN["render_report", wildcards.version]["settings"]["experiment"]
 
 
-def gpus(stage):
-    """Return the resource function of a stage that runs a model: one GPU, unless the config says `cpu`."""
-    return lambda wildcards: int(PLAN[stage, wildcards.version]["runtime"]["model"]["device"] != "cpu")
+def runs_on_gpu(stage, version):
+    """Return whether a stage runs its model on a GPU; prepare_shards reads its tokenizer alone."""
+    return stage != "prepare_shards" and PLAN[stage, version]["runtime"]["model"]["device"] != "cpu"
+
+
+def gpus(stage, part=False):
+    """Return the resource function of a stage that runs a model: one GPU; none to gather what its parts made."""
+    return lambda w: int(runs_on_gpu(stage, w.version) and (part or not PLAN.parts_of(stage, w.version)))
