@@ -213,7 +213,7 @@ def test_an_edit_while_jobs_are_queued_files_nothing(project: Project) -> None:
     project.edit(MICRO, "learning_rate: 1e-3", "learning_rate: 3e-3")
     before = project.manifests()
     project.edit(
-        "workflow/rules/train.smk", '"python3', '"echo EDITED = 1 >> src/dreamtune/diffusion.py; python3'
+        "workflow/rules/train.smk", '"trap', '"echo EDITED = 1 >> src/dreamtune/diffusion.py; trap'
     )  # the edit happens after the plan was made and before the script starts
     output = project.snakemake(fails=True)
     assert "the code changed since version" in output
@@ -225,7 +225,7 @@ def test_an_edit_while_jobs_are_queued_files_nothing(project: Project) -> None:
 def test_a_config_edit_while_jobs_are_queued_changes_nothing_for_them(project: Project) -> None:
     project.edit(MICRO, "learning_rate: 1e-3", "learning_rate: 4e-3")
     before = project.manifests()
-    project.edit("workflow/rules/train.smk", '"python3', f'"sed -i s/4e-3/5e-3/ {MICRO}; python3')
+    project.edit("workflow/rules/train.smk", '"trap', f'"sed -i s/4e-3/5e-3/ {MICRO}; trap')
     project.snakemake()
     for path in project.manifests().keys() - before.keys():
         spec = json.loads(path.read_text())

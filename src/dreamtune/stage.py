@@ -134,7 +134,16 @@ class Stage:
             self._stop(error)
 
     def _stop(self, error: UserError | Interrupted) -> None:
-        print(f"{self.name}: {error}", file=sys.stderr, flush=True)
+        """Say why, once: of several processes the launcher passes on what the first that failed wrote down.
+
+        All are stopped together; then the launcher may be ending too, and the first process speaks for itself.
+        """
+        file, stopped = os.environ.get("TORCHELASTIC_ERROR_FILE"), isinstance(error, Interrupted)
+        if file:
+            message = {"message": "" if stopped else str(error), "extraInfo": {"timestamp": str(int(time.time()))}}
+            Path(file).write_text(json.dumps({"message": message}))
+        if not file or (stopped and os.environ["RANK"] == "0"):
+            print(f"{self.name}: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
 
     def _frozen(self) -> dict[str, Any]:

@@ -176,13 +176,18 @@ def validate(run: Run, log: Log) -> None:
 
 
 def share_gradients(run: Run, sums: Tensor) -> None:
-    """Add up sums and gradients over the processes. Each already divided by the *whole* window, so a sum is exact."""
+    """Add up sums and gradients over the processes. Each already divided by the *whole* window, so a sum is exact.
+
+    DistributedDataParallel would take the mean of every pass, whatever its number of tokens. All of it is one message.
+    """
     if run.share.processes == 1:
         return
-    sums.copy_(reduce(sums, "sum"))
-    for parameter in run.parameters:
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        parameter.grad = reduce(gradient, "sum")
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in run.parameters]
+    parts = [sums, *gradients]
+    added = reduce(torch.cat([part.flatten() for part in parts]), "sum").split([part.numel() for part in parts])
+    sums.copy_(added[0])
+    for parameter, gradient in zip(run.parameters, added[1:], strict=True):
+        parameter.grad = gradient.view_as(parameter)
 
 
 def stop_together(run: Run) -> None:

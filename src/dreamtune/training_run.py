@@ -107,7 +107,8 @@ def resume(run: Run) -> None:
     if before.is_asked_for(run.train):  # windows are cut as they were, to the same rounding and dropout
         run.plan = replace(run.plan, micro_batch_tokens=before.micro_batch_tokens, cut_tokens=before.cut_tokens)
     run.history.resumed_from.append(run.history.step)
-    print(f"resuming from {found.path.name} of {run.windows.total} steps", file=sys.stderr)
+    if run.share.process == 0:
+        print(f"resuming from {found.path.name} of {run.windows.total} steps", file=sys.stderr)
 
 
 def save(run: Run) -> None:

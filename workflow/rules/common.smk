@@ -1,5 +1,6 @@
 import shlex
 import sys
+from math import prod
 from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
@@ -37,11 +38,16 @@ wildcard_constraints:
     marker=one_of(m.rpartition("-")[2] for m in MARKERS.values() if not exists(m)) if MAIN else "[0-9a-f]{12}",
 
 
-container: "containers/dreamtune.sif"
+SIF = "containers/dreamtune.sif"
+
+
+container: SIF
 
 
 # Without an image the jobs run on Snakemake's own Python, whether or not its environment was activated.
 IMAGE = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+# The image has no srun: what srun starts on each node enters it there.
+IN_IMAGE = f"apptainer exec {workflow.deployment_settings.apptainer_args} {SIF} " if IMAGE else ""
 PYTHON = "" if IMAGE else f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
 # A prefix replaces Snakemake's own strict mode, without which a job that fails into `tee` would count as a success.
 shell.prefix(f"set -euo pipefail; export {PYTHON} PYTHONUNBUFFERED=1; ")
@@ -67,6 +73,38 @@ def runs_on_gpu(stage, version):
     return stage != "prepare_shards" and PLAN[stage, version]["runtime"]["model"]["device"] != "cpu"
 
 
+def processes(version):
+    """Return how many GPUs a training takes on each node (processes, on a CPU), and how many nodes."""
+    train = PLAN["train_adapter", version]["runtime"]["train"]
+    return train["gpus"], train["nodes"]
+
+
 def gpus(stage, part=False):
     """Return the resource function of a stage that runs a model: one GPU; none to gather what its parts made."""
+    if stage == "train_adapter":
+        return lambda w: runs_on_gpu(stage, w.version) * prod(processes(w.version))
     return lambda w: int(runs_on_gpu(stage, w.version) and (part or not PLAN.parts_of(stage, w.version)))
+
+
+def across_nodes(value):
+    """Return the resource function of a training on several nodes; on one, it lacks the resource."""
+    return lambda w: value(processes(w.version)[1]) if processes(w.version)[1] > 1 else None
+
+
+SEVERAL_NODES = {
+    "nodes": across_nodes(lambda nodes: nodes),
+    "tasks": across_nodes(lambda nodes: nodes),
+    "tasks_per_gpu": across_nodes(lambda nodes: 0),  # else the SLURM plugin asks for `tasks` of them for each GPU
+    "mpi": across_nodes(lambda nodes: "srun"),  # the command starts its own tasks
+}
+
+
+def launcher(wildcards):
+    """Return what starts a training: python; for several processes torchrun, which srun starts once on each node."""
+    count, nodes = processes(wildcards.version)
+    torchrun = f"python3 workflow/scripts/torchrun.py --nproc-per-node {count}"
+    if nodes > 1:
+        meeting = f"$(hostname):{20000 + int(wildcards.version, 16) % 12000}"  # on the job's first node
+        srun = f"srun --nodes {nodes} --ntasks {nodes} --ntasks-per-node 1 --cpu-bind none --kill-on-bad-exit=1"
+        return f"{srun} {IN_IMAGE}{torchrun} --nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint {meeting}"
+    return f"{torchrun} --standalone" if count > 1 else "python3"
