@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from conftest import ROOT
+from dreamtune.errors import UserError
+from dreamtune.training_run import check_gpus
 from project import MICRO, Project
 
 ONCE = "  learning_rate: 1e-3"  # a line of `train` in the config, for further keys to stand beside
@@ -30,14 +33,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def train(project: Project, fails: bool = False) -> str:
+def train(project: Project, *arguments: str, fails: bool = False) -> str:
     """Run smoke and full, and nothing that follows."""
     if not (project.folder / "results/train_adapter").exists():
         project.snakemake("--until", "prepare_shards")  # writes what every version is planned with
     planned = (project.folder / "results/train_adapter").glob("*/config.json")
     [full] = [path for path in planned if json.loads(path.read_text())["settings"]["run"] == "full"]
     target = full.with_name("manifest.json").relative_to(project.folder)
-    return project.snakemake(str(target), "--printshellcmds", fails=fails)
+    return project.snakemake(str(target), "--printshellcmds", *arguments, fails=fails)
 
 
 @pytest.fixture
@@ -89,51 +92,75 @@ def _versions(project: Project) -> list[Path]:
     return list((project.folder / "one").iterdir())
 
 
+def plant(project: Project, smoke: Path, full: Path) -> Path:
+    """Put the finished smoke and a full that is only planned into results/; return the folder of full."""
+    trainings = project.folder / "results/train_adapter"
+    shutil.copytree(smoke, trainings / smoke.name)
+    (trainings / full.name).mkdir()
+    shutil.copy2(full / "config.json", trainings / full.name)
+    return trainings / full.name
+
+
 def test_two_processes_go_on_from_the_checkpoint_of_one(again: Project) -> None:
     again.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
     smoke, full = runs(again)
-    trainings = again.folder / "results/train_adapter"
-    shutil.copytree(smoke, trainings / smoke.name)
-    third = Path(full.name) / "checkpoints/step-000003"
-    shutil.copytree(again.folder / "one" / third, trainings / third)
-    shutil.copy2(full / "config.json", trainings / full.name)
+    begun = plant(again, smoke, full)
+    shutil.copytree(full / "checkpoints/step-000003", begun / "checkpoints/step-000003")
     output = train(again)
     assert output.count("resuming from step-000003") == 1
-    shutil.copy2(smoke / "job.log", trainings / smoke.name)
     same_training(again)
 
 
 def test_two_nodes_train_what_one_process_does(again: Project, tmp_path: Path) -> None:
-    """With a stand-in for srun that starts its command twice on this machine, as srun does once on each node."""
-    srun = tmp_path / "srun"
-    srun.write_text("""#!/bin/bash
+    """With stand-ins: srun starts its command twice on this machine, as it does once on each node, outside of the
+    image, which has no srun; apptainer notes that it was called, and runs what it is given.
+    """
+    (tmp_path / "srun").write_text("""#!/bin/bash
         [[ "$1 $2 $3 $4" == "--nodes 2 --ntasks 2" ]] || exit 9
-        while [[ $1 != python3 ]]; do shift; done
+        while [[ $1 != apptainer ]]; do shift; done
         "$@" & "$@" && wait $!
     """)
-    srun.chmod(0o755)
+    (tmp_path / "apptainer").write_text(f"""#!/bin/bash
+        [[ $1 == *version ]] && echo apptainer version 1.4.5 && exit
+        echo "$@" >> {tmp_path}/calls
+        while [[ $1 != *.sif ]]; do shift; done
+        shift; exec "$@"
+    """)
+    for command in ("srun", "apptainer"):
+        (tmp_path / command).chmod(0o755)
+    (again.folder / "containers").mkdir(exist_ok=True)
+    (again.folder / "containers/dreamtune.sif").touch()
     again.edit(MICRO, ONCE, f"{ONCE}\n  nodes: 2")
+    smoke, full = runs(again)
+    plant(again, smoke, full)
     path = again.environment["PATH"]
     again.environment["PATH"] = f"{tmp_path}:{path}"
-    output = train(again)
+    output = train(again, "--sdm", "apptainer", "--apptainer-args=--nv")
     again.environment["PATH"] = path
     assert "mpi=srun" in output and "nodes=2" in output
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) == 2 and all(call.startswith("exec --nv containers/dreamtune.sif python3 ") for call in calls)
     same_training(again)
 
 
 def test_a_users_mistake_is_one_line_from_all_processes(again: Project) -> None:
     again.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
     smoke, full = runs(again)
-    trainings = again.folder / "results/train_adapter"
-    shutil.copytree(smoke, trainings / smoke.name)
+    begun = plant(again, smoke, full)
     gate = json.loads((smoke / "gate.json").read_text())
-    (trainings / smoke.name / "gate.json").write_text(json.dumps(gate | {"passed": False}))
-    (trainings / full.name).mkdir()
-    shutil.copy2(full / "config.json", trainings / full.name)
+    (begun.parent / smoke.name / "gate.json").write_text(json.dumps(gate | {"passed": False}))
     train(again, fails=True)
-    [line] = (trainings / full.name / "job.log").read_text().splitlines()
+    [line] = (begun / "job.log").read_text().splitlines()
     assert line.startswith("train_adapter: the smoke run failed its gate")
-    assert sorted(path.name for path in (trainings / full.name).iterdir()) == ["config.json", "job.log"]
+    assert sorted(path.name for path in begun.iterdir()) == ["config.json", "job.log"]
+
+
+def test_fewer_gpus_than_processes_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert check_gpus("cpu") == "cpu"
+    with pytest.raises(UserError, match=r"train\.gpus is 2 and torch sees 1 GPU"):
+        check_gpus("cuda")
 
 
 @pytest.mark.parametrize(

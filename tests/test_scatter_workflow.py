@@ -67,9 +67,8 @@ def test_three_jobs_make_what_one_makes(scattered: tuple[Project, dict[str, Path
 
     later = missing(folders, project)
     planned = project.snakemake("-n", *later).split()
-    project.snakemake(
-        next(word for word in planned if word.startswith("results/generate_") and word.endswith("/part.json"))
-    )
+    part = next(word for word in planned if word.startswith("results/generate_") and word.endswith("/part.json"))
+    project.snakemake(part)
     left = {"evaluate_likelihood": 1, "evaluate_likelihood_part": 3, "generate_answers": 1, "generate_answers_part": 2}
     assert project.jobs(*later) == left, "the part that is finished is not made again"
 

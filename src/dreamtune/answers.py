@@ -15,7 +15,7 @@ import polars as pl
 from dreamtune.answer_parts import read_parts, write_part
 from dreamtune.generate import Answer, Request, denoise, no_mask_left
 from dreamtune.generation_model import load_to_generate
-from dreamtune.memory import out_of_memory
+from dreamtune.memory import out_of_memory, take_gpu_of
 from dreamtune.model import unwrap
 from dreamtune.parquet_rows import open_rows
 from dreamtune.parts import Part
@@ -104,6 +104,7 @@ def generate_answers(
     if parts:
         answers = read_parts(parts, requests)
     elif rows:
+        take_gpu_of(part)
         with out_of_memory("lower generate.batch_size"):
             answers = answer(load_to_generate(model, adapter), tokenizer, [requests[row] for row in rows], generate)
     else:

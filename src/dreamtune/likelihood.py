@@ -20,7 +20,7 @@ from dreamtune.draws import EVERYTHING, nats_per_token
 from dreamtune.elbo import Example, Job, base_and_tuned, batches, evaluate_jobs, heldout_nll, jobs_frame, plan_jobs
 from dreamtune.errors import UserError
 from dreamtune.gather import gather
-from dreamtune.memory import out_of_memory
+from dreamtune.memory import out_of_memory, take_gpu_of
 from dreamtune.model import load
 from dreamtune.parts import Part
 from dreamtune.settings.likelihood import LikelihoodConfig
@@ -94,6 +94,7 @@ def evaluate_likelihood(
     if parts:
         table = gather([pl.read_parquet(folder / PART) for folder in parts], sum(len(task.jobs) for task in tasks))
     else:
+        take_gpu_of(part)
         with out_of_memory("lower evaluate.likelihood.batch_tokens"):
             table = run_tasks(tasks, likelihood, model, shards, adapter, part)
     if part:

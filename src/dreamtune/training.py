@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor, nn
 
@@ -86,6 +87,8 @@ def train_adapter(
         save_adapter(run.model, out / "adapter", model)
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         (out / "gate.json").write_text(json.dumps(verdict(checks), indent=2) + "\n", encoding="utf-8")
+    if run.share.processes > 1:
+        PartialState().destroy_process_group()
     return {name: summary[name] for name in ("rows", "steps", "tokens", "first_loss", "last_loss", "trainable")}
 
 

@@ -1,6 +1,7 @@
 """A training run: what the loop works on, how it begins, goes on from a checkpoint, and writes one."""
 
 import json
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def prepare_run(
     Args:
         verified: the plan to run by; None makes one.
     """
-    state = PartialState(cpu=resolve_device(base.device) == "cpu")
+    state = PartialState(cpu=check_gpus(resolve_device(base.device)) == "cpu")
     share = Share(state.process_index, state.num_processes, state.device)
     meta, split = read_meta(shards), read_split(shards, "train")
     windows = TrainingWindows(split, meta, train)
@@ -89,6 +90,18 @@ def prepare_run(
         fingerprint={"train": train.by_kind()[0], "model": base.by_kind()[0], "splits": meta["splits"]},
         history=History(),
     )
+
+
+def check_gpus(device: str) -> str:
+    """Return `device`, once there is one for each process of this node.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    wanted, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if device == "cuda" and wanted > there:
+        raise UserError(f"train.gpus is {wanted} and torch sees {there} GPU here; lower it, or ask for a larger node")
+    return device
 
 
 def resume(run: Run) -> None:
