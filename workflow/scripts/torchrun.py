@@ -11,12 +11,14 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
-from torch.distributed.run import parse_args, run
+from torch.distributed.run import get_args_parser, run
 
 if __name__ == "__main__":
     logging.disable()  # the launcher's own account of every process it ends
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a warning of the time limit; it is the processes' to act on
-    options = parse_args(sys.argv[1:])
+    parser = get_args_parser()
+    parser.description = __doc__
+    options = parser.parse_args()
     name = Path(options.training_script).stem
     try:
         run(options)
