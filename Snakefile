@@ -14,6 +14,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/scatter.smk"
 include: "workflow/rules/publish.smk"
 
 

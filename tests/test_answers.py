@@ -15,7 +15,8 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from conftest import ROOT
-from dreamtune.answers import answer_by_hand, by_hand, generate_answers
+from dreamtune.answers import generate_answers
+from dreamtune.by_hand import answer_by_hand, by_hand
 from dreamtune.errors import UserError
 from dreamtune.generate import generate
 from dreamtune.model import attach_lora, load_model

@@ -113,6 +113,10 @@ EVERYTHING = {"prepare_shards": 1, **TRAINING, **GENERATION, **REPORT}
         ("src/dreamtune/diffusion.py", "\nimport ", "\n# a comment\n\nimport ", {}),
         (MICRO, "checkpoint_minutes: 10.0", "checkpoint_minutes: 3.0", {}),
         (MICRO, "threads: 1", "threads: 2", {}),
+        (MICRO, "max_new_tokens: 8", "scatter: 3\n  max_new_tokens: 8", {}),
+        (MICRO, "likelihood: {draws: 1", "likelihood: {scatter: 3, draws: 1", {}),
+        (MICRO, "  max_tokens: 64", "  max_tokens: 64\n  scatter: 3", {}),
+        (MICRO, "  max_tail: 4", "  max_tail: 4\n  gpus: 2\n  nodes: 2", {}),
         (MICRO, "smoke: {rows: 8, epochs: 1, log_every: 1}", "smoke: {rows: 8, epochs: 1, log_every: 2}", {}),
         (MICRO, "learning_rate: 1e-3", "learning_rate: 2e-3", TRAINING | TUNED | REPORT),
         (MICRO, "temperature: 0.7", "temperature: 0.9", TUNED | REPORT),
@@ -209,7 +213,7 @@ def test_an_edit_while_jobs_are_queued_files_nothing(project: Project) -> None:
     project.edit(MICRO, "learning_rate: 1e-3", "learning_rate: 3e-3")
     before = project.manifests()
     project.edit(
-        "workflow/rules/train.smk", '"python3', '"echo EDITED = 1 >> src/dreamtune/diffusion.py; python3'
+        "workflow/rules/train.smk", '"trap', '"echo EDITED = 1 >> src/dreamtune/diffusion.py; trap'
     )  # the edit happens after the plan was made and before the script starts
     output = project.snakemake(fails=True)
     assert "the code changed since version" in output
@@ -221,7 +225,7 @@ def test_an_edit_while_jobs_are_queued_files_nothing(project: Project) -> None:
 def test_a_config_edit_while_jobs_are_queued_changes_nothing_for_them(project: Project) -> None:
     project.edit(MICRO, "learning_rate: 1e-3", "learning_rate: 4e-3")
     before = project.manifests()
-    project.edit("workflow/rules/train.smk", '"python3', f'"sed -i s/4e-3/5e-3/ {MICRO}; python3')
+    project.edit("workflow/rules/train.smk", '"trap', f'"sed -i s/4e-3/5e-3/ {MICRO}; trap')
     project.snakemake()
     for path in project.manifests().keys() - before.keys():
         spec = json.loads(path.read_text())

@@ -1,27 +1,24 @@
-"""Answers of a model to the test split, to a benchmark, or to questions typed in.
+"""Answers of a model to the test split or to a benchmark (to questions typed in: see `dreamtune.by_hand`).
 
 `generate_answers` writes OUT/answers.parquet (one row per question and sample), OUT/timings.parquet (seconds, apart
-because they differ from run to run) and OUT/generation.json. `by_hand` answers on the terminal.
+because they differ from run to run) and OUT/generation.json; of a part of a version, OUT/part.parquet alone.
 """
 
-import argparse
 import json
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from dreamtune.adapter_format import read_adapter_config
-from dreamtune.errors import UserError
+from dreamtune.answer_parts import read_parts, write_part
 from dreamtune.generate import Answer, Request, denoise, no_mask_left
 from dreamtune.generation_model import load_to_generate
-from dreamtune.memory import out_of_memory
+from dreamtune.memory import out_of_memory, take_gpu_of
 from dreamtune.model import unwrap
 from dreamtune.parquet_rows import open_rows
+from dreamtune.parts import Part
 from dreamtune.progress import Progress
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
@@ -82,11 +79,17 @@ def generate_answers(
     benchmark: Benchmark | None,
     adapter: Path | None,
     out: Path,
+    part: Part | None = None,
+    parts: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Answer the benchmark, or without one the test split and the user's own prompts; return the counts.
 
+    Args:
+        part: answer only this part's share of the rows, and write that.
+        parts: folders of all parts, whose answers are put together without loading the model.
+
     Raises:
-        UserError: a model, adapter or benchmark file that cannot be used.
+        UserError: a model, adapter or benchmark file that cannot be used, or parts that do not fit together.
     """
     meta = read_meta(shards)
     tokenizer = load_tokenizer(model.path, model.revision)
@@ -96,16 +99,36 @@ def generate_answers(
         questions = [*_test_questions(shards, meta, generate.max_prompts), *own_questions(generate.prompts, prompter)]
     else:
         questions = list(_benchmark_questions(benchmark, prompter, dropped))[: generate.max_prompts]
-    answers, seconds = list[Answer](), 0.0
-    if questions:
+    requests = requests_of(questions, generate)
+    rows = part.deal(range(len(requests))) if part else range(len(requests))
+    if parts:
+        answers = read_parts(parts, requests)
+    elif rows:
+        take_gpu_of(part)
         with out_of_memory("lower generate.batch_size"):
-            loaded = load_to_generate(model, adapter)
-            started = time.perf_counter()
-            answers = answer(loaded, tokenizer, questions, generate)
-            seconds = time.perf_counter() - started
+            answers = answer(load_to_generate(model, adapter), tokenizer, [requests[row] for row in rows], generate)
+    else:
+        answers = []
+    if part:
+        write_part(rows, answers, out)
+        return {"rows": len(rows)}
     _write(questions, answers, tokenizer, generate, out)
+    summary = summarise(questions, answers, dropped, tokenizer, generate)
+    (out / "generation.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    return {key: summary[key] for key in ("questions", "rows", "dropped", "tokens", "ended", "seconds")}
+
+
+def summarise(
+    questions: list[Question],
+    answers: list[Answer],
+    dropped: dict[str, int],
+    tokenizer: Tokenizer,
+    generate: GenerateConfig,
+) -> dict[str, Any]:
+    """Return the content of generation.json; its seconds are those of the forward passes, of all parts together."""
     tokens, passes = sum(len(a.tokens) for a in answers), sum(a.passes for a in answers)
-    summary = {
+    seconds = sum(a.seconds for a in answers)
+    return {
         "format": 1,
         "settings": generate.by_kind()[0],
         "questions": len(questions),
@@ -118,20 +141,20 @@ def generate_answers(
         "seconds": round(seconds, 3),
         "tokens_per_s": round(tokens / seconds, 1) if answers else None,
     }
-    (out / "generation.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    return {key: summary[key] for key in ("questions", "rows", "dropped", "tokens", "ended", "seconds")}
 
 
-def answer(
-    model: Any, tokenizer: Tokenizer, questions: list[Question], generate: GenerateConfig, label: str = "answers"
-) -> list[Answer]:
-    """Return `generate.samples` answers of each question, in order, samples of one question side by side."""
+def requests_of(questions: list[Question], generate: GenerateConfig) -> list[Request]:
+    """Return `generate.samples` requests of each question, side by side."""
+    return [Request(q.prompt, q.example_id, sample) for q in questions for sample in range(generate.samples)]
+
+
+def answer(model: Any, tokenizer: Tokenizer, requests: list[Request], generate: GenerateConfig) -> list[Answer]:
+    """Return the answer to each request, in order."""
     config = unwrap(model).config
     # The tokens of the shards are those the adapter was trained with.
     config.mask_token_id, config.eos_token_id = tokenizer.mask_id, tokenizer.end_id
-    requests = [Request(q.prompt, q.example_id, sample) for q in questions for sample in range(generate.samples)]
     answers: list[Answer | None] = [None] * len(requests)
-    with Progress(label, len(requests)) as progress:
+    with Progress("answers", len(requests)) as progress:
         for index, done in denoise(model, requests, generate):
             answers[index] = done
             progress.advance(note=f"{len(done.tokens)} tokens in {done.passes} passes")
@@ -211,90 +234,3 @@ def _write(
 def completion(a: Answer, tokenizer: Tokenizer) -> str:
     """Return the text of an answer, without the end token."""
     return tokenizer.decode(a.tokens[:-1] if a.ended else a.tokens)
-
-
-def answer_by_hand(
-    model: ModelConfig,
-    adapter: Path | None,
-    questions: list[str],
-    generate: GenerateConfig,
-    template: str,
-    beginning_token: bool = True,
-) -> list[str]:
-    """Return the completions of `questions`, `generate.samples` of each side by side."""
-    tokenizer = load_tokenizer(model.path, model.revision)
-    asked = list(own_questions(questions, Prompter(tokenizer, template, beginning_token)))
-    return [completion(a, tokenizer) for a in answer(load_to_generate(model, adapter), tokenizer, asked, generate)]
-
-
-def by_hand(argv: list[str]) -> int:
-    """Print the answers to the questions on a command line; return the exit status.
-
-    Model, precision and template are those of the training whose result the adapter folder belongs to, as far as they
-    are not given.
-    """
-    options = _parser().parse_args(argv)
-    try:
-        base, template, beginning_token = _trained_with(options)
-        generate = GenerateConfig(
-            max_new_tokens=options.max_new_tokens,
-            steps=options.steps,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            samples=options.samples,
-            seed=options.seed,
-        )
-        completions = answer_by_hand(base, options.adapter, options.prompt, generate, template, beginning_token)
-    except ValueError as error:  # ours, or that of a setting out of its range
-        print(f"generate_answers: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    for number, text in enumerate(completions):
-        if number % generate.samples == 0:
-            print(f"question: {options.prompt[number // generate.samples]}")
-        print(f"answer: {text}\n")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="generate_answers.py", description="Answer questions on the terminal.")
-    parser.add_argument("--prompt", action="append", required=True, help="a question; may be given several times")
-    parser.add_argument("--adapter", type=Path, help="adapter folder of a training; without one the base model answers")
-    parser.add_argument("--model", help="folder or hub name of the base model; default: the adapter's")
-    parser.add_argument("--revision", help="commit of the hub repository, 40 hex digits; default: the adapter's")
-    parser.add_argument("--shards", type=Path, help="folder of prepare_shards whose template is used")
-    parser.add_argument("--template", help="template with {question}; default: that of the training")
-    parser.add_argument("--quantization", choices=("none", "nf4"), help="default: that of the training")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: that of the training")
-    parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--steps", type=int, help="denoising steps; default: one per new token")
-    parser.add_argument("--temperature", type=float, default=0.0, help="default: 0, greedy")
-    parser.add_argument("--top-p", type=float)
-    parser.add_argument("--samples", type=int, default=1, help="answers per question")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
-
-
-def _trained_with(options: argparse.Namespace) -> tuple[ModelConfig, str, bool]:
-    """Return base model, template and whether a beginning token stands before it."""
-    given = {name: getattr(options, name) for name in ("revision", "quantization", "dtype")}
-    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    shards: Path | None = options.shards
-    if options.adapter is not None:
-        adapter = read_adapter_config(options.adapter)
-        # results/train_adapter/VERSION/adapter; its frozen config.json names paths relative to the folder of results
-        run = options.adapter.resolve().parent
-        frozen = json.loads((run / "config.json").read_text()) if (run / "config.json").exists() else {}
-        trained = frozen.get("settings", {}).get("model", {}) | frozen.get("runtime", {}).get("model", {})
-        settings = {"path": adapter["base_model_name_or_path"], "revision": adapter["revision"]} | trained | settings
-        if shards is None and "shards" in frozen.get("reads", {}):
-            shards = run.parents[2] / frozen["reads"]["shards"]
-    if options.model is not None:
-        settings["path"] = options.model
-        settings["revision"] = options.revision
-    if "path" not in settings:
-        raise UserError("give --model, or an --adapter whose adapter_config.json names its base model")
-    meta = read_meta(shards) if shards is not None else {}
-    template = options.template or meta.get("template")
-    if template is None:
-        raise UserError("no template is known: give --template 'Question: {question} …' or --shards FOLDER")
-    return ModelConfig(**settings), template, meta.get("beginning_token", True)

@@ -117,13 +117,21 @@ def summed_cross_entropy(model: Any, jobs: Sequence[Job], mask_id: int) -> np.nd
 
 
 def evaluate_jobs(
-    model: Any, readings: Sequence[Reading], jobs: Sequence[Job], mask_id: int, batch_tokens: int, label: str
+    model: Any,
+    readings: Sequence[Reading],
+    jobs: Sequence[Job],
+    mask_id: int,
+    todo: Sequence[Sequence[int]],
+    label: str,
 ) -> np.ndarray:
-    """Return ΣCE of each job under each reading of the model (see `base_and_tuned`), [readings, jobs], in nats."""
+    """Return ΣCE of each job under each reading of the model (see `base_and_tuned`), [readings, jobs], in nats.
+
+    `todo` are the `batches` of jobs that pass the model; a job that is in none of them keeps NaN.
+    """
     model.eval()
-    sums = np.zeros((len(readings), len(jobs)))
-    with Progress(label, len(jobs)) as progress:
-        for batch in batches(jobs, batch_tokens):
+    sums = np.full((len(readings), len(jobs)), np.nan)
+    with Progress(label, sum(map(len, todo))) as progress:
+        for batch in todo:
             for row, reading in enumerate(readings):
                 with reading():
                     sums[row, batch] = summed_cross_entropy(model, [jobs[i] for i in batch], mask_id)
@@ -142,7 +150,8 @@ def heldout_nll(model: Any, examples: Sequence[Example], likelihood: LikelihoodC
     Columns: those of `jobs_frame`, and nll = (L/k)·ΣCE in nats.
     """
     jobs = plan_jobs(examples, likelihood)
-    sums = evaluate_jobs(model, [nullcontext], jobs, mask_id, likelihood.batch_tokens, "likelihood")
+    todo = list(batches(jobs, likelihood.batch_tokens))
+    sums = evaluate_jobs(model, [nullcontext], jobs, mask_id, todo, "likelihood")
     return jobs_frame(jobs, nll=sums[0])
 
 

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 
 from dreamtune.errors import UserError
+from dreamtune.flags import row_flags
 from dreamtune.parquet_rows import Texts
 from dreamtune.settings.data import DataConfig
 from dreamtune.template import has_reasoning, render_parts
@@ -21,6 +23,7 @@ class EncodedRows:
         prompts: [rows] lists of tokens, beginning token included.
         reasoning_ids, answer_ids: [rows] lists of tokens; the end token is not among them.
         unknown: tokens the vocabulary could not write.
+        flags: [rows] what looks odd about the texts, with the columns of `flags.SCHEMA`.
     """
 
     questions: list[str]
@@ -31,6 +34,7 @@ class EncodedRows:
     reasoning_ids: list[list[int]]
     answer_ids: list[list[int]]
     unknown: int
+    flags: pl.DataFrame
 
     def lengths(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the tokens of prompt, reasoning and answer, [rows] each."""
@@ -74,7 +78,8 @@ def encode_rows(batch: dict[str, Texts], data: DataConfig, tokenizer: Tokenizer)
     unknown = 0 if tokenizer.unknown_id is None else sum(part.count(tokenizer.unknown_id) for part in ids)
     start = [tokenizer.beginning_id] if data.beginning_token and tokenizer.beginning_id is not None else []
     prompts = [start + prompt for prompt in ids[:n]]
-    return EncodedRows(q, r, a, dropped, prompts, ids[n : 2 * n], ids[2 * n :], unknown)
+    odd = row_flags(q, r if data.columns.reasoning else None, a)
+    return EncodedRows(q, r, a, dropped, prompts, ids[n : 2 * n], ids[2 * n :], unknown, odd)
 
 
 def _unusable(question: str | None, reasoning: str | None, answer: str | None, needs_reasoning: bool) -> str:

@@ -2,11 +2,14 @@
 
 The estimator and its derivation stand in `dreamtune.elbo`. Reads the shards' test split and an adapter; writes
 OUT/likelihood.parquet (example_id, draw, masked, response_tokens, nll_base, nll_tuned, everything_masked; nats, with
-draw −1 for the row that masks everything) and OUT/likelihood.json (sums, bins by mask rate, soft canaries).
+draw −1 for the row that masks everything) and OUT/likelihood.json (sums, bins by mask rate, soft canaries); of a part
+of a version OUT/part.parquet alone. Batches are formed first and dealt out to the parts whole, so that a row's company,
+and with it every bit of its likelihood, is the same for any number of parts.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,12 @@ import numpy as np
 import polars as pl
 
 from dreamtune.draws import EVERYTHING, nats_per_token
-from dreamtune.elbo import Example, base_and_tuned, evaluate_jobs, heldout_nll, jobs_frame, plan_jobs
+from dreamtune.elbo import Example, Job, base_and_tuned, batches, evaluate_jobs, heldout_nll, jobs_frame, plan_jobs
 from dreamtune.errors import UserError
-from dreamtune.memory import out_of_memory
+from dreamtune.gather import gather
+from dreamtune.memory import out_of_memory, take_gpu_of
 from dreamtune.model import load
+from dreamtune.parts import Part
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta, read_split
@@ -28,6 +33,17 @@ __all__ = ["Example", "evaluate_likelihood", "heldout_nll", "nats_per_token", "r
 TRAIN_ROWS = 100  # training rows that measure the gap between training and held-out rows
 TRAIN_DRAWS = 4  # and their draws: the gap needs less precision than the headline
 BINS = 5  # of the mask rate k / L
+PART = "part.parquet"
+READINGS = ("base", "tuned")  # as `base_and_tuned` has them
+
+
+@dataclass(frozen=True)
+class Task:
+    """Jobs whose likelihood is read under the same readings of the model."""
+
+    label: str
+    jobs: list[Job]
+    readings: tuple[str, ...] = READINGS
 
 
 def read_examples(
@@ -55,19 +71,36 @@ def read_examples(
 
 
 def evaluate_likelihood(
-    likelihood: LikelihoodConfig, model: ModelConfig, shards: Path, adapter: Path, out: Path
+    likelihood: LikelihoodConfig,
+    model: ModelConfig,
+    shards: Path,
+    adapter: Path,
+    out: Path,
+    part: Part | None = None,
+    parts: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Write likelihood.parquet and likelihood.json (see the module's docstring); return the counts.
 
     Args:
         adapter: PEFT folder within the output of train_adapter, whose training.json says how many rows it saw.
+        part: evaluate only this part's batches, and write those.
+        parts: folders of all parts, whose rows are put together without loading the model.
+
+    Raises:
+        UserError: a likelihood that is not finite, or parts that do not fit together.
     """
     examples = read_examples(shards, "test", likelihood.max_rows)
-    if examples:
-        with out_of_memory("lower evaluate.likelihood.batch_tokens"):
-            frame, canaries = _measure(likelihood, model, shards, adapter, examples)
+    tasks = plan_tasks(likelihood, shards, adapter, examples) if examples else []
+    if parts:
+        table = gather([pl.read_parquet(folder / PART) for folder in parts], sum(len(task.jobs) for task in tasks))
     else:
-        frame, canaries = jobs_frame([], nll_base=np.zeros(0), nll_tuned=np.zeros(0)), []
+        take_gpu_of(part)
+        with out_of_memory("lower evaluate.likelihood.batch_tokens"):
+            table = run_tasks(tasks, likelihood, model, shards, adapter, part)
+    if part:
+        table.write_parquet(out / PART)
+        return {"rows": table.height}
+    frame, canaries = _conclude(tasks, table, likelihood, adapter)
     frame = frame.with_columns(everything_masked=pl.col("draw") == EVERYTHING)
     frame.write_parquet(out / "likelihood.parquet")
     summary = summarise(frame, likelihood, canaries)
@@ -75,31 +108,64 @@ def evaluate_likelihood(
     return {"rows": summary["rows"], "draws": likelihood.draws, "tokens": summary["tokens"]}
 
 
-def _measure(
-    likelihood: LikelihoodConfig, config: ModelConfig, shards: Path, adapter: Path, examples: Sequence[Example]
-) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    mask_id = read_meta(shards)["tokenizer"]["mask_id"]
-    model = load(config, adapter=adapter)
-    readings = base_and_tuned(model)
-    batch_tokens = likelihood.batch_tokens
-
-    jobs = plan_jobs(examples, likelihood)
-    base, tuned = evaluate_jobs(model, readings, jobs, mask_id, batch_tokens, "likelihood")
-    frame = jobs_frame(jobs, nll_base=base, nll_tuned=tuned)
-    if not np.isfinite(frame.select("nll_base", "nll_tuned").to_numpy()).all():
-        raise UserError(f"the likelihood under {adapter} is not finite; the adapter or the base model is damaged")
-
-    exchanged = shuffled_prompts(examples)
-    [shuffled] = evaluate_jobs(model, readings[1:], exchanged, mask_id, batch_tokens, "shuffled prompts")
-
+def plan_tasks(
+    likelihood: LikelihoodConfig, shards: Path, adapter: Path, examples: Sequence[Example]
+) -> tuple[Task, Task, Task]:
+    """Return what the headline needs, and what the soft canaries need besides."""
     few = likelihood.model_copy(update={"draws": min(TRAIN_DRAWS, likelihood.draws)})
     trained = json.loads((adapter.parent / "training.json").read_text(encoding="utf-8"))["rows"]
     training = read_examples(shards, "train", min(TRAIN_ROWS, len(examples)), spread_over=trained)
-    seen = [job for job in plan_jobs(training, few) if job.draw != EVERYTHING]
-    base, tuned = evaluate_jobs(model, readings, seen, mask_id, batch_tokens, "training rows")
+    return (
+        Task("likelihood", plan_jobs(examples, likelihood)),
+        Task("shuffled prompts", shuffled_prompts(examples), ("tuned",)),
+        Task("training rows", [job for job in plan_jobs(training, few) if job.draw != EVERYTHING]),
+    )
 
-    frames = jobs_frame(exchanged, nll_tuned=shuffled), jobs_frame(seen, nll_base=base, nll_tuned=tuned)
-    return frame, soft_canaries(frame, *frames, seed=likelihood.seed)
+
+def run_tasks(
+    tasks: Sequence[Task],
+    likelihood: LikelihoodConfig,
+    config: ModelConfig,
+    shards: Path,
+    adapter: Path,
+    part: Part | None,
+) -> pl.DataFrame:
+    """Return ΣCE of every job, or of those in this part's batches, in nats.
+
+    Columns: row (the job's place among those of all tasks), base, tuned (NaN where a task has no such reading).
+    """
+    todo = [list(batches(task.jobs, likelihood.batch_tokens)) for task in tasks]
+    todo = [list(part.deal(mine)) for mine in todo] if part else todo
+    tables = [pl.DataFrame(schema={"row": pl.Int64, "base": pl.Float64, "tuned": pl.Float64})]
+    if any(todo):
+        mask_id, model = read_meta(shards)["tokenizer"]["mask_id"], load(config, adapter=adapter)
+        readings, first = dict(zip(READINGS, base_and_tuned(model), strict=True)), 0
+        for task, mine in zip(tasks, todo, strict=True):
+            chosen = [readings[name] for name in task.readings]
+            sums = evaluate_jobs(model, chosen, task.jobs, mask_id, mine, task.label)  # [readings, jobs]
+            rows = np.array(sorted(job for batch in mine for job in batch), np.int64)
+            values = dict.fromkeys(READINGS, np.full(len(rows), np.nan))
+            values |= dict(zip(task.readings, sums[:, rows], strict=True))
+            tables.append(pl.DataFrame({"row": first + rows, **values}))
+            first += len(task.jobs)
+    return pl.concat(tables)
+
+
+def _conclude(
+    tasks: Sequence[Task], table: pl.DataFrame, likelihood: LikelihoodConfig, adapter: Path
+) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    """Return the rows of the test split, and the soft canaries."""
+    if not tasks:
+        return jobs_frame([], nll_base=np.zeros(0), nll_tuned=np.zeros(0)), []
+    frames, first = [], 0
+    for task in tasks:
+        values = table.slice(first, len(task.jobs))
+        frames.append(jobs_frame(task.jobs, **{f"nll_{name}": values[name].to_numpy() for name in task.readings}))
+        first += len(task.jobs)
+    frame, shuffled, training = frames
+    if not np.isfinite(frame.select("nll_base", "nll_tuned").to_numpy()).all():
+        raise UserError(f"the likelihood under {adapter} is not finite; the adapter or the base model is damaged")
+    return frame, soft_canaries(frame, shuffled, training, seed=likelihood.seed)
 
 
 def summarise(frame: pl.DataFrame, likelihood: LikelihoodConfig, canaries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -45,13 +45,25 @@ class ParquetRows:
             start += len(texts)
         return found
 
-    def batches(self, columns: list[str]) -> Iterator[dict[str, Texts]]:
-        """Yield `{column: texts}` in row order; null stays None, numbers become text."""
+    def batches(self, columns: list[str], among: range | None = None) -> Iterator[dict[str, Texts]]:
+        """Yield `{column: texts}` in row order; null stays None, numbers become text.
+
+        With `among`, only the batches whose first row is one of these; files without one are not read.
+        """
+        among = range(self.rows) if among is None else among
+        end = 0
         for path in self.files:
             try:
                 with _open(path) as file:
+                    row, end = end, end + file.metadata.num_rows
+                    if end <= among.start or row >= among.stop:
+                        continue
                     for batch in file.iter_batches(self.batch_rows, columns=columns, use_threads=False):
-                        yield {name: as_text(batch.column(name)) for name in columns}
+                        if row >= among.stop:
+                            break
+                        if row in among:
+                            yield {name: as_text(batch.column(name)) for name in columns}
+                        row += batch.num_rows
             except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{path} cannot be read: {_line(error)}") from error
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamtune.inputs import DIGESTS, FileDigests, identify
+from dreamtune.parts import folder_of, parts_of
 from dreamtune.settings.base import Section
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.versions import ROOT, code_digest, digest
@@ -83,6 +84,11 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         """Return the manifests that a job waits for, by name."""
         spec = self[stage, version]
         return {name: f"{folder}/manifest.json" for name, folder in (spec["reads"] | spec["order_only"]).items()}
+
+    def parts_of(self, stage: str, version: str) -> list[str]:
+        """Return what says that a part is finished, of each part of a version that is scattered."""
+        spec = self[stage, version]
+        return [f"{RESULTS}/{stage}/{version}/{folder_of(spec, part)}/part.json" for part in parts_of(spec)]
 
     def unfinished(self) -> list[str]:
         """Return the versions without a manifest. A finished version has no job: nothing can re-make it."""

@@ -7,6 +7,9 @@ Usage: `prepare_shards(data, model, out, benchmarks)` fills the empty folder `ou
     out/lengths.parquet              one row per source row: split, reason, tokens and characters of each part, flags
     out/audit.json                   what each truncation policy would lose; duplicates; contamination; flags; warnings
 
+Of a part of a version OUT/part.arrow alone: its stretch of rows, tokenised. What needs all rows (split, duplicates,
+contamination, the audit) and all writing is left to the job that gathers the parts.
+
 The rows are read twice, a batch at a time: first the questions (split, duplicates, held-out n-grams), then everything;
 and the questions once more, as far as the overlapping pairs that audit.json quotes.
 Held-out rows go through the same truncation policy as training rows; see `dreamtune.truncation.fit`.
@@ -27,9 +30,10 @@ from dreamtune.audit import audit_lengths, heldout_contamination
 from dreamtune.benchmark_overlap import BenchmarkOverlap
 from dreamtune.encode import EncodedRows, check_template, columns_of, encode_rows
 from dreamtune.errors import UserError
-from dreamtune.flags import row_flags
 from dreamtune.ngrams import Overlap
 from dreamtune.parquet_rows import ParquetRows, open_rows
+from dreamtune.parts import Part
+from dreamtune.prepare_parts import read_parts, write_part
 from dreamtune.progress import Progress
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.data import DataConfig
@@ -45,11 +49,19 @@ AHEAD = 2  # batches that are tokenised while one is written
 
 
 def prepare_shards(
-    data: DataConfig, model: ModelConfig, out: Path, benchmarks: Sequence[Benchmark] = ()
+    data: DataConfig,
+    model: ModelConfig,
+    out: Path,
+    benchmarks: Sequence[Benchmark] = (),
+    part: Part | None = None,
+    parts: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Fill `out` and return the counts: source_rows, rows per split, dropped rows by reason.
 
-    Training rows that overlap one of the `benchmarks` are dropped.
+    Args:
+        benchmarks: training rows that overlap one of these are dropped.
+        part: only tokenise the batches that begin in this part's stretch of the rows.
+        parts: folders of all parts, whose tokens are taken instead.
 
     Raises:
         UserError: unreadable or missing data or benchmark, no usable tokenizer, or no training row left.
@@ -57,13 +69,13 @@ def prepare_shards(
     tokenizer = load_tokenizer(model.path, model.revision)
     check_template(data, tokenizer)
     rows = open_rows(resolve_files(data.files), columns_of(data), data.batch_rows)
+    if part:
+        return {"rows": write_part(_tokenised(rows, data, tokenizer, part.stretch(rows.rows)), out)}
     against = [BenchmarkOverlap(benchmark, data.ngram) for benchmark in benchmarks]
     survey = survey_questions(rows, data)
     run = _Run(data, tokenizer, survey, against, out)
-    with Progress("tokenising", rows.rows) as progress:
-        for encoded in _ahead(rows, data, tokenizer):
-            run.write(encoded)
-            progress.advance(len(encoded.questions))
+    for encoded in read_parts(parts) if parts else _tokenised(rows, data, tokenizer, range(rows.rows)):
+        run.write(encoded)
     meta = run.finish(rows.rows)
     questions_of = partial(rows.texts_at, data.columns.question)
     contamination = heldout_contamination(out, meta["splits"], run.overlap, survey.straddling(), questions_of)
@@ -111,8 +123,7 @@ class _Run:
             if name is not None:
                 chosen = np.flatnonzero(kept & (splits == number))
                 self.writers[name].write(shard_table(rows, outcome, chosen, ids, self.tokenizer.end_id, from_start))
-        odd = row_flags(rows.questions, rows.reasonings if self.data.columns.reasoning else None, rows.answers)
-        self.lengths.write_table(lengths_table(rows, outcome, ids, splits, dropped, odd))
+        self.lengths.write_table(lengths_table(rows, outcome, ids, splits, dropped))
         self.dropped.update(dropped[~kept].tolist())
         self.row += len(ids)
         self.unknown += rows.unknown
@@ -161,14 +172,22 @@ class _Run:
         return repeats
 
 
-def _ahead(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer) -> Iterator[EncodedRows]:
+def _tokenised(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer, among: range) -> Iterator[EncodedRows]:
+    """Yield the batches that begin among these rows."""
+    with Progress("tokenising", len(among)) as progress:
+        for encoded in _ahead(rows, data, tokenizer, among):
+            yield encoded
+            progress.advance(min(len(encoded.questions), len(among) - progress.done))  # the last may reach beyond
+
+
+def _ahead(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer, among: range) -> Iterator[EncodedRows]:
     """Tokenise the next batches on all cores while the last one is written; the tokenizer releases Python's lock.
 
     Two are under way, so that the cores have work while the lists of the other batch are made under the lock.
     """
     with ThreadPoolExecutor(AHEAD) as pool:
         waiting = deque[Future[EncodedRows]]()
-        for batch in rows.batches(columns_of(data)):
+        for batch in rows.batches(columns_of(data), among):
             waiting.append(pool.submit(encode_rows, batch, data, tokenizer))
             if len(waiting) > AHEAD:
                 yield waiting.popleft().result()

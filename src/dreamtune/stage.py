@@ -2,6 +2,8 @@
 
 A job works in a private folder and moves what it made into its version's folder at the end. Two writers of the same
 version can run side by side (a driver that was killed leaves its job running): both make the same content.
+Of a version that is scattered, each part is such a job too, in its own folder, with a `part.json` for a manifest; the
+job that gathers them checks every part, and removes them once the manifest stands (see `dreamtune.parts`).
 """
 
 import argparse
@@ -24,8 +26,9 @@ import psutil
 from dreamtune.errors import UserError
 from dreamtune.inputs import DIGESTS, FileDigests, identify
 from dreamtune.interruption import Interrupted
+from dreamtune.parts import PARTS, Part, folder_of, parts_of, read_part, together
 from dreamtune.settings.base import Section
-from dreamtune.versions import ROOT, code_digest, sha256_file
+from dreamtune.versions import ROOT, code_digest, describe
 
 S = TypeVar("S", bound=Section)
 ATTEMPTS = 20  # to move an output into place beside another writer of the same version
@@ -42,22 +45,28 @@ class Stage:
     ...     stage.counts = prepare_shards(stage.section("data", DataConfig), ..., stage.out)
 
     Attributes:
-        folder: the version's folder, which survives a kill: checkpoints belong here.
+        folder: the version's folder, or the part's, which survives a kill: checkpoints belong here.
         out: a private, empty folder; its content becomes the version's output.
         counts: what the manifest says of rows and drop reasons.
+        part: the part of the version that this job makes; None for all of it.
     """
 
     def __init__(self, script: str, code_before: str, arguments: list[str] | None = None) -> None:
-        """Read `--out`; stop if the code is not what the version was planned with, before or after the imports."""
+        """Read the command line; stop if the code is not what the version was planned with, before or after imports."""
         self.name = Path(script).stem
         parser = argparse.ArgumentParser(prog=self.name, description=sys.modules["__main__"].__doc__)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         parser.add_argument("--out", type=Path, required=True, help="version folder that holds the frozen config.json")
-        self.folder: Path = parser.parse_args(arguments).out
+        parser.add_argument("--part", type=Part.parse, metavar="K/N", help="make only this part, such as 2/7")
+        given = parser.parse_args(arguments)
+        self.folder: Path = given.out
+        self.part: Part | None = given.part
         self.counts: dict[str, Any] = {}
+        self.gathered: list[dict[str, Any]] = []
         try:
             self.spec = self._frozen()
             self._check_code(code_before, code_digest(script))
+            self._check_part()
         except UserError as error:
             self._stop(error)
 
@@ -82,6 +91,18 @@ class Stage:
                 raise UserError(f"{name}: {folder} is not finished (no manifest.json); run snakemake to make it")
         return folders
 
+    def parts(self) -> list[Path]:
+        """Return the folders of the finished parts that this job gathers; [] if it makes all itself, or is a part.
+
+        Raises:
+            UserError: one of them is not finished, or no longer what was written.
+        """
+        if self.part:
+            return []
+        folders = [self.folder / folder_of(self.spec, part) for part in parts_of(self.spec)]
+        self.gathered = [read_part(folder, self.spec["version"]) for folder in folders]
+        return folders
+
     def __enter__(self) -> "Stage":
         try:
             self._check_inputs(list(self.spec["inputs"]))
@@ -103,6 +124,8 @@ class Stage:
                 # What was loaded at the start is in memory: no training is lost for what became of the model's folder.
                 self._check_inputs([name for name in self.spec["inputs"] if name != "model"])
                 self._write_manifest(self._publish())
+                if not self.part:  # they hold nothing that the version does not
+                    shutil.rmtree(self.folder / PARTS, ignore_errors=True)
         except UserError as changed:
             error = changed
         finally:
@@ -111,7 +134,16 @@ class Stage:
             self._stop(error)
 
     def _stop(self, error: UserError | Interrupted) -> None:
-        print(f"{self.name}: {error}", file=sys.stderr, flush=True)
+        """Say why, once: of several processes the launcher passes on what the first that failed wrote down.
+
+        All are stopped together; then the launcher may be ending too, and the first process speaks for itself.
+        """
+        file, stopped = os.environ.get("TORCHELASTIC_ERROR_FILE"), isinstance(error, Interrupted)
+        if file:
+            message = {"message": "" if stopped else str(error), "extraInfo": {"timestamp": str(int(time.time()))}}
+            Path(file).write_text(json.dumps({"message": message}))
+        if not file or (stopped and os.environ["RANK"] == "0"):
+            print(f"{self.name}: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
 
     def _frozen(self) -> dict[str, Any]:
@@ -127,6 +159,19 @@ class Stage:
                 f"the code changed since version {self.spec['version']} was submitted (code {planned}, now {now[-1]}); "
                 "nothing was run; start snakemake again"
             )
+
+    def _check_part(self) -> None:
+        """Go to the part's own folder, if this job makes one."""
+        if self.part is None:
+            return
+        planned = parts_of(self.spec)
+        if self.part not in planned:
+            what = f"in {len(planned)} parts" if planned else "in one piece"
+            raise UserError(
+                f"there is no part {self.part}: version {self.spec['version']} is now made {what}; start snakemake "
+                "again, which plans its parts by the configuration"
+            )
+        self.folder /= folder_of(self.spec, self.part)
 
     def _check_inputs(self, names: list[str]) -> None:
         """Stop if a file outside `results/` is not the one that the version was planned with."""
@@ -146,15 +191,15 @@ class Stage:
 
     def _write_manifest(self, outputs: list[str]) -> None:
         """Describe the files as they lie on disk; once more if another writer replaced one meanwhile."""
-        record = self._record()
+        record, name = self._record(), "part.json" if self.part else "manifest.json"
         for attempt in range(ATTEMPTS):
             try:
                 files = [file for name in outputs for file in _files(self.folder / name)]
                 before = [_mark(file) for file in files]
-                record["outputs"] = {file.relative_to(self.folder).as_posix(): _describe(file) for file in files}
-                beside = self.out / "manifest.json"
+                record["outputs"] = {file.relative_to(self.folder).as_posix(): describe(file) for file in files}
+                beside = self.out / name
                 beside.write_text(json.dumps(record, indent=1, allow_nan=False))
-                beside.rename(self.folder / "manifest.json")
+                beside.rename(self.folder / name)
                 if before == [_mark(file) for file in files]:
                     return
             except FileNotFoundError:  # in the middle of another writer's replacing
@@ -164,7 +209,7 @@ class Stage:
 
     def _record(self) -> dict[str, Any]:
         started = psutil.Process().create_time()
-        return self.spec | {
+        record = self.spec | {
             "counts": self.counts,
             "git": _git(),
             "packages": {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
@@ -176,6 +221,7 @@ class Stage:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_s": round(time.time() - started, 3),
         }
+        return record | ({"part": str(self.part)} if self.part else together(record, self.gathered))
 
 
 def _replace(source: Path, target: Path, aside: Path) -> None:
@@ -197,10 +243,6 @@ def _replace(source: Path, target: Path, aside: Path) -> None:
 
 def _files(path: Path) -> list[Path]:
     return sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-
-
-def _describe(file: Path) -> dict[str, Any]:
-    return {"sha256": sha256_file(file), "bytes": file.stat().st_size}
 
 
 def _mark(file: Path) -> tuple[int, int, int]:

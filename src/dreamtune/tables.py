@@ -3,7 +3,6 @@
 from itertools import chain
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from dreamtune import flags
@@ -54,12 +53,9 @@ def shard_table(
 
 
 def lengths_table(
-    rows: EncodedRows, outcome: Fit, ids: np.ndarray, splits: np.ndarray, dropped: np.ndarray, odd: pl.DataFrame
+    rows: EncodedRows, outcome: Fit, ids: np.ndarray, splits: np.ndarray, dropped: np.ndarray
 ) -> pa.Table:
-    """Return a table of `LENGTHS` for a batch: `splits` [rows] numbers SPLIT_NAMES, `dropped` [rows] holds reasons.
-
-    `odd` [rows] has the columns of `flags.SCHEMA`.
-    """
+    """Return a table of `LENGTHS` for a batch: `splits` [rows] numbers SPLIT_NAMES, `dropped` [rows] holds reasons."""
     prompt, reasoning, answer = rows.lengths()
     unusable = rows.dropped != ""
     texts = [
@@ -71,7 +67,7 @@ def lengths_table(
     columns += [pa.array(part.astype(np.int32), pa.int32(), mask=unusable) for part in lengths]
     columns += [pa.array(outcome.tokens.astype(np.int32), pa.int32(), mask=(dropped != ""))]
     columns += [pa.array(part, pa.int32(), mask=unusable) for part in texts]
-    columns += [pa.array(odd[field.name].to_numpy(), field.type, mask=unusable) for field in flags.SCHEMA]
+    columns += [pa.array(rows.flags[field.name].to_numpy(), field.type, mask=unusable) for field in flags.SCHEMA]
     return pa.Table.from_arrays(columns, schema=LENGTHS)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor, nn
 
@@ -89,6 +90,8 @@ def train_adapter(
         save_adapter(run.model, out / "adapter", model)
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         (out / "gate.json").write_text(json.dumps(verdict(checks), indent=2) + "\n", encoding="utf-8")
+    if run.share.processes > 1:
+        PartialState().destroy_process_group()
     return {name: summary[name] for name in ("rows", "steps", "tokens", "first_loss", "last_loss", "trainable")}
 
 
@@ -181,13 +184,18 @@ def validate(run: Run, log: Log) -> None:
 
 
 def share_gradients(run: Run, sums: Tensor) -> None:
-    """Add up sums and gradients over the processes. Each already divided by the *whole* window, so a sum is exact."""
+    """Add up sums and gradients over the processes. Each already divided by the *whole* window, so a sum is exact.
+
+    DistributedDataParallel would take the mean of every pass, whatever its number of tokens. All of it is one message.
+    """
     if run.share.processes == 1:
         return
-    sums.copy_(reduce(sums, "sum"))
-    for parameter in run.parameters:
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        parameter.grad = reduce(gradient, "sum")
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in run.parameters]
+    parts = [sums, *gradients]
+    added = reduce(torch.cat([part.flatten() for part in parts]), "sum").split([part.numel() for part in parts])
+    sums.copy_(added[0])
+    for parameter, gradient in zip(run.parameters, added[1:], strict=True):
+        parameter.grad = gradient.view_as(parameter)
 
 
 def stop_together(run: Run) -> None:

@@ -1,6 +1,7 @@
 """A training run: what the loop works on, how it begins, goes on from a checkpoint, and writes one."""
 
 import json
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def prepare_run(
     Args:
         verified: the plan to run by; None makes one.
     """
-    state = PartialState(cpu=resolve_device(base.device) == "cpu")
+    state = PartialState(cpu=check_gpus(resolve_device(base.device)) == "cpu")
     share = Share(state.process_index, state.num_processes, state.device)
     meta, split = read_meta(shards), read_split(shards, "train")
     windows = TrainingWindows(split, meta, train)
@@ -91,6 +92,18 @@ def prepare_run(
     )
 
 
+def check_gpus(device: str) -> str:
+    """Return `device`, once there is one for each process of this node.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    wanted, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if device == "cuda" and wanted > there:
+        raise UserError(f"train.gpus is {wanted} and torch sees {there} GPU here; lower it, or ask for a larger node")
+    return device
+
+
 def resume(run: Run) -> None:
     """Go on from the newest whole checkpoint, if there is one; all processes from the same."""
     found = newest(run.checkpoints)
@@ -107,7 +120,8 @@ def resume(run: Run) -> None:
     if before.is_asked_for(run.train):  # windows are cut as they were, to the same rounding and dropout
         run.plan = replace(run.plan, micro_batch_tokens=before.micro_batch_tokens, cut_tokens=before.cut_tokens)
     run.history.resumed_from.append(run.history.step)
-    print(f"resuming from {found.path.name} of {run.windows.total} steps", file=sys.stderr)
+    if run.share.process == 0:
+        print(f"resuming from {found.path.name} of {run.windows.total} steps", file=sys.stderr)
 
 
 def save(run: Run) -> None:

@@ -28,6 +28,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def describe(path: Path) -> dict[str, Any]:
+    """Return what a manifest says of a file."""
+    return {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+
+
 def code_digest(script: str | Path) -> str:
     """Return 12 hex digits of a script and of every local module it reaches through imports, lazy ones too.
 

@@ -96,7 +96,9 @@ def test_whatever_stops_a_training_it_ends_in_the_same_bits(slurm: OneNodeSlurm,
     prepare(project)
     project.edit("src/dreamtune/training.py", *SLOWER)
     project.edit("profiles/slurm/config.yaml", "retries: 2", "retries: 9")
-    project.edit("profiles/slurm/config.yaml", "  train_adapter:\n", "  train_adapter:\n    slurm_partition: preemptable\n")
+    project.edit(
+        "profiles/slurm/config.yaml", "  train_adapter:\n", "  train_adapter:\n    slurm_partition: preemptable\n"
+    )
     driver = project.start("--until", "train_adapter")
     training = Training(project)
     try:

@@ -1,5 +1,6 @@
 import shlex
 import sys
+from math import prod
 from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
@@ -10,6 +11,7 @@ from dreamtune.config import Config, parse_config
 from dreamtune.demand import memory_mb, minutes
 from dreamtune.errors import UserError
 from dreamtune.experiments import make_plan, plan_merge
+from dreamtune.parts import SECTIONS
 from dreamtune.plan import RESULTS
 from dreamtune.versions import digest
 
@@ -38,14 +40,20 @@ def one_of(names):
 
 wildcard_constraints:
     version=one_of(PLAN.unfinished()) if MAIN else "[0-9a-f]{12}",
+    cut="[0-9a-f]{12}",
     marker=one_of(m.rpartition("-")[2] for m in MARKERS.values() if not exists(m)) if MAIN else "[0-9a-f]{12}",
 
 
-container: containers.image()
+SIF = containers.image()
+
+
+container: SIF
 
 
 # Without an image the jobs run on Snakemake's own Python, whether or not its environment was activated.
 OWN = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+# The image has no srun: what srun starts on each node enters it there.
+IN_IMAGE = f"apptainer exec {workflow.deployment_settings.apptainer_args} {SIF} " if IMAGE else ""
 # A prefix replaces Snakemake's own strict mode, without which a job that fails into `tee` would count as a success.
 shell.prefix(f"set -euo pipefail; {containers.ENVIRONMENT if IMAGE else OWN}; export PYTHONUNBUFFERED=1; ")
 
@@ -54,7 +62,7 @@ def require_image():
     """Stop before the first job if jobs are to run in an image that is not there."""
     try:
         if IMAGE:
-            containers.require(containers.image())
+            containers.require(SIF)
     except UserError as error:
         sys.exit(f"dreamtune: {error}")
 
@@ -64,14 +72,14 @@ def inputs_of(stage):
     return lambda wildcards: PLAN.inputs_of(stage, wildcards.version)
 
 
+def parts_of(stage):
+    """Return the input function of the job that gathers a version's parts; a version in one piece has none."""
+    return lambda wildcards: PLAN.parts_of(stage, wildcards.version)
+
+
 def experiment_of(wildcards):
     """Return the name of the experiment that a report's version belongs to."""
     return PLAN["render_report", wildcards.version]["settings"]["experiment"]
-
-
-def gpus(stage):
-    """Return the resource function of a stage that runs a model: one GPU, unless the config says `cpu`."""
-    return lambda wildcards: int(PLAN[stage, wildcards.version]["runtime"]["model"]["device"] != "cpu")
 
 
 def demand(stage):
@@ -87,3 +95,45 @@ def shown(name, caption):
     labels = lambda wildcards: {"experiment": experiment_of(wildcards), "file": Path(name).stem}
     path = f"results/render_report/{{version}}/{name}"
     return report(path, caption=f"../report/{caption}.rst", category="Verdicts", labels=labels)
+
+
+def runs_on_gpu(stage, version):
+    """Return whether a stage runs its model on a GPU; prepare_shards reads its tokenizer alone."""
+    return stage != "prepare_shards" and PLAN[stage, version]["runtime"]["model"]["device"] != "cpu"
+
+
+def processes(version):
+    """Return how many GPUs a training takes on each node (processes, on a CPU), and how many nodes."""
+    train = PLAN["train_adapter", version]["runtime"]["train"]
+    return train["gpus"], train["nodes"]
+
+
+def gpus(stage, part=False):
+    """Return the resource function of a stage that runs a model: one GPU; none to gather what its parts made."""
+    if stage == "train_adapter":
+        return lambda w: runs_on_gpu(stage, w.version) * prod(processes(w.version))
+    return lambda w: int(runs_on_gpu(stage, w.version) and (part or not PLAN.parts_of(stage, w.version)))
+
+
+def across_nodes(value):
+    """Return the resource function of a training on several nodes; on one, it lacks the resource."""
+    return lambda w: value(processes(w.version)[1]) if processes(w.version)[1] > 1 else None
+
+
+SEVERAL_NODES = {
+    "nodes": across_nodes(lambda nodes: nodes),
+    "tasks": across_nodes(lambda nodes: nodes),
+    "tasks_per_gpu": across_nodes(lambda nodes: 0),  # else the SLURM plugin asks for `tasks` of them for each GPU
+    "mpi": across_nodes(lambda nodes: "srun"),  # the command starts its own tasks
+}
+
+
+def launcher(wildcards):
+    """Return what starts a training: python; for several processes torchrun, which srun starts once on each node."""
+    count, nodes = processes(wildcards.version)
+    torchrun = f"python3 workflow/scripts/torchrun.py --nproc-per-node {count}"
+    if nodes > 1:
+        meeting = f"$(hostname):{20000 + int(wildcards.version, 16) % 12000}"  # on the job's first node
+        srun = f"srun --nodes {nodes} --ntasks {nodes} --ntasks-per-node 1 --cpu-bind none --kill-on-bad-exit=1"
+        return f"{srun} {IN_IMAGE}{torchrun} --nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint {meeting}"
+    return f"{torchrun} --standalone" if count > 1 else "python3"

@@ -1,6 +1,7 @@
 rule generate_answers:
     input:
         unpack(inputs_of("generate_answers")),
+        parts=parts_of("generate_answers"),
     output:
         manifest="results/generate_answers/{version}/manifest.json",
     log:
@@ -19,6 +20,7 @@ rule generate_answers:
 rule evaluate_likelihood:
     input:
         unpack(inputs_of("evaluate_likelihood")),
+        parts=parts_of("evaluate_likelihood"),
     output:
         manifest="results/evaluate_likelihood/{version}/manifest.json",
     log:

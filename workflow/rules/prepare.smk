@@ -1,6 +1,7 @@
 rule prepare_shards:
     input:
         unpack(inputs_of("prepare_shards")),
+        parts=parts_of("prepare_shards"),
     output:
         manifest="results/prepare_shards/{version}/manifest.json",
     log:

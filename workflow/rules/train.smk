@@ -7,14 +7,19 @@ rule train_adapter:
         "results/train_adapter/{version}/job.log",
     benchmark:
         "results/train_adapter/{version}/benchmark.tsv"
+    container:
+        lambda w: SIF if processes(w.version)[1] == 1 else None
+    threads: lambda w: processes(w.version)[0]
     resources:
         **demand("train_adapter"),
         gpu=gpus("train_adapter"),
+        **SEVERAL_NODES,
     params:
         folder=subpath(output.manifest, parent=True),
+        launch=launcher,
     shell:
         # A stop signal goes to all of the job: the shell waits, and what logs goes on, until the checkpoint is written.
-        "trap : TERM USR1; python3 workflow/scripts/train_adapter.py --out {params.folder} 2>&1"
+        "trap : TERM USR1; {params.launch} workflow/scripts/train_adapter.py --out {params.folder} 2>&1"
         " | (trap '' TERM USR1 INT; tee {log})"
 
 

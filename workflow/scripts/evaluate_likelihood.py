@@ -2,7 +2,7 @@
 
 reads   test and training split of the shards, base model, adapter
 writes  likelihood.parquet (per example and draw), likelihood.json
-usage   python workflow/scripts/evaluate_likelihood.py --out results/evaluate_likelihood/VERSION
+usage   python workflow/scripts/evaluate_likelihood.py --out results/evaluate_likelihood/VERSION [--part 2/7]
 """
 
 import _src  # noqa: F401, puts src on the path
@@ -24,4 +24,6 @@ if __name__ == "__main__":
             reads["shards"],
             reads["adapter"] / "adapter",
             stage.out,
+            stage.part,
+            stage.parts(),
         )

@@ -2,7 +2,7 @@
 
 reads   test split of the shards (or a benchmark's parquet files), base model, adapter
 writes  answers.parquet, timings.parquet, generation.json
-usage   python workflow/scripts/generate_answers.py --out results/generate_answers/VERSION
+usage   python workflow/scripts/generate_answers.py --out results/generate_answers/VERSION [--part 2/7]
         python workflow/scripts/generate_answers.py --adapter results/latest/demo/full/adapter --prompt "2 + 3 = ?"
 """
 
@@ -13,7 +13,8 @@ import _src  # noqa: F401, puts src on the path
 from dreamtune.versions import code_digest
 
 BEFORE = code_digest(__file__)
-from dreamtune.answers import by_hand, generate_answers
+from dreamtune.answers import generate_answers
+from dreamtune.by_hand import by_hand
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
@@ -31,4 +32,6 @@ if __name__ == "__main__":
             stage.optional("benchmark", Benchmark),
             reads["adapter"] / "adapter" if "adapter" in reads else None,
             stage.out,
+            stage.part,
+            stage.parts(),
         )

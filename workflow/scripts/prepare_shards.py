@@ -2,7 +2,7 @@
 
 reads   the parquet files, the tokenizer and, if contaminated rows are dropped, the benchmarks of the frozen config
 writes  train/ validation/ test/ (Arrow), shards.json, lengths.parquet, audit.json
-usage   python workflow/scripts/prepare_shards.py --out results/prepare_shards/VERSION
+usage   python workflow/scripts/prepare_shards.py --out results/prepare_shards/VERSION [--part 2/7]
 """
 
 import _src  # noqa: F401, puts src on the path
@@ -24,4 +24,6 @@ if __name__ == "__main__":
             stage.section("model", ModelConfig),
             stage.out,
             [stage.section(name, Benchmark) for name in against],
+            stage.part,
+            stage.parts(),
         )

@@ -63,6 +63,7 @@ class DataConfig(Section):
     ngram: int = result(13, "length in words of the n-grams of the contamination audit", ge=2)
     rows_per_shard: int = result(100_000, "rows of one Arrow shard", ge=1)
     batch_rows: int = runtime(2_000, "rows tokenised at a time; bounds the memory", ge=1)
+    scatter: int = runtime(1, "jobs that share the tokenising of the rows", ge=1)
 
     @field_validator("template")
     @classmethod

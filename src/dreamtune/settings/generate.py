@@ -40,6 +40,7 @@ class GenerateConfig(Section):
     max_prompts: int | None = result(None, "answer only the first so many questions; null answers all", ge=1)
     prompts: list[str] = result(list, "questions of your own, answered besides the test split and never graded")
     batch_size: int = runtime(16, "rows denoised together; a row's answer does not depend on it", ge=1)
+    scatter: int = runtime(1, "jobs that share the rows of one version", ge=1)
 
     @model_validator(mode="after")
     def every_block_has_a_step(self) -> "GenerateConfig":

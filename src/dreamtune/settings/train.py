@@ -31,6 +31,8 @@ class TrainConfig(Section):
     seed: int = result(0, "seed of order, masks, tails, dropout and adapter initialisation")
     validate_every: int | None = result(None, "steps between validations; null validates once per epoch", ge=1)
     validation_rows: int = result(256, "validation rows used, always the same with the same masks", ge=0)
+    gpus: int = runtime(1, "processes, each on a GPU of its own, that share every window of a training; per node", ge=1)
+    nodes: int = runtime(1, "nodes with so many GPUs each; more than one needs SLURM", ge=1)
     micro_batch_tokens: int | None = runtime(
         None, "tokens of one forward pass; splits a window, never changes its loss; null plans it", ge=1
     )

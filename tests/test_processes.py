@@ -1,0 +1,179 @@
+"""Training by several processes, through the rule and its launcher: the result of one, and one line where it fails."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from conftest import ROOT
+from dreamtune.errors import UserError
+from dreamtune.training_run import check_gpus
+from project import MICRO, Project
+
+ONCE = "  learning_rate: 1e-3"  # a line of `train` in the config, for further keys to stand beside
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project in which smoke and full were trained by one process, dropout off; kept in `one/`."""
+    project = Project(tmp_path_factory.mktemp("processes"))
+    project.edit(MICRO, "lora: {rank: 4,", "lora: {dropout: 0.0, rank: 4,")
+    project.edit(MICRO, ONCE, f"{ONCE}\n  checkpoint_steps: 1\n  keep_checkpoints: 9")
+    project.edit(MICRO, "micro_batch_tokens: 512", "micro_batch_tokens: 64")  # several passes for each process
+    project.edit(MICRO, "full: {rows: 16, epochs: 1", "full: {rows: 20, epochs: 2")
+    train(project)
+    (project.folder / "results/train_adapter").rename(project.folder / "one")
+    return project
+
+
+def train(project: Project, *arguments: str, fails: bool = False) -> str:
+    """Run smoke and full, and nothing that follows."""
+    if not (project.folder / "results/train_adapter").exists():
+        project.snakemake("--until", "prepare_shards")  # writes what every version is planned with
+    planned = (project.folder / "results/train_adapter").glob("*/config.json")
+    [full] = [path for path in planned if json.loads(path.read_text())["settings"]["run"] == "full"]
+    target = full.with_name("manifest.json").relative_to(project.folder)
+    return project.snakemake(str(target), "--printshellcmds", *arguments, fails=fails)
+
+
+@pytest.fixture
+def again(project: Project) -> Project:
+    """The same without the trainings, and with the config as it was afterwards."""
+    config = (project.folder / MICRO).read_text()
+    shutil.rmtree(project.folder / "results/train_adapter", ignore_errors=True)
+    yield project
+    (project.folder / MICRO).write_text(config)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+
+
+def same_training(project: Project) -> None:
+    """Compare what stands in results/ with what one process made."""
+    folders = sorted((project.folder / "one").iterdir())
+    assert len(folders) == 2
+    for one in folders:
+        two = project.folder / "results/train_adapter" / one.name
+        for mine, theirs in zip(lines(two), lines(one), strict=True):
+            for name in ("loss", "elbo", "grad_norm", "validation_nll"):
+                assert mine.get(name) == pytest.approx(theirs.get(name), abs=1e-5), (name, mine)
+        weights, expected = (load_file(path / "adapter/adapter_model.safetensors") for path in (two, one))
+        assert weights.keys() == expected.keys()
+        for name, value in expected.items():
+            assert weights[name] == pytest.approx(value, abs=2e-5), name
+        log = (two / "job.log").read_text()
+        assert log.count(f"train {lines(one)[-1]['step']}/") == 1, "only the first process reports its progress"
+        assert "Warning" not in log and "Traceback" not in log
+        assert not list(two.glob(".out-*"))
+
+
+def test_two_processes_train_what_one_does(again: Project) -> None:
+    again.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
+    output = train(again)
+    assert output.count("command: python3 workflow/scripts/torchrun.py --nproc-per-node 2 --standalone") == 2
+    same_training(again)
+
+
+def runs(project: Project) -> tuple[Path, Path]:
+    """Return what one process made of smoke and full."""
+    found = {json.loads((path / "config.json").read_text())["settings"]["run"]: path for path in _versions(project)}
+    return found["smoke"], found["full"]
+
+
+def _versions(project: Project) -> list[Path]:
+    return list((project.folder / "one").iterdir())
+
+
+def plant(project: Project, smoke: Path, full: Path) -> Path:
+    """Put the finished smoke and a full that is only planned into results/; return the folder of full."""
+    trainings = project.folder / "results/train_adapter"
+    shutil.copytree(smoke, trainings / smoke.name)
+    (trainings / full.name).mkdir()
+    shutil.copy2(full / "config.json", trainings / full.name)
+    return trainings / full.name
+
+
+def test_two_processes_go_on_from_the_checkpoint_of_one(again: Project) -> None:
+    again.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
+    smoke, full = runs(again)
+    begun = plant(again, smoke, full)
+    shutil.copytree(full / "checkpoints/step-000003", begun / "checkpoints/step-000003")
+    output = train(again)
+    assert output.count("resuming from step-000003") == 1
+    same_training(again)
+
+
+def test_two_nodes_train_what_one_process_does(again: Project, tmp_path: Path) -> None:
+    """With stand-ins: srun starts its command twice on this machine, as it does once on each node, outside of the
+    image, which has no srun; apptainer notes that it was called, and runs what it is given.
+    """
+    (tmp_path / "srun").write_text("""#!/bin/bash
+        [[ "$1 $2 $3 $4" == "--nodes 2 --ntasks 2" ]] || exit 9
+        while [[ $1 != apptainer ]]; do shift; done
+        "$@" & "$@" && wait $!
+    """)
+    (tmp_path / "apptainer").write_text(f"""#!/bin/bash
+        [[ $1 == *version ]] && echo apptainer version 1.4.5 && exit
+        echo "$@" >> {tmp_path}/calls
+        while [[ $1 != *.sif ]]; do shift; done
+        shift; exec "$@"
+    """)
+    for command in ("srun", "apptainer"):
+        (tmp_path / command).chmod(0o755)
+    (again.folder / "containers").mkdir(exist_ok=True)
+    (again.folder / "containers/dreamtune.sif").touch()
+    again.edit(MICRO, ONCE, f"{ONCE}\n  nodes: 2")
+    smoke, full = runs(again)
+    plant(again, smoke, full)
+    path = again.environment["PATH"]
+    again.environment["PATH"] = f"{tmp_path}:{path}"
+    output = train(again, "--sdm", "apptainer", "--apptainer-args=--nv")
+    again.environment["PATH"] = path
+    assert "mpi=srun" in output and "nodes=2" in output
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) == 2 and all(call.startswith("exec --nv containers/dreamtune.sif python3 ") for call in calls)
+    same_training(again)
+
+
+def test_a_users_mistake_is_one_line_from_all_processes(again: Project) -> None:
+    again.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
+    smoke, full = runs(again)
+    begun = plant(again, smoke, full)
+    gate = json.loads((smoke / "gate.json").read_text())
+    (begun.parent / smoke.name / "gate.json").write_text(json.dumps(gate | {"passed": False}))
+    train(again, fails=True)
+    [line] = (begun / "job.log").read_text().splitlines()
+    assert line.startswith("train_adapter: the smoke run failed its gate")
+    assert sorted(path.name for path in begun.iterdir()) == ["config.json", "job.log"]
+
+
+def test_fewer_gpus_than_processes_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert check_gpus("cpu") == "cpu"
+    with pytest.raises(UserError, match=r"train\.gpus is 2 and torch sees 1 GPU"):
+        check_gpus("cuda")
+
+
+@pytest.mark.parametrize(
+    ("does", "says", "status"),
+    [
+        ("sys.exit(3)", "child: process 1 ended with exit status 3", 1),
+        ("os.kill(os.getpid(), 9)", "child: process 1 ended with signal 9", 1),
+        ("os.kill(os.getppid(), 15)", "", 128 + signal.SIGTERM),
+    ],
+)
+def test_how_processes_end(tmp_path: Path, does: str, says: str, status: int) -> None:
+    """The others, which would wait for ever, are ended too."""
+    (tmp_path / "child.py").write_text(f"import os, sys, time\nif os.environ['RANK'] == '1': {does}\ntime.sleep(600)")
+    launcher = [sys.executable, str(ROOT / "workflow/scripts/torchrun.py"), "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*launcher, "child.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == says and done.returncode == status

@@ -1,0 +1,20 @@
+# A version in several parts (`scatter` in the configuration): its stage's own rule then gathers what these jobs made.
+for STAGE in SECTIONS:
+
+    rule:
+        name:
+            f"{STAGE}_part"
+        input:
+            unpack(inputs_of(STAGE)),
+        output:
+            done=f"results/{STAGE}/{{version}}/parts/{{cut}}/{{part}}-of-{{parts}}/part.json",
+        log:
+            f"results/{STAGE}/{{version}}/parts/{{cut}}/{{part}}-of-{{parts}}/job.log",
+        resources:
+            **demand(STAGE),
+            gpu=gpus(STAGE, part=True),
+        params:
+            script=f"workflow/scripts/{STAGE}.py",
+            folder=subpath(output.done, ancestor=4),
+        shell:
+            "python3 {params.script} --out {params.folder} --part {wildcards.part}/{wildcards.parts} 2>&1 | tee {log}"

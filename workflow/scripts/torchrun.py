@@ -1,0 +1,34 @@
+"""torchrun, which says in one line why its processes ended: what the first one that failed had to say.
+
+usage   python workflow/scripts/torchrun.py --standalone --nproc-per-node 2 workflow/scripts/train_adapter.py --out …
+"""
+
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.run import get_args_parser, run
+
+if __name__ == "__main__":
+    logging.disable()  # the launcher's own account of every process it ends
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a warning of the time limit; it is the processes' to act on
+    parser = get_args_parser()
+    parser.description = __doc__
+    options = parser.parse_args()
+    name = Path(options.training_script).stem
+    try:
+        run(options)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        ended = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit status {failure.exitcode}"
+        reason = failure.error_file_data.get("message")
+        said = reason["message"] if isinstance(reason, dict) else f"process {rank} ended with {ended}"
+        sys.exit(f"{name}: {said}" if said else 1)
+    except RendezvousError as error:
+        sys.exit(f"{name}: the nodes did not find each other at {options.rdzv_endpoint}: {error}")
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
