@@ -28,7 +28,7 @@ from dreamtune.inputs import DIGESTS, FileDigests, identify
 from dreamtune.interruption import Interrupted
 from dreamtune.parts import PARTS, Part, folder_of, parts_of, read_part, together
 from dreamtune.settings.base import Section
-from dreamtune.versions import ROOT, code_digest, describe
+from dreamtune.versions import ROOT, code_digest, describe, sha256_file
 
 S = TypeVar("S", bound=Section)
 ATTEMPTS = 20  # to move an output into place beside another writer of the same version

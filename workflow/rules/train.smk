@@ -12,8 +12,8 @@ rule train_adapter:
     threads: lambda w: processes(w.version)[0]
     resources:
         **demand("train_adapter"),
-        gpu=gpus("train_adapter"),
         **SEVERAL_NODES,
+        gpu=gpus("train_adapter"),
     params:
         folder=subpath(output.manifest, parent=True),
         launch=launcher,
