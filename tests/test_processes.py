@@ -1,10 +1,13 @@
 """Training by several processes, through the rule and its launcher: the result of one, and one line where it fails."""
 
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 from safetensors.numpy import load_file
 
 from conftest import ROOT
+from dreamtune import containers
 from dreamtune.errors import UserError
 from dreamtune.training_run import check_gpus
 from project import MICRO, Project
@@ -78,7 +82,7 @@ def same_training(project: Project) -> None:
 def test_two_processes_train_what_one_does(again: Project) -> None:
     again.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
     output = train(again)
-    assert output.count("command: python3 workflow/scripts/torchrun.py --nproc-per-node 2 --standalone") == 2
+    assert output.count("; python3 workflow/scripts/torchrun.py --nproc-per-node 2 --standalone") == 2
     same_training(again)
 
 
@@ -128,8 +132,9 @@ def test_two_nodes_train_what_one_process_does(again: Project, tmp_path: Path) -
     """)
     for command in ("srun", "apptainer"):
         (tmp_path / command).chmod(0o755)
-    (again.folder / "containers").mkdir(exist_ok=True)
-    (again.folder / "containers/dreamtune.sif").touch()
+    image = again.folder / containers.image()
+    image.parent.mkdir(exist_ok=True)
+    image.touch()
     again.edit(MICRO, ONCE, f"{ONCE}\n  nodes: 2")
     smoke, full = runs(again)
     plant(again, smoke, full)
@@ -139,7 +144,22 @@ def test_two_nodes_train_what_one_process_does(again: Project, tmp_path: Path) -
     again.environment["PATH"] = path
     assert "mpi=srun" in output and "nodes=2" in output
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert len(calls) == 2 and all(call.startswith("exec --nv containers/dreamtune.sif python3 ") for call in calls)
+    assert len(calls) == 2 and all(call.startswith(f"exec --nv {containers.image()} python3 ") for call in calls)
+    same_training(again)
+
+
+def test_two_processes_that_are_asked_to_stop_keep_one_checkpoint(again: Project) -> None:
+    again.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
+    smoke, full = runs(again)
+    begun = plant(again, smoke, full)
+    driver = again.start(str((begun / "manifest.json").relative_to(again.folder)))
+    while driver.poll() is None and not list((begun / "checkpoints").glob("step-*")):
+        time.sleep(0.02)
+    os.killpg(driver.pid, signal.SIGTERM)
+    assert driver.wait(60) != 0
+    said = re.findall(r"stopped by SIGTERM; a checkpoint after step (\d) of 6 is kept", (begun / "job.log").read_text())
+    assert len(said) == 1 and list((begun / "checkpoints").glob(f"step-*{said[0]}"))
+    assert train(again).count(f"resuming from step-00000{said[0]}") == 1
     same_training(again)
 
 
