@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from conftest import ROOT
 from dreamtune.demand import USUAL, memory_mb, minutes
@@ -89,3 +90,11 @@ def test_tokens_of_short_and_complementary_runs() -> None:
     assert tokens(max_steps=2) == 2 * 8 * 10
     assert tokens(complementary=True) == 2 * 3 * 20 * 10
     assert tokens(complementary=True, objective="copy") == 3 * 20 * 10
+
+
+def test_the_profile_names_rules_that_there_are() -> None:
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    assert set(profile["set-resources"]) | {"prepare_shards"} == set(USUAL)
+    assert set(profile["groups"]) < set(USUAL)
+    light = [rule for rule, asked in profile["set-resources"].items() if asked.get("one_at_a_time")]
+    assert set(light) == set(profile["groups"]), "what shares a job runs one after the other, in the memory of one"

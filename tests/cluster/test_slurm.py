@@ -174,6 +174,20 @@ def test_a_job_that_runs_out_of_memory_is_given_more(slurm: OneNodeSlurm, tmp_pa
     assert all(re.search(rf"StepId={job['JobId']}\.\S+ exceeded memory limit", log) for job in jobs[:-1])
 
 
+def test_a_training_that_runs_out_of_time_goes_on_from_its_checkpoint(slurm: OneNodeSlurm, tmp_path: Path) -> None:
+    project = SlurmProject(tmp_path, slurm, MICRO)
+    project.edit(MICRO, "full: {rows: 16, epochs: 1", "full: {rows: 320, epochs: 40")  # minutes
+    project.edit(MICRO, "checkpoint_minutes: 10.0", "checkpoint_steps: 10")
+    project.submitted("--until", "prepare_shards")  # freezes the plan
+    planned = tmp_path.glob("results/train_adapter/*/config.json")
+    [full] = [path.parent for path in planned if json.loads(path.read_text())["settings"]["run"] == "full"]
+    limit = "train_adapter:runtime=1 if attempt == 1 else 30"
+    jobs = project.submitted(f"{full.relative_to(tmp_path)}/manifest.json", "--set-resources", limit)
+    states = [(minutes(job["TimeLimit"]), job["JobState"]) for job in jobs if version_of(job) == full.name]
+    assert states == [(1, "TIMEOUT"), (30, "COMPLETED")]
+    assert json.loads((full / "training.json").read_text())["resumed_from"]
+
+
 def test_the_demo(slurm: OneNodeSlurm, tmp_path: Path) -> None:
     """Two experiments share shards and the base's answers; how many seconds SLURM adds is printed with -s."""
     project = SlurmProject(tmp_path, slurm, "config/demo.yaml")
