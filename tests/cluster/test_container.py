@@ -103,7 +103,7 @@ def test_without_network_with_all_inputs_elsewhere_and_a_hostile_environment(
     inside.environment |= {"PYTHONPATH": str(tmp_path / "poison"), "DREAMTUNE_IMAGE": str(named)}
     inside.snakemake("--use-singularity", "--apptainer-args=--net --network none")
     outside.snakemake()
-    assert_same(inside, outside, f"{image.name}, lock {lock()}")
+    assert_same(inside, outside, f"mine.sif, lock {lock()}")
 
 
 def _as_the_hub_stores_it(folder: Path, hub: Path) -> Path:
