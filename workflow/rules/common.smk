@@ -8,6 +8,7 @@ sys.path.insert(0, f"{workflow.basedir}/src")
 from dreamtune.config import Config, parse_config
 from dreamtune.errors import UserError
 from dreamtune.experiments import make_plan, plan_merge
+from dreamtune.hub import hub_sources
 from dreamtune.plan import RESULTS
 from dreamtune.versions import digest
 
@@ -25,12 +26,16 @@ MARKERS = {name: f"results/latest/{name}/.published-{digest([LAYOUT, links])}" f
 MAIN = workflow.is_main_process and not any(argument.startswith("--report") for argument in sys.argv)
 
 
+SOURCES = {digest(source): source for spec in PLAN.values() for source in hub_sources(spec["inputs"])}
+
+
 def one_of(names):
     """Return a constraint that matches just these; a finished version is among none, so nothing can re-make it."""
     return "|".join(names) or "(?!)"
 
 
 wildcard_constraints:
+    source="[0-9a-f]{12}",
     version=one_of(PLAN.unfinished()) if MAIN else "[0-9a-f]{12}",
     marker=one_of(m.rpartition("-")[2] for m in MARKERS.values() if not exists(m)) if MAIN else "[0-9a-f]{12}",
 
@@ -46,8 +51,14 @@ shell.prefix(f"set -euo pipefail; export {PYTHON} PYTHONUNBUFFERED=1; ")
 
 
 def inputs_of(stage):
-    """Return the input function of a stage: the manifests of what its version reads."""
-    return lambda wildcards: PLAN.inputs_of(stage, wildcards.version)
+    """Return the input function of a stage: the manifests of what its version reads, and that the hub's is fetched."""
+    return lambda wildcards: PLAN.inputs_of(stage, wildcards.version) | downloads(stage, wildcards.version)
+
+
+def downloads(stage, version):
+    """Return the markers of what a version takes from the hub; a job on a node has been submitted after them."""
+    sources = hub_sources(PLAN[stage, version]["inputs"]) if MAIN else []
+    return {"downloads": [f"results/downloads/{digest(source)}" for source in sources]} if sources else {}
 
 
 def experiment_of(wildcards):
