@@ -23,7 +23,7 @@ from dreamtune.weight_files import PICKLES, WEIGHTS
 T = TypeVar("T")
 ATTEMPTS = 3
 ABANDONED_S = 600.0  # a half-written file that nobody has added to for so long has no writer any more
-CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 
 
 def download(sources: Sequence[str], say: Callable[[str], None] = print) -> int:
