@@ -179,15 +179,47 @@ def test_writers_that_replace_the_same_folder_at_once_do_not_fail(tmp_path: Path
     assert (target / "weights").read_text() == "same"
 
 
-def test_what_a_killed_attempt_left_is_cleared_and_nothing_else(folder: Path) -> None:
+def ended_process() -> int:
+    """Return the number of a process that is no more."""
     ended = subprocess.Popen(["true"])
     ended.wait()
+    return ended.pid
+
+
+def test_what_a_killed_attempt_left_is_cleared_and_nothing_else(folder: Path) -> None:
     host = socket.gethostname()
-    killed, running, elsewhere = (folder / f".out-{host}-{end}" for end in (ended.pid, os.getppid(), "2-17"))
+    killed, running, elsewhere = (folder / f".out-{host}-{end}" for end in (ended_process(), os.getppid(), "2-17"))
     for left in (killed, running, elsewhere):
         left.mkdir()
     with stage(folder):
         assert not killed.exists() and running.exists() and elsewhere.exists()
+
+
+def test_local_scratch_is_used_when_asked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node's own variable names it; what is moved into place lies beside it first, on the results' own disk."""
+    local = tmp_path / "local"
+    killed = local / f"dreamtune-{os.getuid()}-{socket.gethostname()}-{ended_process()}"
+    killed.mkdir(parents=True)
+    monkeypatch.setenv("NODE_DISK", str(local))
+    monkeypatch.setenv("DREAMTUNE_SCRATCH", "$NODE_DISK")
+    with stage(folder) as job:
+        assert job.out.parent == local and not killed.exists()
+        (job.out / "sub").mkdir()
+        (job.out / "sub/a.txt").write_text("abc")
+        assert [path.name for path in folder.iterdir() if not path.name.startswith(".out-")] == ["config.json"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert list(manifest["outputs"]) == ["sub/a.txt"] and (folder / "sub/a.txt").read_text() == "abc"
+    assert not list(folder.glob(".out-*")) and not list(local.iterdir())
+
+
+def test_scratch_that_is_not_there_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DREAMTUNE_SCRATCH", "$NO_SUCH_VARIABLE/here")
+    with pytest.raises(SystemExit), stage(folder):
+        pytest.fail("it must not start")
+    assert "DREAMTUNE_SCRATCH is '$NO_SUCH_VARIABLE/here', but $NO_SUCH_VARIABLE/here is no" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
 
 
 def test_unfinished_input_is_named(folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from dreamtune import inputs, versions
 from dreamtune.errors import UserError
-from dreamtune.inputs import FileDigests
+from dreamtune.inputs import FileDigests, identify
 from dreamtune.versions import code_digest, digest
 
 SCRIPT = "from pkg.a import f\nif __name__ == '__main__':\n    f()\n"
@@ -107,3 +107,10 @@ def test_model_identity(tmp_path: Path) -> None:
     for path, revision in (("owner/name", None), ("owner/name", "main"), ("/no/such/folder", None)):
         with pytest.raises(UserError):
             digests.of_model(path, revision)
+
+
+def test_a_data_file_on_the_hub_is_identified_by_its_address_and_has_to_be_pinned(tmp_path: Path) -> None:
+    digests, pinned = FileDigests(tmp_path / "memory.json"), f"hf://datasets/owner/name@{'a' * 40}/rows.parquet"
+    assert identify(["data"], {"data": {"files": [pinned]}}, digests) == {"data": [pinned]}
+    with pytest.raises(UserError, match="40-digit"):
+        identify(["data"], {"data": {"files": [pinned.replace("a" * 40, "main")]}}, digests)

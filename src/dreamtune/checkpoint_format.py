@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from transformers import LlamaConfig, Qwen2Config
 from transformers.configuration_utils import PretrainedConfig
 
@@ -20,7 +19,6 @@ FAMILIES = {"Dream": "dream", "llada": "llada", "qwen2": "qwen2", "llama": "llam
 # Families whose head is shifted: raw row i - 1 scores token i. Dream inherits this from the autoregressive model it
 # was adapted from (Gong et al. 2024, arXiv 2410.17891); LLaDA was trained from scratch without it.
 SHIFTED = {"dream", "qwen2", "llama"}
-TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 # Fields of config.json that name code or a storage type, not the architecture.
 NOT_ARCHITECTURE = {"model_type", "architectures", "auto_map", "torch_dtype", "dtype", "transformers_version"}
 LLADA_TOP = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
@@ -47,35 +45,6 @@ LLADA_REQUIRED: dict[str, Any] = {
     "rope": True,
     "scale_logits": False,
 }
-
-
-def find_checkpoint(path: str, revision: str | None = None, also: list[str] | None = None) -> Path:
-    """Return the local folder of a checkpoint; a hub name is downloaded at its pinned revision.
-
-    Args:
-        path: a local folder, or OWNER/NAME on the hub.
-        revision: the hub commit, 40 hex digits.
-        also: patterns of further hub files to fetch besides configuration, tokenizer and safetensors.
-
-    Raises:
-        UserError: no such folder, a hub name without a full commit, or a failed download.
-    """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", path) or path.startswith("."):
-        raise UserError(f"the model folder {path} does not exist")
-    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise UserError(
-            f"{path} is no local folder; to take it from the hub, pin model.revision to a commit of 40 hex digits "
-            f"(now {revision!r})"
-        )
-    try:
-        return Path(
-            snapshot_download(path, revision=revision, allow_patterns=["*.safetensors", *TEXT_FILES, *(also or [])])
-        )
-    except Exception as error:  # network, authentication, no such revision: the hub's own first line says which
-        raise UserError(f"cannot download {path}: {str(error).strip().splitlines()[0]}") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

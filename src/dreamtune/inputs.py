@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dreamtune.errors import UserError
-from dreamtune.sources import HUB, resolve_files
+from dreamtune.hub import HUB, pinned_file
+from dreamtune.sources import resolve_files
 from dreamtune.versions import sha256_file
 from dreamtune.weight_files import weight_files
 
@@ -98,7 +99,7 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
         runtime: section name -> its runtime fields.
 
     Raises:
-        UserError: a file or folder is missing, a model without weights, a hub name without a pinned revision.
+        UserError: a file or folder is missing, a model without weights, a hub name or file without a pinned revision.
     """
     found: dict[str, Any] = {}
     for name in names:
@@ -113,4 +114,7 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
 
 def _files(pattern: str, digests: FileDigests) -> list[str]:
     """Return a pinned hub path itself, or the digest of each local file's content."""
-    return [pattern] if pattern.startswith(HUB) else [digests.of(file) for file in resolve_files([pattern])]
+    if pattern.startswith(HUB):
+        pinned_file(pattern)
+        return [pattern]
+    return [digests.of(file) for file in resolve_files([pattern])]

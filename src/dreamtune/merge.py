@@ -18,10 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dreamtune.adapter_format import WEIGHTS, read_adapter_config
-from dreamtune.checkpoint_format import family_of, find_checkpoint, native_key, read_config
+from dreamtune.checkpoint_format import family_of, native_key, read_config
 from dreamtune.draws import nats_per_token
 from dreamtune.elbo import heldout_nll
 from dreamtune.errors import UserError
+from dreamtune.hub import model_folder
 from dreamtune.likelihood import read_examples
 from dreamtune.memory import out_of_memory
 from dreamtune.model import load, load_model, resolve_device
@@ -66,7 +67,7 @@ def merge_adapter(
     Raises:
         UserError: an adapter that is no plain LoRA or does not fit the base.
     """
-    base = find_checkpoint(model.path, model.revision, also=["*.py"])
+    base = model_folder(model.path, model.revision)
     updates = _read_updates(adapter)
     modules = len(updates)
     merged = out / "merged"

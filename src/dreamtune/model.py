@@ -19,13 +19,13 @@ from dreamtune.adapter_format import check_loaded, read_adapter_config
 from dreamtune.checkpoint_format import (
     SHIFTED,
     family_of,
-    find_checkpoint,
     key_patterns,
     native_config,
     read_config,
     special_token_id,
 )
 from dreamtune.errors import UserError
+from dreamtune.hub import model_folder
 from dreamtune.nf4 import forbid_repacking, nf4_config
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
@@ -74,7 +74,7 @@ def load_model(
     """
     _check(quantization, ("none", "nf4"), "quantization")
     _check(dtype, tuple(DTYPES), "dtype")
-    folder = find_checkpoint(str(path), revision)
+    folder = model_folder(str(path), revision)
     raw = read_config(folder)
     kind = family_of(raw, family)
     weight_files(folder)

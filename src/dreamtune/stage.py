@@ -27,6 +27,7 @@ from dreamtune.errors import UserError
 from dreamtune.inputs import DIGESTS, FileDigests, identify
 from dreamtune.interruption import Interrupted
 from dreamtune.parts import PARTS, Part, folder_of, parts_of, read_part, together
+from dreamtune.scratch import private_folder, scratch_folder
 from dreamtune.settings.base import Section
 from dreamtune.versions import ROOT, code_digest, describe, sha256_file
 
@@ -46,7 +47,7 @@ class Stage:
 
     Attributes:
         folder: the version's folder, or the part's, which survives a kill: checkpoints belong here.
-        out: a private, empty folder; its content becomes the version's output.
+        out: a private, empty folder, on local disk if DREAMTUNE_SCRATCH names one; its content becomes the output.
         counts: what the manifest says of rows and drop reasons.
         part: the part of the version that this job makes; None for all of it.
     """
@@ -106,16 +107,11 @@ class Stage:
     def __enter__(self) -> "Stage":
         try:
             self._check_inputs(list(self.spec["inputs"]))
+            scratch = scratch_folder()
         except UserError as error:
             self._stop(error)
-        mine = f".out-{socket.gethostname()}-"
-        for left in self.folder.glob(f"{mine}*"):
-            process = left.name.removeprefix(mine)  # no number: of another host, whose name begins like this one's
-            if process.isdigit() and not psutil.pid_exists(int(process)):  # of an attempt that was killed
-                shutil.rmtree(left, ignore_errors=True)
-        self.out = self.folder / f"{mine}{os.getpid()}"
-        shutil.rmtree(self.out, ignore_errors=True)
-        self.out.mkdir(parents=True)
+        self.beside = private_folder(self.folder, ".out-")
+        self.out = private_folder(scratch, f"dreamtune-{os.getuid()}-") if scratch else self.beside
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -129,7 +125,8 @@ class Stage:
         except UserError as changed:
             error = changed
         finally:
-            shutil.rmtree(self.out, ignore_errors=True)
+            for folder in {self.out, self.beside}:
+                shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, UserError | Interrupted):
             self._stop(error)
 
@@ -183,10 +180,12 @@ class Stage:
             )
 
     def _publish(self) -> list[str]:
-        """Move the private folder's content into the version's folder; return the names."""
-        names = sorted(item.name for item in self.out.iterdir())
+        """Move the private folder's content into the version's folder, from scratch by a copy; return the names."""
+        if self.out != self.beside:
+            shutil.copytree(self.out, self.beside, dirs_exist_ok=True)
+        names = sorted(item.name for item in self.beside.iterdir())
         for name in names:
-            _replace(self.out / name, self.folder / name, aside=self.out)
+            _replace(self.beside / name, self.folder / name, aside=self.beside)
         return names
 
     def _write_manifest(self, outputs: list[str]) -> None:
@@ -197,7 +196,7 @@ class Stage:
                 files = [file for name in outputs for file in _files(self.folder / name)]
                 before = [_mark(file) for file in files]
                 record["outputs"] = {file.relative_to(self.folder).as_posix(): describe(file) for file in files}
-                beside = self.out / name
+                beside = self.beside / name
                 beside.write_text(json.dumps(record, indent=1, allow_nan=False))
                 beside.rename(self.folder / name)
                 if before == [_mark(file) for file in files]:

@@ -13,16 +13,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from dreamtune.errors import UserError
+from dreamtune.hub import model_folder
 
-HUB_FILES = [
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "config.json",
-]
 QWEN2_CLASSES = {"Qwen2Tokenizer", "Qwen2TokenizerFast", "DreamTokenizer", "DreamTokenizerFast"}
 # Qwen2's pre-tokenisation (github.com/QwenLM/Qwen2.5, tokenizer.json): contractions, words, single digits, the rest.
 QWEN2_WORDS = (
@@ -114,7 +106,7 @@ def load_tokenizer(path: str, revision: str | None = None) -> Tokenizer:
     Raises:
         UserError: no such folder, no tokenizer in it, or one without a mask or end token.
     """
-    folder = _folder(path, revision)
+    folder = model_folder(path, revision)
     configs = [_json(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
     model_config = _json(folder / "config.json")
     backend = _backend(folder, configs[0], model_config)
@@ -147,22 +139,6 @@ def _chunks(texts: list[str]) -> Iterator[list[str]]:
             start, size = i + 1, 0
     if start < len(texts):
         yield texts[start:]
-
-
-def _folder(path: str, revision: str | None) -> Path:
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
-        raise UserError(f"the model folder {path} does not exist")
-    if revision is None:
-        raise UserError(f"{path} is no local folder; to take it from the hub set model.revision to a 40-digit commit")
-    from huggingface_hub import snapshot_download  # kept out of the import: a local folder needs no hub
-
-    try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=HUB_FILES))
-    except Exception as error:  # network, authentication, no such revision: the hub's own first line says which
-        raise UserError(f"cannot download the tokenizer of {path}: {str(error).strip().splitlines()[0]}") from error
 
 
 def _json(path: Path) -> dict[str, Any]:

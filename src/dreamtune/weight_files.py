@@ -18,10 +18,7 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
-        try:
-            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{folder / INDEX} is no index of weights; copy or download it again") from error
+        names = index_names(folder)
         missing = [name for name in names if not (folder / name).exists()]
         if missing:
             raise UserError(f"{folder} lacks {missing[0]}, which its {INDEX} names; copy or download it again")
@@ -33,3 +30,15 @@ def weight_files(folder: Path) -> list[Path]:
             f"{WEIGHTS} first"
         )
     raise UserError(f"{folder} holds no {WEIGHTS}")
+
+
+def index_names(folder: Path) -> list[str]:
+    """Return the files that the index in `folder` names, in order.
+
+    Raises:
+        UserError: it is no index of weights.
+    """
+    try:
+        return sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / INDEX} is no index of weights; copy or download it again") from error

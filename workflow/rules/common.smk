@@ -11,6 +11,7 @@ from dreamtune.config import Config, parse_config
 from dreamtune.demand import memory_mb, minutes
 from dreamtune.errors import UserError
 from dreamtune.experiments import make_plan, plan_merge
+from dreamtune.hub import hub_sources
 from dreamtune.parts import SECTIONS
 from dreamtune.plan import RESULTS
 from dreamtune.versions import digest
@@ -33,12 +34,16 @@ LAYOUT = 2  # of results/latest; a higher number publishes everything once more
 MARKERS = {name: f"results/latest/{name}/.published-{digest([LAYOUT, links])}" for name, links in LINKS.items()}
 
 
+SOURCES = {digest(source): source for spec in PLAN.values() for source in hub_sources(spec["inputs"])}
+
+
 def one_of(names):
     """Return a constraint that matches just these; a finished version is among none, so nothing can re-make it."""
     return "|".join(names) or "(?!)"
 
 
 wildcard_constraints:
+    source="[0-9a-f]{12}",
     version=one_of(PLAN.unfinished()) if MAIN else "[0-9a-f]{12}",
     cut="[0-9a-f]{12}",
     marker=one_of(m.rpartition("-")[2] for m in MARKERS.values() if not exists(m)) if MAIN else "[0-9a-f]{12}",
@@ -68,8 +73,14 @@ def require_image():
 
 
 def inputs_of(stage):
-    """Return the input function of a stage: the manifests of what its version reads."""
-    return lambda wildcards: PLAN.inputs_of(stage, wildcards.version)
+    """Return the input function of a stage: the manifests of what its version reads, and that the hub's is fetched."""
+    return lambda wildcards: PLAN.inputs_of(stage, wildcards.version) | downloads(stage, wildcards.version)
+
+
+def downloads(stage, version):
+    """Return the markers of what a version takes from the hub; a job on a node has been submitted after them."""
+    sources = hub_sources(PLAN[stage, version]["inputs"]) if MAIN else []
+    return {"downloads": [f"results/downloads/{digest(source)}" for source in sources]} if sources else {}
 
 
 def parts_of(stage):

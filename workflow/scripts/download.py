@@ -1,0 +1,31 @@
+"""Fetch models and data from the Hugging Face hub, at their pinned revisions, into the hub's cache.
+
+reads   the hub; HF_HOME says where its cache is, `hf auth login` or HF_TOKEN who asks
+writes  what the cache lacks, and the marker --out, last
+usage   snakemake download --cores 1
+        python workflow/scripts/download.py Dream-org/Dream-v0-Base-7B@6572adb5535263e4d1a337b56942ba48b6dee2a9
+"""
+
+import argparse
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "0")  # the one script that goes to the network, unless the user forbids it
+import _src  # noqa: F401, puts src on the path
+
+from dreamtune.download import download
+from dreamtune.errors import UserError
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="marker that says that the sources are there")
+    parser.add_argument("sources", nargs="*", help="OWNER/NAME@REVISION, or hf://datasets/OWNER/NAME@REVISION/PATH")
+    arguments = parser.parse_args()
+    try:
+        download(arguments.sources, partial(print, flush=True))
+        if arguments.out:
+            arguments.out.touch()
+    except UserError as error:
+        sys.exit(f"download: {error}")
