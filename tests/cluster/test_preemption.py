@@ -25,13 +25,17 @@ class Training:
     """The full run of a project under way, as its SLURM job and its log show it."""
 
     def __init__(self, project: SlurmProject) -> None:
-        self.project = project
+        self.project, self.driver = project, project.start(planned(project))
         self.stopped: list[str] = []
 
     @property
     def job(self) -> dict[str, str]:
-        """The newest job of the full run."""
-        return [job for job in self.project.slurm.jobs() if rule_of(job) == "train_adapter"][-1]
+        """The newest job that trains; before there is one, nothing of it is known."""
+        jobs = [job for job in self.project.slurm.jobs() if rule_of(job) == "train_adapter"]
+        return jobs[-1] if jobs else {"JobState": "NONE"}
+
+    def said(self) -> str:
+        return (self.project.folder / "snakemake.log").read_text()[-3000:]
 
     def log(self) -> str:
         logs = sorted(self.project.folder.glob("results/train_adapter/*/job.log"), key=lambda p: p.stat().st_mtime)
@@ -42,6 +46,7 @@ class Training:
         seen = len(self.stopped)
 
         def goes_on() -> bool:
+            assert self.driver.poll() is None, self.said()
             log = self.log()
             steps = [int(n) for n in re.findall(rf"train (\d+)/{STEPS}\b", log)]
             return self.job["JobState"] == "RUNNING" and "stopped by" not in log and len(set(steps)) > 1
@@ -90,7 +95,7 @@ def test_whatever_stops_a_training_it_ends_in_the_same_bits(slurm: OneNodeSlurm,
         (tmp_path / name).mkdir()
     alone = Project(tmp_path / "alone")
     prepare(alone)
-    alone.snakemake("--until", "train_adapter")
+    alone.snakemake(planned(alone))
 
     project = SlurmProject(tmp_path / "slurm", slurm, MICRO)
     prepare(project)
@@ -99,7 +104,6 @@ def test_whatever_stops_a_training_it_ends_in_the_same_bits(slurm: OneNodeSlurm,
     project.edit(
         "profiles/slurm/config.yaml", "  train_adapter:\n", "  train_adapter:\n    slurm_partition: preemptable\n"
     )
-    driver = project.start("--until", "train_adapter")
     training = Training(project)
     try:
         preempt(training)  # without a grace time: requeued under its number
@@ -109,9 +113,9 @@ def test_whatever_stops_a_training_it_ends_in_the_same_bits(slurm: OneNodeSlurm,
         start_again(training, "preemptable")
         run_out_of_time(training)
         kill(training)
-        assert driver.wait(600) == 0, (project.folder / "snakemake.log").read_text()[-3000:]
+        assert training.driver.wait(600) == 0, training.said()
     finally:
-        driver.kill()
+        training.driver.kill()
     assert all(line.startswith("train_adapter: stopped by SIGTERM; a checkpoint") for line in training.stopped)
     assert adapter(project) == adapter(alone)
     resumed = json.loads((full_run(project) / "training.json").read_text())["resumed_from"]
@@ -122,6 +126,16 @@ def test_whatever_stops_a_training_it_ends_in_the_same_bits(slurm: OneNodeSlurm,
 def prepare(project: Project) -> None:
     project.edit(MICRO, "full: {rows: 16, epochs: 1,", f"full: {{rows: {ROWS}, epochs: {EPOCHS},")
     project.edit(MICRO, "validation_rows: 8", "validation_rows: 0")
+    project.edit(MICRO, "experiments:", "cluster: {max_minutes: 100, max_mem_gb: 4}\nexperiments:")
+
+
+def planned(project: Project) -> str:
+    """Return the full run's target."""
+    project.snakemake("--until", "prepare_shards")  # writes what every version is planned with
+    for path in project.folder.glob("results/train_adapter/*/config.json"):
+        if json.loads(path.read_text())["settings"]["run"] == "full":
+            return str(path.with_name("manifest.json").relative_to(project.folder))
+    raise AssertionError("no full run is planned")
 
 
 def full_run(project: Project) -> Path:
