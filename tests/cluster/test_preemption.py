@@ -1,4 +1,4 @@
-"""One training through a real SLURM: preempted three times, out of time once, killed once; the same bits in the end."""
+"""A training through a real SLURM: preempted three times, warned, out of time and killed once; its bits are the same."""
 
 import json
 import re
@@ -82,6 +82,13 @@ def run_out_of_time(training: Training) -> None:
     training.wait_until_stopped()
 
 
+def warn(training: Training) -> None:
+    """As --signal=USR1@… does before the time is up; Snakemake within the job dies of it at once."""
+    training.wait_for_steps()
+    subprocess.run(["scancel", "--signal=USR1", training.job["JobId"]], check=True)
+    training.wait_until_stopped()
+
+
 def kill(training: Training) -> None:
     training.wait_for_steps()
     for process in psutil.process_iter(["cmdline", "cwd"]):
@@ -111,15 +118,19 @@ def test_whatever_stops_a_training_it_ends_in_the_same_bits(slurm: OneNodeSlurm,
         preempt(training)  # with one: Snakemake's inner process ends, the job has failed, and is submitted anew
         preempt(training)
         start_again(training, "preemptable")
+        warn(training)
         run_out_of_time(training)
         kill(training)
         assert training.driver.wait(600) == 0, training.said()
     finally:
         training.driver.kill()
-    assert all(line.startswith("train_adapter: stopped by SIGTERM; a checkpoint") for line in training.stopped)
+    said = [re.sub(r"step \d+ of", "step … of", line) for line in training.stopped]
+    kept = f"; a checkpoint after step … of {STEPS} is kept; start snakemake again to go on from there"
+    by = ["SIGTERM"] * 3 + ["SIGUSR1", "SIGTERM"]
+    assert said == [f"train_adapter: stopped by {name}{kept}" for name in by]
     assert adapter(project) == adapter(alone)
     resumed = json.loads((full_run(project) / "training.json").read_text())["resumed_from"]
-    assert len(resumed) == 5 and resumed == sorted(resumed), resumed
+    assert len(resumed) == 6 and resumed == sorted(resumed), resumed
     assert any(step % (STEPS // EPOCHS) for step in resumed), "they were written when asked for, not at an epoch's end"
 
 
