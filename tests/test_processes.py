@@ -148,16 +148,24 @@ def test_two_nodes_train_what_one_process_does(again: Project, tmp_path: Path) -
     same_training(again)
 
 
-def test_two_processes_that_are_asked_to_stop_keep_one_checkpoint(again: Project) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_two_processes_that_are_asked_to_stop_keep_one_checkpoint(again: Project, number: signal.Signals) -> None:
+    """The launcher, whose processes have sessions of their own, passes the signal on, and waits for the checkpoint."""
     again.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
     smoke, full = runs(again)
     begun = plant(again, smoke, full)
     driver = again.start(str((begun / "manifest.json").relative_to(again.folder)))
     while driver.poll() is None and not list((begun / "checkpoints").glob("step-*")):
         time.sleep(0.02)
-    os.killpg(driver.pid, signal.SIGTERM)
+    os.killpg(driver.pid, number)
     assert driver.wait(60) != 0
-    said = re.findall(r"stopped by SIGTERM; a checkpoint after step (\d) of 6 is kept", (begun / "job.log").read_text())
+    end = time.monotonic() + 60
+    while not (begun / "job.log").read_text().splitlines()[-1].startswith("train_adapter: "):
+        assert time.monotonic() < end  # under SIGUSR1 Snakemake itself ends at once, before its job
+        time.sleep(0.05)
+    said = re.findall(
+        rf"stopped by {number.name}; a checkpoint after step (\d) of 6 is kept", (begun / "job.log").read_text()
+    )
     assert len(said) == 1 and list((begun / "checkpoints").glob(f"step-*{said[0]}"))
     assert train(again).count(f"resuming from step-00000{said[0]}") == 1
     same_training(again)

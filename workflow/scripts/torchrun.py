@@ -4,7 +4,6 @@ usage   python workflow/scripts/torchrun.py --standalone --nproc-per-node 2 work
 """
 
 import logging
-import signal
 import sys
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from torch.distributed.run import get_args_parser, run
 
 if __name__ == "__main__":
     logging.disable()  # the launcher's own account of every process it ends
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a warning of the time limit; it is the processes' to act on
     parser = get_args_parser()
     parser.description = __doc__
+    # What asks a training to stop is passed on to the processes; SLURM kills before the 600 s to save in if it must.
+    parser.set_defaults(signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", shutdown_timeout=600)
     options = parser.parse_args()
     name = Path(options.training_script).stem
     try:
