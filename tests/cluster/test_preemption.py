@@ -1,4 +1,4 @@
-"""A training through a real SLURM: preempted three times, warned, out of time, killed once; and its bits are the same."""
+"""A training through a real SLURM: preempted three times, warned, out of time, killed; the same bits in the end."""
 
 import json
 import re
