@@ -34,12 +34,12 @@ class SlurmProject(Project):
 
     longest_s = 1500
 
-    def __init__(self, folder: Path, slurm: OneNodeSlurm, config: str) -> None:
+    def __init__(self, folder: Path, slurm: OneNodeSlurm, config: str, **asked: dict[str, object]) -> None:
         super().__init__(folder)
         self.slurm, self.config = slurm, config
         profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
         for rule, resources in profile["set-resources"].items():
-            resources |= {"cpus_per_task": 1} | GPU.get(rule, {})
+            resources |= {"cpus_per_task": 1} | GPU.get(rule, {}) | asked.get(rule, {})
         profile["default-resources"]["cpus_per_task"] = 1
         profile |= {"seconds-between-status-checks": 2, "slurm-init-seconds-before-status-checks": 2}
         profile |= {"latency-wait": 10}
@@ -91,8 +91,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneNodeSlurm]:
 def micro(slurm: OneNodeSlurm, tmp_path_factory: pytest.TempPathFactory) -> tuple[SlurmProject, list[dict[str, str]]]:
     """A project in which the smallest configuration has run once, and the jobs that took."""
     project = SlurmProject(tmp_path_factory.mktemp("micro"), slurm, MICRO)
-    with (project.folder / MICRO).open("a") as config:
-        config.write("cluster: {max_minutes: 100, max_mem_gb: 4, margin: 2.0}\n")
     return project, project.submitted()
 
 
@@ -175,14 +173,13 @@ def test_a_job_that_runs_out_of_memory_is_given_more(slurm: OneNodeSlurm, tmp_pa
 
 
 def test_a_training_that_runs_out_of_time_goes_on_from_its_checkpoint(slurm: OneNodeSlurm, tmp_path: Path) -> None:
-    project = SlurmProject(tmp_path, slurm, MICRO)
+    project = SlurmProject(tmp_path, slurm, MICRO, train_adapter={"runtime": "1 if attempt == 1 else 30"})
     project.edit(MICRO, "full: {rows: 16, epochs: 1", "full: {rows: 320, epochs: 40")  # minutes
     project.edit(MICRO, "checkpoint_minutes: 10.0", "checkpoint_steps: 10")
     project.submitted("--until", "prepare_shards")  # freezes the plan
     planned = tmp_path.glob("results/train_adapter/*/config.json")
     [full] = [path.parent for path in planned if json.loads(path.read_text())["settings"]["run"] == "full"]
-    limit = "train_adapter:runtime=1 if attempt == 1 else 30"
-    jobs = project.submitted(f"{full.relative_to(tmp_path)}/manifest.json", "--set-resources", limit)
+    jobs = project.submitted(f"{full.relative_to(tmp_path)}/manifest.json")
     states = [(minutes(job["TimeLimit"]), job["JobState"]) for job in jobs if version_of(job) == full.name]
     assert states == [(1, "TIMEOUT"), (30, "COMPLETED")]
     assert json.loads((full / "training.json").read_text())["resumed_from"]
