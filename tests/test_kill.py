@@ -1,5 +1,6 @@
 """Killed in the middle of the full run, in three ways; then the same command again, nothing unlocked by hand."""
 
+import copy
 import json
 import os
 import shutil
@@ -40,9 +41,9 @@ def uninterrupted(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -
 def _copy(project: Project, folder: Path) -> Project:
     shutil.rmtree(folder)
     shutil.copytree(project.folder, folder, symlinks=True)
-    copy = object.__new__(Project)
-    copy.folder, copy.environment = folder, project.environment
-    return copy
+    copied = copy.copy(project)
+    copied.folder = folder
+    return copied
 
 
 def _training(project: Project, rows: int) -> str:
