@@ -11,6 +11,7 @@ import yaml
 
 from conftest import ROOT
 from dreamtune.demand import USUAL, memory_mb, minutes
+from dreamtune.parts import SECTIONS
 from dreamtune.prediction import training_tokens
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.settings.train import TrainConfig
@@ -94,7 +95,8 @@ def test_tokens_of_short_and_complementary_runs() -> None:
 
 def test_the_profile_names_rules_that_there_are() -> None:
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
-    assert set(profile["set-resources"]) | {"prepare_shards"} == set(USUAL)
+    parts = {f"{stage}_part" for stage in SECTIONS}
+    assert set(profile["set-resources"]) | {"prepare_shards"} == set(USUAL) | parts
     assert set(profile["groups"]) < set(USUAL)
     light = [rule for rule, asked in profile["set-resources"].items() if asked.get("one_at_a_time")]
     assert set(light) == set(profile["groups"]), "what shares a job runs one after the other, in the memory of one"

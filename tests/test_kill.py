@@ -15,12 +15,12 @@ import pytest
 
 from project import MICRO, Project
 
-STEPS = 40
+STEPS = 80  # so many that it still trains when Snakemake has started again
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with shards and smoke run done, whose full run has 40 steps and a checkpoint every 4."""
+    """A project with shards and smoke run done, whose full run has 80 steps and a checkpoint every 4."""
     project = Project(tmp_path_factory.mktemp("kill"))
     project.edit(MICRO, "full: {rows: 16,", f"full: {{rows: {8 * STEPS},")
     project.edit(MICRO, "checkpoint_minutes: 10.0", "checkpoint_steps: 4")
