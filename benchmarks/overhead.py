@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("Snakefile", "workflow", "src", "profiles", "config", "resources")
+PARTS = ("Snakefile", "workflow", "src", "profiles", "config", "resources", "containers/requirements.lock")
 MOST = 0.15  # of the local run's wall time
 
 
@@ -43,6 +43,7 @@ def measure(folder: Path, arguments: list[str]) -> dict[str, float]:
         if (ROOT / part).is_dir():
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
+            (folder / part).parent.mkdir(exist_ok=True)
             shutil.copy2(ROOT / part, folder / part)
     started = time.monotonic()
     command = [sys.executable, "-m", "snakemake", *arguments, "--quiet", "all"]
