@@ -14,7 +14,8 @@ from dreamtune.attention import row_boundaries
 from dreamtune.errors import UserError
 from dreamtune.generate import Answer, Request, denoise, generate, reveal_shares
 from dreamtune.generation_statistics import left_to_right
-from dreamtune.model import hidden_states, load_model, packed_rows
+from dreamtune.model import hidden_states, load_model
+from dreamtune.packed_rows import packed_rows
 from dreamtune.settings.generate import GenerateConfig
 
 FIXTURES = Path(__file__).parent / "fixtures"

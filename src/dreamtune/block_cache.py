@@ -22,7 +22,8 @@ from dreamtune.checkpoint_format import SHIFTED
 from dreamtune.choices import WIDTH, choose_all
 from dreamtune.cuda_graphs import GRAPH_ROWS, Captured
 from dreamtune.generation_layers import prepare_for_generation
-from dreamtune.model import pass_packed, unwrap
+from dreamtune.model import unwrap
+from dreamtune.packed_rows import pass_packed
 from dreamtune.settings.generate import GenerateConfig
 
 

@@ -28,7 +28,8 @@ from dreamtune.cuda_graphs import GRAPH_ROWS, Captured
 from dreamtune.denoising_row import TOKEN, Answer, Request, Row, Special, plan_blocks, reveal_shares
 from dreamtune.errors import UserError
 from dreamtune.generation_layers import prepare_for_generation
-from dreamtune.model import hidden_states, packed_rows, unwrap
+from dreamtune.model import hidden_states, unwrap
+from dreamtune.packed_rows import packed_rows
 from dreamtune.settings.generate import GenerateConfig
 
 __all__ = ["Answer", "Request", "denoise", "generate", "no_mask_left", "reveal_shares"]

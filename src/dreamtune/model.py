@@ -191,35 +191,10 @@ def hidden_states(
     hidden = base.model(
         input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **packing
     ).last_hidden_state
-    return _aligned(base, hidden)
+    return aligned(base, hidden)
 
 
-def packed_rows(model: Any, input_ids: torch.Tensor, boundaries: torch.Tensor) -> torch.Tensor:
-    """Return `hidden_states` [B, L, D] of input_ids [B, L], which pass as one row of packed documents.
-
-    No mask is needed for what fills a row up, so that faster attention runs; see `attention.row_boundaries`.
-    """
-    base = unwrap(model)
-    return _aligned(base, pass_packed(base, input_ids, boundaries))
-
-
-def pass_packed(base: Any, input_ids: torch.Tensor, boundaries: torch.Tensor, **more: Any) -> torch.Tensor:
-    """Return the hidden rows [B, L, D] as the layers leave them; `more` goes to these."""
-    count, length = input_ids.shape
-    places = torch.arange(length, device=input_ids.device).expand_as(input_ids)
-    hidden: torch.Tensor = base.model(
-        input_ids=input_ids.reshape(1, -1),
-        attention_mask=input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool),  # keeps transformers from making one, [T, T]
-        position_ids=places.reshape(1, -1),
-        use_cache=False,
-        cu_seq_lens_q=boundaries,
-        max_length_q=length,
-        **more,
-    ).last_hidden_state
-    return hidden.view(count, length, -1)
-
-
-def _aligned(base: Any, hidden: torch.Tensor) -> torch.Tensor:
+def aligned(base: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Return the rows so that row i scores token i."""
     if base.dreamtune_family in SHIFTED:
         hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
