@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
 from dreamtune import checkpoint
 from dreamtune.checkpoint import is_whole, newest, prune, save_adapter, save_checkpoint
@@ -42,8 +42,19 @@ def parts(base: ModelConfig) -> Parts:
     return model, optimizer, base
 
 
+def put_adapter(model: PeftModel, base: ModelConfig, folder: Path) -> None:
+    save_adapter(get_peft_model_state_dict(model), model.peft_config["default"], folder, base)
+
+
 def write(folder: Path, step: int, parts: Parts, **state: Any) -> Path:
-    save_checkpoint(folder, step, parts[0], parts[1], {"step": step} | state, parts[2])
+    model, optimizer, base = parts
+    save_checkpoint(
+        folder,
+        step,
+        lambda private: put_adapter(model, base, private / "adapter"),
+        optimizer.state_dict(),
+        {"step": step} | state,
+    )
     return folder / f"step-{step:06d}"
 
 
@@ -56,7 +67,8 @@ def test_restores_to_the_bit(tmp_path: Path, parts: Parts) -> None:
     found = newest(tmp_path)
     assert found is not None and found.state == {"step": 125, "wall_s": 1.25}
     model, optimizer, _ = fresh(parts[2], seed=1)
-    found.restore(model, optimizer)
+    set_peft_model_state_dict(model, found.weights)
+    optimizer.load_state_dict(found.optimizer)
     for mine, theirs in zip(model.parameters(), parts[0].parameters(), strict=True):
         assert torch.equal(mine, theirs)
     mine, theirs = optimizer.state_dict()["state"], parts[1].state_dict()["state"]
@@ -166,14 +178,14 @@ def test_adapter_names_its_base_but_its_weights_do_not(tmp_path: Path, parts: Pa
     import json
 
     here, there = parts[2], parts[2].model_copy(update={"path": "Dream-org/Dream-v0-Base-7B", "revision": "a" * 40})
-    save_adapter(parts[0], tmp_path / "a", here)
-    save_adapter(parts[0], tmp_path / "b", there)
+    put_adapter(parts[0], here, tmp_path / "a")
+    put_adapter(parts[0], there, tmp_path / "b")
     weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
     config = json.loads((tmp_path / "b/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "Dream-org/Dream-v0-Base-7B" and config["revision"] == "a" * 40
     assert config["target_modules"] == sorted(config["target_modules"])
-    loaded = load(here, adapter=tmp_path / "a")
+    loaded = load(here, tmp_path / "a")
     ids = torch.arange(6)[None]
     parts[0].eval()
     assert torch.equal(loaded(input_ids=ids).logits, parts[0](input_ids=ids).logits)

@@ -181,7 +181,7 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, rows: 
     test = examples(rows)
     train = [Example(1000 + e.example_id, (*e.tokens[::-1][1:], END), e.prompt) for e in test]
     shards = write_shards(tmp_path / "shards", {"train": train, "validation": [], "test": test})
-    monkeypatch.setattr(likelihood, "load", lambda config, adapter: model)
+    monkeypatch.setattr(likelihood, "load", lambda config, trained: model)
     out = tmp_path / "out"
     out.mkdir()
     settings = LikelihoodConfig(draws=4)

@@ -108,7 +108,7 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
     test = examples(20)
     train = [Example(1000 + e.example_id, (*e.tokens[::-1][1:], END), e.prompt) for e in test]
     folder = write_shards(tmp_path / "shards", {"train": train, "validation": [], "test": test})
-    monkeypatch.setattr(likelihood, "load", lambda config, **_: tuned_model())
+    monkeypatch.setattr(likelihood, "load", lambda config, trained: tuned_model())
     (tmp_path / "training.json").write_text(json.dumps({"rows": 20}))
     settings = LikelihoodConfig(draws=4, batch_tokens=50)
 

@@ -208,7 +208,7 @@ def test_full_starts_from_the_base(train: Train, base: ModelConfig) -> None:
     assert adapter(train("full", gate=smoke)) == adapter(train("alone"))
     checks = {check["name"]: check for check in read(smoke, "gate.json")["checks"]}
     assert checks["starts_from_base_first_window"]["value"] == 0.0
-    trained = load(base, adapter=smoke / "adapter")
+    trained = load(base, smoke / "adapter")
     ids = torch.arange(8)[None]
     assert not torch.equal(trained(input_ids=ids).logits, load(base)(input_ids=ids).logits)
 

@@ -2,8 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,28 +47,24 @@ def passes_of(run: Run, window: Window, step: int) -> Tensor | None:
         for batch in window.batches:
             if run.share.processes == 1:  # several agree on it after the window, lest they wait for each other
                 run.stop.check()
-            if len(batch.positions) == 0:
+            if len(batch.positions) == 0 and not run.share.lockstep:
                 continue  # nothing is hidden, so nothing is added to either sum
             torch.manual_seed(dropout_seed(run.train.seed, step, batch))
             sums += forward_backward(run, batch, window.loss_tokens)
         return sums
     except torch.OutOfMemoryError:  # what the passes held is free only outside of here
+        if run.share.lockstep:  # the others would wait for ever for a pass that is not made
+            raise
         run.optimizer.zero_grad()
         return None
 
 
 def forward_backward(run: Run, batch: Batch, loss_tokens: int) -> Tensor:
     """Add a pass's share to the gradients; return (weighted loss, nll), [2], without a graph."""
-    with mixed_precision(run):
+    with run.finetuning.mixed_precision():
         loss, nll = loss_sums(run.model, batch)
     (loss / loss_tokens).backward()
     return torch.stack([loss.detach(), nll]).float()
-
-
-def mixed_precision(run: Run) -> AbstractContextManager[Any]:
-    """On a GPU a bf16 model's adapter, whose weights are float32, multiplies in bf16 too."""
-    wanted = run.share.device.type == "cuda" and run.base.dtype == "bfloat16"
-    return torch.autocast("cuda", torch.bfloat16) if wanted else nullcontext()
 
 
 def rehearse(run: Run) -> None:
@@ -91,6 +85,8 @@ def fits(run: Run, batch: Batch) -> bool:
         forward_backward(run, batch, len(batch.positions))
         return True
     except torch.OutOfMemoryError:
+        if run.share.lockstep:
+            raise
         return False
     finally:
         run.optimizer.zero_grad()

@@ -12,6 +12,16 @@ from dreamtune.errors import UserError
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 
+def trained_weights(training: Path) -> Path:
+    """Return the folder of what a finished training made: its adapter or, of full fine-tuning, its checkpoint."""
+    return training / "model" if (training / "model").is_dir() else training / "adapter"
+
+
+def is_checkpoint(trained: Path) -> bool:
+    """Return whether such a folder is a model by itself, and no adapter."""
+    return (trained / "config.json").exists()
+
+
 def read_adapter_config(folder: Path) -> dict[str, Any]:
     """Return adapter_config.json of a folder that also has the weights as safetensors.
 

@@ -6,7 +6,7 @@ of the step and the settings alone, so that a resumed run needs nothing but its 
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,7 @@ class Share:
 
     process: int = 0
     processes: int = 1
+    lockstep: bool = False  # every process takes as many passes as any other: they gather the weights together
     device: torch.device = torch.device("cpu")  # noqa: RUF009, immutable
 
 
@@ -73,10 +74,19 @@ def passes(rows: Sequence[Noised], share: Share, plan: PassPlan) -> list[list[No
     Which documents stand together is the plan's alone, whatever the number of processes; only where this process's
     memory ran out are its own passes cut further.
     """
-    mine = split_window(rows, plan.micro_batch_tokens)[share.process :: share.processes]
+    together = split_window(rows, plan.micro_batch_tokens)
+    if share.lockstep:
+        together += [[idle(row) for row in together[-1]]] * (-len(together) % share.processes)
+    mine = together[share.process :: share.processes]
     if plan.cut_tokens is None:
         return mine
-    return [part for together in mine for part in split_window(together, plan.cut_tokens)]
+    return [part for documents in mine for part in split_window(documents, plan.cut_tokens)]
+
+
+def idle(row: Noised) -> Noised:
+    """Return the same document with nothing in it to predict: it passes the model, and adds nothing to any sum."""
+    nothing = np.zeros(len(row.input_ids), np.float32)
+    return replace(row, supervised=nothing.astype(bool), weights=nothing, elbo_weights=nothing)
 
 
 def make_document(row: dict[str, Any], tail_tokens: int, end_id: int, max_tokens: int) -> Document:

@@ -185,7 +185,12 @@ def starts_from_base(model: PeftModel, batches: Sequence[Batch]) -> Check:
                 base = hidden_rows(model, batch)
             worst = max(worst, float((adapted - base).abs().max()))
     model.train(training)
-    return _check("starts_from_base", worst == 0.0, worst, "differs from the base by 0")
+    return base_check(worst)
+
+
+def base_check(difference: float) -> Check:
+    """Return what is to be said of a model that differs from the base by so much at the most."""
+    return _check("starts_from_base", difference == 0.0, difference, "differs from the base by 0")
 
 
 def _moved(model: nn.Module, batch: Batch, other: Batch, positions: Tensor) -> Tensor:

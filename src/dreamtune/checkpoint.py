@@ -1,17 +1,17 @@
 """Checkpoints that survive a kill at any moment, and two writers in one folder.
 
     work/checkpoints/step-000125/
-        adapter/            PEFT format, as the finished run writes it
+        adapter/            PEFT format, as the finished run writes it; or, of full fine-tuning,
+        model.safetensors   all weights in float32
         optimizer.pt        state of the optimiser
         state.json          step, log so far, seconds so far, and the settings it belongs to
-        checksums.json      sha256 of the three above
+        checksums.json      sha256 of the above
 
 A checkpoint is written under a name that no other process has and then renamed, so a folder called step-... was once
 complete; its checksums tell whether it still is. Order, masks and dropout are functions of the step, so no state of
 a random generator is kept.
 """
 
-import hashlib
 import json
 import os
 import secrets
@@ -19,20 +19,22 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 
 from dreamtune.settings.model import ModelConfig
+from dreamtune.versions import sha256_file
 
-ADAPTER, WEIGHTS, OPTIMIZER, STATE, CHECKSUMS = (
+ADAPTER, WEIGHTS, MODEL, OPTIMIZER, STATE, CHECKSUMS = (
     "adapter",
     "adapter_model.safetensors",
+    "model.safetensors",
     "optimizer.pt",
     "state.json",
     "checksums.json",
@@ -47,28 +49,21 @@ class Checkpoint:
 
     path: Path
     state: dict[str, Any]
-    adapter: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
 
-    def restore(self, model: PeftModel, optimizer: torch.optim.Optimizer) -> None:
-        """Put adapter and optimiser back, bit for bit."""
-        set_peft_model_state_dict(model, self.adapter)
-        optimizer.load_state_dict(self.optimizer)
 
-
-def save_adapter(model: PeftModel, folder: Path, base: ModelConfig) -> None:
+def save_adapter(weights: dict[str, torch.Tensor], config: PeftConfig, folder: Path, base: ModelConfig) -> None:
     """Write adapter_model.safetensors and adapter_config.json, PEFT's format.
 
     The base model is named in the config only: the weights file is the same to the byte wherever the base lies.
     """
     folder.mkdir(parents=True)
-    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
         folder / WEIGHTS,
         {"format": "pt"},
     )
-    config = model.peft_config["default"]
     config.save_pretrained(str(folder))
     path = folder / "adapter_config.json"
     # PEFT writes a set of module names in the order of its hashes, which differs from process to process.
@@ -80,17 +75,22 @@ def save_adapter(model: PeftModel, folder: Path, base: ModelConfig) -> None:
 def save_checkpoint(
     folder: Path,
     step: int,
-    model: PeftModel,
-    optimizer: torch.optim.Optimizer,
+    write_weights: Callable[[Path], None],
+    optimizer: dict[str, Any],
     state: dict[str, Any],
-    base: ModelConfig,
 ) -> None:
-    """Write `folder`/step-NNNNNN beside its final name and rename it; an existing whole one is left as it is."""
+    """Write `folder`/step-NNNNNN beside its final name and rename it; an existing whole one is left as it is.
+
+    Args:
+        write_weights: writes what is trained into the folder it is given.
+        optimizer: state of the optimiser.
+        state: what else has to be known to go on.
+    """
     final = folder / f"{PREFIX}{step:06d}"
     private = folder / f".{final.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_adapter(model, private / ADAPTER, base)
-    torch.save(optimizer.state_dict(), private / OPTIMIZER)
+    private.mkdir(parents=True)
+    write_weights(private)
+    torch.save(optimizer, private / OPTIMIZER)
     (private / STATE).write_text(json.dumps(state), encoding="utf-8")
     (private / CHECKSUMS).write_text(json.dumps(_digests(private)), encoding="utf-8")
     _move_into_place(private, final)
@@ -114,7 +114,7 @@ def _move_into_place(private: Path, final: Path) -> None:
 
 def _digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {str(path.relative_to(folder)): sha256_file(path) for path in files}
 
 
 def is_whole(folder: Path) -> bool:
@@ -137,11 +137,12 @@ def newest(folder: Path) -> Checkpoint | None:
                 print(f"checkpoint {path} is damaged; deleted, looking for the one before it", file=sys.stderr)
                 shutil.rmtree(path, ignore_errors=True)
             continue
+        weights = path / MODEL
         try:
             return Checkpoint(
                 path=path,
                 state=json.loads((path / STATE).read_text(encoding="utf-8")),
-                adapter=load_file(path / ADAPTER / WEIGHTS),
+                weights=load_file(weights if weights.exists() else path / ADAPTER / WEIGHTS),
                 optimizer=torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True),
             )
         except FileNotFoundError:  # pruned by another writer between the check and the reading

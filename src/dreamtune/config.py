@@ -80,6 +80,14 @@ class Experiment(Section):
     report: ReportConfig = Field(default_factory=ReportConfig, description="what the report shows")
     cluster: ClusterConfig = Field(default_factory=ClusterConfig, description="what jobs ask a batch system for")
 
+    def contradiction(self) -> str | None:
+        """Return what is wrong between two sections, each of which is right by itself."""
+        if self.train.finetuning == "full" and self.model.quantization != "none":
+            return f"train.finetuning full trains no {self.model.quantization} weights; set model.quantization to none"
+        if self.train.finetuning == "full" and self.train.optimizer != "adamw":
+            return "train.finetuning full needs train.optimizer adamw, whose state can be shared out over GPUs"
+        return None
+
 
 class Config(BaseModel):
     """The experiments of one configuration file, by name."""
@@ -118,9 +126,12 @@ def _experiment(name: str, defaults: dict[str, Any], changes: Any) -> Experiment
     if not isinstance(changes, dict | types.NoneType):
         raise UserError(f"experiments.{name}: expected a mapping of sections to changes, not {changes!r}")
     try:
-        return Experiment.model_validate(_merge(defaults, _written(changes or {})))
+        experiment = Experiment.model_validate(_merge(defaults, _written(changes or {})))
     except ValidationError as error:
         raise UserError(_one_line(error)) from None
+    if problem := experiment.contradiction():
+        raise UserError(f"experiments.{name}: {problem}")
+    return experiment
 
 
 def _merge(defaults: Any, changes: Any) -> Any:

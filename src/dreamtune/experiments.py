@@ -94,7 +94,7 @@ def _plan_answers(
 
 
 def plan_merge(plan: Plan, config: Config, latest: dict[str, Folders]) -> dict[str, Path]:
-    """Plan the merged checkpoint of each experiment; it is made only on request."""
+    """Plan the merged checkpoint of each experiment with an adapter; it is made only on request."""
     return {
         name: plan.under(e.cluster).add(
             "merge_adapter",
@@ -103,4 +103,5 @@ def plan_merge(plan: Plan, config: Config, latest: dict[str, Folders]) -> dict[s
             {key: latest[name][key] for key in ("shards", "full", "likelihood")},
         )
         for name, e in config.experiments.items()
+        if e.train.finetuning == "lora"
     }

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from dreamtune.adapter_fold import cast_factors, fold_where_exact
+from dreamtune.adapter_format import is_checkpoint
 from dreamtune.model import DTYPES, count_parameters, load, load_adapter
 from dreamtune.nf4 import has_room_for_dense, keep_dequantised
 from dreamtune.settings.model import ModelConfig
 
 
-def load_to_generate(config: ModelConfig, adapter: Path | None = None) -> Any:
+def load_to_generate(config: ModelConfig, trained: Path | None = None) -> Any:
     """Return the same model, prepared for many forward passes.
 
     Its 4-bit weights are held dequantised (equal to the bit) where there is room: on the CPU those of a small model,
@@ -17,8 +18,12 @@ def load_to_generate(config: ModelConfig, adapter: Path | None = None) -> Any:
     added into them: in float32 always (equal to rounding), in bfloat16 where the rounding of the sum is small beside
     the update (`adapter_fold`). Kept unmerged is the adapter of every other layer, and all of it where the weights
     stay 4-bit; in bfloat16 its factors are cast to bfloat16.
+
+    Args:
+        trained: an adapter or, of full fine-tuning, a checkpoint, see `model.load`.
     """
-    model = load(config)
+    adapter = None if trained is None or is_checkpoint(trained) else trained
+    model = load(config, trained if adapter is None else None)
     dense = has_room_for_dense(model, count_parameters(model)[1], DTYPES[config.dtype])
     if dense:
         keep_dequantised(model)

@@ -1,6 +1,6 @@
-"""Held-out negative log-likelihood of base and tuned, on identical masks, in one model load.
+"""Held-out negative log-likelihood of base and tuned, on identical masks: in one model load, if an adapter was trained.
 
-The estimator and its derivation stand in `dreamtune.elbo`. Reads the shards' test split and an adapter; writes
+The estimator and its derivation stand in `dreamtune.elbo`. Reads the shards' test split and what was trained; writes
 OUT/likelihood.parquet (example_id, draw, masked, response_tokens, nll_base, nll_tuned, everything_masked; nats, with
 draw −1 for the row that masks everything) and OUT/likelihood.json (sums, bins by mask rate, soft canaries); of a part
 of a version OUT/part.parquet alone. Batches are formed first and dealt out to the parts whole, so that a row's company,
@@ -8,7 +8,8 @@ and with it every bit of its likelihood, is the same for any number of parts.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from dreamtune.adapter_format import is_checkpoint
 from dreamtune.draws import EVERYTHING, nats_per_token
-from dreamtune.elbo import Example, Job, base_and_tuned, batches, evaluate_jobs, heldout_nll, jobs_frame, plan_jobs
+from dreamtune.elbo import (
+    Example,
+    Job,
+    Reading,
+    base_and_tuned,
+    batches,
+    evaluate_jobs,
+    heldout_nll,
+    jobs_frame,
+    plan_jobs,
+)
 from dreamtune.errors import UserError
 from dreamtune.gather import gather
 from dreamtune.memory import out_of_memory, take_gpu_of
@@ -74,7 +86,7 @@ def evaluate_likelihood(
     likelihood: LikelihoodConfig,
     model: ModelConfig,
     shards: Path,
-    adapter: Path,
+    trained: Path,
     out: Path,
     part: Part | None = None,
     parts: Sequence[Path] = (),
@@ -82,7 +94,7 @@ def evaluate_likelihood(
     """Write likelihood.parquet and likelihood.json (see the module's docstring); return the counts.
 
     Args:
-        adapter: PEFT folder within the output of train_adapter, whose training.json says how many rows it saw.
+        trained: adapter or checkpoint in the output of train_adapter, whose training.json says how many rows it saw.
         part: evaluate only this part's batches, and write those.
         parts: folders of all parts, whose rows are put together without loading the model.
 
@@ -90,17 +102,17 @@ def evaluate_likelihood(
         UserError: a likelihood that is not finite, or parts that do not fit together.
     """
     examples = read_examples(shards, "test", likelihood.max_rows)
-    tasks = plan_tasks(likelihood, shards, adapter, examples) if examples else []
+    tasks = plan_tasks(likelihood, shards, trained, examples) if examples else []
     if parts:
         table = gather([pl.read_parquet(folder / PART) for folder in parts], sum(len(task.jobs) for task in tasks))
     else:
         take_gpu_of(part)
         with out_of_memory("lower evaluate.likelihood.batch_tokens"):
-            table = run_tasks(tasks, likelihood, model, shards, adapter, part)
+            table = run_tasks(tasks, likelihood, model, shards, trained, part)
     if part:
         table.write_parquet(out / PART)
         return {"rows": table.height}
-    frame, canaries = _conclude(tasks, table, likelihood, adapter)
+    frame, canaries = _conclude(tasks, table, likelihood, trained)
     frame = frame.with_columns(everything_masked=pl.col("draw") == EVERYTHING)
     frame.write_parquet(out / "likelihood.parquet")
     summary = summarise(frame, likelihood, canaries)
@@ -109,12 +121,12 @@ def evaluate_likelihood(
 
 
 def plan_tasks(
-    likelihood: LikelihoodConfig, shards: Path, adapter: Path, examples: Sequence[Example]
+    likelihood: LikelihoodConfig, shards: Path, trained: Path, examples: Sequence[Example]
 ) -> tuple[Task, Task, Task]:
     """Return what the headline needs, and what the soft canaries need besides."""
     few = likelihood.model_copy(update={"draws": min(TRAIN_DRAWS, likelihood.draws)})
-    trained = json.loads((adapter.parent / "training.json").read_text(encoding="utf-8"))["rows"]
-    training = read_examples(shards, "train", min(TRAIN_ROWS, len(examples)), spread_over=trained)
+    rows = json.loads((trained.parent / "training.json").read_text(encoding="utf-8"))["rows"]
+    training = read_examples(shards, "train", min(TRAIN_ROWS, len(examples)), spread_over=rows)
     return (
         Task("likelihood", plan_jobs(examples, likelihood)),
         Task("shuffled prompts", shuffled_prompts(examples), ("tuned",)),
@@ -127,7 +139,7 @@ def run_tasks(
     likelihood: LikelihoodConfig,
     config: ModelConfig,
     shards: Path,
-    adapter: Path,
+    trained: Path,
     part: Part | None,
 ) -> pl.DataFrame:
     """Return ΣCE of every job, or of those in this part's batches, in nats.
@@ -136,23 +148,35 @@ def run_tasks(
     """
     todo = [list(batches(task.jobs, likelihood.batch_tokens)) for task in tasks]
     todo = [list(part.deal(mine)) for mine in todo] if part else todo
-    tables = [pl.DataFrame(schema={"row": pl.Int64, "base": pl.Float64, "tuned": pl.Float64})]
+    sums = [np.full((len(task.jobs), len(READINGS)), np.nan) for task in tasks]
     if any(todo):
-        mask_id, model = read_meta(shards)["tokenizer"]["mask_id"], load(config, adapter=adapter)
-        readings, first = dict(zip(READINGS, base_and_tuned(model), strict=True)), 0
-        for task, mine in zip(tasks, todo, strict=True):
-            chosen = [readings[name] for name in task.readings]
-            sums = evaluate_jobs(model, chosen, task.jobs, mask_id, mine, task.label)  # [readings, jobs]
-            rows = np.array(sorted(job for batch in mine for job in batch), np.int64)
-            values = dict.fromkeys(READINGS, np.full(len(rows), np.nan))
-            values |= dict(zip(task.readings, sums[:, rows], strict=True))
-            tables.append(pl.DataFrame({"row": first + rows, **values}))
-            first += len(task.jobs)
+        mask_id = read_meta(shards)["tokenizer"]["mask_id"]
+        for model, readings in models_of(config, trained):
+            for task, mine, table in zip(tasks, todo, sums, strict=True):
+                names = [name for name in task.readings if name in readings]
+                chosen = [readings[name] for name in names]
+                found = evaluate_jobs(model, chosen, task.jobs, mask_id, mine, task.label)  # [readings, jobs]
+                table[:, [READINGS.index(name) for name in names]] = found.T
+    first, tables = 0, [pl.DataFrame(schema={"row": pl.Int64, "base": pl.Float64, "tuned": pl.Float64})]
+    for mine, table in zip(todo, sums, strict=True):
+        rows = np.array(sorted(job for batch in mine for job in batch), np.int64)
+        tables.append(pl.DataFrame({"row": first + rows, **dict(zip(READINGS, table[rows].T, strict=True))}))
+        first += len(table)
     return pl.concat(tables)
 
 
+def models_of(config: ModelConfig, trained: Path) -> Iterator[tuple[Any, dict[str, Reading]]]:
+    """Yield the models to be read, and in which states: one with its adapter off and on, or base and tuned in turn."""
+    if is_checkpoint(trained):
+        yield load(config), {"base": nullcontext}
+        yield load(config, trained), {"tuned": nullcontext}
+    else:
+        model = load(config, trained)
+        yield model, dict(zip(READINGS, base_and_tuned(model), strict=True))
+
+
 def _conclude(
-    tasks: Sequence[Task], table: pl.DataFrame, likelihood: LikelihoodConfig, adapter: Path
+    tasks: Sequence[Task], table: pl.DataFrame, likelihood: LikelihoodConfig, trained: Path
 ) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
     """Return the rows of the test split, and the soft canaries."""
     if not tasks:
@@ -164,7 +188,7 @@ def _conclude(
         first += len(task.jobs)
     frame, shuffled, training = frames
     if not np.isfinite(frame.select("nll_base", "nll_tuned").to_numpy()).all():
-        raise UserError(f"the likelihood under {adapter} is not finite; the adapter or the base model is damaged")
+        raise UserError(f"the likelihood under {trained} is not finite; it or the base model is damaged")
     return frame, soft_canaries(frame, shuffled, training, seed=likelihood.seed)
 
 

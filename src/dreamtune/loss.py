@@ -1,20 +1,19 @@
 """The loss of a micro-batch: only supervised rows pass the head, some hundred at a time.
 
-The logits of 8,192 tokens over Dream's 152,064 would fill 5 GB in float32. Here a chunk of them is alive at a time, and
-because the head is frozen its gradient is not needed later: the forward pass forms d loss / d row at once, from the
-softmax it has at hand, and the backward pass only scales it. (Cut cross entropy, Wijmans et al. 2024, and Liger's
-fused linear cross entropy do so too, in kernels of their own.)
+The logits of 8,192 tokens over Dream's 152,064 would fill 5 GB in float32. Here a chunk of them is alive at a time: the
+forward pass forms the gradients of its rows (and of the head, where it is trained) at once, from the softmax it has at
+hand, and the backward pass only scales them. (Cut cross entropy, Wijmans et al. 2024, and Liger's fused linear cross
+entropy do so too, in kernels of their own.)
 """
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dreamtune.model import apply_head, head_of
 from dreamtune.packing import Batch, hidden_rows
@@ -34,14 +33,24 @@ def loss_sums(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 
     The caller divides by the tokens of the whole *window* (`loss_tokens`, `nll_tokens`), of which this batch is a part.
     """
-    rows = supervised_rows(model, batch)  # [N, D]
-    head = head_of(model)
-    if head.weight.requires_grad:  # it needs its own gradient, and so each chunk's logits once more
-        chunks = zip(rows.split(HEAD_ROWS), batch.targets.split(HEAD_ROWS), strict=True)
-        losses = torch.cat([checkpoint(_head_losses, head, *chunk, use_reentrant=False) for chunk in chunks])
-        return (losses * batch.weights).sum(), (losses.detach() * batch.elbo_weights).sum()
-    loss, losses = _FrozenHeadLoss.apply(rows, head.weight, batch.targets, batch.weights)
+    head, rows = head_of(model), supervised_rows(model, batch)  # [N, D]
+    # Where the head is sharded, its `loss` is this function between gathering the whole weight and letting it go.
+    function = getattr(head, "loss", partial(head_loss, head))
+    loss, losses = function(rows, batch.targets, batch.weights)
     return loss, (losses * batch.elbo_weights).sum()
+
+
+def head_loss(head: nn.Linear, rows: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (sum of w * CE, with its graph; CE [N], without), in nats.
+
+    Args:
+        head: [V, D], trained or frozen.
+        rows: [N, D] hidden rows.
+        targets: [N] tokens.
+        weights: [N] float32, w.
+    """
+    trained = head.weight.requires_grad and torch.is_grad_enabled()
+    return _HeadLoss.apply(rows, head.weight, targets, weights, trained)  # type: ignore[no-any-return]
 
 
 def supervised_rows(model: nn.Module, batch: Batch) -> Tensor:
@@ -65,32 +74,31 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
-def _head_losses(head: nn.Linear, rows: Tensor, targets: Tensor) -> Tensor:
-    return _cross_entropy(head(rows), targets)
-
-
-class _FrozenHeadLoss(torch.autograd.Function):
-    """(sum of w * CE, CE [N]) of rows [N, D] under a head [V, D] that is not trained; only `rows` has a gradient."""
+class _HeadLoss(torch.autograd.Function):
+    """(sum of w * CE, CE [N]) of rows [N, D] under a head [V, D], which has a gradient too if it is trained."""
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, head: Tensor, targets: Tensor, weights: Tensor
+        ctx: Any, rows: Tensor, head: Tensor, targets: Tensor, weights: Tensor, trained: bool
     ) -> tuple[Tensor, Tensor]:  # scalar float32, [N] float32
         rows, kind = rows.to(head.dtype), rows.dtype
         losses = torch.empty(len(rows), dtype=_accumulated(head.dtype), device=rows.device)
         gradient = torch.empty_like(rows)
+        of_head = torch.zeros_like(head, dtype=losses.dtype) if trained else None  # adds up over the parts
         slope = _slope(rows.device.type)
         for part in head_parts(len(rows)):
             losses[part], upstream = slope(rows[part] @ head.T, targets[part], weights[part])
             gradient[part] = upstream @ head
-        ctx.save_for_backward(gradient.to(kind))
+            if of_head is not None:
+                of_head += upstream.T @ rows[part]
+        ctx.save_for_backward(gradient.to(kind), None if of_head is None else of_head.to(head.dtype))
         ctx.mark_non_differentiable(losses)
         return (losses * weights).sum(), losses
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0], None, None, None
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, of_head = ctx.saved_tensors
+        return gradient * upstream[0], None if of_head is None else of_head * upstream[0], None, None, None
 
 
 def _losses_and_slope(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,16 +9,15 @@ the NLL of both says what this changes. Only one file of weights is in memory at
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from dreamtune.adapter_format import WEIGHTS, read_adapter_config
 from dreamtune.checkpoint_format import family_of, native_key, read_config
+from dreamtune.checkpoint_writer import rewrite
 from dreamtune.draws import nats_per_token
 from dreamtune.elbo import heldout_nll
 from dreamtune.errors import UserError
@@ -26,11 +25,9 @@ from dreamtune.hub import model_folder
 from dreamtune.likelihood import read_examples
 from dreamtune.memory import out_of_memory
 from dreamtune.model import load, load_model, resolve_device
-from dreamtune.progress import track
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta
-from dreamtune.weight_files import PICKLES, weight_files
 
 # What adapter_config.json must say (if it says anything) for the update to be alpha / r * B A and nothing else.
 PLAIN: dict[str, tuple[Any, ...]] = {
@@ -70,15 +67,11 @@ def merge_adapter(
     base = model_folder(model.path, model.revision)
     updates = _read_updates(adapter)
     modules = len(updates)
-    merged = out / "merged"
-    merged.mkdir(parents=True)
-    _copy_other_files(base, merged)
-    family, files = family_of(read_config(base), model.family), weight_files(base)
-    for file in track(files, "merging", len(files)):
-        _merge_file(file, merged / file.name, updates, family)
+    family, merged = family_of(read_config(base), model.family), out / "merged"
+    files = rewrite(base, merged, lambda key, weight: _merged(weight, native_key(key, family), updates))
     if updates:
         raise UserError(f"the adapter in {adapter} does not fit {model.path}, which has no {sorted(updates)[0]}")
-    summary: dict[str, Any] = {"format": 1, "files": len(files), "merged_weights": modules}
+    summary: dict[str, Any] = {"format": 1, "files": files, "merged_weights": modules}
     if shards is not None and likelihood is not None:
         with out_of_memory("lower evaluate.likelihood.batch_tokens, or set model.device to cpu"):
             summary["nll"] = _compare(model, adapter, merged, shards, likelihood)
@@ -107,27 +100,14 @@ def _read_updates(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]
     return updates
 
 
-def _merge_file(source: Path, target: Path, updates: dict[str, tuple[torch.Tensor, torch.Tensor]], family: str) -> None:
-    """Write `source` with its updates added, each tensor in its own type; take what was used out of `updates`."""
-    tensors = load_file(source)
-    with safe_open(source, "pt") as file:
-        metadata = file.metadata()
-    for key, weight in tensors.items():
-        native = native_key(key, family)
-        if native not in updates:
-            continue
-        a, b = updates.pop(native)
-        if (b.shape[0], a.shape[1]) != weight.shape:
-            raise UserError(f"the adapter's {native} is {b.shape[0]} x {a.shape[1]}, the base's {tuple(weight.shape)}")
-        tensors[key] = (weight.float() + b @ a).to(weight.dtype)
-    save_file(tensors, target, metadata)
-
-
-def _copy_other_files(base: Path, merged: Path) -> None:
-    for file in sorted(base.iterdir()):
-        weights = any(file.match(pattern) for pattern in (*PICKLES, "*.safetensors"))
-        if file.is_file() and not weights and not file.name.startswith("."):
-            shutil.copyfile(file, merged / file.name)
+def _merged(weight: torch.Tensor, name: str, updates: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Return a weight with its update added, in its own type; take what was used out of `updates`."""
+    if name not in updates:
+        return weight
+    a, b = updates.pop(name)
+    if (b.shape[0], a.shape[1]) != weight.shape:
+        raise UserError(f"the adapter's {name} is {b.shape[0]} x {a.shape[1]}, the base's {tuple(weight.shape)}")
+    return (weight.float() + b @ a).to(weight.dtype)
 
 
 def _compare(

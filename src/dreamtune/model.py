@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from dreamtune import attention as attention_kinds
-from dreamtune.adapter_format import check_loaded, read_adapter_config
+from dreamtune.adapter_format import check_loaded, is_checkpoint, read_adapter_config
 from dreamtune.checkpoint_format import (
     SHIFTED,
     family_of,
@@ -88,17 +88,22 @@ def load_model(
     return model.eval() if adapter is None else load_adapter(model, Path(adapter)).eval()
 
 
-def load(config: ModelConfig, adapter: Path | None = None) -> Any:
-    """Return `load_model` of a config section; device "auto" is the GPU where there is one, threads are set."""
+def load(config: ModelConfig, trained: Path | None = None) -> Any:
+    """Return `load_model` of a config section; device "auto" is the GPU where there is one, threads are set.
+
+    Args:
+        trained: an adapter, put on top; or the checkpoint of full fine-tuning, loaded in place of the base.
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
+    tuned = trained is not None and is_checkpoint(trained)
     return load_model(
-        config.path,
+        str(trained) if tuned else config.path,
         quantization=config.quantization,
         dtype=config.dtype,
         device=resolve_device(config.device),
-        revision=config.revision,
-        adapter=adapter,
+        revision=None if tuned else config.revision,
+        adapter=None if tuned else trained,
         family=config.family,
         attention=config.attention,
     )

@@ -98,13 +98,21 @@ class Shape:
         )
 
 
-def choose(model: nn.Module, train: TrainConfig, device: torch.device, longest: int, window_tokens: float) -> PassPlan:
+def choose(
+    model: nn.Module,
+    train: TrainConfig,
+    device: torch.device,
+    longest: int,
+    window_tokens: float,
+    besides_gib: float = 0.0,
+) -> PassPlan:
     """Return the cheapest plan that fits into the free memory; what `train` sets is taken as it is.
 
     Args:
-        model: just loaded, its weights still packed, without an adapter.
+        model: just loaded, its weights still packed.
         longest: tokens of the longest document; a pass holds at least one.
         window_tokens: mean tokens of a window; larger passes have nothing to hold.
+        besides_gib: what is not there yet and does not depend on the plan: gradients, the optimiser's state.
 
     Raises:
         UserError: nothing fits.
@@ -115,15 +123,16 @@ def choose(model: nn.Module, train: TrainConfig, device: torch.device, longest: 
         weights = train.weights if train.weights != "auto" else "dequantised" if small else "packed"
         tokens = train.micro_batch_tokens or CPU_TOKENS
         return PassPlan(tokens, min(train.recompute_layers or 0, shape.layers), weights, bool(train.compile))
-    free = free_gib(device, train.memory_gib)
+    free = free_gib(device, train.memory_gib) - besides_gib
     plans = list(candidates(shape, train, longest, window_tokens))
     fitting = [plan for plan in plans if extra_gib(shape, plan, longest) <= free]
     if not fitting:
         least = min(extra_gib(shape, plan, longest) for plan in plans)
         raise UserError(
-            f"the smallest plan needs {least:.1f} GiB beside the model, and {free:.1f} GiB are free; lower "
-            f"data.max_tokens (the longest row has {longest} tokens), leave train.micro_batch_tokens, "
+            f"the smallest plan needs {least + besides_gib:.1f} GiB beside the model, and {free + besides_gib:.1f} GiB "
+            f"are free; lower data.max_tokens (the longest row has {longest} tokens), leave train.micro_batch_tokens, "
             "recompute_layers and weights to the plan, or take a larger GPU"
+            + (", or more of them (train.gpus)" if train.finetuning == "full" else "")
         )
     return min(fitting, key=lambda plan: cost(shape, plan))
 

@@ -2,7 +2,8 @@
 
 What it writes into `out`:
 
-    adapter/            the adapter in PEFT format
+    adapter/            the adapter in PEFT format; or, of full fine-tuning,
+    model/              the checkpoint in the base's format
     train_log.jsonl     one line per logged step and per validation, written as the run goes
     training.json       first and last loss, steps, tokens, memory, seconds per step, validation, what was resumed
     gate.json           the canaries: {"passed": ..., "checks": [...]}
@@ -22,14 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import reduce
-from torch import Tensor, nn
 
 from dreamtune import canaries
 from dreamtune.accumulate import SMALLEST, accumulate, make_window, rehearse
 from dreamtune.alignment import rows_aligned
-from dreamtune.checkpoint import save_adapter
 from dreamtune.checks import Check, at, failed, verdict
 from dreamtune.errors import UserError
 from dreamtune.gate import announce_prediction, open_gate, ran_as, smoke_plan
@@ -45,6 +43,11 @@ from dreamtune.settings.train import TrainConfig
 from dreamtune.training_log import Log
 from dreamtune.training_run import Run, open_log, prepare_run, resume, save
 
+REMEDY = {
+    "lora": f"lower data.max_tokens, or take a larger GPU ({SMALLEST})",
+    "full": "lower train.micro_batch_tokens, raise train.recompute_layers, or take more GPUs (train.gpus)",
+}
+
 
 def train_adapter(
     train: TrainConfig,
@@ -54,7 +57,7 @@ def train_adapter(
     work: Path,
     gate: Path | None = None,
 ) -> dict[str, Any]:
-    """Train an adapter from the base model, or go on from the newest whole checkpoint in `work`.
+    """Train an adapter (or all weights) from the base model, or go on from the newest whole checkpoint in `work`.
 
     Args:
         shards: output of prepare_shards.
@@ -66,7 +69,7 @@ def train_adapter(
         UserError: the gate did not pass, the loss stopped being finite, the memory did not suffice, no training rows.
     """
     gate_passed = open_gate(gate, train.on_failed_gate)
-    with out_of_memory(f"lower data.max_tokens, or take a larger GPU ({SMALLEST})"):
+    with out_of_memory(REMEDY[train.finetuning]):
         run = prepare_run(train, model, shards, work, smoke_plan(gate, train, resolve_device(model.device)))
         predicted = announce_prediction(gate, run.windows, run.share, run.plan) if gate else {}
         checks = check_moment(run, "first_window")
@@ -86,12 +89,13 @@ def train_adapter(
     summary |= {"epochs": train.epochs, "trainable": trainable, "parameters": parameters}
     summary |= {"fit_s": round(fit_s, 3), "host_memory_gib": round(peak_gib("cpu"), 4)}
     summary |= {"loaded_gib": round(loaded_gib, 4), "ran_as": ran_as(run.plan, train, run.share.device.type)}
+    weights = run.finetuning.weights()
     if run.share.process == 0:
-        save_adapter(run.model, out / "adapter", model)
+        run.finetuning.write_result(weights, out)
         (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         (out / "gate.json").write_text(json.dumps(verdict(checks), indent=2) + "\n", encoding="utf-8")
-    if run.share.processes > 1:
-        PartialState().destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     return {name: summary[name] for name in ("rows", "steps", "tokens", "first_loss", "last_loss", "trainable")}
 
 
@@ -123,10 +127,10 @@ def fit(run: Run, log: Log) -> None:
         for step in range(first_step, total + 1):
             started = time.monotonic()
             window, sums = accumulate(run, windows, step)
-            share_gradients(run, sums)
+            run.finetuning.add_up(sums)
             if run.share.processes > 1:
                 stop_together(run)
-            norm = nn.utils.clip_grad_norm_(run.parameters, train.max_grad_norm)
+            norm = run.finetuning.clip(train.max_grad_norm)
             weighted, window_nll, grad_norm = torch.cat([sums, norm.to(sums)[None]]).tolist()  # waits for the GPU
             window_loss = weighted / window.loss_tokens
             stop_unless_finite(step, window_loss, grad_norm)
@@ -171,7 +175,7 @@ def validate(run: Run, log: Log) -> None:
             if run.share.processes == 1:
                 run.stop.check()
             tokens = sum(row.nll_tokens for row in batch.rows)
-            nll = loss_sums(run.model, batch)[1].item() if len(batch.positions) else 0.0
+            nll = loss_sums(run.model, batch)[1].item() if len(batch.positions) or run.share.lockstep else 0.0
             sums += torch.tensor([nll, tokens], dtype=torch.float64, device=run.share.device)
     run.model.train()
     if run.share.processes > 1:
@@ -181,21 +185,6 @@ def validate(run: Run, log: Log) -> None:
     if not math.isfinite(validation_nll):
         raise UserError(f"step {step}: the validation loss is {validation_nll}; lower train.learning_rate")
     log.write({"step": step, "epoch": step / run.windows.per_epoch, "validation_nll": validation_nll})
-
-
-def share_gradients(run: Run, sums: Tensor) -> None:
-    """Add up sums and gradients over the processes. Each already divided by the *whole* window, so a sum is exact.
-
-    DistributedDataParallel would take the mean of every pass, whatever its number of tokens. All of it is one message.
-    """
-    if run.share.processes == 1:
-        return
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in run.parameters]
-    parts = [sums, *gradients]
-    added = reduce(torch.cat([part.flatten() for part in parts]), "sum").split([part.numel() for part in parts])
-    sums.copy_(added[0])
-    for parameter, gradient in zip(run.parameters, added[1:], strict=True):
-        parameter.grad = gradient.view_as(parameter)
 
 
 def stop_together(run: Run) -> None:
@@ -229,7 +218,7 @@ def check_moment(run: Run, moment: str) -> list[Check]:
     window = run.windows.window(step, whole, run.plan)
     checks = canaries.check_window(run.model, window.batches, run.windows.stored(step), run.windows.ids)
     if moment == "first_window":
-        checks.append(canaries.starts_from_base(run.model, window.batches))
+        checks.append(run.finetuning.starts_from_base(window.batches))
         epoch = range(1, run.windows.per_epoch + 1)
         checks.append(rows_aligned(run.model, (run.windows.window(step, whole, run.plan).batches for step in epoch)))
     return at(moment, checks)

@@ -4,22 +4,23 @@ import json
 import os
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from peft import PeftModel
-from torch import nn
 
 from dreamtune.batching import Share, TrainingWindows, validation_batches
 from dreamtune.checkpoint import newest, prune, save_checkpoint
 from dreamtune.errors import UserError
+from dreamtune.finetuning import Finetuning, LoraFinetuning
+from dreamtune.full_finetuning import FullFinetuning
 from dreamtune.interruption import StopSignals
 from dreamtune.layers import prepare_layers
 from dreamtune.memory import limit_memory
-from dreamtune.model import attach_lora, load, resolve_device
+from dreamtune.model import load, resolve_device
 from dreamtune.nf4 import keep_dequantised
 from dreamtune.optim import make_optimizer
 from dreamtune.packing import Batch
@@ -36,7 +37,7 @@ class Run:
 
     train: TrainConfig
     base: ModelConfig
-    model: PeftModel
+    finetuning: Finetuning  # what is trained
     optimizer: torch.optim.Optimizer
     windows: TrainingWindows
     validates: bool  # the same on every process, also on one whose share of the validation rows is empty
@@ -49,38 +50,40 @@ class Run:
     stop: StopSignals = field(default_factory=StopSignals)
 
     @property
-    def parameters(self) -> list[nn.Parameter]:
-        """The adapter's weights, the only trainable ones."""
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+    def model(self) -> Any:
+        """The model that is trained, as it passes forward."""
+        return self.finetuning.model
 
 
 def prepare_run(
     train: TrainConfig, base: ModelConfig, shards: Path, work: Path, verified: PassPlan | None = None
 ) -> Run:
-    """Load data and base model and put a fresh adapter on it: whatever was trained before, this starts at the base.
+    """Load data and base model, and make it trainable: whatever was trained before, this starts at the base.
 
     Args:
         verified: the plan to run by; None makes one.
     """
     state = PartialState(cpu=check_gpus(resolve_device(base.device)) == "cpu")
-    share = Share(state.process_index, state.num_processes, state.device)
+    full = train.finetuning == "full"
+    share = Share(state.process_index, state.num_processes, full, state.device)
     meta, split = read_meta(shards), read_split(shards, "train")
     windows = TrainingWindows(split, meta, train)
     limit_memory(state.device, train.memory_gib)
     loaded = load(base)
+    sharded = FullFinetuning(loaded, base, state.device) if full else None
     tokens = windows.window_tokens / share.processes  # a pass for each process
-    plan = agreed(verified or choose(loaded, train, state.device, windows.longest, tokens), share.processes)
+    besides = sharded.besides_gib() if sharded else 0.0
+    plan = agreed(verified or choose(loaded, train, state.device, windows.longest, tokens, besides), share.processes)
     if plan.weights == "dequantised":
         keep_dequantised(loaded)
-    model = attach_lora(loaded, train.lora, train.seed)
-    prepare_layers(model, plan)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    finetuning = sharded or LoraFinetuning(loaded, train, base, share)
+    prepare_layers(finetuning.model, plan)
     validates = bool(train.validation_rows and meta["splits"].get("validation", {}).get("rows"))
     return Run(
         train,
         base,
-        model,
-        make_optimizer(parameters, train, state.device),
+        finetuning,
+        make_optimizer(finetuning.parameters, train, state.device),
         windows,
         validates,
         tuple(validation_batches(read_split(shards, "validation"), meta, train, share, plan)) if validates else (),
@@ -105,30 +108,33 @@ def check_gpus(device: str) -> str:
 
 
 def resume(run: Run) -> None:
-    """Go on from the newest whole checkpoint, if there is one; all processes from the same."""
-    found = newest(run.checkpoints)
+    """Go on from the newest whole checkpoint, if there is one. The first process reads it, for all of them."""
+    found = newest(run.checkpoints) if run.share.process == 0 else None
+    known = (found.path, found.state) if found else None
     if run.share.processes > 1:
-        paths = broadcast_object_list([found.path if found else None])
-        assert paths[0] == (found.path if found else None), f"processes see different checkpoints: {paths[0]}"
-    if found is None:
+        [known] = broadcast_object_list([known])
+    if known is None:
         return
-    if found.state["fingerprint"] != json.loads(json.dumps(run.fingerprint)):
-        raise UserError(f"{found.path} belongs to other settings or data; delete {run.checkpoints} to start anew")
-    found.restore(run.model, run.optimizer)
-    run.history = History(**found.state["history"])
-    before = PassPlan(**found.state["plan"])
+    path, state = known
+    if state["fingerprint"] != json.loads(json.dumps(run.fingerprint)):
+        raise UserError(f"{path} belongs to other settings or data; delete {run.checkpoints} to start anew")
+    run.finetuning.restore(found, run.optimizer)
+    run.history = History(**state["history"])
+    before = PassPlan(**state["plan"])
     if before.is_asked_for(run.train):  # windows are cut as they were, to the same rounding and dropout
         run.plan = replace(run.plan, micro_batch_tokens=before.micro_batch_tokens, cut_tokens=before.cut_tokens)
     run.history.resumed_from.append(run.history.step)
     if run.share.process == 0:
-        print(f"resuming from {found.path.name} of {run.windows.total} steps", file=sys.stderr)
+        print(f"resuming from {path.name} of {run.windows.total} steps", file=sys.stderr)
 
 
 def save(run: Run) -> None:
     """Write a checkpoint and prune older ones."""
+    weights, optimizer = run.finetuning.weights(), run.finetuning.optimizer_state(run.optimizer)
     if run.share.process == 0:
         state = {"history": run.history.to_state(), "fingerprint": run.fingerprint, "plan": run.plan.to_json()}
-        save_checkpoint(run.checkpoints, run.history.step, run.model, run.optimizer, state, run.base)
+        write = partial(run.finetuning.write_weights, weights)
+        save_checkpoint(run.checkpoints, run.history.step, write, optimizer, state)
         prune(run.checkpoints, run.train.keep_checkpoints)
 
 

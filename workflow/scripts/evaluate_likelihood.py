@@ -1,6 +1,6 @@
 """Estimate the held-out likelihood of base and tuned model on identical masks.
 
-reads   test and training split of the shards, base model, adapter
+reads   test and training split of the shards, base model, adapter (or tuned model)
 writes  likelihood.parquet (per example and draw), likelihood.json
 usage   python workflow/scripts/evaluate_likelihood.py --out results/evaluate_likelihood/VERSION [--part 2/7]
 """
@@ -10,6 +10,7 @@ import _src  # noqa: F401, puts src on the path
 from dreamtune.versions import code_digest
 
 BEFORE = code_digest(__file__)
+from dreamtune.adapter_format import trained_weights
 from dreamtune.likelihood import evaluate_likelihood
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
@@ -22,7 +23,7 @@ if __name__ == "__main__":
             stage.section("likelihood", LikelihoodConfig),
             stage.section("model", ModelConfig),
             reads["shards"],
-            reads["adapter"] / "adapter",
+            trained_weights(reads["adapter"]),
             stage.out,
             stage.part,
             stage.parts(),

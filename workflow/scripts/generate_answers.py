@@ -1,6 +1,6 @@
 """Answer questions with the base or the tuned model.
 
-reads   test split of the shards (or a benchmark's parquet files), base model, adapter
+reads   test split of the shards (or a benchmark's parquet files), base model, adapter (or tuned model)
 writes  answers.parquet, timings.parquet, generation.json
 usage   python workflow/scripts/generate_answers.py --out results/generate_answers/VERSION [--part 2/7]
         python workflow/scripts/generate_answers.py --adapter results/latest/demo/full/adapter --prompt "2 + 3 = ?"
@@ -13,6 +13,7 @@ import _src  # noqa: F401, puts src on the path
 from dreamtune.versions import code_digest
 
 BEFORE = code_digest(__file__)
+from dreamtune.adapter_format import trained_weights
 from dreamtune.answers import generate_answers
 from dreamtune.by_hand import by_hand
 from dreamtune.settings.benchmark import Benchmark
@@ -30,7 +31,7 @@ if __name__ == "__main__":
             stage.section("model", ModelConfig),
             reads["shards"],
             stage.optional("benchmark", Benchmark),
-            reads["adapter"] / "adapter" if "adapter" in reads else None,
+            trained_weights(reads["adapter"]) if "adapter" in reads else None,
             stage.out,
             stage.part,
             stage.parts(),

@@ -16,6 +16,9 @@ class TrainConfig(Section):
     )
     complementary: bool = result(False, "train each document on a mask and on its complement in the same window")
     max_tail: int = result(64, "at most so many further end tokens after the first, drawn per row", ge=0)
+    finetuning: Literal["lora", "full"] = result(
+        "lora", "what is trained: an adapter, or all weights (full; needs model.quantization none)"
+    )
     lora: LoraSettings = result(LoraSettings, "the adapter")
     learning_rate: Float = result(2e-5, "peak learning rate", gt=0.0)
     schedule: Literal["cosine", "linear", "constant"] = result("cosine", "decay after the warm-up, to 0 at the end")
