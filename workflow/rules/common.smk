@@ -26,6 +26,8 @@ try:
     MERGED = plan_merge(PLAN, CONFIG, LATEST)
     if IMAGE and MAIN:  # a job inherits what is bound from the driver, which alone knows the configuration
         containers.bind(PLAN.values())
+    elif IMAGE:
+        containers.bind_here()
 except UserError as error:
     sys.exit(f"dreamtune: {error}")
 
