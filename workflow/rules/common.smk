@@ -128,6 +128,19 @@ def gpus(stage, part=False):
     return lambda w: int(runs_on_gpu(stage, w.version) and (part or not PLAN.parts_of(stage, w.version)))
 
 
+def require_gpus():
+    """Stop before the first job if a training takes more GPUs than the run offers: Snakemake would count it as fewer."""
+    offered = workflow.global_resources.get("gpu").value  # None: no limit, as on a cluster
+    for job in workflow.dag.needrun_jobs():
+        if job.rule.name == "train_adapter" and offered is not None:
+            asked, (count, nodes) = gpus(job.rule.name)(job.wildcards), processes(job.wildcards.version)
+            if asked > max(offered, 1):
+                sys.exit(
+                    f"dreamtune: a training takes {asked} GPUs (train.gpus is {count}, train.nodes {nodes}) and this "
+                    f"run offers gpu={offered}; call with --resources gpu={asked}, or lower train.gpus"
+                )
+
+
 def across_nodes(value):
     """Return the resource function of a training on several nodes; on one, it lacks the resource."""
     return lambda w: value(processes(w.version)[1]) if processes(w.version)[1] > 1 else None
