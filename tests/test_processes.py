@@ -84,6 +84,8 @@ def test_two_processes_train_what_one_does(again: Project) -> None:
     output = train(again)
     assert output.count("; python3 workflow/scripts/torchrun.py --nproc-per-node 2 --standalone") == 2
     same_training(again)
+    made = (again.folder / "results/train_adapter").glob("*/training.json")
+    assert [json.loads(path.read_text())["processes"] for path in made] == [2, 2]
 
 
 def runs(project: Project) -> tuple[Path, Path]:
