@@ -21,6 +21,7 @@ include: "workflow/rules/publish.smk"
 
 onstart:
     require_image()
+    require_gpus()
     PLAN.freeze()
 
 

@@ -25,9 +25,12 @@ exec bash -c "PATH=%s:$PATH; $last"
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A work folder, in which the test runs, beside what lies outside of it."""
-    for name in (*containers.HUB_FOLDERS, "APPTAINER_BIND", "SINGULARITY_BIND", "DREAMTUNE_IMAGE"):
+    of_the_hub = (*containers.HUB_FOLDERS, "HF_TOKEN_PATH", "XDG_CACHE_HOME")
+    ours = ("APPTAINER_BIND", "SINGULARITY_BIND", "DREAMTUNE_IMAGE", containers.SHARED, containers.SCRATCH)
+    for name in (*of_the_hub, *ours):
         monkeypatch.setenv(name, "")  # so that it is put back after a test that sets it
         monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     folder = tmp_path / "project" / "work"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
@@ -146,6 +149,72 @@ def test_a_hub_folder_that_cannot_be_made_is_one_line(
         containers.bind([])
 
 
+OF_THE_HUB = {"inputs": {"model": f"owner/name@{'0' * 40}"}, "runtime": {}}
+LOCAL = {"inputs": {"model": {"config.json": "0" * 64}}, "runtime": {}}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "place"),
+    [
+        ("HOME", "{}", ".cache/huggingface/token"),
+        ("XDG_CACHE_HOME", "{}", "huggingface/token"),
+        ("HF_TOKEN_PATH", "{}/mine", "mine"),
+        ("HF_TOKEN_PATH", "$HOME/mine", "home/mine"),
+        ("HF_TOKEN_PATH", "~/mine", "home/mine"),
+    ],
+)
+def test_the_hubs_token_is_bound_alone_and_on_the_driver_alone(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, place: str
+) -> None:
+    monkeypatch.setenv(variable, value.format(tmp_path))
+    token = file(tmp_path / place)
+    file(token.with_name("stored_tokens"))
+    containers.bind([LOCAL, OF_THE_HUB])
+    assert os.environ["APPTAINER_BIND"] == f"{token}:/mnt/hub-token:ro"
+    assert os.environ["HF_TOKEN_PATH"] == "/mnt/hub-token"
+    containers.bind_here()
+    assert os.environ["APPTAINER_BIND"] == "", "a node's home folder may be another, and what is not there stops a job"
+
+
+@pytest.mark.parametrize("why", ["nothing of the hub", "no token", "beside the cache"])
+def test_no_token_is_bound_where_none_is_needed(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    token = tmp_path / "home/.cache/huggingface/token"
+    if why != "no token":
+        file(token)
+    if why == "beside the cache":
+        monkeypatch.setenv("HF_HOME", str(token.parent))
+    containers.bind([LOCAL if why == "nothing of the hub" else OF_THE_HUB])
+    assert containers.TOKEN not in os.environ["APPTAINER_BIND"]
+    assert "HF_TOKEN_PATH" not in os.environ
+
+
+def test_each_machine_binds_its_own_scratch(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node's variable is known there alone, where a job reads the Snakefile anew before its container starts."""
+    monkeypatch.setenv("DREAMTUNE_SCRATCH", "$NODE_DISK/x")
+    monkeypatch.setenv("APPTAINER_BIND", "/mine")
+    containers.bind([])
+    assert os.environ["APPTAINER_BIND"] == "/mine"
+    folder = tmp_path / "disk/x"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("NODE_DISK", str(folder.parent))
+    for _ in range(2):  # on a node Snakemake starts Snakemake
+        containers.bind_here()
+        assert os.environ["APPTAINER_BIND"] == f"/mine,{folder}:{folder}:rw"
+    folder.rmdir()
+    containers.bind_here()
+    assert os.environ["APPTAINER_BIND"] == "/mine", "it is the job's to say that its folder is not there"
+
+
+def test_what_a_site_binds_is_kept_where_the_drivers_environment_is_not(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPTAINER_BIND", "/site")
+    containers.bind_here()
+    assert os.environ["APPTAINER_BIND"] == "/site"
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """A copy of the project on a machine that has something called apptainer."""
@@ -177,3 +246,21 @@ def test_jobs_run_in_the_image_with_what_lies_outside(project: Project, tmp_path
     assert call.startswith(f"exec --home {project.folder} --nv ")
     assert f" containers/dreamtune-{LOCK}.sif bash -c " in call
     assert "unset PYTHONPATH PYTHONHOME" in call and str(ROOT / ".venv") not in call
+
+
+def test_a_job_on_a_node_has_the_nodes_scratch_bound(project: Project, tmp_path: Path) -> None:
+    """Its own Snakemake adds to what it inherits of the driver, on whose machine the variable means nothing."""
+    file(project.folder / f"containers/dreamtune-{LOCK}.sif")
+    project.environment["DREAMTUNE_SCRATCH"] = "$NODE_DISK"
+    output = project.snakemake("--use-singularity", "--until", "prepare_shards", fails=True)
+    assert "prepare_shards: DREAMTUNE_SCRATCH is '$NODE_DISK', but $NODE_DISK is no folder on" in output
+    [shards] = (project.folder / "results/prepare_shards").iterdir()
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    project.environment |= {"NODE_DISK": str(disk), containers.SHARED: "/of/the/driver"}
+    project.snakemake(
+        *("--target-jobs", f"prepare_shards:version={shards.name}", "--allowed-rules", "prepare_shards"),
+        *("--mode", "remote", "--force", "--nolock", "--ignore-incomplete", "--use-singularity"),
+    )
+    assert (project.folder / "binds").read_text() == f"/of/the/driver,{disk}:{disk}:rw\n"
+    assert (shards / "manifest.json").exists() and not list(disk.iterdir())

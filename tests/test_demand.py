@@ -18,7 +18,7 @@ from dreamtune.settings.train import TrainConfig
 
 SMOKE = {
     **{"tokens": 1_000, "steps": 8, "seconds_per_token": 0.6, "fit_s": 700.0, "host_memory_gib": 3.0},
-    **{"validation_s": 40.0, "validation": [{}, {}]},
+    **{"validation_s": 40.0, "validation": [{}, {}], "processes": 1, "ran_as": {"micro_batch_tokens": 32}},
 }
 
 
@@ -51,6 +51,27 @@ def test_validations_between_epochs_are_counted(full: dict[str, Any]) -> None:
     before = minutes(full, attempt=1)
     full["settings"]["train"]["validate_every"] = 1  # 64 steps, at smoke's 125 tokens each
     assert minutes(full, attempt=1) - before == pytest.approx(2 * (64 - 2) * 20 / 60, abs=1)
+
+
+def test_processes_share_steps_and_validations_and_each_has_its_own_memory(full: dict[str, Any]) -> None:
+    """A window of 125 tokens is 4 passes of 32, which two processes take in 2 turns, as three do, and eight in 1."""
+
+    full["cluster"]["max_mem_gb"] = 20.0
+
+    def asked(gpus: int, nodes: int) -> int:
+        full["runtime"]["train"] |= {"gpus": gpus, "nodes": nodes}
+        return minutes(full, attempt=1)
+
+    assert asked(2, 1) == math.ceil(2 * (60 + 8_000 * 0.6 / 2 + 80 / 2) / 60 + 2)
+    assert memory_mb(full, attempt=1) == (2 * 2 * 3.0 + 0.5) * 1024
+    assert asked(1, 3) == math.ceil(2 * (60 + 8_000 * 0.6 / 2 + 80 / 3) / 60 + 2)
+    assert memory_mb(full, attempt=1) == (2 * 3.0 + 0.5) * 1024, "each node has one of them"
+    assert asked(4, 2) == math.ceil(2 * (60 + 8_000 * 0.6 / 4 + 80 / 8) / 60 + 2)
+
+
+def test_fewer_processes_than_smoke_had_take_longer(full: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_text(json.dumps(SMOKE | {"processes": 2}))
+    assert minutes(full, attempt=1) == math.ceil(2 * (60 + 8_000 * 0.6 * 2 + 80 * 2) / 60 + 2)
 
 
 def test_another_attempt_asks_for_more_and_never_for_more_than_the_bounds(full: dict[str, Any]) -> None:

@@ -84,6 +84,8 @@ def test_two_processes_train_what_one_does(again: Project) -> None:
     output = train(again)
     assert output.count("; python3 workflow/scripts/torchrun.py --nproc-per-node 2 --standalone") == 2
     same_training(again)
+    made = (again.folder / "results/train_adapter").glob("*/training.json")
+    assert [json.loads(path.read_text())["processes"] for path in made] == [2, 2]
 
 
 def runs(project: Project) -> tuple[Path, Path]:
@@ -181,6 +183,24 @@ def test_a_users_mistake_is_one_line_from_all_processes(again: Project) -> None:
     [line] = (begun / "job.log").read_text().splitlines()
     assert line.startswith("train_adapter: the smoke run failed its gate")
     assert sorted(path.name for path in begun.iterdir()) == ["config.json", "job.log"]
+
+
+def test_more_gpus_than_the_run_offers_are_one_line_before_any_job(tmp_path: Path) -> None:
+    """Snakemake would give the job the one GPU of the default profile, and it would take two."""
+    project = Project(tmp_path)
+    project.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
+    project.edit(MICRO, "device: cpu", "device: cuda")
+    project.environment["CUDA_VISIBLE_DEVICES"] = ""
+    output = project.snakemake("--quiet", "all", fails=True)
+    [line] = [line for line in output.splitlines() if line.startswith("dreamtune: ")]
+    assert line == (
+        "dreamtune: a training takes 2 GPUs (train.gpus is 2, train.nodes 1) and this run offers gpu=1; "
+        "call with --resources gpu=2, or lower train.gpus"
+    )
+    assert "Traceback" not in output and not (project.folder / "results/prepare_shards").exists()
+    project.snakemake("--until", "prepare_shards")  # where no training runs, none is in the way
+    output = project.snakemake("--resources", "gpu=2", "--until", "train_adapter", fails=True)
+    assert ", gpu=2, " in output and "train_adapter: model.device is cuda and torch sees no GPU" in output
 
 
 def test_fewer_gpus_than_processes_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,20 @@ def test_smoke_predicts_the_full_run(train: Train, capsys: pytest.CaptureFixture
     assert full["predicted_memory_gib"] == measured["peak_memory_gib"]
 
 
+def test_a_run_with_fewer_processes_than_smoke_is_predicted_to_take_longer(train: Train) -> None:
+    smoke = train("smoke", micro_batch_tokens=1)
+    measured = read(smoke, "training.json")
+    assert measured["processes"] == 1
+
+    def predicted(processes: int) -> float:
+        """Return the minutes by a smoke on so many; at an hour a token the digits are not rounded away."""
+        changed = measured | {"processes": processes, "seconds_per_token": 3600.0}
+        (smoke / "training.json").write_text(json.dumps(changed))
+        return read(train(f"after-{processes}", smoke, micro_batch_tokens=1), "training.json")["predicted_minutes"]
+
+    assert predicted(2) == pytest.approx(2 * predicted(1), rel=0.05)
+
+
 def test_a_run_that_will_not_fit_is_refused_until_it_runs_in_another_way(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:

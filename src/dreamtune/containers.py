@@ -1,4 +1,5 @@
-"""What a job in a container needs of the host: its image, and every path the plan names outside of the work folder.
+"""What a job in a container needs of the host: its image, and every path outside of the work folder that is read or
+written: what the plan names, the hub's cache and token, local scratch.
 
 A container sees the work folder and what is bound into it, nothing else of the host's disks.
 """
@@ -10,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from dreamtune.errors import UserError
+from dreamtune.hub import hub_sources
+from dreamtune.scratch import VARIABLE as SCRATCH
 from dreamtune.sources import HUB, resolve_files
 from dreamtune.versions import ROOT, sha256_file
 
 LOCK = ROOT / "containers" / "requirements.lock"
 HUB_FOLDERS = ("HF_HOME", "HF_HUB_CACHE")
+TOKEN = "/mnt/hub-token"  # where a container sees the hub's token
+SHARED = "DREAMTUNE_BIND"  # what all machines bind, as a job on a node has it of the driver
 # A bind hides what the image has at the same place, so of these it takes single files.
 OF_THE_IMAGE = frozenset(
     Path("/", name)
@@ -49,18 +54,56 @@ def bind(specs: Iterable[dict[str, Any]]) -> None:
     """Have every path that `specs` name outside of the work folder bound into containers, by APPTAINER_BIND.
 
     Data and models are bound read-only, the hub's cache for writing. Without HF_HOME the cache is in the work folder:
-    there the home folder's is not to be seen.
+    there the home folder's is not to be seen. Its token is, where a source lies on the hub.
 
     Raises:
         UserError: such a path has a comma or a colon in its name, which a bind cannot express; or HF_HOME or
             HF_HUB_CACHE is a folder that cannot be made.
     """
-    work = Path.cwd()
+    work, specs = Path.cwd(), list(specs)
+    token = token_file() if any(hub_sources(spec["inputs"]) for spec in specs) else None
     os.environ.setdefault("HF_HOME", str(work / ".cache" / "huggingface"))
     binds = dict.fromkeys(named_paths(specs), "ro") | dict.fromkeys(hub_folders(work), "rw")
-    given = os.environ.get("APPTAINER_BIND") or os.environ.get("SINGULARITY_BIND")
-    value = ",".join(filter(None, [given, *bind_list(binds, work)]))
+    os.environ[SHARED] = ",".join(filter(None, [_given(), *bind_list(binds, work)]))
+    # Only here, where the downloads run: a node never asks the hub, and may have another home folder or none.
+    bind_here([f"{_expressible(token.resolve())}:{TOKEN}:ro"] if token else [])
+    if token:
+        os.environ["HF_TOKEN_PATH"] = TOKEN
+
+
+def bind_here(more: Iterable[str] = ()) -> None:
+    """Have bound what the driver found, `more`, and what each machine knows for itself: its local scratch folder.
+
+    A folder of DREAMTUNE_SCRATCH that is not there is left to `dreamtune.scratch`, which says so in one line: bound, it
+    would keep every container from starting.
+
+    Raises:
+        UserError: the folder has a comma or a colon in its name.
+    """
+    asked = os.environ.get(SCRATCH)
+    folder = Path(os.path.expandvars(asked)) if asked else None
+    scratch = bind_list({folder: "rw"}, Path.cwd()) if folder and folder.is_dir() else []
+    shared = os.environ.setdefault(SHARED, _given())
+    value = ",".join(filter(None, [shared, *more, *scratch]))
     os.environ |= {"APPTAINER_BIND": value, "SINGULARITY_BIND": value}
+
+
+def _given() -> str:
+    return os.environ.get("APPTAINER_BIND") or os.environ.get("SINGULARITY_BIND") or ""
+
+
+def token_file() -> Path | None:
+    """Return the file in which `hf auth login` left the hub's token, found as huggingface_hub.constants does.
+
+    None if there is none, or if it lies in HF_HOME, which is bound anyway. Nothing else of its folder is to be bound: a
+    container that sees what renews a login, and may not write there, would use that up and lose the new token.
+    """
+    given = os.environ.get("HF_TOKEN_PATH")
+    if os.environ.get("HF_HOME") and not given:
+        return None
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    token = Path(os.path.expandvars(given or f"{caches}/huggingface/token")).expanduser()
+    return token if os.access(token, os.R_OK) else None
 
 
 def hub_folders(work: Path) -> Iterator[Path]:
@@ -103,9 +146,13 @@ def bind_list(paths: dict[Path, str], work: Path) -> list[str]:
             target = place if mode == "rw" or _hides(place.parent, work) else place.parent
             if not target.is_relative_to(work):
                 found[target] = mode
-    if unfit := [path for path in found if set(",:") & set(str(path))]:
-        raise UserError(f"{unfit[0]}: a container takes no path with a comma or a colon; rename it, or copy it here")
-    return [f"{path.resolve()}:{path}:{mode}" for path, mode in sorted(found.items())]
+    return [f"{path.resolve()}:{_expressible(path)}:{mode}" for path, mode in sorted(found.items())]
+
+
+def _expressible(path: Path) -> Path:
+    if set(",:") & set(str(path)):
+        raise UserError(f"{path}: a container takes no path with a comma or a colon; rename it, or copy it here")
+    return path
 
 
 def _hides(folder: Path, work: Path) -> bool:

@@ -9,7 +9,7 @@ import json
 import math
 from typing import Any
 
-from dreamtune.prediction import training_tokens
+from dreamtune.prediction import slowdown, training_tokens
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.settings.train import TrainConfig
 
@@ -43,29 +43,36 @@ def minutes(spec: dict[str, Any], attempt: int) -> int:
 
 
 def memory_mb(spec: dict[str, Any], attempt: int) -> int:
-    """Return the host memory in MB; arguments and errors as for `minutes`."""
+    """Return the host memory in MB, on each node; arguments and errors as for `minutes`."""
     cluster, gate = _cluster(spec), spec["order_only"].get("gate")
-    measured = cluster.margin * _smoke(gate)[0]["host_memory_gib"] + AROUND_GB if gate else None
-    first = USUAL[spec["stage"]][1] if measured is None else measured
+    first: float = USUAL[spec["stage"]][1]
+    if gate:  # what smoke measured is one process's, and the request is for a node
+        first = cluster.margin * _smoke(gate)[0]["host_memory_gib"] * _train(spec).gpus + AROUND_GB
     return math.ceil(1024 * min(attempt * first, cluster.max_mem_gb))
 
 
 def _full_run_s(spec: dict[str, Any], gate: str) -> float:
     """Predict the full run from smoke's rates: its start, its steps and its validations, in seconds."""
     smoke, wall_s = _smoke(gate)
-    train = TrainConfig.model_validate(spec["settings"]["train"] | spec["runtime"]["train"])
+    train = _train(spec)
+    processes = train.gpus * train.nodes
     split = _read(f"{spec['reads']['shards']}/shards.json")["splits"]["train"]
     tokens = training_tokens(train, split["rows"], split["tokens"] / split["rows"])
     steps = math.ceil(tokens / smoke["tokens"] * smoke["steps"])
     validations = 2 + (steps // train.validate_every if train.validate_every else train.epochs)
-    each_s = smoke["validation_s"] / max(len(smoke["validation"]), 1)
-    return wall_s - smoke["fit_s"] + tokens * smoke["seconds_per_token"] + validations * each_s
+    steps_s = tokens * smoke["seconds_per_token"] * slowdown(smoke, processes)
+    each_s = smoke["validation_s"] / max(len(smoke["validation"]), 1) * smoke["processes"] / processes
+    return wall_s - smoke["fit_s"] + steps_s + validations * each_s
 
 
 def _smoke(gate: str) -> tuple[dict[str, Any], float]:
     """Return smoke's training.json, and its wall time from the start of its process, in seconds."""
     wall_s = _read(f"{gate}/manifest.json")["wall_s"]  # first: the job's input, whose absence Snakemake understands
     return _read(f"{gate}/training.json"), wall_s
+
+
+def _train(spec: dict[str, Any]) -> TrainConfig:
+    return TrainConfig.model_validate(spec["settings"]["train"] | spec["runtime"]["train"])
 
 
 def _cluster(spec: dict[str, Any]) -> ClusterConfig:

@@ -12,7 +12,7 @@ from dreamtune.checks import failed
 from dreamtune.errors import UserError
 from dreamtune.memory import device_gib
 from dreamtune.pass_plan import PassPlan
-from dreamtune.prediction import training_tokens
+from dreamtune.prediction import slowdown, training_tokens
 from dreamtune.settings.train import TrainConfig
 
 
@@ -43,7 +43,7 @@ def announce_prediction(gate: Path, windows: TrainingWindows, share: Share, plan
     Raises:
         UserError: more memory than the device has, unless `on_failed_gate` is "continue".
     """
-    predicted = predict(gate, windows, ran_as(plan, windows.train, share.device.type))
+    predicted = predict(gate, windows, ran_as(plan, windows.train, share.device.type), share.processes)
     need, there = predicted.get("predicted_memory_gib", 0.0), device_gib(share.device)
     if share.process == 0:
         said = f"{predicted['predicted_minutes']:.1f} minutes and {need:.2f} GiB" if predicted else "nothing"
@@ -57,8 +57,8 @@ def announce_prediction(gate: Path, windows: TrainingWindows, share: Share, plan
     return predicted
 
 
-def predict(gate: Path, windows: TrainingWindows, ran: dict[str, Any]) -> dict[str, float]:
-    """Predict a run from what smoke measured: minutes by its tokens, memory by its rehearsal.
+def predict(gate: Path, windows: TrainingWindows, ran: dict[str, Any], processes: int) -> dict[str, float]:
+    """Predict a run from what smoke measured: minutes by its tokens and processes, memory by its rehearsal.
 
     The rehearsal took the heaviest pass that the split can give under the plan, and this run goes by smoke's plan.
 
@@ -66,6 +66,7 @@ def predict(gate: Path, windows: TrainingWindows, ran: dict[str, Any]) -> dict[s
         gate: smoke's output; its training.json says seconds per token and the memory at the peak.
         windows: of the run that is predicted.
         ran: plan and device of the run that is predicted, see `ran_as`.
+        processes: that share its windows.
 
     Returns:
         predicted_minutes and predicted_memory_gib; {} where smoke ran in another way, so that no rate carries over.
@@ -74,8 +75,9 @@ def predict(gate: Path, windows: TrainingWindows, ran: dict[str, Any]) -> dict[s
     if smoke["ran_as"] != ran:
         return {}
     train, length = windows.train, float(windows.lengths[: windows.rows].mean())
+    each_s = smoke["seconds_per_token"] * slowdown(smoke, processes)
     return {
-        "predicted_minutes": round(smoke["seconds_per_token"] * training_tokens(train, windows.rows, length) / 60, 3),
+        "predicted_minutes": round(each_s * training_tokens(train, windows.rows, length) / 60, 3),
         "predicted_memory_gib": smoke["peak_memory_gib"],
     }
 

@@ -27,7 +27,7 @@ def scratch_folder() -> Path | None:
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise UserError(
             f"{VARIABLE} is {asked!r}, but {folder} is no folder on {socket.gethostname()} that can be written to; "
-            "name another (into a container it has to be bound), or unset it to work beside the results"
+            "name another, or unset it to work beside the results (a container started by hand needs --bind FOLDER)"
         )
     return folder
 

@@ -85,8 +85,8 @@ def train_adapter(
     if broken := [check for check in checks if check["name"].startswith("loss_finite") and not check["passed"]]:
         raise UserError(f"{broken[0]['name']}: the loss is not finite; lower train.learning_rate or raise train.warmup")
     trainable, parameters = count_parameters(run.model)
-    summary = run.history.summary() | predicted | {"gate_passed": gate_passed, "rows": run.windows.rows}
-    summary |= {"epochs": train.epochs, "trainable": trainable, "parameters": parameters}
+    summary = run.history.summary() | predicted | {"gate_passed": gate_passed, "processes": run.share.processes}
+    summary |= {"rows": run.windows.rows, "epochs": train.epochs, "trainable": trainable, "parameters": parameters}
     summary |= {"fit_s": round(fit_s, 3), "host_memory_gib": round(peak_gib("cpu"), 4)}
     summary |= {"loaded_gib": round(loaded_gib, 4), "ran_as": ran_as(run.plan, train, run.share.device.type)}
     weights = run.finetuning.weights()

@@ -152,3 +152,32 @@ def test_what_is_bound_is_seen_under_every_name(
         assert apptainer(image, "cat", str(path), APPTAINER_BIND=binds).stdout == "rows", path
         assert apptainer(image, "touch", str(path), APPTAINER_BIND=binds).returncode != 0, f"{path} is writable"
     assert apptainer(image, "touch", "new", APPTAINER_BIND=binds).returncode == 0
+
+
+def test_the_hubs_token_and_local_scratch_are_seen(
+    image: Path, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver's container reads the token and may not write it; a node's has none, and that node's scratch."""
+    work, token, disk = tmp_path / "work", store / ".cache/huggingface/token", store / "disk"
+    for folder in (work, token.parent, disk):
+        folder.mkdir(parents=True)
+    token.write_text("of the test\n")
+    monkeypatch.chdir(work)
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH", "XDG_CACHE_HOME", containers.SHARED):
+        monkeypatch.setenv(name, "")  # so that it is put back after the test
+        monkeypatch.delenv(name)
+    for name in ("APPTAINER_BIND", "SINGULARITY_BIND"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HOME", str(store))
+    monkeypatch.setenv("DREAMTUNE_SCRATCH", "$NODE_DISK")
+    read = ["python3", "-c", "from huggingface_hub import get_token; print(get_token())"]
+
+    containers.bind([{"inputs": {"model": f"owner/name@{'0' * 40}"}, "runtime": {}}])
+    assert apptainer(image, *read).stdout == "of the test\n"
+    assert "Read-only file system" in apptainer(image, "touch", containers.TOKEN).stderr
+    assert apptainer(image, "ls", str(store)).returncode != 0, "nothing else of its folder is seen"
+
+    monkeypatch.setenv("NODE_DISK", str(disk))
+    containers.bind_here()
+    assert apptainer(image, *read).stdout == "None\n"
+    assert apptainer(image, "touch", str(disk / "new")).returncode == 0 and (disk / "new").exists()

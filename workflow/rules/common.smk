@@ -26,6 +26,8 @@ try:
     MERGED = plan_merge(PLAN, CONFIG, LATEST)
     if IMAGE and MAIN:  # a job inherits what is bound from the driver, which alone knows the configuration
         containers.bind(PLAN.values())
+    elif IMAGE:
+        containers.bind_here()
 except UserError as error:
     sys.exit(f"dreamtune: {error}")
 
@@ -124,6 +126,19 @@ def gpus(stage, part=False):
     if stage == "train_adapter":
         return lambda w: runs_on_gpu(stage, w.version) * prod(processes(w.version))
     return lambda w: int(runs_on_gpu(stage, w.version) and (part or not PLAN.parts_of(stage, w.version)))
+
+
+def require_gpus():
+    """Stop before the first job if a training takes more GPUs than the run offers: Snakemake would count it as fewer."""
+    offered = workflow.global_resources.get("gpu").value  # None: no limit, as on a cluster
+    for job in workflow.dag.needrun_jobs():
+        if job.rule.name == "train_adapter" and offered is not None:
+            asked, (count, nodes) = gpus(job.rule.name)(job.wildcards), processes(job.wildcards.version)
+            if asked > max(offered, 1):
+                sys.exit(
+                    f"dreamtune: a training takes {asked} GPUs (train.gpus is {count}, train.nodes {nodes}) and this "
+                    f"run offers gpu={offered}; call with --resources gpu={asked}, or lower train.gpus"
+                )
 
 
 def across_nodes(value):
