@@ -43,9 +43,11 @@ def main() -> None:
     gpu = None if arguments.toy else torch.cuda.get_device_name()
     report("machine", gpu=gpu, torch=torch.__version__, toy=arguments.toy)
     device = "cpu" if arguments.toy else "cuda"
-    timed("checkpoint", lambda: write_checkpoint(arguments.work / "model", TOY if arguments.toy else {}, device))
-    lengths = [64 if arguments.toy else 1024] * ROWS * arguments.steps
-    write_shards(arguments.work / "shards", lengths, TOY_IDS if arguments.toy else IDS)
+    if not (arguments.work / "shards").exists():
+        timed("checkpoint", lambda: write_checkpoint(arguments.work / "model", TOY if arguments.toy else {}, device))
+        lengths = [64 if arguments.toy else 1024] * ROWS * arguments.steps
+        write_shards(arguments.work / "shards", lengths, TOY_IDS if arguments.toy else IDS)
+    torch.cuda.empty_cache()  # what the checkpoint was made with is the others' now
     for finetuning in ("lora", "full"):
         counts = [n for n in (1, arguments.gpus) if not arguments.only or f"{finetuning}-{n}" in arguments.only]
         rates = [run(arguments, finetuning, count) for count in counts]

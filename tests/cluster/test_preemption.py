@@ -17,8 +17,12 @@ from project import MICRO, Project
 pytestmark = pytest.mark.timeout(1800)
 EPOCHS, ROWS = 5, 320
 STEPS = EPOCHS * ROWS // 8
-# Time to be interrupted in; nothing of it is computed with.
-SLOWER = ("run.optimizer.zero_grad()\n", "run.optimizer.zero_grad()\n            time.sleep(0.4)\n")
+# Time to be interrupted in, while there is such a file; nothing of it is computed with.
+SLOW = "takes_its_time"
+SLOWER = (
+    "run.optimizer.zero_grad()\n",
+    f'run.optimizer.zero_grad()\n            time.sleep(0.8 if Path("{SLOW}").exists() else 0.0)\n',
+)
 
 
 class Training:
@@ -93,10 +97,13 @@ def warn(training: Training) -> None:
 
 def kill(training: Training) -> None:
     training.wait_for_steps()
+    killed = 0
     for process in psutil.process_iter(["cmdline", "cwd"]):
         at_work = process.info["cwd"] == str(training.project.folder)
         if at_work and any("train_adapter.py" in part for part in (process.info["cmdline"] or [])[1:2]):
             process.kill()
+            killed += 1
+    assert killed, "there was nothing left to kill"
 
 
 def test_whatever_stops_a_training_it_ends_in_the_same_bits(slurm: OneNodeSlurm, tmp_path: Path) -> None:  # noqa: F811
@@ -109,6 +116,7 @@ def test_whatever_stops_a_training_it_ends_in_the_same_bits(slurm: OneNodeSlurm,
     project = SlurmProject(tmp_path / "slurm", slurm, MICRO)
     prepare(project)
     project.edit("src/dreamtune/training.py", *SLOWER)
+    (project.folder / SLOW).touch()
     project.edit("profiles/slurm/config.yaml", "retries: 2", "retries: 9")
     project.edit(
         "profiles/slurm/config.yaml", "  train_adapter:\n", "  train_adapter:\n    slurm_partition: preemptable\n"
@@ -123,6 +131,7 @@ def test_whatever_stops_a_training_it_ends_in_the_same_bits(slurm: OneNodeSlurm,
         warn(training)
         run_out_of_time(training)
         kill(training)
+        (project.folder / SLOW).unlink()
         assert training.driver.wait(600) == 0, training.said()
     finally:
         training.driver.kill()

@@ -162,10 +162,10 @@ def test_again_submits_nothing_and_a_change_only_what_is_stale(
 
 def test_a_job_that_runs_out_of_memory_is_given_more(slurm: OneNodeSlurm, tmp_path: Path) -> None:
     project = SlurmProject(tmp_path, slurm, MICRO)
-    project.edit("src/dreamtune/demand.py", '"prepare_shards": (60, 8)', '"prepare_shards": (60, 0.125)')
+    project.edit("src/dreamtune/demand.py", '"prepare_shards": (60, 8)', '"prepare_shards": (60, 0.25)')
     jobs = project.submitted("--until", "prepare_shards")
     asked = [mb(job["MinMemoryNode"]) for job in jobs]
-    assert len(asked) > 1 and asked == [128 * attempt for attempt in range(1, len(asked) + 1)]
+    assert len(asked) > 1 and asked == [256 * attempt for attempt in range(1, len(asked) + 1)]
     # Without cgroups SLURM samples the memory and calls such a job failed.
     assert [job["JobState"] for job in jobs] == ["FAILED"] * (len(jobs) - 1) + ["COMPLETED"]
     log = (slurm.folder / "slurmd.log").read_text()
