@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -65,6 +67,14 @@ def test_it_ends_in_a_verdict(project: Project) -> None:
     assert (nll["nll_base"] != nll["nll_tuned"]).all()
     answers = [pl.read_parquet(latest / f"answers-test-greedy-{who}/answers.parquet") for who in ("base", "tuned")]
     assert not answers[0].equals(answers[1])
+
+
+def test_the_tuned_model_answers_by_hand(project: Project) -> None:
+    """With base, precision and template of its training."""
+    asked = ["--adapter", "results/latest/one/full/model", "--prompt", "2 + 3 = ?", "--max-new-tokens", "4"]
+    command = [sys.executable, "workflow/scripts/generate_answers.py", *asked]
+    done = subprocess.run(command, cwd=project.folder, env=project.environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("question: 2 + 3 = ?\nanswer: "), done.stderr
 
 
 def test_the_likelihood_of_three_jobs_is_that_of_one(project: Project) -> None:

@@ -1,5 +1,6 @@
 """The plan of the passes: what it chooses for which card, and that it gets smaller when it must."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from dreamtune import pass_plan
 from dreamtune.errors import UserError
-from dreamtune.pass_plan import PassPlan, Shape, choose, cost, extra_gib, shrink
+from dreamtune.pass_plan import PassPlan, Shape, candidates, choose, cost, extra_gib, shrink
 from tiny import settings
 
 DREAM = Shape(layers=28, hidden=3584, intermediate=18944, vocabulary=152_064, packed=6_525_288_448, element=2)
@@ -89,3 +90,12 @@ def test_a_plan_that_was_made_before_gives_way_to_what_is_set_now(asked: dict[st
     assert plan.is_asked_for(settings(micro_batch_tokens=512)) and plan.is_asked_for(settings(micro_batch_tokens=None))
     assert not plan.is_asked_for(settings(micro_batch_tokens=511))
     assert not plan.is_asked_for(settings(micro_batch_tokens=512, **asked))
+
+
+def test_gathered_weights_ask_for_large_passes() -> None:
+    """Dream 7B, all weights trained on two 80 GB cards: 8 GiB are left, and gathering costs as much as 2,500 tokens."""
+    sharded = replace(DREAM, packed=0, sharded=True)
+    plans = list(candidates(sharded, settings(micro_batch_tokens=None), 1024, 16_384 / 2))
+    best = min((p for p in plans if extra_gib(sharded, p, 1024) < 8), key=lambda p: cost(sharded, p))
+    assert best.micro_batch_tokens == 8192 and best.recompute_layers > 20
+    assert cost(sharded, best) < 0.5 * cost(sharded, replace(best, micro_batch_tokens=1024, recompute_layers=0))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dreamtune.adapter_format import read_adapter_config
+from dreamtune.adapter_format import is_checkpoint, read_adapter_config
 from dreamtune.answers import Prompter, answer, completion, own_questions, requests_of
 from dreamtune.errors import UserError
 from dreamtune.generation_model import load_to_generate
@@ -61,7 +61,7 @@ def by_hand(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="generate_answers.py", description="Answer questions on the terminal.")
     parser.add_argument("--prompt", action="append", required=True, help="a question; may be given several times")
-    parser.add_argument("--adapter", type=Path, help="adapter folder of a training; without one the base model answers")
+    parser.add_argument("--adapter", type=Path, help="adapter or model folder of a training; default: the base")
     parser.add_argument("--model", help="folder or hub name of the base model; default: the adapter's")
     parser.add_argument("--revision", help="commit of the hub repository, 40 hex digits; default: the adapter's")
     parser.add_argument("--shards", type=Path, help="folder of prepare_shards whose template is used")
@@ -83,12 +83,16 @@ def _trained_with(options: argparse.Namespace) -> tuple[ModelConfig, str, bool]:
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     shards: Path | None = options.shards
     if options.adapter is not None:
-        adapter = read_adapter_config(options.adapter)
+        if is_checkpoint(options.adapter):  # of full fine-tuning
+            known = {"path": str(options.adapter)}
+        else:
+            adapter = read_adapter_config(options.adapter)
+            known = {"path": adapter["base_model_name_or_path"], "revision": adapter["revision"]}
         # results/train_adapter/VERSION/adapter; its frozen config.json names paths relative to the folder of results
         run = options.adapter.resolve().parent
         frozen = json.loads((run / "config.json").read_text()) if (run / "config.json").exists() else {}
         trained = frozen.get("settings", {}).get("model", {}) | frozen.get("runtime", {}).get("model", {})
-        settings = {"path": adapter["base_model_name_or_path"], "revision": adapter["revision"]} | trained | settings
+        settings = known | trained | settings
         if shards is None and "shards" in frozen.get("reads", {}):
             shards = run.parents[2] / frozen["reads"]["shards"]
     if options.model is not None:

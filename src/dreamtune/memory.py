@@ -38,6 +38,11 @@ def take_gpu_of(part: Part | None) -> None:
         torch.cuda.set_device((part.number - 1) % count)
 
 
+def numbered(device: str) -> str:
+    """Return "cuda:N" for "cuda", N being this process's: threads that load weights would all take the first GPU."""
+    return f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device
+
+
 def device_gib(device: torch.device | str) -> float:
     """Return the memory of the GPU, or of the machine."""
     if torch.device(device).type == "cuda":

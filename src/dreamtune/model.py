@@ -26,6 +26,7 @@ from dreamtune.checkpoint_format import (
 )
 from dreamtune.errors import UserError
 from dreamtune.hub import model_folder
+from dreamtune.memory import numbered
 from dreamtune.nf4 import forbid_repacking, nf4_config
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
@@ -78,9 +79,8 @@ def load_model(
     raw = read_config(folder)
     kind = family_of(raw, family)
     weight_files(folder)
-    model = _from_pretrained(folder, raw, kind, attention, quantization, DTYPES[dtype], device)
-    model.name_or_path = str(path)
-    model.dreamtune_family, model.dreamtune_revision = kind, revision
+    model = _from_pretrained(folder, raw, kind, attention, quantization, DTYPES[dtype], numbered(device))
+    model.name_or_path, model.dreamtune_family, model.dreamtune_revision = str(path), kind, revision
     model.config.mask_token_id = special_token_id(folder, raw, "mask")
     model.config.eos_token_id = special_token_id(folder, raw, "eos")
     if kind == "dream":

@@ -21,6 +21,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from bitsandbytes.nn import Linear4bit
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from dreamtune.errors import UserError
 from dreamtune.loss import HEAD_ROWS
@@ -35,6 +36,7 @@ WIDEST = 1.5  # windows of so many times the mean still take one pass
 # In units of one token's forward pass (2 N FLOP), measured on an H200 in Dream 7B's shape:
 UNPACKING = 1250.0  # unpacking all 4-bit weights once
 LAUNCHING = 150.0  # what a pass costs before its first token
+GATHERING = 2500.0  # gathering all weights from the processes' shares once (7.6e9 of them on two H100s)
 # Multiples of a token's hidden and intermediate size that a layer keeps for its backward pass, in elements:
 KEPT = {True: (8.5, 2.0), False: (16.0, 4.0)}  # compiled or not: (x hidden, x intermediate)
 WORKING = 2.5  # what one layer needs besides while it runs, in multiples of what it keeps
@@ -81,20 +83,22 @@ class Shape:
     vocabulary: int
     packed: int  # parameters of the layers that can be held in 4 bits or dequantised; 0 if none are quantised
     element: int  # bytes of a number of the model's type
+    sharded: bool = False  # all weights are trained, each process with a share of them
 
     @classmethod
     def of(cls, model: nn.Module) -> "Shape":
         """Read it off a loaded model, wrapped or not."""
         base = unwrap(model)
         packed = sum(m.in_features * m.out_features for m in base.modules() if isinstance(m, Linear4bit))
-        config = base.config
+        config, sharded = base.config, any(isinstance(parameter, DTensor) for parameter in base.parameters())
         return cls(
             config.num_hidden_layers,
             config.hidden_size,
             config.intermediate_size,
             config.vocab_size,
             packed,
-            base.dtype.itemsize,
+            config.dtype.itemsize,  # of the computation; shares are float32
+            sharded,
         )
 
 
@@ -163,10 +167,11 @@ def candidates(shape: Shape, train: TrainConfig, longest: int, window_tokens: fl
 
 
 def cost(shape: Shape, plan: PassPlan) -> float:
-    """Return the time of a token, in units of its forward pass; the backward pass computes no weight gradients."""
-    passes = 2 + plan.recompute_layers / shape.layers
+    """Return the time of a token, in units of its forward pass; weights have gradients only where all are trained."""
+    passes = (3 if shape.sharded else 2) + plan.recompute_layers / shape.layers
     unpacking = UNPACKING if shape.packed and plan.weights == "packed" else 0.0
-    return passes * (1 + (unpacking + LAUNCHING) / plan.micro_batch_tokens)
+    gathering = GATHERING if shape.sharded else 0.0
+    return passes * (1 + (unpacking + gathering + LAUNCHING) / plan.micro_batch_tokens)
 
 
 def extra_gib(shape: Shape, plan: PassPlan, longest: int) -> float:
