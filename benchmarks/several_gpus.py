@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=2, help="GPUs of the measurements beside that of one")
     parser.add_argument("--toy", action="store_true", help="a small model on the CPU")
     parser.add_argument("--steps", type=int, default=10, help="optimiser steps of each measurement")
+    parser.add_argument("--memory-gib", type=float, help="of each GPU, as on a smaller one; all there is if not given")
     parser.add_argument("--only", nargs="*", help="measurements to make, such as lora-1 or full-2; all if not given")
     arguments = parser.parse_args()
     if (arguments.work / "settings.json").exists():
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace, finetuning: str, processes: int) -> float
     """Train in a launcher of its own; return tokens per second, 0 where it did not end well."""
     folder = arguments.work / f"{finetuning}-{processes}"
     folder.mkdir()
-    settings = {"finetuning": finetuning, "gpus": processes, "toy": arguments.toy}
+    settings = {"finetuning": finetuning, "gpus": processes, "memory_gib": arguments.memory_gib, "toy": arguments.toy}
     (folder / "settings.json").write_text(json.dumps(settings))
     command = [sys.executable, LAUNCHER, "--standalone", "--nproc-per-node", str(processes)]
     start = time.perf_counter()
@@ -85,8 +86,8 @@ def measured(folder: Path) -> None:
     given = json.loads((folder / "settings.json").read_text())
     (folder / "out").mkdir(exist_ok=True)
     training.save = lambda run: None
-    changes: dict[str, Any] = {"finetuning": given["finetuning"], "gpus": given["gpus"], "global_batch": ROWS}
-    settings = TrainConfig(max_tail=0, log_every=1, epochs=1, validation_rows=0, **changes)
+    changes: dict[str, Any] = {name: given[name] for name in ("finetuning", "gpus", "memory_gib")}
+    settings = TrainConfig(global_batch=ROWS, max_tail=0, log_every=1, epochs=1, validation_rows=0, **changes)
     full, toy = given["finetuning"] == "full", given["toy"]
     base = ModelConfig(
         path=str(folder.parent / "model"),

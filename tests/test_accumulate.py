@@ -48,7 +48,7 @@ def test_nothing_waits_for_the_gpu_inside_a_window(tmp_path: Path) -> None:
     """From the masks on, over several passes forward and backward: torch stops at whatever would wait."""
     changes = {"device": "cuda", "dtype": "bfloat16", "quantization": "nf4"}
     base = make_model(tmp_path / "base").model_copy(update=changes)
-    run = prepare_run(settings(micro_batch_tokens=64), base, make_shards(tmp_path / "shards"), tmp_path)
+    run = prepare_run(settings(micro_batch_tokens=32), base, make_shards(tmp_path / "shards"), tmp_path)
     run.model.train()
     for step in (1, 2, 3):  # compiles, and that waits
         passes_of(run, make_window(run, step), step)

@@ -76,7 +76,8 @@ def rehearse(run: Run) -> None:
     while not fits(run, batch := heaviest_pass(run.windows, run.plan, run.share.device)):
         make_smaller(run, (batch,))
     if run.share.process == 0:
-        print(f"{run.plan}: {peak_gib(run.share.device):.2f} GiB at the most", file=sys.stderr)
+        later = ", gradients and optimizer to come" if run.share.lockstep else ""
+        print(f"{run.plan}: {peak_gib(run.share.device):.2f} GiB in the rehearsal{later}", file=sys.stderr)
 
 
 def fits(run: Run, batch: Batch) -> bool:
