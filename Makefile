@@ -36,7 +36,7 @@ test: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint --configfile config/demo.yaml
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest --durations=10
 
-# Real containers and a real one-node SLURM, as root on Debian; what they need is installed under /opt and with apt.
+# Real containers and a real SLURM, as root on Debian; what they need is installed under /opt and with apt.
 test-cluster: setup-slurm
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest --durations=0 tests/cluster
 

@@ -28,19 +28,24 @@ ONCE = "  learning_rate: 1e-3"  # a line of `train` in the config, for further k
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy of the project in which smoke and full were trained by one process, dropout off; kept in `one/`."""
     project = Project(tmp_path_factory.mktemp("processes"))
-    project.edit(MICRO, "lora: {rank: 4,", "lora: {dropout: 0.0, rank: 4,")
-    project.edit(MICRO, ONCE, f"{ONCE}\n  checkpoint_steps: 1\n  keep_checkpoints: 9")
-    project.edit(MICRO, "micro_batch_tokens: 512", "micro_batch_tokens: 64")  # several passes for each process
-    project.edit(MICRO, "full: {rows: 16, epochs: 1", "full: {rows: 20, epochs: 2")
+    prepare(project)
     train(project)
     (project.folder / "results/train_adapter").rename(project.folder / "one")
     return project
 
 
+def prepare(project: Project) -> None:
+    """Let processes differ in nothing but rounding, and have something to share."""
+    project.edit(MICRO, "lora: {rank: 4,", "lora: {dropout: 0.0, rank: 4,")
+    project.edit(MICRO, ONCE, f"{ONCE}\n  checkpoint_steps: 1\n  keep_checkpoints: 9")
+    project.edit(MICRO, "micro_batch_tokens: 512", "micro_batch_tokens: 64")  # several passes for each process
+    project.edit(MICRO, "full: {rows: 16, epochs: 1", "full: {rows: 20, epochs: 2")
+
+
 def train(project: Project, *arguments: str, fails: bool = False) -> str:
     """Run smoke and full, and nothing that follows."""
     if not (project.folder / "results/train_adapter").exists():
-        project.snakemake("--until", "prepare_shards")  # writes what every version is planned with
+        project.snakemake("--until", "prepare_shards", *arguments)  # writes what every version is planned with
     planned = (project.folder / "results/train_adapter").glob("*/config.json")
     [full] = [path for path in planned if json.loads(path.read_text())["settings"]["run"] == "full"]
     target = full.with_name("manifest.json").relative_to(project.folder)

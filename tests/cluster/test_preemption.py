@@ -1,4 +1,4 @@
-"""A training through a real SLURM: preempted three times, warned, out of time, killed; the same bits in the end."""
+"""A training in the image through a real SLURM: preempted three times, warned, out of time, killed; the same bits in the end."""
 
 import json
 import re
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from one_node_slurm import OneNodeSlurm
+from local_slurm import LocalSlurm
+from test_container import image  # noqa: F401, a fixture
 from test_slurm import SlurmProject, rule_of, slurm  # noqa: F401, a fixture
 
 from project import MICRO, Project
@@ -112,14 +113,19 @@ def kill(training: Training) -> None:
     assert killed, "there was nothing left to kill"
 
 
-def test_whatever_stops_a_training_it_ends_in_the_same_bits(slurm: OneNodeSlurm, tmp_path: Path) -> None:  # noqa: F811
+def test_whatever_stops_a_training_it_ends_in_the_same_bits(
+    slurm: LocalSlurm,  # noqa: F811
+    image: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """The uninterrupted one runs outside of the image, without SLURM."""
     for name in ("alone", "slurm"):
         (tmp_path / name).mkdir()
     alone = Project(tmp_path / "alone")
     prepare(alone)
     alone.snakemake(planned(alone))
 
-    project = SlurmProject(tmp_path / "slurm", slurm, MICRO)
+    project = SlurmProject(tmp_path / "slurm", slurm, MICRO, image)
     prepare(project)
     project.edit("src/dreamtune/training.py", *SLOWER)
     (project.folder / SLOW).touch()

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import one_node_slurm
+import local_slurm
 import pytest
 import yaml
-from one_node_slurm import OneNodeSlurm
+from local_slurm import LocalSlurm
 
 from conftest import ROOT
+from dreamtune import containers
 from project import MICRO, Project
 
 pytestmark = pytest.mark.timeout(1800)
@@ -30,11 +31,16 @@ GPU = {
 
 
 class SlurmProject(Project):
-    """A copy of the project whose snakemake submits to the one-node SLURM, by profiles/slurm with this node's sizes."""
+    """A copy of the project whose snakemake submits to the SLURM here, by profiles/slurm with this machine's sizes.
+
+    With an `image`, jobs run in it.
+    """
 
     longest_s = 1500
 
-    def __init__(self, folder: Path, slurm: OneNodeSlurm, config: str, **asked: dict[str, object]) -> None:
+    def __init__(
+        self, folder: Path, slurm: LocalSlurm, config: str, image: Path | None = None, **asked: dict[str, object]
+    ) -> None:
         super().__init__(folder)
         self.slurm, self.config = slurm, config
         profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
@@ -43,6 +49,9 @@ class SlurmProject(Project):
         profile["default-resources"]["cpus_per_task"] = 1
         profile |= {"seconds-between-status-checks": 2, "slurm-init-seconds-before-status-checks": 2}
         profile |= {"latency-wait": 10}
+        if image:
+            (folder / containers.image()).symlink_to(image)
+            profile |= {"software-deployment-method": "apptainer", "apptainer-args": "--nv"}
         (folder / "profiles/slurm/config.yaml").write_text(yaml.safe_dump(profile))
         seen = "printenv CUDA_VISIBLE_DEVICES > gpu-of-$(printenv SLURM_JOB_ID) || true; "
         self.edit("workflow/rules/common.smk", "set -euo pipefail; ", f"set -euo pipefail; {seen}")
@@ -81,14 +90,14 @@ def minutes(limit: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneNodeSlurm]:
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSlurm]:
     assert find_spec("snakemake_executor_plugin_slurm"), "the executor is not installed; run `make setup-slurm`"
-    with OneNodeSlurm(tmp_path_factory.mktemp("slurm")) as started:
+    with LocalSlurm(tmp_path_factory.mktemp("slurm")) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def micro(slurm: OneNodeSlurm, tmp_path_factory: pytest.TempPathFactory) -> tuple[SlurmProject, list[dict[str, str]]]:
+def micro(slurm: LocalSlurm, tmp_path_factory: pytest.TempPathFactory) -> tuple[SlurmProject, list[dict[str, str]]]:
     """A project in which the smallest configuration has run once, and the jobs that took."""
     project = SlurmProject(tmp_path_factory.mktemp("micro"), slurm, MICRO)
     return project, project.submitted()
@@ -160,7 +169,7 @@ def test_again_submits_nothing_and_a_change_only_what_is_stale(
     assert project.submitted() == []
 
 
-def test_a_job_that_runs_out_of_memory_is_given_more(slurm: OneNodeSlurm, tmp_path: Path) -> None:
+def test_a_job_that_runs_out_of_memory_is_given_more(slurm: LocalSlurm, tmp_path: Path) -> None:
     project = SlurmProject(tmp_path, slurm, MICRO)
     project.edit("src/dreamtune/demand.py", '"prepare_shards": (60, 8)', '"prepare_shards": (60, 0.25)')
     jobs = project.submitted("--until", "prepare_shards")
@@ -168,11 +177,11 @@ def test_a_job_that_runs_out_of_memory_is_given_more(slurm: OneNodeSlurm, tmp_pa
     assert len(asked) > 1 and asked == [256 * attempt for attempt in range(1, len(asked) + 1)]
     # Without cgroups SLURM samples the memory and calls such a job failed.
     assert [job["JobState"] for job in jobs] == ["FAILED"] * (len(jobs) - 1) + ["COMPLETED"]
-    log = (slurm.folder / "slurmd.log").read_text()
+    log = (slurm.folder / "slurmd-node1.log").read_text()
     assert all(re.search(rf"StepId={job['JobId']}\.\S+ exceeded memory limit", log) for job in jobs[:-1])
 
 
-def test_a_training_that_runs_out_of_time_goes_on_from_its_checkpoint(slurm: OneNodeSlurm, tmp_path: Path) -> None:
+def test_a_training_that_runs_out_of_time_goes_on_from_its_checkpoint(slurm: LocalSlurm, tmp_path: Path) -> None:
     project = SlurmProject(tmp_path, slurm, MICRO, train_adapter={"runtime": "1 if attempt == 1 else 30"})
     project.edit(MICRO, "full: {rows: 16, epochs: 1", "full: {rows: 320, epochs: 40")  # minutes
     project.edit(MICRO, "checkpoint_minutes: 10.0", "checkpoint_steps: 10")
@@ -185,7 +194,7 @@ def test_a_training_that_runs_out_of_time_goes_on_from_its_checkpoint(slurm: One
     assert json.loads((full / "training.json").read_text())["resumed_from"]
 
 
-def test_the_demo(slurm: OneNodeSlurm, tmp_path: Path) -> None:
+def test_the_demo(slurm: LocalSlurm, tmp_path: Path) -> None:
     """Two experiments share shards and the base's answers; how many seconds SLURM adds is printed with -s."""
     project = SlurmProject(tmp_path, slurm, "config/demo.yaml")
     jobs = project.submitted()
@@ -214,8 +223,8 @@ def _seconds(clock: str) -> int:
 
 def test_another_slurm_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "slurm.conf").write_text("ClusterName=ours\n")
-    monkeypatch.setattr(one_node_slurm, "ETC", tmp_path)
+    monkeypatch.setattr(local_slurm, "ETC", tmp_path)
     with pytest.raises(RuntimeError, match=re.escape(f"{tmp_path}/slurm.conf belongs to another SLURM")):
-        OneNodeSlurm(tmp_path / "state").start()
-    OneNodeSlurm(tmp_path / "state").stop()
+        LocalSlurm(tmp_path / "state").start()
+    LocalSlurm(tmp_path / "state").stop()
     assert (tmp_path / "slurm.conf").read_text() == "ClusterName=ours\n"

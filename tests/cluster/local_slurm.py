@@ -1,6 +1,6 @@
-"""A real SLURM of one node on this machine: slurmctld, slurmd and munge, with fake GPUs and without slurmdbd.
+"""A real SLURM on this machine: slurmctld, a slurmd per node and munge, with fake GPUs and without slurmdbd.
 
-usage   python tests/cluster/one_node_slurm.py start|stop|status [--folder FOLDER] [--gpus 2]      (as root, on Debian)
+usage   python tests/cluster/local_slurm.py start|stop|status [--folder FOLDER] [--nodes 1] [--gpus 2]   (root, Debian)
 
 Everything it writes lies in FOLDER, but for slurm.conf and gres.conf: they must stand in /etc/slurm, as Snakemake's
 executor deletes SLURM_CONF before it submits. A SLURM that this script did not configure is left alone.
@@ -23,25 +23,24 @@ from pathlib import Path
 import psutil
 
 ETC = Path("/etc/slurm")
-MARK = "# made by one_node_slurm.py for tests; its state lies in "
+MARK = "# made by local_slurm.py for tests; its state lies in "
 PACKAGES = ("slurm-wlm", "munge")
-DAEMONS = ("slurmd", "slurmctld", "munged")  # in the order in which they are stopped
+DAEMONS = ("slurmd", "slurmctld", "munged")
 
 SLURM_CONF = """{mark}{folder}
-ClusterName=one-node
+ClusterName=local
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort=27817
-SlurmdPort=27818
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 # No database: who was run, and how it ended, is known to slurmctld alone, for MinJobAge seconds.
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
@@ -62,23 +61,29 @@ JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory_mb} Gres=gpu:fake:{gpus} State=UNKNOWN
+{node_lines}
 PartitionName=DEFAULT Nodes=ALL State=UP MaxTime=1-0
 PartitionName=main Default=YES PriorityTier=1 PreemptMode=OFF
 PartitionName=preemptable PriorityTier=1 PreemptMode=REQUEUE
 PartitionName=preemptable-grace PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
 PartitionName=urgent PriorityTier=10 PreemptMode=OFF
 """
-GRES_CONF = "{mark}{folder}\nNodeName={host} Name=gpu Type=fake File={folder}/gpu[0-{last}]\n"
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={memory_mb} "
+    "Gres=gpu:fake:{gpus} State=UNKNOWN"
+)
+GRES_CONF = "{mark}{folder}\nNodeName={names} Name=gpu Type=fake File={folder}/gpu[0-{last}]\n"
 
 
-class OneNodeSlurm:
-    """`with OneNodeSlurm(folder) as slurm:` a SLURM that is up; see the module's docstring."""
+class LocalSlurm:
+    """`with LocalSlurm(folder) as slurm:` a SLURM that is up; see the module's docstring."""
 
-    def __init__(self, folder: Path, gpus: int = 2) -> None:
+    def __init__(self, folder: Path, gpus: int = 2, nodes: int = 1) -> None:
+        """`gpus` are those of a node; each of `nodes` has this machine's cores, and an equal part of its memory."""
         self.folder, self.gpus = folder.resolve(), gpus
+        self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
 
-    def __enter__(self) -> "OneNodeSlurm":
+    def __enter__(self) -> "LocalSlurm":
         self.start()
         return self
 
@@ -86,13 +91,13 @@ class OneNodeSlurm:
         self.stop()
 
     def start(self) -> None:
-        """Install SLURM where it is missing, configure and start it, and wait until the node is idle.
+        """Install SLURM where it is missing, configure and start it, and wait until its nodes are idle.
 
         Raises:
-            RuntimeError: not root, another SLURM is configured here, or the node does not come up.
+            RuntimeError: not root, another SLURM is configured here, or a node does not come up.
         """
         if os.geteuid() != 0:
-            raise RuntimeError("a one-node SLURM needs root: its daemons and its fake GPUs' device files do")
+            raise RuntimeError("a SLURM of one's own needs root: its daemons and its fake GPUs' device files do")
         self._refuse_another()
         _install()
         self._configure()
@@ -101,26 +106,31 @@ class OneNodeSlurm:
         options = [f"--{name}-file={munge / file}" for name, file in files.items() if name != "socket"]
         _run("munged", "--force", *options, f"--socket={munge / 'socket'}", f"--pid-file={self.folder / 'munged.pid'}")
         _run("slurmctld", "-c")
-        _run("slurmd")
-        _wait(lambda: "idle" in _run("sinfo", "-h", "-o", "%T"), 60, f"the node is not idle; see {self.folder}/*.log")
+        for node in self.nodes:
+            _run("slurmd", "-N", node)
+        states = ("sinfo", "--noheader", "--Node", "--partition=main", "--format=%T")
+        _wait(lambda: set(_run(*states).split()) == {"idle"}, 60, f"a node is not idle; see {self.folder}/*.log")
 
     def stop(self) -> None:
         """Cancel what runs, stop the daemons and take the configuration away."""
-        if self.pid("slurmctld"):
+        running = self.running()
+        if "slurmctld" in running:
             _run("scancel", "--user=root", check=False)
-        for name in DAEMONS:
-            if pid := self.pid(name):
-                os.kill(pid, signal.SIGTERM)
-                _wait(lambda pid=pid: not psutil.pid_exists(pid), 30, f"{name} does not stop")
+        for daemon in sorted(running, reverse=True):  # the nodes first, then slurmctld, then munged
+            os.kill(pid := running[daemon], signal.SIGTERM)
+            _wait(lambda pid=pid: not psutil.pid_exists(pid), 30, f"{daemon} does not stop")
         for name in ("slurm.conf", "gres.conf"):
             if (ETC / name).exists() and (ETC / name).read_text().startswith(f"{MARK}{self.folder}\n"):
                 (ETC / name).unlink()
 
-    def pid(self, daemon: str) -> int | None:
-        """Return the number of a daemon's process; None if it does not run."""
-        path = self.folder / f"{daemon}.pid"
-        pid = int(path.read_text()) if path.exists() and path.read_text().strip() else None
-        return pid if pid and psutil.pid_exists(pid) and psutil.Process(pid).name() == daemon else None
+    def running(self) -> dict[str, int]:
+        """Return the process of each daemon that runs, by the name of its file: slurmd-node1, slurmctld, munged."""
+        found = {path.stem: int(path.read_text() or 0) for path in self.folder.glob("*.pid")}
+        return {
+            daemon: pid
+            for daemon, pid in found.items()
+            if pid and psutil.pid_exists(pid) and psutil.Process(pid).name() == daemon.partition("-")[0]
+        }
 
     def jobs(self) -> list[dict[str, str]]:
         """Return what `scontrol show job` says of every job since the start, finished ones too, in order."""
@@ -135,12 +145,12 @@ class OneNodeSlurm:
         first = path.read_text().splitlines()[:1]
         if not first or not first[0].startswith(MARK):
             raise RuntimeError(f"{path} belongs to another SLURM and is left alone; use a machine without one")
-        other = OneNodeSlurm(Path(first[0].removeprefix(MARK)))
-        if any(other.pid(name) for name in DAEMONS):
+        other = LocalSlurm(Path(first[0].removeprefix(MARK)))
+        if other.running():
             raise RuntimeError(f"one runs already; {Path(__file__).name} stop --folder {other.folder} ends it")
 
     def _configure(self) -> None:
-        for name in ("state", "spool", "munge"):
+        for name in ("state", "munge", *(f"spool-{node}" for node in self.nodes)):
             shutil.rmtree(self.folder / name, ignore_errors=True)
             (self.folder / name).mkdir(parents=True)
         for folder in (self.folder, *self.folder.parents):  # munged insists that nobody else can write there
@@ -155,9 +165,12 @@ class OneNodeSlurm:
             device = self.folder / f"gpu{number}"
             if not device.exists():
                 os.mknod(device, 0o666 | 0o020000, os.makedev(1, 3))
-        memory_mb = int(psutil.virtual_memory().total * 0.9 / 2**20)
         values = {"mark": MARK, "folder": self.folder, "host": socket.gethostname().partition(".")[0]}
-        values |= {"cpus": os.cpu_count(), "memory_mb": memory_mb, "gpus": self.gpus, "last": self.gpus - 1}
+        values |= {"names": ",".join(self.nodes), "gpus": self.gpus, "last": self.gpus - 1}
+        values |= {"memory_mb": int(psutil.virtual_memory().total * 0.9 / 2**20 / len(self.nodes))}
+        nodes = enumerate(self.nodes, 27818)
+        lines = [NODE.format(name=name, port=port, cpus=os.cpu_count(), **values) for port, name in nodes]
+        values["node_lines"] = "\n".join(lines)
         ETC.mkdir(exist_ok=True)
         (ETC / "slurm.conf").write_text(SLURM_CONF.format(**values))
         (ETC / "gres.conf").write_text(GRES_CONF.format(**values))
@@ -189,12 +202,13 @@ def _wait(condition: Callable[[], bool], seconds: float, otherwise: str) -> None
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("start", "stop", "status"))
-    parser.add_argument("--folder", type=Path, default=Path("/var/tmp/one-node-slurm"))
+    parser.add_argument("--folder", type=Path, default=Path("/var/tmp/local-slurm"))
+    parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--gpus", type=int, default=2)
     given = parser.parse_args()
-    slurm = OneNodeSlurm(given.folder, given.gpus)
+    slurm = LocalSlurm(given.folder, given.gpus, given.nodes)
     try:
         slurm.stop() if given.action == "stop" else slurm.start() if given.action == "start" else None
         print("stopped" if given.action == "stop" else _run("sinfo", "--Node", "--format=%N %P %T %c %m %G"))
     except RuntimeError as error:
-        sys.exit(f"one_node_slurm: {error}")
+        sys.exit(f"local_slurm: {error}")
