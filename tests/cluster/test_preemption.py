@@ -1,4 +1,4 @@
-"""A training in the image through a real SLURM: preempted three times, warned, out of time, killed; the same bits in the end."""
+"""A training in the image through a real SLURM, preempted, warned, out of time, killed: the same bits in the end."""
 
 import json
 import re
