@@ -7,13 +7,11 @@ from typing import Any
 
 import polars as pl
 import pytest
-import torch
 
 from dreamtune import likelihood
 from dreamtune.answers import generate_answers
 from dreamtune.errors import UserError
 from dreamtune.gather import gather
-from dreamtune.memory import take_gpu_of
 from dreamtune.parts import Part, parts_of
 from dreamtune.plan import Plan
 from dreamtune.settings.generate import GenerateConfig
@@ -129,17 +127,6 @@ def test_likelihoods_are_the_same_bytes(evaluate: Callable[..., Any], tmp_path: 
         assert (whole / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     canaries = json.loads((whole / "likelihood.json").read_text())["canaries"]
     assert len(canaries) == 3 and all(canary["passed"] is not None for canary in canaries)
-
-
-@pytest.mark.parametrize(("gpus", "taken"), [(0, []), (1, []), (2, [0, 1, 0]), (8, [0, 1, 2])])
-def test_parts_on_one_machine_take_different_gpus(monkeypatch: pytest.MonkeyPatch, gpus: int, taken: list[int]) -> None:
-    chosen: list[int] = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    for number in (1, 2, 3):
-        take_gpu_of(Part(number, 3))
-    take_gpu_of(None)
-    assert chosen == taken
 
 
 def test_a_row_that_is_missing_or_stands_twice_is_an_error() -> None:

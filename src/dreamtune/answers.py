@@ -15,8 +15,9 @@ import polars as pl
 from dreamtune.answer_parts import read_parts, write_part
 from dreamtune.generate import Answer, Request, denoise, no_mask_left
 from dreamtune.generation_model import load_to_generate
-from dreamtune.memory import out_of_memory, take_gpu_of
-from dreamtune.model import unwrap
+from dreamtune.gpus import take_gpu
+from dreamtune.memory import out_of_memory
+from dreamtune.model import resolve_device, unwrap
 from dreamtune.parquet_rows import open_rows
 from dreamtune.parts import Part
 from dreamtune.progress import Progress
@@ -104,7 +105,7 @@ def generate_answers(
     if parts:
         answers = read_parts(parts, requests)
     elif rows:
-        take_gpu_of(part)
+        take_gpu(resolve_device(model.device))
         with out_of_memory("lower generate.batch_size"):
             answers = answer(load_to_generate(model, adapter), tokenizer, [requests[row] for row in rows], generate)
     else:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import torch
 
 from dreamtune.errors import UserError
-from dreamtune.parts import Part
 
 GIB = 2**30
 RESERVE_GIB = 1.0  # for what is not counted: the CUDA context, libraries, fragmentation, other programs
@@ -29,13 +28,6 @@ def watch(device: torch.device | str) -> float:
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device) / GIB
     return peak_gib(device)
-
-
-def take_gpu_of(part: Part | None) -> None:
-    """Let a part's model go to a GPU of its own where one machine shows several; SLURM shows a job only its own."""
-    count = torch.cuda.device_count()
-    if part and count > 1:
-        torch.cuda.set_device((part.number - 1) % count)
 
 
 def numbered(device: str) -> str:

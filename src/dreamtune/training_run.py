@@ -17,6 +17,7 @@ from dreamtune.checkpoint import newest, prune, save_checkpoint
 from dreamtune.errors import UserError
 from dreamtune.finetuning import Finetuning, LoraFinetuning
 from dreamtune.full_finetuning import FullFinetuning
+from dreamtune.gpus import take_gpu
 from dreamtune.interruption import StopSignals
 from dreamtune.layers import prepare_layers
 from dreamtune.memory import limit_memory
@@ -96,7 +97,7 @@ def prepare_run(
 
 
 def check_gpus(device: str) -> str:
-    """Return `device`, once there is one for each process of this node.
+    """Return `device`, once there is one for each process of this node; a process alone takes one.
 
     Raises:
         UserError: there are fewer.
@@ -104,6 +105,7 @@ def check_gpus(device: str) -> str:
     wanted, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if device == "cuda" and wanted > there:
         raise UserError(f"train.gpus is {wanted} and torch sees {there} GPU here; lower it, or ask for a larger node")
+    take_gpu(device)
     return device
 
 

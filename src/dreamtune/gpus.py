@@ -1,0 +1,60 @@
+"""Which of a machine's GPUs a job takes. Snakemake counts them and does not say which; SLURM shows a job only its own.
+
+A GPU is taken as long as the process lives, by a lock on a file in the temporary folder that all jobs of a user share.
+"""
+
+import fcntl
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+_held: list[int] = []  # open files, whose locks end with the process
+
+
+def visible_gpus() -> list[str]:
+    """Return the names of the GPUs that torch sees, as CUDA_VISIBLE_DEVICES has them."""
+    there = torch.cuda.device_count()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (given.split(",") if given else list(map(str, range(there))))[:there]
+
+
+def take_gpus(count: int) -> list[int]:
+    """Return which `count` GPUs, of those torch sees, are this process's; fewer if there are not so many.
+
+    Where there is a choice, they are ones that no other job has taken; if too few are left, some are shared, which is
+    said on stderr: the memory of a shared GPU may not suffice for both.
+    """
+    there = torch.cuda.device_count()
+    if there <= count:
+        return list(range(there))
+    taken: list[int] = []
+    for number, name in enumerate(visible_gpus()):
+        if len(taken) < count and _lock(name):
+            taken.append(number)
+    if len(taken) < count:
+        shared = [number for number in range(there) if number not in taken][: count - len(taken)]
+        print(f"other jobs have taken all {there} GPUs but {len(taken)}; sharing {shared} with them", file=sys.stderr)
+        taken += shared
+    return taken
+
+
+def take_gpu(device: str) -> None:
+    """Let what goes to "cuda" from here on go to a GPU of this process's own; one of several has been given its own."""
+    if device == "cuda" and "LOCAL_RANK" not in os.environ:
+        for number in take_gpus(1):
+            torch.cuda.set_device(number)
+
+
+def _lock(name: str) -> bool:
+    file = Path(tempfile.gettempdir()) / f"dreamtune-{os.getuid()}-gpu-{name}"
+    descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    _held.append(descriptor)
+    return True
