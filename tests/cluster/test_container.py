@@ -53,6 +53,16 @@ def manifests(project: Project) -> dict[str, dict[str, Any]]:
     }
 
 
+def run_both(inside: Project, outside: Project, *arguments: str) -> None:
+    """Run the one with `--use-singularity` and further arguments, the other without, each on a core of its own."""
+    under_way = outside.start()
+    try:
+        inside.snakemake("--use-singularity", *arguments)
+        assert under_way.wait(Project.longest_s) == 0, (outside.folder / "snakemake.log").read_text()[-3000:]
+    finally:
+        under_way.terminate()
+
+
 def assert_same(inside: Project, outside: Project, image: str) -> None:
     """Assert the same versions, packages and bits, and that the one ran in `image` and the other in none."""
     one, other = manifests(inside), manifests(outside)
@@ -75,8 +85,7 @@ def test_the_demo_is_the_same_bits_inside_and_outside(image: Path, tmp_path: Pat
     inside = Project(tmp_path / "inside", "config/demo.yaml", cores=1)
     outside = Project(tmp_path / "outside", "config/demo.yaml", cores=1)
     (inside.folder / containers.image()).symlink_to(image)
-    inside.snakemake("--use-singularity")
-    outside.snakemake()
+    run_both(inside, outside)
     assert_same(inside, outside, f"{image.name}, lock {lock()}")
     assert "Improved" in (inside.folder / "results/latest/demo/report.html").read_text()
 
@@ -101,8 +110,7 @@ def test_without_network_with_all_inputs_elsewhere_and_a_hostile_environment(
     named = tmp_path / "mine.sif"
     named.symlink_to(image)
     inside.environment |= {"PYTHONPATH": str(tmp_path / "poison"), "DREAMTUNE_IMAGE": str(named)}
-    inside.snakemake("--use-singularity", "--apptainer-args=--net --network none")
-    outside.snakemake()
+    run_both(inside, outside, "--apptainer-args=--net --network none")
     assert_same(inside, outside, f"mine.sif, lock {lock()}")
 
 
