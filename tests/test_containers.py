@@ -63,6 +63,8 @@ def test_an_image_with_an_address_is_left_to_snakemake(work: Path) -> None:
     containers.require("docker://registry.example/dreamtune:1")
     with pytest.raises(UserError, match=r"there is no image mine\.sif; `make image` builds it"):
         containers.require("mine.sif")
+    with pytest.raises(UserError, match=r"each of the 2 nodes .* `apptainer pull NAME\.sif docker://registry"):
+        containers.require("docker://registry.example/dreamtune:1", nodes=2)
 
 
 def test_the_folder_of_a_file_outside_is_bound_and_none_inside(work: Path, tmp_path: Path) -> None:

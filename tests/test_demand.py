@@ -38,7 +38,11 @@ def full(tmp_path: Path) -> dict[str, Any]:
 
 
 def spec(stage: str = "train_adapter", cluster: ClusterConfig | None = None) -> dict[str, Any]:
-    return {"stage": stage, "order_only": {}, "cluster": (cluster or ClusterConfig()).model_dump()}
+    settings, runtime = TrainConfig().by_kind()
+    return {
+        **{"stage": stage, "order_only": {}, "cluster": (cluster or ClusterConfig()).model_dump()},
+        **{"settings": {"train": settings}, "runtime": {"train": runtime}},
+    }
 
 
 def test_the_full_run_asks_for_what_smoke_measured_with_the_margin(full: dict[str, Any]) -> None:
@@ -88,6 +92,15 @@ def test_before_smoke_is_finished_snakemake_is_told_which_input_is_missing(full:
         with pytest.raises(FileNotFoundError) as error:
             ask(full, 1)
         assert error.value.filename == "results/train_adapter/0123456789ab/manifest.json"
+
+
+def test_smoke_asks_for_its_processes_and_with_all_weights_for_what_it_may(full: dict[str, Any]) -> None:
+    full["order_only"] = {}
+    full["cluster"]["max_mem_gb"] = 200.0
+    full["runtime"]["train"]["gpus"] = 4
+    assert memory_mb(full, 1) == 4 * USUAL["train_adapter"][1] * 1024
+    full["settings"]["train"]["finetuning"] = "full"
+    assert memory_mb(full, 1) == 200 * 1024
 
 
 @pytest.mark.parametrize("stage", USUAL)

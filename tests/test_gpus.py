@@ -1,5 +1,6 @@
 """Jobs on one machine with several GPUs: each takes one that no other has."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import torch
 
 from conftest import ROOT
 from dreamtune import gpus
-from dreamtune.gpus import take_gpu, take_gpus
+from dreamtune.errors import UserError
+from dreamtune.gpus import resolve_device, take_gpu, take_gpus
 
 # A job that takes GPUs of a machine with three, says which, and keeps them until its input ends.
 JOB = """
@@ -73,6 +75,7 @@ def test_which_processes_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[int] = []
     monkeypatch.setattr(gpus, "take_gpus", lambda count: [2])
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     take_gpu("cpu")
     assert chosen == []
@@ -80,6 +83,37 @@ def test_which_processes_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     take_gpu("cuda")
     assert chosen == [2]
+
+
+def test_a_temporary_folder_without_locks_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(gpus.fcntl, "flock", without)
+    assert take_gpus(1) == [0]
+    assert "No locks available" in capsys.readouterr().err
+
+
+def test_a_gpu_that_cannot_be_used_is_not_exchanged_for_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A driver that is too old, an image without --nv, a request that the cluster dropped."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path / "version")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert resolve_device("auto") == "cpu"  # there is none
+    (tmp_path / "version").touch()
+    with pytest.raises(UserError, match=r"an NVIDIA driver here, and torch \(CUDA 13\.0\) sees no GPU"):
+        resolve_device("auto")
+    with pytest.raises(UserError, match=r"model\.device is cuda and torch sees no GPU"):
+        resolve_device("cuda")
+    assert resolve_device("cpu") == "cpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert resolve_device("auto") == "cpu"
 
 
 def test_the_launcher_shows_its_processes_what_it_took(tmp_path: Path) -> None:

@@ -114,7 +114,10 @@ def test_prune_keeps_what_is_linked_read_merged_or_unfinished(results: Path) -> 
     unseen = version("train_adapter", "unseen", shards)
     report = version("render_report", "new", unseen, finished=False)
     published("one", "aa", report=version("render_report", "r1", full), full=full, shards=shards)
-    assert set(prune()) == {old, stale, dead, never_asked_for}
+    for folder in (full, waiting):
+        (folder / "checkpoints/step-000001").mkdir(parents=True)
+    assert set(prune()) == {old, stale, dead, never_asked_for, full / "checkpoints"}
+    assert (waiting / "checkpoints/step-000001").exists() and not (full / "checkpoints").exists()
     assert all(folder.exists() for folder in (shards, smoke, full, merged, waiting, unseen, report))
     assert set(prune(unfinished=True)) == {waiting, unseen, report}
 

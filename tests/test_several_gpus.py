@@ -1,11 +1,13 @@
-"""Two GPUs against one, through the rule and NCCL: the same losses, for an adapter and for all weights."""
+"""Two GPUs against one, through the rule and NCCL: the same losses; and one job alone, on whichever is free."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from dreamtune.gpus import take_gpus
 from project import MICRO, Project
 from test_processes import lines
 
@@ -31,6 +33,18 @@ def test_two_gpus_train_what_one_does(finetuning: str, tmp_path: Path) -> None:
     for mine, theirs in zip(two[1], one[1], strict=True):
         for name in ("loss", "elbo", "grad_norm", "validation_nll"):
             assert mine.get(name) == pytest.approx(theirs.get(name), abs=2e-5), (name, mine)
+
+
+def test_a_training_takes_the_gpu_that_no_other_job_has(tmp_path: Path) -> None:
+    """Whole on the second: a tensor that stood on the first would end it."""
+    assert take_gpus(1) == [0], "another job of yours runs here"
+    project = Project(tmp_path)
+    project.edit(MICRO, "device: cpu", "device: cuda")
+    project.edit(MICRO, "micro_batch_tokens: 512", "micro_batch_tokens: 512\n  compile: false")
+    project.snakemake("--until", "train_adapter")
+    [smoke] = [path.parent for path in project.manifests() if path.parts[-3] == "train_adapter"]
+    assert json.loads((smoke / "training.json").read_text())["ran_as"]["device"] == "cuda"
+    assert "sharing" not in (smoke / "job.log").read_text()
 
 
 def train(project: Project, *arguments: str) -> tuple[str, list[dict[str, float]]]:

@@ -17,7 +17,7 @@ from dreamtune.generate import Answer, Request, denoise, no_mask_left
 from dreamtune.generation_model import load_to_generate
 from dreamtune.gpus import take_gpu
 from dreamtune.memory import out_of_memory
-from dreamtune.model import resolve_device, unwrap
+from dreamtune.model import unwrap
 from dreamtune.parquet_rows import open_rows
 from dreamtune.parts import Part
 from dreamtune.progress import Progress
@@ -105,7 +105,7 @@ def generate_answers(
     if parts:
         answers = read_parts(parts, requests)
     elif rows:
-        take_gpu(resolve_device(model.device))
+        take_gpu(model.device)
         with out_of_memory("lower generate.batch_size"):
             answers = answer(load_to_generate(model, adapter), tokenizer, [requests[row] for row in rows], generate)
     else:

@@ -10,6 +10,7 @@ from dreamtune.adapter_format import is_checkpoint, read_adapter_config
 from dreamtune.answers import Prompter, answer, completion, own_questions, requests_of
 from dreamtune.errors import UserError
 from dreamtune.generation_model import load_to_generate
+from dreamtune.gpus import take_gpu
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta
@@ -25,6 +26,7 @@ def answer_by_hand(
     beginning_token: bool = True,
 ) -> list[str]:
     """Return the completions of `questions`, `generate.samples` of each side by side."""
+    take_gpu(model.device)
     tokenizer = load_tokenizer(model.path, model.revision)
     asked = requests_of(list(own_questions(questions, Prompter(tokenizer, template, beginning_token))), generate)
     return [completion(a, tokenizer) for a in answer(load_to_generate(model, adapter), tokenizer, asked, generate)]

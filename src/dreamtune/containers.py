@@ -40,12 +40,20 @@ def image() -> str:
     return os.environ.get("DREAMTUNE_IMAGE") or f"containers/dreamtune-{sha256_file(LOCK)[:12]}.sif"
 
 
-def require(name: str) -> None:
+def require(name: str, nodes: int = 1) -> None:
     """Stop unless the image is there; one with an address is fetched by Snakemake.
 
+    Args:
+        nodes: most that a training takes.
+
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file; or it has an address, and every node of a training would fetch it.
     """
+    if "://" in name and nodes > 1:
+        raise UserError(
+            f"each of the {nodes} nodes of a training would fetch {name}; fetch it once, by `apptainer pull NAME.sif "
+            f"{name}`, and set DREAMTUNE_IMAGE to that file"
+        )
     if "://" not in name and not Path(name).is_file():
         raise UserError(f"there is no image {name}; `make image` builds it, or set DREAMTUNE_IMAGE to one you have")
 

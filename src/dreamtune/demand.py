@@ -46,8 +46,12 @@ def memory_mb(spec: dict[str, Any], attempt: int) -> int:
     """Return the host memory in MB, on each node; arguments and errors as for `minutes`."""
     cluster, gate = _cluster(spec), spec["order_only"].get("gate")
     first: float = USUAL[spec["stage"]][1]
-    if gate:  # what smoke measured is one process's, and the request is for a node
-        first = cluster.margin * _smoke(gate)[0]["host_memory_gib"] * _train(spec).gpus + AROUND_GB
+    if spec["stage"] == "train_adapter":  # what smoke measures is one process's, and the request is for a node
+        train = _train(spec)
+        if gate:
+            first = cluster.margin * _smoke(gate)[0]["host_memory_gib"] * train.gpus + AROUND_GB
+        else:  # a checkpoint of all weights is gathered in the memory of one process: 12 bytes a weight
+            first = first * train.gpus if train.finetuning == "lora" else cluster.max_mem_gb
     return math.ceil(1024 * min(attempt * first, cluster.max_mem_gb))
 
 

@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dreamtune.batching import Share, TrainingWindows
 from dreamtune.checks import failed
 from dreamtune.errors import UserError
@@ -82,13 +80,18 @@ def predict(gate: Path, windows: TrainingWindows, ran: dict[str, Any], processes
     }
 
 
-def smoke_plan(gate: Path | None, train: TrainConfig, device: str) -> PassPlan | None:
-    """Return the plan that smoke ran by and verified; None if that was on another device, or `train` asks otherwise."""
+def smoke_plan(gate: Path | None, train: TrainConfig, share: Share) -> PassPlan | None:
+    """Return the plan that smoke ran by and verified.
+
+    None if that was on another device or by another number of processes, or if `train` asks otherwise.
+    """
     if gate is None:
         return None
-    ran = json.loads((gate / "training.json").read_text(encoding="utf-8"))["ran_as"]
+    smoke = json.loads((gate / "training.json").read_text(encoding="utf-8"))
+    ran = smoke["ran_as"]
     plan = PassPlan(**{name: value for name, value in ran.items() if name not in ("device", "memory_gib")})
-    same = ran["device"] == torch.device(device).type and ran["memory_gib"] == train.memory_gib
+    same = ran["device"] == share.device.type and ran["memory_gib"] == train.memory_gib
+    same = same and smoke["processes"] == share.processes
     return plan if same and plan.is_asked_for(train) else None
 
 

@@ -5,13 +5,36 @@ A GPU is taken as long as the process lives, by a lock on a file in the temporar
 
 import fcntl
 import os
+import socket
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
+from dreamtune.errors import UserError
+
+DRIVER = Path("/proc/driver/nvidia/version")  # seen in a container too, with or without --nv
 _held: list[int] = []  # open files, whose locks end with the process
+
+
+def resolve_device(device: str) -> str:
+    """Return "cuda" or "cpu" for "auto".
+
+    Raises:
+        UserError: a GPU was asked for and there is none; or "auto" would leave one alone that cannot be used, and take
+            the CPU for days.
+    """
+    if device == "cpu" or torch.cuda.is_available():
+        return "cuda" if device == "auto" else device
+    if device != "auto":
+        raise UserError("model.device is cuda and torch sees no GPU; set it to auto or cpu, or mend the driver")
+    if torch.version.cuda and DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        raise UserError(
+            f"there is an NVIDIA driver here, and torch (CUDA {torch.version.cuda}) sees no GPU; ask for one (--gpus, "
+            "--nv) or update the driver. To run on the CPU set model.device to cpu, or CUDA_VISIBLE_DEVICES to nothing"
+        )
+    return "cpu"
 
 
 def visible_gpus() -> list[str]:
@@ -42,19 +65,25 @@ def take_gpus(count: int) -> list[int]:
 
 
 def take_gpu(device: str) -> None:
-    """Let what goes to "cuda" from here on go to a GPU of this process's own; one of several has been given its own."""
-    if device == "cuda" and "LOCAL_RANK" not in os.environ:
+    """Let what goes to "cuda" from here on go to a GPU of this process's own; one of several has been given its own.
+
+    Args:
+        device: as in the configuration; nothing is done for the CPU.
+    """
+    if resolve_device(device) == "cuda" and "LOCAL_RANK" not in os.environ:
         for number in take_gpus(1):
             torch.cuda.set_device(number)
 
 
 def _lock(name: str) -> bool:
-    file = Path(tempfile.gettempdir()) / f"dreamtune-{os.getuid()}-gpu-{name}"
+    file = Path(tempfile.gettempdir()) / f"dreamtune-{os.getuid()}-{socket.gethostname()}-gpu-{name}"
     descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return False
+    except OSError as error:  # a temporary folder whose file system has no locks
+        print(f"cannot lock {file} ({error.strerror}): two jobs here may take one GPU", file=sys.stderr)
     _held.append(descriptor)
     return True

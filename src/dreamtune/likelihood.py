@@ -34,7 +34,7 @@ from dreamtune.errors import UserError
 from dreamtune.gather import gather
 from dreamtune.gpus import take_gpu
 from dreamtune.memory import out_of_memory
-from dreamtune.model import load, resolve_device
+from dreamtune.model import load
 from dreamtune.parts import Part
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
@@ -107,7 +107,7 @@ def evaluate_likelihood(
     if parts:
         table = gather([pl.read_parquet(folder / PART) for folder in parts], sum(len(task.jobs) for task in tasks))
     else:
-        take_gpu(resolve_device(model.device))
+        take_gpu(model.device)
         with out_of_memory("lower evaluate.likelihood.batch_tokens"):
             table = run_tasks(tasks, likelihood, model, shards, trained, part)
     if part:

@@ -21,10 +21,11 @@ from dreamtune.checkpoint_writer import rewrite
 from dreamtune.draws import nats_per_token
 from dreamtune.elbo import heldout_nll
 from dreamtune.errors import UserError
+from dreamtune.gpus import resolve_device, take_gpu
 from dreamtune.hub import model_folder
 from dreamtune.likelihood import read_examples
 from dreamtune.memory import out_of_memory
-from dreamtune.model import load, load_model, resolve_device
+from dreamtune.model import load, load_model
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta
@@ -118,6 +119,7 @@ def _compare(
     if not examples:
         return {"rows": 0, "merged": None, "evaluated": None}
     device = resolve_device(model.device)
+    take_gpu(device)
 
     def nll(measured: Any) -> float:
         return nats_per_token(heldout_nll(measured, examples, likelihood, mask_id))

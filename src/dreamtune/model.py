@@ -25,6 +25,7 @@ from dreamtune.checkpoint_format import (
     special_token_id,
 )
 from dreamtune.errors import UserError
+from dreamtune.gpus import resolve_device
 from dreamtune.hub import model_folder
 from dreamtune.memory import numbered
 from dreamtune.nf4 import forbid_repacking, nf4_config
@@ -125,15 +126,6 @@ def load_adapter(model: Any, adapter: Path) -> PeftModel:
         raise UserError(f"the adapter in {adapter} does not fit the model {model.name_or_path}: {problem}") from error
     check_loaded(tuned, adapter)
     return tuned
-
-
-def resolve_device(device: str) -> str:
-    """Return "cuda" or "cpu" for "auto"; say so plainly if a GPU was asked for and there is none."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("model.device is cuda and torch sees no GPU; set it to auto or cpu, or mend the driver")
-    return device
 
 
 def attach_lora(model: Any, lora: LoraSettings, seed: int) -> PeftModel:

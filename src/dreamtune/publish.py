@@ -60,7 +60,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
-    """Delete the versions that nothing needs any more; return their folders.
+    """Delete the versions that nothing needs any more, and the checkpoints of finished ones; return the folders.
 
     Needed are the versions that `latest` points to, the merges made of them, unfinished ones (which may be running, or
     hold checkpoints to go on from; not with `unfinished`), and whatever any of these reads.
@@ -87,9 +87,15 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
         needed |= new
         waiting += new
     stale = [path for name, path in folders.items() if name not in needed]
+    stale += [path / "checkpoints" for name, path in folders.items() if name in needed and _is_done_with_them(path)]
     for path in stale:
         shutil.rmtree(path)
     return stale
+
+
+def _is_done_with_them(folder: Path) -> bool:
+    """Whether there are checkpoints that no training will resume from."""
+    return (folder / "checkpoints").is_dir() and (folder / "manifest.json").exists()
 
 
 def _in_the_making(folder: Path) -> bool:

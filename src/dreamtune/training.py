@@ -30,11 +30,11 @@ from dreamtune.accumulate import SMALLEST, accumulate, make_window, rehearse
 from dreamtune.alignment import rows_aligned
 from dreamtune.checks import Check, at, failed, verdict
 from dreamtune.errors import UserError
-from dreamtune.gate import announce_prediction, open_gate, ran_as, smoke_plan
+from dreamtune.gate import announce_prediction, open_gate, ran_as
 from dreamtune.interruption import Interrupted
 from dreamtune.loss import loss_sums
 from dreamtune.memory import out_of_memory, peak_gib, watch
-from dreamtune.model import count_parameters, resolve_device
+from dreamtune.model import count_parameters
 from dreamtune.optim import learning_rate, set_learning_rate
 from dreamtune.prefetch import Ahead
 from dreamtune.progress import Progress
@@ -70,7 +70,7 @@ def train_adapter(
     """
     gate_passed = open_gate(gate, train.on_failed_gate)
     with out_of_memory(REMEDY[train.finetuning]):
-        run = prepare_run(train, model, shards, work, smoke_plan(gate, train, resolve_device(model.device)))
+        run = prepare_run(train, model, shards, work, gate)
         predicted = announce_prediction(gate, run.windows, run.share, run.plan) if gate else {}
         checks = check_moment(run, "first_window")
         if gate and train.on_failed_gate == "stop" and (faults := failed(checks)):
@@ -111,6 +111,8 @@ def fit_or_save(run: Run, log: Log) -> None:
             step = run.history.step
             if step:
                 save(run)
+                if run.share.processes > 1:  # whoever ended before the first has written would have it ended, too
+                    torch.distributed.barrier()
             kept = f"a checkpoint after step {step} of {run.windows.total} is kept" if step else "no step was finished"
             raise Interrupted(f"{stopped}; {kept}; start snakemake again to go on from there") from None
 

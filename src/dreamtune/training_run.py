@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from dreamtune.checkpoint import newest, prune, save_checkpoint
 from dreamtune.errors import UserError
 from dreamtune.finetuning import Finetuning, LoraFinetuning
 from dreamtune.full_finetuning import FullFinetuning
-from dreamtune.gpus import take_gpu
+from dreamtune.gate import smoke_plan
+from dreamtune.gpus import resolve_device, take_gpu
 from dreamtune.interruption import StopSignals
 from dreamtune.layers import prepare_layers
-from dreamtune.memory import limit_memory
-from dreamtune.model import load, resolve_device
+from dreamtune.memory import limit_memory, numbered
+from dreamtune.model import load
 from dreamtune.nf4 import keep_dequantised
 from dreamtune.optim import make_optimizer
 from dreamtune.packing import Batch
@@ -30,6 +32,8 @@ from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import read_meta, read_split
 from dreamtune.training_log import History, Log
+
+SLOWEST_WRITE = timedelta(hours=2)  # for which the others wait while one process reads or writes a checkpoint
 
 
 @dataclass
@@ -56,25 +60,25 @@ class Run:
         return self.finetuning.model
 
 
-def prepare_run(
-    train: TrainConfig, base: ModelConfig, shards: Path, work: Path, verified: PassPlan | None = None
-) -> Run:
+def prepare_run(train: TrainConfig, base: ModelConfig, shards: Path, work: Path, gate: Path | None = None) -> Run:
     """Load data and base model, and make it trainable: whatever was trained before, this starts at the base.
 
     Args:
-        verified: the plan to run by; None makes one.
+        gate: smoke's output, whose plan is taken if it is that of a run like this; None makes one.
     """
-    state = PartialState(cpu=check_gpus(resolve_device(base.device)) == "cpu")
+    state = PartialState(cpu=check_gpus(resolve_device(base.device)) == "cpu", timeout=SLOWEST_WRITE)
     full = train.finetuning == "full"
-    share = Share(state.process_index, state.num_processes, full, state.device)
+    # By its number: windows are made in a thread, for which the current GPU is the first.
+    share = Share(state.process_index, state.num_processes, full, torch.device(numbered(str(state.device))))
     meta, split = read_meta(shards), read_split(shards, "train")
     windows = TrainingWindows(split, meta, train)
-    limit_memory(state.device, train.memory_gib)
+    limit_memory(share.device, train.memory_gib)
     loaded = load(base)
-    sharded = FullFinetuning(loaded, base, state.device) if full else None
+    sharded = FullFinetuning(loaded, base, share.device) if full else None
     tokens = windows.window_tokens / share.processes  # a pass for each process
     besides = sharded.besides_gib() if sharded else 0.0
-    plan = agreed(verified or choose(loaded, train, state.device, windows.longest, tokens, besides), share.processes)
+    verified = smoke_plan(gate, train, share)
+    plan = agreed(verified or choose(loaded, train, share.device, windows.longest, tokens, besides), share.processes)
     if plan.weights == "dequantised":
         keep_dequantised(loaded)
     finetuning = sharded or LoraFinetuning(loaded, train, base, share)
@@ -84,7 +88,7 @@ def prepare_run(
         train,
         base,
         finetuning,
-        make_optimizer(finetuning.parameters, train, state.device),
+        make_optimizer(finetuning.parameters, train, share.device),
         windows,
         validates,
         tuple(validation_batches(read_split(shards, "validation"), meta, train, share, plan)) if validates else (),
@@ -123,7 +127,9 @@ def resume(run: Run) -> None:
     run.finetuning.restore(found, run.optimizer)
     run.history = History(**state["history"])
     before = PassPlan(**state["plan"])
-    if before.is_asked_for(run.train):  # windows are cut as they were, to the same rounding and dropout
+    # Windows are cut as they were, to the same rounding and dropout; but what does not fit could not be made smaller
+    # where processes go in step, and there is no dropout.
+    if before.is_asked_for(run.train) and not (run.share.lockstep and run.share.device.type == "cuda"):
         run.plan = replace(run.plan, micro_batch_tokens=before.micro_batch_tokens, cut_tokens=before.cut_tokens)
     run.history.resumed_from.append(run.history.step)
     if run.share.process == 0:

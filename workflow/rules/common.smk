@@ -69,7 +69,8 @@ def require_image():
     """Stop before the first job if jobs are to run in an image that is not there."""
     try:
         if IMAGE:
-            containers.require(SIF)
+            trainings = [spec for spec in PLAN.values() if spec["stage"] == "train_adapter"]
+            containers.require(SIF, max((spec["runtime"]["train"]["nodes"] for spec in trainings), default=1))
     except UserError as error:
         sys.exit(f"dreamtune: {error}")
 
@@ -142,12 +143,12 @@ def require_gpus():
 
 
 def across_nodes(value):
-    """Return the resource function of a training on several nodes; on one, it lacks the resource."""
+    """Return the resource function of a training on several nodes; on one it lacks the resource."""
     return lambda w: value(processes(w.version)[1]) if processes(w.version)[1] > 1 else None
 
 
-SEVERAL_NODES = {
-    "nodes": across_nodes(lambda nodes: nodes),
+NODES = {
+    "nodes": lambda w: processes(w.version)[1],  # else several GPUs might come from several nodes
     "tasks": across_nodes(lambda nodes: nodes),
     "tasks_per_gpu": across_nodes(lambda nodes: 0),  # else the SLURM plugin asks for `tasks` of them for each GPU
     "mpi": across_nodes(lambda nodes: "srun"),  # the command starts its own tasks

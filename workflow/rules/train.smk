@@ -12,7 +12,7 @@ rule train_adapter:
     threads: lambda w: processes(w.version)[0]
     resources:
         **demand("train_adapter"),
-        **SEVERAL_NODES,
+        **NODES,
         gpu=gpus("train_adapter"),
     params:
         folder=subpath(output.manifest, parent=True),

@@ -1,4 +1,6 @@
-"""Delete the versions that no experiment under results/latest needs; merges of those and unfinished work stay.
+"""Delete the versions that no experiment under results/latest needs, and checkpoints of finished trainings.
+
+Merges of versions that are needed stay, and so does unfinished work.
 
 reads   results/latest/EXPERIMENT/versions.json, the config.json of every version
 usage   python workflow/scripts/prune.py
