@@ -130,8 +130,9 @@ def fit(run: Run, log: Log) -> None:
             started = time.monotonic()
             window, sums = accumulate(run, windows, step)
             run.finetuning.add_up(sums)
+            overdue = time.monotonic() - last_checkpoint > 60 * train.checkpoint_minutes
             if run.share.processes > 1:
-                stop_together(run)
+                overdue = stop_together(run, overdue)
             norm = run.finetuning.clip(train.max_grad_norm)
             weighted, window_nll, grad_norm = torch.cat([sums, norm.to(sums)[None]]).tolist()  # waits for the GPU
             window_loss = weighted / window.loss_tokens
@@ -159,7 +160,6 @@ def fit(run: Run, log: Log) -> None:
                 log.write(history.line(step / run.windows.per_epoch, rate, peak_gib(run.share.device)))
             if step == total or (step % train.validate_every == 0 if train.validate_every else epoch_ends):
                 validate(run, log)
-            overdue = time.monotonic() - last_checkpoint > 60 * train.checkpoint_minutes
             if epoch_ends or overdue or (train.checkpoint_steps and step % train.checkpoint_steps == 0):
                 save(run)
                 last_checkpoint = time.monotonic()
@@ -189,12 +189,21 @@ def validate(run: Run, log: Log) -> None:
     log.write({"step": step, "epoch": step / run.windows.per_epoch, "validation_nll": validation_nll})
 
 
-def stop_together(run: Run) -> None:
-    """Stop all processes in the same step as soon as one of them was asked to, even if the signal missed the others."""
-    asked = torch.tensor(float(run.stop.received is not None), device=run.share.device)
-    if reduce(asked, "sum").item() and not run.stop.received:
+def stop_together(run: Run, overdue: bool) -> bool:
+    """Stop all processes in the same step as soon as one of them was asked to, even if the signal missed the others.
+
+    Args:
+        overdue: whether this process finds that a checkpoint is.
+
+    Returns:
+        what the first process finds: where all weights are trained, a checkpoint takes all processes.
+    """
+    mine = [float(run.stop.received is not None), float(overdue and run.share.process == 0)]
+    asked, due = reduce(torch.tensor(mine, device=run.share.device), "sum").tolist()
+    if asked and not run.stop.received:
         run.stop.received = signal.SIGTERM  # so the launcher would have said
     run.stop.check()
+    return bool(due)
 
 
 def stop_unless_finite(step: int, loss: float, grad_norm: float) -> None:
