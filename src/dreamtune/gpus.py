@@ -75,6 +75,12 @@ def take_gpu(device: str) -> None:
             torch.cuda.set_device(number)
 
 
+def show_gpus(count: int) -> None:
+    """Let the processes that this one starts see `count` GPUs, of this process's own."""
+    if names := visible_gpus():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[number] for number in take_gpus(count))
+
+
 def _lock(name: str) -> bool:
     file = Path(tempfile.gettempdir()) / f"dreamtune-{os.getuid()}-{socket.gethostname()}-gpu-{name}"
     descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)

@@ -4,7 +4,6 @@ usage   python workflow/scripts/torchrun.py --standalone --nproc-per-node 2 work
 """
 
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import get_args_parser, run
 
-from dreamtune.gpus import take_gpus, visible_gpus
+from dreamtune.gpus import show_gpus
 
 if __name__ == "__main__":
     logging.disable()  # the launcher's own account of every process it ends
@@ -24,9 +23,7 @@ if __name__ == "__main__":
     parser.set_defaults(signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", shutdown_timeout=600)
     options = parser.parse_args()
     name = Path(options.training_script).stem
-    names = visible_gpus()
-    if names:  # what the processes see
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[n] for n in take_gpus(int(options.nproc_per_node)))
+    show_gpus(int(options.nproc_per_node))
     try:
         run(options)
     except ChildFailedError as error:
