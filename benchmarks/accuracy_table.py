@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from dreamtune.comparison import compare_scores
+from dreamtune.evaluate.comparison import compare_scores
 from dreamtune.settings.report import Comparison
 
 OFFICIAL = "exact"

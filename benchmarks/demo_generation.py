@@ -14,9 +14,9 @@ from pathlib import Path
 
 import polars as pl
 
-from dreamtune.answers import generate_answers
 from dreamtune.config import load_config
-from dreamtune.scoring import score_answers
+from dreamtune.generate.answers import generate_answers
+from dreamtune.scoring.score import score_answers
 from dreamtune.settings.generate import GenerateConfig
 
 ROOT = Path(__file__).parents[1]

@@ -28,9 +28,10 @@ import torch
 from seven_b_shape import END, MASK, TOY, report, write_checkpoint
 from train_throughput import notebook_model
 
-from dreamtune.generate import Request, denoise
-from dreamtune.generation_model import load_to_generate
-from dreamtune.model import load_model, unwrap
+from dreamtune.generate.loading import load_to_generate
+from dreamtune.generate.sampler import Request, denoise
+from dreamtune.model.loading import load_model
+from dreamtune.model.logits import unwrap
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
 

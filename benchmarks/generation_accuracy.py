@@ -39,17 +39,17 @@ import long_sums
 import polars as pl
 from accuracy_table import LONG, OFFICIAL, report
 
-from dreamtune.answers import generate_answers
-from dreamtune.prepare import prepare_shards
-from dreamtune.scoring import score_answers
+from dreamtune.data.prepare import prepare_shards
+from dreamtune.data.tokenizer import load_tokenizer
+from dreamtune.generate.answers import generate_answers
+from dreamtune.scoring.score import score_answers
 from dreamtune.settings.data import Columns, DataConfig, Split
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.score import ScoreConfig
 from dreamtune.settings.train import TrainConfig
-from dreamtune.tokenizer import load_tokenizer
-from dreamtune.training import train_adapter
+from dreamtune.train.train import train_adapter
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK, TOKENS_PER_STEP = 32, 2

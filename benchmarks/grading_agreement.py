@@ -18,10 +18,10 @@ from pathlib import Path
 
 import polars as pl
 
-from dreamtune.extraction import extract
-from dreamtune.scoring import is_correct
+from dreamtune.evaluate.intervals import wilson
+from dreamtune.scoring.extraction import extract
+from dreamtune.scoring.score import is_correct
 from dreamtune.settings.score import ScoreConfig
-from dreamtune.statistics import wilson
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs/grading.md"

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from seven_b_shape import TOY, report, write_checkpoint
 
-from dreamtune.model import load_model
+from dreamtune.model.loading import load_model
 
 
 def main() -> int:

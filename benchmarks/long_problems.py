@@ -14,8 +14,8 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dreamtune.contamination.questions import normalise, question_hash
 from dreamtune.settings.data import Split
-from dreamtune.text import normalise, question_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "resources/tiny-dream"))

@@ -73,7 +73,7 @@ def prepare(file: Path, tokenizer: str) -> None:
     """Prepare `file` and print rows and peak; runs in a process of its own."""
     import resource
 
-    from dreamtune.prepare import prepare_shards
+    from dreamtune.data.prepare import prepare_shards
     from dreamtune.settings.data import DataConfig
     from dreamtune.settings.model import ModelConfig
 

@@ -23,7 +23,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from dreamtune.model import empty_model
+from dreamtune.model.loading import empty_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = ROOT / "tests/fixtures/dream_7b/config.json"

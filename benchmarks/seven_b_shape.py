@@ -18,14 +18,14 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
-from dreamtune.generate import generate
-from dreamtune.generation_model import load_to_generate
-from dreamtune.model import count_parameters, empty_model
+from dreamtune.data.shard_writer import SCHEMA, ShardWriter
+from dreamtune.generate.loading import load_to_generate
+from dreamtune.generate.sampler import generate
+from dreamtune.model.loading import count_parameters, empty_model
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
-from dreamtune.shard_writer import SCHEMA, ShardWriter
-from dreamtune.training import train_adapter
+from dreamtune.train.train import train_adapter
 
 SHAPE = Path(__file__).parents[1] / "tests/fixtures/dream_7b/config.json"
 END, MASK, FIRST_SPECIAL = 151643, 151666, 151643

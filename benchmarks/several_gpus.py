@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from seven_b_shape import IDS, TOY, TOY_IDS, report, timed, write_checkpoint, write_shards
 
-from dreamtune import training
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
+from dreamtune.train import train as training
 
 LAUNCHER = Path(__file__).parents[1] / "workflow/scripts/torchrun.py"
 ROWS = 16  # of a window: 1,024 tokens each

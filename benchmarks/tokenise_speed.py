@@ -26,13 +26,13 @@ import polars as pl
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerFast
 
-from dreamtune.encode import columns_of
-from dreamtune.prepare import prepare_shards
+from dreamtune.data.encode import columns_of
+from dreamtune.data.prepare import prepare_shards
+from dreamtune.data.template import render_parts
+from dreamtune.data.tokenizer import Tokenizer, load_tokenizer
 from dreamtune.settings.data import Columns, DataConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta
-from dreamtune.template import render_parts
-from dreamtune.tokenizer import Tokenizer, load_tokenizer
 
 OURS, SAME, WRAPPED = "prepare_shards", "map, same examples", "map, whole text, transformers"
 Batch = dict[str, list[str]]

@@ -24,12 +24,12 @@ from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from seven_b_shape import IDS, TOY, TOY_IDS, report, timed, write_checkpoint, write_shards
 from transformers import Qwen2ForCausalLM
 
-from dreamtune.checkpoint_format import native_config
-from dreamtune.nf4 import forbid_repacking, nf4_config
+from dreamtune.model.nf4 import forbid_repacking, nf4_config
+from dreamtune.model.official_format import native_config
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
-from dreamtune.training import train_adapter
+from dreamtune.train.train import train_adapter
 
 LINEAR = 6.53e9  # parameters of the 7B's decoder layers; embeddings and head are not counted
 # Lengths in tokens of GSM8K's 7,473 training rows under config.yaml's template, at every 5 % from shortest to longest.

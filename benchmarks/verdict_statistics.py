@@ -20,15 +20,16 @@ import numpy as np
 import polars as pl
 import torch
 
-from dreamtune.comparison import compare_nll, compare_scores, nothing
-from dreamtune.draws import EVERYTHING, nats_per_token, per_example
-from dreamtune.elbo import Example, Job, jobs_frame, plan_jobs, summed_cross_entropy
-from dreamtune.model import load
+from dreamtune.data.tokenizer import load_tokenizer
+from dreamtune.evaluate.comparison import compare_nll, compare_scores, nothing
+from dreamtune.evaluate.draws import EVERYTHING, nats_per_token, per_example
+from dreamtune.evaluate.elbo import Job, jobs_frame, plan_jobs, summed_cross_entropy
+from dreamtune.evaluate.examples import Example
+from dreamtune.evaluate.verdict import Name, decide
+from dreamtune.model.loading import load
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.report import Comparison
-from dreamtune.tokenizer import load_tokenizer
-from dreamtune.verdict import Name, decide
 
 ROOT = Path(__file__).resolve().parents[1]
 PASSED = [{"name": "targets_hidden", "hard": True, "passed": True, "value": 0, "expected": "0", "source": "full"}]

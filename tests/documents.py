@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dreamtune.diffusion import Document, Noise
+from dreamtune.objective.diffusion import Document, Noise
 from tiny import MASK
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from conftest import ROOT
 from dreamtune.config import load_config
-from dreamtune.prepare import prepare_shards
+from dreamtune.data.prepare import prepare_shards
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
-from dreamtune.training import train_adapter
+from dreamtune.train.train import train_adapter
 
 Plant = Callable[[Any, Any], None]
 TINY = str(ROOT / "resources" / "tiny-dream")

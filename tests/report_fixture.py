@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from dreamtune.scoring import score_answers
+from dreamtune.scoring.score import score_answers
 from dreamtune.settings.score import ScoreConfig
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>'

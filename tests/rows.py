@@ -9,7 +9,7 @@ import polars as pl
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from dreamtune.prepare import prepare_shards
+from dreamtune.data.prepare import prepare_shards
 from dreamtune.settings.data import DataConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta, read_split

@@ -9,15 +9,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from conftest import FIXTURES
 from dreamtune.errors import UserError
 from dreamtune.merge import merge_adapter
-from dreamtune.model import attach_lora, load_model, token_logits
+from dreamtune.model.loading import attach_lora, load_model
+from dreamtune.model.logits import token_logits
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
-from test_answers import base, shards  # noqa: F401, fixtures
+from tests.generate.test_answers import base, shards  # noqa: F401, fixtures
 
-FIXTURES = Path(__file__).parent / "fixtures"
 FOLDERS = {"dream": FIXTURES / "dream_tiny", "llada": FIXTURES / "llada_tiny"}
 
 

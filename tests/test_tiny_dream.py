@@ -14,9 +14,9 @@ import pytest
 
 from conftest import ROOT, SHARED, needs_shared
 from dreamtune.config import load_config
-from dreamtune.template import render_answer, render_prompt, render_reasoning
-from dreamtune.text import question_hash
-from dreamtune.tokenizer import load_tokenizer
+from dreamtune.contamination.questions import question_hash
+from dreamtune.data.template import render_answer, render_prompt, render_reasoning
+from dreamtune.data.tokenizer import load_tokenizer
 
 TINY = ROOT / "resources" / "tiny-dream"
 sys.path.append(str(TINY))

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from dreamtune.pass_plan import PassPlan
+from dreamtune.data.shard_writer import SCHEMA, ShardWriter
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import LoraSettings, TrainConfig
-from dreamtune.shard_writer import SCHEMA, ShardWriter
+from dreamtune.train.micro_batch_plan import MicroBatchPlan
 
 VOCAB, END, MASK = 64, 62, 63
 IDS = {"mask_id": MASK, "end_id": END, "beginning_id": END, "pad_id": END, "vocab_size": VOCAB}
@@ -77,9 +77,9 @@ def make_shards(folder: Path, train: int = 24, validation: int = 6) -> Path:
     return folder
 
 
-def plan(tokens: int = 40) -> PassPlan:
+def plan(tokens: int = 40) -> MicroBatchPlan:
     """Return a plan whose passes hold so many tokens."""
-    return PassPlan(tokens, recompute_layers=0, weights="packed", compile=False)
+    return MicroBatchPlan(tokens, recompute_layers=0, weights="packed", compile=False)
 
 
 def settings(**changes: Any) -> TrainConfig:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dreamtune.settings.model import ModelConfig
-from dreamtune.training import train_adapter
+from dreamtune.train.train import train_adapter
 from tiny import make_model, make_shards, settings
 
 

@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))
 
-from dreamtune.text import normalise, question_hash
+from dreamtune.contamination.questions import normalise, question_hash
 
 __all__ = ["normalise", "question_hash"]

@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from dreamtune.adapter_format import WEIGHTS, read_adapter_config
-from dreamtune.checkpoint_format import family_of, native_key, read_config
-from dreamtune.checkpoint_writer import rewrite
-from dreamtune.draws import nats_per_token
-from dreamtune.elbo import heldout_nll
+from dreamtune.device.gpus import resolve_device, take_gpu
+from dreamtune.device.memory import out_of_memory
 from dreamtune.errors import UserError
-from dreamtune.gpus import resolve_device, take_gpu
-from dreamtune.hub import model_folder
-from dreamtune.likelihood import read_examples
-from dreamtune.memory import out_of_memory
-from dreamtune.model import load, load_model
+from dreamtune.evaluate.draws import nats_per_token
+from dreamtune.evaluate.elbo import heldout_nll
+from dreamtune.evaluate.examples import read_examples
+from dreamtune.inputs.hub import model_folder
+from dreamtune.model.adapter_format import WEIGHTS, read_adapter_config
+from dreamtune.model.loading import load, load_model
+from dreamtune.model.official_format import family_of, native_key, read_config
+from dreamtune.model.official_writer import rewrite
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta

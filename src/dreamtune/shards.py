@@ -28,7 +28,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 def read_split(folder: Path, split: str) -> datasets.Dataset:
     """Return one split, its files memory-mapped and concatenated, in source order.
 
-    Columns: example_id, input_ids, prompt_tokens, complete, question, answer (see `dreamtune.shard_writer`).
+    Columns: example_id, input_ids, prompt_tokens, complete, question, answer (see `dreamtune.data.shard_writer`).
 
     Raises:
         UserError: the split does not exist or has no rows.

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from conftest import ROOT
-from dreamtune import containers
+from dreamtune.workflow import containers
 from project import MICRO, Project
 
 pytestmark = pytest.mark.timeout(2400)
@@ -144,7 +144,7 @@ def test_the_image_holds_the_lock_and_is_read_only(image: Path) -> None:
 def test_what_is_bound_is_seen_under_every_name(
     image: Path, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such layouts as in tests/test_containers.py, where the lists are asserted."""
+    """Such layouts as in tests/workflow/test_containers.py, where the lists are asserted."""
     work = tmp_path / "project/work"
     work.mkdir(parents=True)
     monkeypatch.chdir(work)

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_slurm import LocalSlurm
-from test_container import image  # noqa: F401, a fixture
-from test_slurm import SlurmProject, rule_of
 
 from project import MICRO, Project
-from test_processes import ONCE, prepare, same_training, train
+from tests.cluster.local_slurm import LocalSlurm
+from tests.cluster.test_container import image  # noqa: F401, a fixture
+from tests.cluster.test_slurm import SlurmProject, rule_of
+from tests.train.test_processes import ONCE, prepare, same_training, train
 
 pytestmark = pytest.mark.timeout(900)
 

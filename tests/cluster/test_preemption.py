@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from local_slurm import LocalSlurm
-from test_container import image  # noqa: F401, a fixture
-from test_slurm import SlurmProject, rule_of, slurm  # noqa: F401, a fixture
 
 from project import MICRO, Project
+from tests.cluster.local_slurm import LocalSlurm
+from tests.cluster.test_container import image  # noqa: F401, a fixture
+from tests.cluster.test_slurm import SlurmProject, rule_of, slurm  # noqa: F401, a fixture
 
 pytestmark = pytest.mark.timeout(1800)
 EPOCHS, ROWS = 5, 320
@@ -127,7 +127,7 @@ def test_whatever_stops_a_training_it_ends_in_the_same_bits(
 
     project = SlurmProject(tmp_path / "slurm", slurm, MICRO, image)
     prepare(project)
-    project.edit("src/dreamtune/training.py", *SLOWER)
+    project.edit("src/dreamtune/train/train.py", *SLOWER)
     (project.folder / SLOW).touch()
     project.edit("profiles/slurm/config.yaml", "retries: 2", "retries: 9")
     project.edit(

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import local_slurm
 import pytest
 import yaml
-from local_slurm import LocalSlurm
 
 from conftest import ROOT
-from dreamtune import containers
+from dreamtune.workflow import containers
 from project import MICRO, Project
+from tests.cluster import local_slurm
+from tests.cluster.local_slurm import LocalSlurm
 
 pytestmark = pytest.mark.timeout(1800)
 WITH_A_MODEL = {"train_adapter", "generate_answers", "evaluate_likelihood"}
@@ -171,7 +171,7 @@ def test_again_submits_nothing_and_a_change_only_what_is_stale(
 
 def test_a_job_that_runs_out_of_memory_is_given_more(slurm: LocalSlurm, tmp_path: Path) -> None:
     project = SlurmProject(tmp_path, slurm, MICRO)
-    project.edit("src/dreamtune/demand.py", '"prepare_shards": (60, 8)', '"prepare_shards": (60, 0.25)')
+    project.edit("src/dreamtune/workflow/demand.py", '"prepare_shards": (60, 8)', '"prepare_shards": (60, 0.25)')
     jobs = project.submitted("--until", "prepare_shards")
     asked = [mb(job["MinMemoryNode"]) for job in jobs]
     assert len(asked) > 1 and asked == [256 * attempt for attempt in range(1, len(asked) + 1)]

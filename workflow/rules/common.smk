@@ -6,15 +6,15 @@ from pathlib import Path
 from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, f"{workflow.basedir}/src")
-from dreamtune import containers
+from dreamtune.workflow import containers
 from dreamtune.config import Config, parse_config
-from dreamtune.demand import memory_mb, minutes
+from dreamtune.workflow.demand import memory_mb, minutes
 from dreamtune.errors import UserError
-from dreamtune.experiments import make_plan, plan_merge
-from dreamtune.hub import hub_sources
-from dreamtune.parts import SECTIONS
-from dreamtune.plan import RESULTS
-from dreamtune.versions import digest
+from dreamtune.workflow.experiments import make_plan, plan_merge
+from dreamtune.inputs.hub import hub_sources
+from dreamtune.workflow.parts import SECTIONS
+from dreamtune.workflow.plan import RESULTS
+from dreamtune.digests import digest
 
 MAIN = workflow.is_main_process and not any(argument.startswith("--report") for argument in sys.argv)
 IMAGE = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method

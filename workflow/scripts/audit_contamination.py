@@ -7,12 +7,12 @@ usage   python workflow/scripts/audit_contamination.py --out results/audit_conta
 
 import _src  # noqa: F401, puts src on the path
 
-from dreamtune.versions import code_digest
+from dreamtune.workflow.code import code_digest
 
 BEFORE = code_digest(__file__)
-from dreamtune.contamination import audit_contamination
+from dreamtune.contamination.audit import audit_contamination
 from dreamtune.settings.benchmark import Benchmark
-from dreamtune.stage import Stage
+from dreamtune.workflow.stage import Stage
 
 if __name__ == "__main__":
     with Stage(__file__, BEFORE) as stage:

@@ -15,8 +15,8 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "0")  # the one script that goes to the network, unless the user forbids it
 import _src  # noqa: F401, puts src on the path
 
-from dreamtune.download import download
 from dreamtune.errors import UserError
+from dreamtune.inputs.download import download
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

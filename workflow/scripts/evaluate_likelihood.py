@@ -7,14 +7,14 @@ usage   python workflow/scripts/evaluate_likelihood.py --out results/evaluate_li
 
 import _src  # noqa: F401, puts src on the path
 
-from dreamtune.versions import code_digest
+from dreamtune.workflow.code import code_digest
 
 BEFORE = code_digest(__file__)
-from dreamtune.adapter_format import trained_weights
-from dreamtune.likelihood import evaluate_likelihood
+from dreamtune.evaluate.likelihood import evaluate_likelihood
+from dreamtune.model.adapter_format import trained_weights
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
-from dreamtune.stage import Stage
+from dreamtune.workflow.stage import Stage
 
 if __name__ == "__main__":
     with Stage(__file__, BEFORE) as stage:

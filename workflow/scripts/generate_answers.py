@@ -10,16 +10,16 @@ import sys
 
 import _src  # noqa: F401, puts src on the path
 
-from dreamtune.versions import code_digest
+from dreamtune.workflow.code import code_digest
 
 BEFORE = code_digest(__file__)
-from dreamtune.adapter_format import trained_weights
-from dreamtune.answers import generate_answers
-from dreamtune.by_hand import by_hand
+from dreamtune.generate.answers import generate_answers
+from dreamtune.generate.ask import by_hand
+from dreamtune.model.adapter_format import trained_weights
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
-from dreamtune.stage import Stage
+from dreamtune.workflow.stage import Stage
 
 if __name__ == "__main__":
     if any(argument.startswith("--prompt") for argument in sys.argv):

@@ -8,13 +8,13 @@ usage   snakemake merge --cores 1 --configfile CONFIG
 
 import _src  # noqa: F401, puts src on the path
 
-from dreamtune.versions import code_digest
+from dreamtune.workflow.code import code_digest
 
 BEFORE = code_digest(__file__)
 from dreamtune.merge import merge_adapter
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
-from dreamtune.stage import Stage
+from dreamtune.workflow.stage import Stage
 
 if __name__ == "__main__":
     with Stage(__file__, BEFORE) as stage:

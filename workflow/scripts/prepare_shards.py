@@ -7,14 +7,14 @@ usage   python workflow/scripts/prepare_shards.py --out results/prepare_shards/V
 
 import _src  # noqa: F401, puts src on the path
 
-from dreamtune.versions import code_digest
+from dreamtune.workflow.code import code_digest
 
 BEFORE = code_digest(__file__)
-from dreamtune.prepare import prepare_shards
+from dreamtune.data.prepare import prepare_shards
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.data import DataConfig
 from dreamtune.settings.model import ModelConfig
-from dreamtune.stage import Stage
+from dreamtune.workflow.stage import Stage
 
 if __name__ == "__main__":
     with Stage(__file__, BEFORE) as stage:

@@ -12,7 +12,7 @@ import sys
 import _src  # noqa: F401, puts src on the path
 
 from dreamtune.errors import UserError
-from dreamtune.publish import prune
+from dreamtune.workflow.prune import prune
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import _src  # noqa: F401, puts src on the path
 
-from dreamtune.publish import publish
+from dreamtune.workflow.publish import publish
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -7,12 +7,12 @@ usage   python workflow/scripts/render_report.py --out results/render_report/VER
 
 import _src  # noqa: F401, puts src on the path
 
-from dreamtune.versions import code_digest
+from dreamtune.workflow.code import code_digest
 
 BEFORE = code_digest(__file__)
 from dreamtune.report.render import render_report
 from dreamtune.settings.report import Comparison, ReportConfig
-from dreamtune.stage import Stage
+from dreamtune.workflow.stage import Stage
 
 if __name__ == "__main__":
     with Stage(__file__, BEFORE) as stage:

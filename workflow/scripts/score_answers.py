@@ -7,12 +7,12 @@ usage   python workflow/scripts/score_answers.py --out results/score_answers/VER
 
 import _src  # noqa: F401, puts src on the path
 
-from dreamtune.versions import code_digest
+from dreamtune.workflow.code import code_digest
 
 BEFORE = code_digest(__file__)
-from dreamtune.scoring import score_answers
+from dreamtune.scoring.score import score_answers
 from dreamtune.settings.score import ScoreConfig
-from dreamtune.stage import Stage
+from dreamtune.workflow.stage import Stage
 
 if __name__ == "__main__":
     with Stage(__file__, BEFORE) as stage:

@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import get_args_parser, run
 
-from dreamtune.gpus import show_gpus
+from dreamtune.device.gpus import show_gpus
 
 if __name__ == "__main__":
     logging.disable()  # the launcher's own account of every process it ends

@@ -7,13 +7,13 @@ usage   python workflow/scripts/train_adapter.py --out results/train_adapter/VER
 
 import _src  # noqa: F401, puts src on the path
 
-from dreamtune.versions import code_digest
+from dreamtune.workflow.code import code_digest
 
 BEFORE = code_digest(__file__)
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
-from dreamtune.stage import Stage
-from dreamtune.training import train_adapter
+from dreamtune.train.train import train_adapter
+from dreamtune.workflow.stage import Stage
 
 if __name__ == "__main__":
     with Stage(__file__, BEFORE) as stage:

@@ -11,13 +11,12 @@ import altair as alt
 import polars as pl
 
 from dreamtune.report.reads import finite
-from dreamtune.report.text import duration, nats, number, percent
+from dreamtune.report.text import READING_NAMES, duration, nats, number, percent
 
 BASE, TUNED = "base", "tuned"
 INK, MUTED, GRID, GREY, ACCENT, WARN = (f"var(--{name})" for name in ("ink", "muted", "grid", "grey", "accent", "red"))
 WHO = alt.Scale(domain=[BASE, TUNED], range=[GREY, ACCENT])
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-READING_NAMES = {"accuracy": "correct", "strict": "strict match", "lenient": "last number"}
 MAX_POINTS = 1_500  # of one curve
 FORMATS = {"lr": ".1~e", "tokens_per_s": ",.0f"}  # of the axis labels
 THEME: dict[str, Any] = {

@@ -14,10 +14,10 @@ from typing import Any
 
 import polars as pl
 
-from dreamtune.comparison import compare_nll, compare_samples, compare_scores, nothing
+from dreamtune.evaluate.comparison import compare_nll, compare_samples, compare_scores, nothing
+from dreamtune.evaluate.verdict import Verdict, decide
 from dreamtune.report.reads import Reads, finite
 from dreamtune.settings.report import Comparison
-from dreamtune.verdict import Verdict, decide
 
 FORMAT = 1
 READINGS = {"accuracy": "correct", "strict": "strict", "lenient": "lenient"}

@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 DASH = "–"
+READING_NAMES = {"accuracy": "correct", "strict": "strict match", "lenient": "last number"}
 LONGEST = 6_000  # characters of one text that the report shows
 # Characters that reorder or hide text around them: bidi controls, zero-width and other invisible formats.
 VISIBLE = {"\n", "\t"}

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from dreamtune.report.charts import READING_NAMES
-from dreamtune.report.text import DASH, duration, nats, number, p_value, percent, plain, points, reveal
+from dreamtune.report.text import DASH, READING_NAMES, duration, nats, number, p_value, percent, plain, points, reveal
 
 MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
 SAMPLER = (

@@ -19,6 +19,3 @@ class ReportConfig(Section):
 
     title: str | None = result(None, "heading of the report; null takes the experiment's name")
     examples: int = result(60, "answers shown side by side", ge=0)
-
-
-from dreamtune.settings.score import ScoreConfig as ScoreConfig  # noqa: E402

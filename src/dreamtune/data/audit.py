@@ -1,0 +1,193 @@
+"""The audit of the data: what each truncation policy would lose, lengths, repeats, leaks, oddities of the text."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from dreamtune.contamination.ngrams import Overlap, excerpt
+from dreamtune.data.oddities import count_flags, flag_warnings
+from dreamtune.data.template import split_template
+from dreamtune.data.truncation import POLICIES, Fit, Policy, fit
+from dreamtune.settings.data import DataConfig
+
+QUANTILES = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99}
+TOKEN_COLUMNS = ("prompt_tokens", "reasoning_tokens", "answer_tokens", "tokens")
+CHARACTER_COLUMNS = ("question_characters", "reasoning_characters", "answer_characters")
+
+
+def audit_lengths(
+    lengths: Path, data: DataConfig, duplicates: dict[str, int], contamination: dict[str, Any], unknown: int
+) -> dict[str, Any]:
+    """Return the content of audit.json from lengths.parquet and the counts of the two passes.
+
+    `policies` says for every policy at `data.max_tokens`: rows_lost (dropped), answers_lost (dropped, or kept without
+    the whole answer and its end token), rows_shortened and reasoning_tokens_lost (answer whole, reasoning cut).
+    `tokens` are lengths before truncation, `kept_tokens` and `response_tokens` those in the shards, per split; so are
+    `characters` those of all rows with text, `kept_characters` those of the rows in the shards. `flags` gives for what
+    looks odd the rows and the first example ids, `scripts` the rows by the script of their letters.
+    """
+    table = pl.scan_parquet(lengths)  # one column at a time is read: a table of all would cost 100 bytes a row
+    usable = table.filter(pl.col("prompt_tokens").is_not_null())
+    kept = table.filter(pl.col("dropped").is_null())
+    by_split = {name: kept.filter(pl.col("split") == name) for name in ("train", "validation", "test")}
+    dropped = table.filter(pl.col("dropped").is_not_null()).group_by("dropped").len().collect()
+    lengths_of = _distributions(usable, by_split)
+    scripts, flags = count_flags(usable, lengths_of["characters"]["answer_characters"].get("p95"))
+    audit = {
+        "max_tokens": data.max_tokens,
+        "too_long": data.too_long,
+        "source_rows": _rows(table),
+        "rows_with_text": _rows(usable),
+        "rows": {name: _rows(part) for name, part in by_split.items()},
+        "dropped": dict(sorted(dropped.iter_rows())),
+        "policies": _policies(usable, data.max_tokens),
+        **lengths_of,
+        "scripts": scripts,
+        "flags": flags,
+        "unknown_tokens": unknown,
+        "duplicates": {"policy": data.duplicates, **duplicates},
+        "contamination": {"policy": data.contaminated, "ngram": data.ngram, **contamination},
+    }
+    return audit | {"warnings": _warnings(audit, data)}
+
+
+def heldout_contamination(
+    out: Path,
+    splits: dict[str, Any],
+    overlap: Overlap,
+    copies: int,
+    questions_of: Callable[[Iterable[int]], dict[int, str]],
+) -> dict[str, Any]:
+    """Return how training and held-out questions overlap; reads the held-out shards' questions once.
+
+    `copies` is the number of normalised questions that stand on both sides. `pairs` are the first of many: example
+    ids, the shared words (`text`) and excerpts of both questions, which `questions_of` finds by their ids; the longest
+    overlaps come first.
+    `kept_share` below 1 says that only that share of the n-grams was compared.
+    """
+    touched = {f"{name}_rows": _touched(out, splits[name]["files"], overlap) for name in ("validation", "test")}
+    texts = questions_of(pair.other for pair in overlap.pairs)
+    pairs = [
+        {
+            "train": pair.row,
+            "heldout": pair.other,
+            "text": pair.words,
+            "train_question": pair.question,
+            "heldout_question": excerpt(texts[pair.other]),
+        }
+        for pair in sorted(overlap.pairs, key=lambda pair: -len(pair.words))
+    ]
+    return {
+        "question_copies": copies,
+        "train_rows": overlap.rows,
+        **touched,
+        "kept_share": overlap.index.kept_share,
+        "pairs": pairs,
+    }
+
+
+def _touched(out: Path, files: list[str], overlap: Overlap) -> int:
+    count = 0
+    for name in files:
+        with pa.OSFile(str(out / name)) as file, pa.ipc.open_stream(file) as stream:
+            for batch in stream:
+                count += int(overlap.touched(batch.column("question").to_pylist()).sum())
+    return count
+
+
+def _rows(table: pl.LazyFrame) -> int:
+    return int(table.select(pl.len()).collect().item())
+
+
+def _policies(usable: pl.LazyFrame, max_tokens: int) -> dict[Policy, dict[str, int]]:
+    """Return what each policy would lose, from the lengths of all rows that have text."""
+    table = usable.select(TOKEN_COLUMNS[:3]).collect()
+    prompt, reasoning, answer = (column.to_numpy() for column in table)  # [rows] int32
+    return {policy: _losses(fit(policy, prompt, reasoning, answer, max_tokens), reasoning) for policy in POLICIES}
+
+
+def _losses(outcome: Fit, reasoning: np.ndarray) -> dict[str, int]:
+    lost = outcome.dropped != ""
+    whole = ~lost & outcome.complete
+    shortened = whole & (outcome.reasoning < reasoning)
+    return {
+        "rows_lost": int(lost.sum()),
+        "answers_lost": int((~whole).sum()),
+        "rows_shortened": int(shortened.sum()),
+        "reasoning_tokens_lost": int((reasoning - outcome.reasoning)[shortened].sum()),
+    }
+
+
+def _distributions(usable: pl.LazyFrame, by_split: dict[str, pl.LazyFrame]) -> dict[str, Any]:
+    """Return the lengths of all rows with text, and those in the shards per split."""
+    response = pl.col("kept_tokens") - pl.col("prompt_tokens")
+    return {
+        "tokens": {column: _quantiles(usable, pl.col(column)) for column in TOKEN_COLUMNS},
+        "characters": {column: _quantiles(usable, pl.col(column)) for column in CHARACTER_COLUMNS},
+        "kept_tokens": {name: _quantiles(part, pl.col("kept_tokens")) for name, part in by_split.items()},
+        "response_tokens": {name: _quantiles(part, response) for name, part in by_split.items()},
+        "kept_characters": {
+            name: {column: _quantiles(part, pl.col(column)) for column in CHARACTER_COLUMNS}
+            for name, part in by_split.items()
+        },
+    }
+
+
+def _quantiles(table: pl.LazyFrame, length: pl.Expr) -> dict[str, float]:
+    """Return the distribution of `length`, exactly, from how often each value occurs."""
+    counts = table.select(length.alias("length")).group_by("length").len().sort("length").collect(engine="streaming")
+    if not counts.height:
+        return {}
+    values, occurrences = counts["length"].to_numpy(), counts["len"].to_numpy().astype(np.int64)
+    upto = np.cumsum(occurrences)  # rows of at most this length
+    middle = {}
+    for name, share in QUANTILES.items():
+        place = share * (upto[-1] - 1)  # between two rows the quantile is interpolated, as numpy does
+        low, high = (values[np.searchsorted(upto, row, side="right")] for row in (int(place), int(np.ceil(place))))
+        middle[name] = float(low + (high - low) * (place - int(place)))
+    mean = float((values * occurrences).sum() / upto[-1])
+    return {"min": int(values[0]), **middle, "max": int(values[-1]), "mean": mean}
+
+
+def _warnings(audit: dict[str, Any], data: DataConfig) -> list[str]:
+    """Return what a user should know before training, one sentence each."""
+    warnings = []
+    rows, chosen = audit["rows_with_text"], audit["policies"][data.too_long]
+    if chosen["answers_lost"]:
+        others = ", ".join(
+            f"{name} would lose {losses['answers_lost']}"
+            for name, losses in audit["policies"].items()
+            if name != data.too_long
+        )
+        warnings.append(
+            f"{chosen['answers_lost']} of {rows} rows lose their answer at max_tokens {data.max_tokens} "
+            f"under too_long: {data.too_long} ({others})"
+        )
+    if chosen["rows_shortened"]:
+        warnings.append(f"{chosen['rows_shortened']} of {rows} rows keep their answer with shortened reasoning")
+    if audit["duplicates"]["rows"]:
+        fate = "dropped" if data.duplicates == "drop" else "kept in training; the test split asks each question once"
+        warnings.append(f"{audit['duplicates']['rows']} rows repeat an earlier question ({fate})")
+    leak = audit["contamination"]
+    if leak["train_rows"]:
+        fate = "dropped" if data.contaminated == "drop" else "kept"
+        warnings.append(
+            f"{leak['train_rows']} training rows share {data.ngram} words in a row with a held-out question ({fate}); "
+            f"{leak['test_rows']} test rows are concerned"
+        )
+    for name, found in leak["benchmarks"].items():
+        if found["train_rows"]:
+            warnings.append(f"{found['train_rows']} training rows overlap benchmark {name} (dropped)")
+    if (share := min(found["kept_share"] for found in [leak, *leak["benchmarks"].values()])) < 1:
+        warnings.append(f"only a {share:.3g} share of the n-grams was compared: there are too many")
+    warnings += [f"the {name} split is empty" for name in ("validation", "test") if not audit["rows"][name]]
+    warnings += flag_warnings(audit["flags"], rows)
+    if audit["unknown_tokens"]:
+        warnings.append(f"the tokenizer could not write {audit['unknown_tokens']} tokens and replaced them")
+    if split_template(data.template)[0].endswith(" "):
+        warnings.append("the template's prompt ends in a space; most tokenizers expect it at the start of the response")
+    return warnings

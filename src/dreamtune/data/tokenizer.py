@@ -1,0 +1,214 @@
+"""The tokenizer, read natively (no remote code, no torch) from a local folder or from the hub.
+
+`tokenizer.json` is taken where it exists. Dream's official repository has none: its tokenizer is Qwen2's byte-level
+BPE with further special tokens, which is built here from `vocab.json`, `merges.txt` and `tokenizer_config.json`.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from dreamtune.errors import UserError
+from dreamtune.inputs.hub import model_folder
+
+QWEN2_CLASSES = {"Qwen2Tokenizer", "Qwen2TokenizerFast", "DreamTokenizer", "DreamTokenizerFast"}
+# Qwen2's pre-tokenisation (github.com/QwenLM/Qwen2.5, tokenizer.json): contractions, words, single digits, the rest.
+QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# An encoded token takes some 100 bytes until its ids are copied out; this bounds that to about 150 MB.
+CHUNK_CHARACTERS = 3_000_000
+BROKEN = "\ufffd"  # what a decoder writes for bytes that are no character, or not yet one
+
+
+class Tokenizer:
+    """A fast tokenizer and the ids of its special tokens.
+
+    Attributes:
+        mask_id: the token that stands for "not yet known".
+        end_id: the token after a complete response.
+        beginning_id: the token before a prompt, None where the tokenizer has none.
+        pad_id: the token that fills up a batch; the end token where the tokenizer has none of its own.
+        unknown_id: the token for what the vocabulary cannot write, None where every text can be written.
+        vocab_size: entries of the tokenizer, and more than any special id; the model may have further rows.
+    """
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, mask_id: int, end_id: int, beginning_id: int | None, pad_id: int
+    ) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self.backend = backend
+        self.mask_id, self.end_id, self.beginning_id, self.pad_id = mask_id, end_id, beginning_id, pad_id
+        unknown = getattr(backend.model, "unk_token", None)
+        self.unknown_id = None if unknown is None else backend.token_to_id(unknown)
+        largest = max(mask_id, end_id, pad_id, beginning_id or 0)
+        self.vocab_size = max(backend.get_vocab_size(with_added_tokens=True), largest + 1)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of `text`, without beginning or end token."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Return the tokens of each text; all cores work on them, and a text that repeats is encoded once."""
+        distinct = list(dict.fromkeys(texts))
+        tokens: list[list[int]] = []
+        for chunk in _chunks(distinct):
+            tokens.extend(e.ids for e in self.backend.encode_batch_fast(chunk, add_special_tokens=False))
+        if len(distinct) == len(texts):
+            return tokens
+        known = dict(zip(distinct, tokens, strict=True))
+        return [known[text] for text in texts]
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of `ids`, special tokens dropped."""
+        return self.backend.decode(list(ids), skip_special_tokens=True)
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """Return the text each token adds to that before it; joined they are `decode(ids)`.
+
+        Of a character whose bytes are spread over several tokens, the last of them carries all.
+        """
+        alone = [self.decode([i]) for i in ids]
+        if "".join(alone) == self.decode(ids):
+            return alone
+        pieces, done = [], ""
+        for end in range(1, len(ids) + 1):
+            text = self.decode(ids[:end])
+            whole = end == len(ids) or not text.endswith(BROKEN)
+            pieces.append(text[len(done) :] if whole else "")
+            done = text if whole else done
+        return pieces
+
+    def special_ids(self) -> set[int]:
+        """Return the ids that steer the model and must not come out of a row's text."""
+        ids = (self.mask_id, self.end_id, self.pad_id, self.beginning_id)
+        return {i for i in ids if i is not None}
+
+    def describe(self) -> dict[str, int | None]:
+        """Return what shards.json says of the tokenizer."""
+        return {
+            "mask_id": self.mask_id,
+            "end_id": self.end_id,
+            "beginning_id": self.beginning_id,
+            "pad_id": self.pad_id,
+            "vocab_size": self.vocab_size,
+        }
+
+
+def load_tokenizer(path: str, revision: str | None = None) -> Tokenizer:
+    """Return the tokenizer of a local folder, or of a hub repository at a pinned revision.
+
+    Raises:
+        UserError: no such folder, no tokenizer in it, or one without a mask or end token.
+    """
+    folder = model_folder(path, revision)
+    configs = [_json(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    model_config = _json(folder / "config.json")
+    backend = _backend(folder, configs[0], model_config)
+
+    def special(name: str) -> int | None:
+        return _special_id(backend, name, configs, model_config)
+
+    mask, end, beginning, pad = special("mask"), special("eos"), special("bos"), special("pad")
+    if mask is None:
+        raise UserError(
+            f"the tokenizer in {folder} has no mask token, without which no diffusion model can be trained; "
+            "set mask_token in its tokenizer_config.json or mask_token_id in its config.json"
+        )
+    if end is None:
+        raise UserError(f"the tokenizer in {folder} has no end token; set eos_token in its tokenizer_config.json")
+    # Dream's and Qwen2's config.json give the end token as bos_token_id: that is not a beginning token.
+    return Tokenizer(backend, mask, end, None if beginning == end else beginning, end if pad is None else pad)
+
+
+def _chunks(texts: list[str]) -> Iterator[list[str]]:
+    """Cut `texts` into runs of about CHUNK_CHARACTERS, so that long rows do not multiply the memory."""
+    if sum(map(len, texts)) <= CHUNK_CHARACTERS:
+        yield texts
+        return
+    start, size = 0, 0
+    for i, text in enumerate(texts):
+        size += len(text)
+        if size >= CHUNK_CHARACTERS:
+            yield texts[start : i + 1]
+            start, size = i + 1, 0
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return content
+
+
+def _backend(folder: Path, config: dict[str, Any], model_config: dict[str, Any]) -> tokenizers.Tokenizer:
+    native = folder / "tokenizer.json"
+    if native.exists():
+        try:
+            return tokenizers.Tokenizer.from_file(str(native))
+        except Exception as error:  # the library raises bare Exception for whatever it cannot parse
+            raise UserError(f"{native} is not a tokenizer: {error}") from error
+    if not ((folder / "vocab.json").exists() and (folder / "merges.txt").exists()):
+        raise UserError(f"{folder} holds no tokenizer; expected tokenizer.json, or vocab.json and merges.txt")
+    kind = config.get("tokenizer_class") or model_config.get("model_type")
+    if kind not in QWEN2_CLASSES | {"Dream", "qwen2"}:
+        raise UserError(
+            f"{folder} has vocab.json and merges.txt of a {kind}, and only Qwen2's and Dream's are built from those; "
+            "save its fast tokenizer as tokenizer.json there"
+        )
+    return _qwen2(folder, config)
+
+
+def _qwen2(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
+    """Build Qwen2's byte-level BPE with the added tokens of `tokenizer_config.json` or `added_tokens.json`."""
+    try:
+        bpe = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    except Exception as error:  # bare Exception again
+        raise UserError(f"vocab.json and merges.txt in {folder} are not a BPE vocabulary: {error}") from error
+    backend = tokenizers.Tokenizer(bpe)
+    backend.normalizer = normalizers.NFC()
+    words = pre_tokenizers.Split(tokenizers.Regex(QWEN2_WORDS), behavior="isolated")
+    split_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, split_bytes])
+    backend.decoder = decoders.ByteLevel()
+    for wanted, token in sorted(_added_tokens(folder, config).items()):
+        backend.add_special_tokens([token]) if token.special else backend.add_tokens([token])
+        if backend.token_to_id(token.content) != wanted:
+            raise UserError(
+                f"the added token {token.content} of {folder} should have id {wanted} and would get "
+                f"{backend.token_to_id(token.content)}; vocab.json and the added tokens do not belong together"
+            )
+    return backend
+
+
+def _added_tokens(folder: Path, config: dict[str, Any]) -> dict[int, tokenizers.AddedToken]:
+    described = config.get("added_tokens_decoder")
+    if described is not None:
+        return {int(i): tokenizers.AddedToken(**token) for i, token in described.items()}
+    plain = _json(folder / "added_tokens.json")
+    return {i: tokenizers.AddedToken(content, special=True, normalized=False) for content, i in plain.items()}
+
+
+def _special_id(
+    backend: tokenizers.Tokenizer, name: str, configs: list[dict[str, Any]], model_config: dict[str, Any]
+) -> int | None:
+    """Look a special token up by its text in the tokenizer's own files, then by its id in the model's config.json."""
+    for config in configs:
+        token = config.get(f"{name}_token")
+        content = token.get("content") if isinstance(token, dict) else token
+        if content is not None and backend.token_to_id(content) is not None:
+            return backend.token_to_id(content)
+    number: Any = model_config.get(f"{name}_token_id")
+    return number[0] if isinstance(number, list) and number else number

@@ -1,0 +1,176 @@
+"""Base against tuned on the same questions: JSON-able blocks of estimates, intervals and tests.
+
+An estimate is {"value", "low", "high", "n"}; what there are no data for is null, never NaN.
+"""
+
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from dreamtune.errors import UserError
+from dreamtune.evaluate.draws import EVERYTHING, per_example
+from dreamtune.evaluate.intervals import (
+    Interval,
+    detectable_gain,
+    detectable_mean,
+    mcnemar_exact,
+    paired_difference,
+    paired_permutation,
+    question_difference,
+    question_share,
+    ratio_interval,
+    wilson,
+)
+from dreamtune.evaluate.votes import majority, numbers_of_tries, pass_at_k
+from dreamtune.settings.report import Comparison
+
+Block = dict[str, Any]
+
+
+def compare_scores(base: pl.DataFrame, tuned: pl.DataFrame, reading: str, comparison: Comparison) -> Block:
+    """Compare one reading (`correct`, `strict` or `lenient`) of two scores.parquet, by question.
+
+    One sample per question: Wilson's intervals, Newcombe's paired one, exact McNemar. Several: the same intervals for
+    the effective number of answers, and a permutation test over questions, of which each counts with its mean.
+
+    Raises:
+        UserError: the two do not answer the same questions.
+    """
+    questions = _by_question(base, tuned, reading)
+    samples = max(questions["samples"].to_list(), default=0)
+    x, y = ((questions[who] / questions["samples"]).to_numpy() for who in ("base", "tuned"))
+    return _compare(x, y, samples, _ungradable(base), comparison)
+
+
+def compare_samples(base: pl.DataFrame, tuned: pl.DataFrame, comparison: Comparison) -> Block:
+    """Compare what several samples of a question show together, of two scores.parquet.
+
+    Returns:
+        "pass_at_k": {k: block} for k = 1, 2, 4, … and n; "majority": block, null for one sample per question. The
+        blocks are those of `compare_scores`; majority has one answer per question, hence McNemar's exact test.
+
+    Raises:
+        UserError: the two do not answer the same questions.
+    """
+    questions = _by_question(base, tuned, "correct")
+    samples, ungradable = min(questions["samples"].to_list(), default=0), _ungradable(base)
+    tried = questions["samples"].to_numpy()
+    at_k = {}
+    for k in numbers_of_tries(samples):
+        x, y = (pass_at_k(tried, questions[who].to_numpy(), k) for who in ("base", "tuned"))
+        at_k[str(k)] = _compare(x, y, samples, ungradable, comparison)
+    voted = None
+    if samples > 1 and all("answer_class" in frame.columns for frame in (base, tuned)):
+        both = majority(base).join(majority(tuned), on="example_id", suffix="_tuned", maintain_order="left")
+        x, y = both["correct"].to_numpy().astype(float), both["correct_tuned"].to_numpy().astype(float)
+        voted = _compare(x, y, 1, ungradable, comparison) | {"samples": samples}
+    return {"pass_at_k": at_k, "majority": voted}
+
+
+def _by_question(base: pl.DataFrame, tuned: pl.DataFrame, reading: str) -> pl.DataFrame:
+    """Return example_id, samples, and how many of them are right in base and in tuned, of each gradable question."""
+    keys = [frame.filter(pl.col("example_id") >= 0).select("example_id", "sample") for frame in (base, tuned)]
+    if not keys[0].sort("example_id", "sample").equals(keys[1].sort("example_id", "sample")):
+        raise UserError(
+            f"base answers {keys[0].height} questions and tuned {keys[1].height}, and they are not the same ones; "
+            "both must come from the same test split: generate both again"
+        )
+    both = base.join(tuned, on=["example_id", "sample"], suffix="_tuned").filter("gradable").sort("example_id")
+    pair = both.select("example_id", "sample", base=reading, tuned=f"{reading}_tuned").drop_nulls()
+    return pair.group_by("example_id", maintain_order=True).agg(
+        pl.col("base", "tuned").cast(pl.Float64).sum(), pl.len().alias("samples")
+    )
+
+
+def _compare(x: np.ndarray, y: np.ndarray, samples: int, ungradable: int, comparison: Comparison) -> Block:
+    """Return the block of a comparison of base x and tuned y, [questions] in 0 to 1."""
+    if not len(x):
+        return nothing("questions")
+    block = _single(x, y, comparison) if samples == 1 else _several(x, y, samples, comparison)
+    counts = {"questions": len(x), "samples": samples, "ungradable": ungradable}
+    return block | counts | {"level": 1 - comparison.alpha}
+
+
+def compare_nll(frame: pl.DataFrame, comparison: Comparison) -> Block:
+    """Compare likelihood.parquet by example: Σ NLL / Σ tokens in nats per response token; less is better."""
+    rows = per_example(frame)
+    if not rows.height:
+        return nothing("rows")
+    tokens = rows["response_tokens"].to_numpy()
+    base, tuned = rows["nll_base"].to_numpy(), rows["nll_tuned"].to_numpy()
+    everything = frame.filter(pl.col("draw") == EVERYTHING)
+    p = paired_permutation(tuned - base, comparison.resamples, comparison.seed) if len(tokens) > 1 else None
+    return {
+        "base": estimate(_ratio(base, tokens, comparison)),
+        "tuned": estimate(_ratio(tuned, tokens, comparison)),
+        "delta": estimate(_ratio(tuned - base, tokens, comparison)) | {"p": p, "test": "paired permutation over rows"},
+        "everything_masked": _blind(everything, comparison),
+        "detectable": detectable_mean(tuned - base, tokens, comparison.alpha),
+        "rows": rows.height,
+        "tokens": int(tokens.sum()),
+        "unit": "nats per response token",
+        "level": 1 - comparison.alpha,
+    }
+
+
+def estimate(interval: Interval) -> Block:
+    """Return the interval as JSON, an infinite limit as null."""
+    limits = {name: _finite(getattr(interval, name)) for name in ("value", "low", "high")}
+    return {**limits, "n": interval.n}
+
+
+def nothing(what: str) -> Block:
+    """Return the block of a comparison without data."""
+    empty = {"value": None, "low": None, "high": None, "n": 0}
+    gain = {"delta" if what == "rows" else "gain": empty | {"p": None, "test": None}}
+    return {"base": dict(empty), "tuned": dict(empty), **gain, "detectable": None, what: 0}
+
+
+def _blind(rows: pl.DataFrame, comparison: Comparison) -> Block:
+    if not rows.height:
+        empty = nothing("rows")
+        return {"base": empty["base"], "tuned": empty["tuned"]}
+    tokens = rows["response_tokens"].to_numpy()
+    return {n: estimate(_ratio(rows[f"nll_{n}"].to_numpy(), tokens, comparison)) for n in ("base", "tuned")}
+
+
+def _single(x: np.ndarray, y: np.ndarray, comparison: Comparison) -> Block:
+    won, lost = int(((x == 0) & (y == 1)).sum()), int(((x == 1) & (y == 0)).sum())
+    gain = estimate(paired_difference(x, y, comparison.alpha))
+    test = {"p": mcnemar_exact(lost, won), "test": "exact McNemar", "won": won, "lost": lost}
+    return {
+        "base": estimate(wilson(float(x.sum()), len(x), comparison.alpha)),
+        "tuned": estimate(wilson(float(y.sum()), len(y), comparison.alpha)),
+        "gain": gain | test,
+        "detectable": detectable_gain(len(x), won + lost, comparison.alpha),
+    }
+
+
+def _several(x: np.ndarray, y: np.ndarray, samples: int, comparison: Comparison) -> Block:
+    alpha = comparison.alpha
+    test = {
+        "p": paired_permutation(y - x, comparison.resamples, comparison.seed),
+        "test": "paired permutation over questions",
+        "won": int((y > x).sum()),
+        "lost": int((y < x).sum()),
+    }
+    return {
+        "base": estimate(question_share(x, samples, alpha)),
+        "tuned": estimate(question_share(y, samples, alpha)),
+        "gain": estimate(question_difference(x, y, samples, alpha)) | test,
+        "detectable": detectable_mean(y - x, alpha=alpha),
+    }
+
+
+def _ratio(x: np.ndarray, y: np.ndarray, comparison: Comparison) -> Interval:
+    return ratio_interval(x, y, comparison.resamples, comparison.seed, comparison.alpha)
+
+
+def _ungradable(scores: pl.DataFrame) -> int:
+    return scores.filter((pl.col("example_id") >= 0) & ~pl.col("gradable"))["example_id"].n_unique()
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None

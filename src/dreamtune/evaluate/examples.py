@@ -1,0 +1,46 @@
+"""The rows that a likelihood is measured on: prompt and response up to the first end token."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dreamtune.shards import read_meta, read_split
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row: `tokens` are prompt and response up to the first end token; the first `prompt` of them are given."""
+
+    example_id: int
+    tokens: tuple[int, ...]
+    prompt: int
+
+    @property
+    def response(self) -> int:
+        """Number of response tokens, L."""
+        return len(self.tokens) - self.prompt
+
+
+def read_examples(
+    shards: Path, split: str, max_rows: int | None = None, spread_over: int | None = None
+) -> list[Example]:
+    """Return the rows of a split up to the first end token of their response; [] for an empty split.
+
+    The first `max_rows`, or, with `spread_over`, so many at even distances among the first `spread_over` rows.
+    """
+    meta = read_meta(shards)
+    end_id = meta["tokenizer"]["end_id"]
+    if meta["splits"][split]["rows"] == 0:
+        return []
+    rows = read_split(shards, split)
+    among = min(spread_over or len(rows), len(rows))
+    count = min(max_rows or among, among)
+    chosen = rows.select(np.linspace(0, among - 1, count).astype(int) if spread_over else range(count))
+    examples = []
+    for row in chosen:
+        tokens, prompt = row["input_ids"], row["prompt_tokens"]
+        stop = tokens.index(end_id, prompt) + 1 if end_id in tokens[prompt:] else len(tokens)
+        if stop > prompt:
+            examples.append(Example(row["example_id"], tuple(tokens[:stop]), prompt))
+    return examples

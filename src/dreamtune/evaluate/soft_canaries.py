@@ -1,0 +1,112 @@
+"""Canaries that warn, each with a 95 % interval: does the tuned model behave as one that learned honestly?
+
+None reads the objective's name: each measures the tuned model. (The hard canaries, which make a verdict invalid, run
+on training batches.) A canary without enough rows is neither passed nor failed: `passed` is null.
+"""
+
+from collections.abc import Callable, Sequence
+from math import hypot
+
+import numpy as np
+import polars as pl
+
+from dreamtune.checks import Check, check
+from dreamtune.evaluate.draws import EVERYTHING, per_example
+from dreamtune.evaluate.elbo import Job
+from dreamtune.evaluate.examples import Example
+from dreamtune.evaluate.intervals import Interval, mean_interval, ratio_interval
+
+ENOUGH_ROWS = 10
+SMALL_RATE = 0.25
+MAX_GAP = 0.1  # nats per token
+RESAMPLES = 2_000
+
+
+def shuffled_prompts(examples: Sequence[Example]) -> list[Job]:
+    """Return each example behind the prompt of another, of similar length, with its response fully masked.
+
+    With everything masked only the prompt can tell what the response is.
+    """
+    order = sorted(examples, key=lambda e: (e.prompt, e.example_id))
+    jobs = []
+    for mine, other in zip(order, order[1:] + order[:1], strict=True):
+        tokens = other.tokens[: other.prompt] + mine.tokens[mine.prompt :]
+        exchanged = Example(mine.example_id, tokens, other.prompt)
+        jobs.append(Job(exchanged, EVERYTHING, tuple(range(exchanged.response))))
+    return jobs
+
+
+def soft_canaries(heldout: pl.DataFrame, shuffled: pl.DataFrame, training: pl.DataFrame, seed: int) -> list[Check]:
+    """Return the three soft canaries from frames as `jobs_frame` makes them."""
+    return [context_helps(heldout, seed), prompt_matters(heldout, shuffled, seed), no_gap(heldout, training, seed)]
+
+
+def context_helps(heldout: pl.DataFrame, seed: int) -> Check:
+    """NLL at t = 1 against small t: a masked token must be easier when most of the response is visible."""
+    rate = pl.col("masked") / pl.col("response_tokens")
+    cross_entropy = (pl.col("nll_tuned") / pl.col("response_tokens")).alias("ce")  # (L/k)·ΣCE/L = ΣCE/k
+    blind = heldout.filter(pl.col("draw") == EVERYTHING).select("example_id", cross_entropy)
+    sighted = heldout.filter((pl.col("draw") >= 0) & (rate <= SMALL_RATE)).select("example_id", cross_entropy)
+    sighted = sighted.group_by("example_id").agg(pl.mean("ce").alias("small"))
+    both = blind.join(sighted, on="example_id").sort("example_id")
+    return _canary(
+        "context helps: NLL at t = 1 minus NLL at small t",
+        "above 0 nats per masked token: visible context makes masked tokens easier",
+        "the model predicts no better for what stands around a mask",
+        _mean((both["ce"] - both["small"]).to_numpy(), seed),
+        lambda interval: interval.low > 0,
+    )
+
+
+def prompt_matters(heldout: pl.DataFrame, shuffled: pl.DataFrame, seed: int) -> Check:
+    """Prompts exchanged between examples must hurt, or the model does not read its prompt."""
+    own = heldout.filter(pl.col("draw") == EVERYTHING).select("example_id", "response_tokens", "nll_tuned")
+    both = own.join(shuffled.select("example_id", other="nll_tuned"), on="example_id").sort("example_id")
+    return _canary(
+        "shuffled prompts hurt: NLL behind another prompt minus NLL behind its own",
+        "above 0 nats per token: the answer depends on the question",
+        "the model does not read its prompt",
+        _ratio((both["other"] - both["nll_tuned"]).to_numpy(), both["response_tokens"].to_numpy(), seed),
+        lambda interval: interval.low > 0,
+    )
+
+
+def no_gap(heldout: pl.DataFrame, training: pl.DataFrame, seed: int) -> Check:
+    """The gain on training rows must not run far ahead of the gain on held-out rows (memorisation)."""
+    gains = []
+    for frame in (training, heldout):
+        rows = per_example(frame)
+        gain = (rows["nll_base"] - rows["nll_tuned"]).to_numpy()
+        gains.append(_ratio(gain, rows["response_tokens"].to_numpy(), seed))
+    seen, unseen = gains
+    gap = None
+    if seen is not None and unseen is not None:  # limits of two independent estimates, squared and added
+        low = hypot(seen.value - seen.low, unseen.high - unseen.value)
+        high = hypot(seen.high - seen.value, unseen.value - unseen.low)
+        value = seen.value - unseen.value
+        gap = Interval(value, value - low, value + high, min(seen.n, unseen.n))
+    return _canary(
+        "train / held-out gap: NLL gained on training rows minus NLL gained on held-out rows",
+        f"not surely above {MAX_GAP} nats per token: what was learned holds for unseen rows",
+        "the training rows were memorised",
+        gap,
+        lambda interval: interval.low <= MAX_GAP,
+    )
+
+
+def _mean(values: np.ndarray, seed: int) -> Interval | None:
+    return mean_interval(values, RESAMPLES, seed) if len(values) >= ENOUGH_ROWS else None
+
+
+def _ratio(values: np.ndarray, tokens: np.ndarray, seed: int) -> Interval | None:
+    return ratio_interval(values, tokens, RESAMPLES, seed) if len(values) >= ENOUGH_ROWS else None
+
+
+def _canary(
+    name: str, expected: str, fault: str, interval: Interval | None, holds: Callable[[Interval], bool]
+) -> Check:
+    if interval is None:
+        note = f"not enough data: needs {ENOUGH_ROWS} rows"
+        return check(name, None, None, expected, fault, hard=False, low=None, high=None, note=note)
+    limits = {"low": interval.low, "high": interval.high, "note": f"{interval.n} rows"}
+    return check(name, holds(interval), interval.value, expected, fault, hard=False, **limits)

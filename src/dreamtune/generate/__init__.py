@@ -1,0 +1,1 @@
+from dreamtune.generate.sampler import generate as generate

@@ -1,0 +1,237 @@
+"""Answers of a model to the test split or to a benchmark (to questions typed in: see `dreamtune.generate.ask`).
+
+`generate_answers` writes OUT/answers.parquet (one row per question and sample), OUT/timings.parquet (seconds, apart
+because they differ from run to run) and OUT/generation.json; of a part of a version, OUT/part.parquet alone.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dreamtune.contamination.questions import question_hash
+from dreamtune.data.template import render_prompt
+from dreamtune.data.tokenizer import Tokenizer, load_tokenizer
+from dreamtune.device.gpus import take_gpu
+from dreamtune.device.memory import out_of_memory
+from dreamtune.generate.loading import load_to_generate
+from dreamtune.generate.parts import read_parts, write_part
+from dreamtune.generate.sampler import Answer, Request, denoise, no_mask_left
+from dreamtune.inputs.files import resolve_files
+from dreamtune.inputs.parquet_rows import open_rows
+from dreamtune.model.logits import unwrap
+from dreamtune.part import Part
+from dreamtune.progress import Progress
+from dreamtune.settings.benchmark import Benchmark
+from dreamtune.settings.generate import GenerateConfig
+from dreamtune.settings.model import ModelConfig
+from dreamtune.shards import read_meta, read_split
+
+BATCH_ROWS = 2_000
+SCHEMA = pl.Schema(
+    {
+        "example_id": pl.Int64(),  # row of the source or of the benchmark; -1, -2, … for the user's own prompts
+        "sample": pl.Int32(),
+        "question": pl.String(),
+        "answer": pl.String(),  # the reference; null for the user's own prompts
+        "prompt_tokens": pl.Int32(),
+        "completion": pl.String(),  # up to the end token
+        "tokens": pl.List(pl.Int32()),  # up to and including the first end token
+        "pieces": pl.List(pl.String()),  # the text each of these adds to the completion
+        "ended": pl.Boolean(),
+        "steps": pl.Int32(),  # denoising steps until the row was finished
+        "passes": pl.Int32(),  # forward passes it took part in
+        "unmasked_at": pl.List(pl.Int32),  # the step, from 0, at which each token was revealed
+    }
+)
+TIMES = pl.Schema({"example_id": pl.Int64(), "sample": pl.Int32(), "seconds": pl.Float64()})
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question with the tokens of its prompt."""
+
+    example_id: int
+    question: str
+    answer: str | None
+    prompt: list[int]
+
+
+class Prompter:
+    """Turns a question into the tokens a prompt of the shards has."""
+
+    def __init__(self, tokenizer: Tokenizer, template: str, beginning_token: bool) -> None:
+        begins = beginning_token and tokenizer.beginning_id is not None
+        self.tokenizer, self.template = tokenizer, template
+        self.beginning = [tokenizer.beginning_id] if begins and tokenizer.beginning_id is not None else []
+
+    def __call__(self, questions: list[str]) -> list[list[int]]:
+        prompts = self.tokenizer.encode_batch([render_prompt(self.template, question) for question in questions])
+        return [self.beginning + prompt for prompt in prompts]
+
+
+def generate_answers(
+    generate: GenerateConfig,
+    model: ModelConfig,
+    shards: Path,
+    benchmark: Benchmark | None,
+    adapter: Path | None,
+    out: Path,
+    part: Part | None = None,
+    parts: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """Answer the benchmark, or without one the test split and the user's own prompts; return the counts.
+
+    Args:
+        part: answer only this part's share of the rows, and write that.
+        parts: folders of all parts, whose answers are put together without loading the model.
+
+    Raises:
+        UserError: a model, adapter or benchmark file that cannot be used, or parts that do not fit together.
+    """
+    meta = read_meta(shards)
+    tokenizer = load_tokenizer(model.path, model.revision)
+    prompter = Prompter(tokenizer, meta["template"], meta["beginning_token"])
+    dropped: dict[str, int] = {}
+    if benchmark is None:
+        questions = [*_test_questions(shards, meta, generate.max_prompts), *own_questions(generate.prompts, prompter)]
+    else:
+        questions = list(_benchmark_questions(benchmark, prompter, dropped))[: generate.max_prompts]
+    requests = requests_of(questions, generate)
+    rows = part.deal(range(len(requests))) if part else range(len(requests))
+    if parts:
+        answers = read_parts(parts, requests)
+    elif rows:
+        take_gpu(model.device)
+        with out_of_memory("lower generate.batch_size"):
+            answers = answer(load_to_generate(model, adapter), tokenizer, [requests[row] for row in rows], generate)
+    else:
+        answers = []
+    if part:
+        write_part(rows, answers, out)
+        return {"rows": len(rows)}
+    _write(questions, answers, tokenizer, generate, out)
+    summary = summarise(questions, answers, dropped, tokenizer, generate)
+    (out / "generation.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    return {key: summary[key] for key in ("questions", "rows", "dropped", "tokens", "ended", "seconds")}
+
+
+def summarise(
+    questions: list[Question],
+    answers: list[Answer],
+    dropped: dict[str, int],
+    tokenizer: Tokenizer,
+    generate: GenerateConfig,
+) -> dict[str, Any]:
+    """Return the content of generation.json; its seconds are those of the forward passes, of all parts together."""
+    tokens, passes = sum(len(a.tokens) for a in answers), sum(a.passes for a in answers)
+    seconds = sum(a.seconds for a in answers)
+    return {
+        "format": 1,
+        "settings": generate.by_kind()[0],
+        "questions": len(questions),
+        "rows": len(answers),
+        "dropped": dropped,
+        "canaries": [no_mask_left(answers, tokenizer.mask_id)] if answers else [],
+        "tokens": tokens,
+        "tokens_per_pass": round(tokens / passes, 3) if answers else None,
+        "ended": sum(a.ended for a in answers) / len(answers) if answers else None,
+        "seconds": round(seconds, 3),
+        "tokens_per_s": round(tokens / seconds, 1) if answers else None,
+    }
+
+
+def requests_of(questions: list[Question], generate: GenerateConfig) -> list[Request]:
+    """Return `generate.samples` requests of each question, side by side."""
+    return [Request(q.prompt, q.example_id, sample) for q in questions for sample in range(generate.samples)]
+
+
+def answer(model: Any, tokenizer: Tokenizer, requests: list[Request], generate: GenerateConfig) -> list[Answer]:
+    """Return the answer to each request, in order."""
+    config = unwrap(model).config
+    # The tokens of the shards are those the adapter was trained with.
+    config.mask_token_id, config.eos_token_id = tokenizer.mask_id, tokenizer.end_id
+    answers: list[Answer | None] = [None] * len(requests)
+    with Progress("answers", len(requests)) as progress:
+        for index, done in denoise(model, requests, generate):
+            answers[index] = done
+            progress.advance(note=f"{len(done.tokens)} tokens in {done.passes} passes")
+    return [a for a in answers if a is not None]
+
+
+def own_questions(prompts: list[str], prompter: Prompter) -> Iterator[Question]:
+    """Yield the user's own questions, numbered -1, -2, …; they have no reference answer."""
+    for number, (text, tokens) in enumerate(zip(prompts, prompter(prompts), strict=True)):
+        yield Question(-1 - number, text, None, tokens)
+
+
+def _test_questions(shards: Path, meta: dict[str, Any], max_prompts: int | None) -> Iterator[Question]:
+    if not meta["splits"]["test"]["rows"]:
+        return
+    rows = read_split(shards, "test")
+    for row in rows.select(range(min(len(rows), max_prompts or len(rows)))):
+        prompt = list(row["input_ids"][: row["prompt_tokens"]])
+        yield Question(row["example_id"], row["question"], row["answer"], prompt)
+
+
+def _benchmark_questions(benchmark: Benchmark, prompter: Prompter, dropped: dict[str, int]) -> Iterator[Question]:
+    """Yield the benchmark's questions, each once; count in `dropped` what is left out, by reason."""
+    columns = [benchmark.question, benchmark.answer]
+    number, asked = 0, set[int]()
+    for batch in open_rows(resolve_files(benchmark.files), columns, BATCH_ROWS).batches(columns):
+        pairs = list(zip(batch[benchmark.question], batch[benchmark.answer], strict=True))
+        prompts = prompter([question or "" for question, _ in pairs])
+        for (question, reference), prompt in zip(pairs, prompts, strict=True):
+            reason = _left_out(question, reference, asked)
+            if reason or question is None:
+                dropped[reason] = dropped.get(reason, 0) + 1
+            else:
+                asked.add(question_hash(question))
+                yield Question(number, question, reference, prompt)
+            number += 1
+
+
+def _left_out(question: str | None, reference: str | None, asked: set[int]) -> str:
+    """Return why a row is not asked, or an empty text."""
+    if not (question or "").strip():
+        return "no_question"
+    if not (reference or "").strip():
+        return "no_answer"
+    return "repeated_question" if question_hash(question or "") in asked else ""
+
+
+def _write(
+    questions: list[Question], answers: list[Answer], tokenizer: Tokenizer, generate: GenerateConfig, out: Path
+) -> None:
+    by_answer = [question for question in questions for _ in range(generate.samples)]
+    rows = [
+        {
+            "example_id": question.example_id,
+            "sample": a.request.sample,
+            "question": question.question,
+            "answer": question.answer,
+            "prompt_tokens": len(question.prompt),
+            "completion": completion(a, tokenizer),
+            "tokens": a.tokens,
+            "pieces": tokenizer.pieces(a.tokens),
+            "ended": a.ended,
+            "steps": a.steps,
+            "passes": a.passes,
+            "unmasked_at": a.unmasked_at,
+        }
+        for question, a in zip(by_answer, answers, strict=True)
+    ]
+    times = [
+        {"example_id": row["example_id"], "sample": row["sample"], "seconds": a.seconds}
+        for row, a in zip(rows, answers, strict=True)
+    ]
+    pl.DataFrame(rows, schema=SCHEMA).write_parquet(out / "answers.parquet")
+    pl.DataFrame(times, schema=TIMES).write_parquet(out / "timings.parquet")
+
+
+def completion(a: Answer, tokenizer: Tokenizer) -> str:
+    """Return the text of an answer, without the end token."""
+    return tokenizer.decode(a.tokens[:-1] if a.ended else a.tokens)

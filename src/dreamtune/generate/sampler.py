@@ -1,0 +1,224 @@
+"""The reference sampler of masked diffusion: a canvas of mask tokens is revealed over a number of steps.
+
+Follows the official Dream sampler (Dream-org, generation_utils.py): time runs along linspace(1, 0.001, steps + 1), and
+going from t to s reveals int(masked · (1 − s/t)) positions, at the last step all. It differs on purpose in that the
+count is each row's own (the official one takes the batch's mean), the mask token is never chosen, and a row is
+finished as soon as everything before its first end token stands: finished rows leave the batch and waiting ones enter.
+With `refresh: block` only the rows that begin a block pass through the model as a whole (`block_cache.py`).
+
+**What is guaranteed.** A row's tokens are a function of its logits, the settings and its own counters. Its canvas is
+padded to a width that depends on nothing but its own length, and only rows of one width share a batch; so on the CPU
+its logits, and with them its tokens, are equal to the bit alone and in any batch. A GPU picks other kernels for other
+batch sizes: there logits agree to rounding, and a choice between two that are nearly equal can turn over.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from dreamtune.checks import Check, check
+from dreamtune.errors import UserError
+from dreamtune.generate.block_cache import BlockCache, block_cache
+from dreamtune.generate.choosing import WIDTH, choose_all
+from dreamtune.generate.cuda_graphs import GRAPH_ROWS, Captured
+from dreamtune.generate.layers import prepare_for_generation
+from dreamtune.generate.packed_rows import packed_rows
+from dreamtune.generate.row import TOKEN, Answer, Request, Row, Special, plan_blocks, reveal_shares
+from dreamtune.model.attention import packs, row_boundaries
+from dreamtune.model.logits import hidden_states, unwrap
+from dreamtune.settings.generate import GenerateConfig
+
+__all__ = ["Answer", "Request", "denoise", "generate", "no_mask_left", "reveal_shares"]
+
+
+def generate(model: Any, prompts: list[list[int]], settings: GenerateConfig) -> list[list[int]]:
+    """Return the new tokens of each prompt, in prompt order, up to and including the first end token.
+
+    The noise of a prompt is keyed by its tokens and by how often the same prompt stood before it in the list.
+
+    Args:
+        model: from `dreamtune.model.loading`, with or without an adapter.
+        prompts: token ids; the beginning token, where the model has one, stands in them.
+        settings: `samples`, `max_prompts` and `prompts` are not used here.
+
+    Raises:
+        UserError: an empty prompt, or a model without a mask or end token.
+    """
+    seen: dict[tuple[int, ...], int] = {}
+    requests = []
+    for prompt in prompts:
+        repeat = seen[tuple(prompt)] = seen.get(tuple(prompt), -1) + 1
+        requests.append(Request(prompt, _fingerprint(prompt), repeat))
+    answers: list[list[int]] = [[] for _ in prompts]
+    for index, answer in denoise(model, requests, settings):
+        answers[index] = answer.tokens
+    return answers
+
+
+def denoise(model: Any, requests: Sequence[Request], settings: GenerateConfig) -> Iterator[tuple[int, Answer]]:
+    """Yield (index of the request, its answer) as rows finish, with `settings.batch_size` of them under way.
+
+    Raises what `generate` raises. The model is put into evaluation mode.
+    """
+    special, blocks = _check(model, requests), plan_blocks(settings)
+    model.eval()
+    widths: dict[int, list[int]] = {}
+    for index, request in enumerate(requests):
+        length = len(request.prompt) + settings.max_new_tokens
+        widths.setdefault(-(-length // WIDTH) * WIDTH, []).append(index)
+    for width, indices in sorted(widths.items()):
+        waiting, active = indices[::-1], list[Row]()
+        slots = min(settings.batch_size, len(indices))
+        free, cache = list(range(slots))[::-1], None
+        if settings.refresh == "block":
+            cache = block_cache(model, slots, width, blocks[0].end, settings, special.mask_id)
+        while waiting or active:
+            while waiting and free:
+                index = waiting.pop()
+                active.append(Row(index, requests[index], settings, blocks, special, free.pop()))
+            start = time.perf_counter()
+            if cache is None:
+                _step(model, active, width, settings, special)
+            else:
+                _cached_step(cache, active, width, special)
+            for row in active:
+                row.seconds += (time.perf_counter() - start) / len(active)
+            yield from ((row.index, row.answer()) for row in active if row.finished)
+            free += [row.slot for row in active if row.finished]
+            active = [row for row in active if not row.finished]
+
+
+def no_mask_left(answers: Sequence[Answer], mask_id: int) -> Check:
+    """Hard canary: what a sampler chose, and whatever it left hidden, must not be the mask token."""
+    left = sum(answer.tokens.count(mask_id) for answer in answers)
+    total = sum(len(answer.tokens) for answer in answers)
+    fault = "the sampler left mask tokens in the answers"
+    return check("no_mask_left", left == 0, left, f"0 of {total} answer tokens is the mask token", fault)
+
+
+@torch.inference_mode()
+def _step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, special: Special) -> None:
+    """Take one denoising step of every row: one forward pass, the head on the candidate positions only."""
+    device = next(model.parameters()).device
+    ids, visible = _canvases(rows, width, special)
+    hidden = _full_pass(model, torch.from_numpy(ids).to(device), visible)  # [B, L, D]
+
+    positions = np.concatenate(
+        [i * width + len(row.request.prompt) + row.candidates for i, row in enumerate(rows)]
+    )  # [N] of the flat [B * L]
+    picked = hidden.flatten(0, 1)[torch.from_numpy(positions).to(device)]  # [N, D]
+    greedy = settings.temperature == 0
+    noise = np.zeros(len(positions)) if greedy else np.concatenate([row.noise(TOKEN, row.candidates) for row in rows])
+    chosen = choose_all(model, picked, torch.from_numpy(noise).to(device), settings, special.mask_id)
+    tokens, confidence, probability = chosen.cpu().numpy()  # [N] each
+    start = 0
+    for row in rows:
+        part = slice(start, start + len(row.candidates))
+        row.reveal(tokens[part].astype(np.int64), confidence[part], probability[part])
+        start = part.stop
+
+
+def _full_pass(model: Any, ids: torch.Tensor, visible: np.ndarray) -> torch.Tensor:
+    """Return the hidden rows [B, L, D] of canvases [B, L]; of few rows on a GPU by a graph, kept with the model."""
+    if ids.device.type == "cpu":
+        return hidden_states(model, ids, None if visible.all() else torch.from_numpy(visible))
+    base = unwrap(model)
+    held = getattr(base, "dreamtune_pass", None)
+    if held is None or held[0] is not model:  # an adapter was put on, or taken off: other weights, other graphs
+        prepare_for_generation(base)
+        run = partial(packed_rows if packs(base) else _masked_rows, model)
+        base.dreamtune_pass = held = (model, Captured(run, GRAPH_ROWS))
+    seen = row_boundaries(visible) if packs(base) else visible.astype(bool)
+    hidden: torch.Tensor = held[1](ids, torch.from_numpy(seen).to(ids.device))
+    return hidden
+
+
+def _masked_rows(model: Any, ids: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    return hidden_states(model, ids, visible[:, None, None, :].expand(-1, 1, ids.shape[1], -1))
+
+
+def _canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows' canvases and which of their positions are no padding, both [B, L] int64."""
+    ids = np.full((len(rows), width), special.end_id, np.int64)  # what stands in the padding is hidden
+    visible = np.zeros((len(rows), width), np.int64)
+    for i, row in enumerate(rows):
+        canvas = row.canvas
+        ids[i, : len(canvas)], visible[i, : len(canvas)] = canvas, 1
+    return ids, visible
+
+
+@torch.inference_mode()
+def _cached_step(cache: BlockCache, rows: list[Row], width: int, special: Special) -> None:
+    """Take one denoising step of every row: those that begin a block pass whole, the others with their block alone.
+
+    The windows come first. On a GPU they are those of all slots, for one shape at each step; what that writes into
+    the slots that are empty or about to be refreshed is overwritten by their next full pass.
+    """
+    begin, within = ([row for row in rows if row.begins_block == first] for first in (True, False))
+    if within:
+        everywhere = cache.device.type != "cpu"
+        at = {row.slot if everywhere else i: row for i, row in enumerate(within)}
+        count = cache.slots if everywhere else len(within)
+        ids, positions, noise = _windows(cache, at, count)
+        slots = None if everywhere else _tensor(cache, np.array([row.slot for row in within]))
+        _reveal(at, cache.window_choices(slots, ids, positions, noise))
+    if begin:
+        canvases, visible = _canvases(begin, width, special)
+        at = dict(enumerate(begin))
+        _, positions, noise = _windows(cache, at, len(begin))
+        slots = _tensor(cache, np.array([row.slot for row in begin]))
+        boundaries = _tensor(cache, row_boundaries(visible))
+        whole = _tensor(cache, canvases), _tensor(cache, visible.astype(bool)), boundaries
+        _reveal(at, cache.refresh_choices(slots, *whole, positions, noise))
+
+
+def _windows(cache: BlockCache, at: dict[int, Row], count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return token ids and positions [count, w] and noise [count, block] of the windows, `at` saying whose is where."""
+    ids = np.zeros((count, cache.window_length), np.int64)
+    positions, noise = np.zeros_like(ids), np.full((count, cache.block), 0.5)
+    for i, row in at.items():
+        first, block = len(row.request.prompt), row.block
+        # A last block that is shorter repeats its last position, which changes nothing.
+        reach = first + block.start - cache.shift + np.arange(cache.window_length)
+        positions[i] = np.minimum(reach, first + block.end - 1)
+        ids[i] = row.canvas[positions[i]]
+        if row.settings.temperature > 0:
+            noise[i, : block.end - block.start] = row.noise(TOKEN, np.arange(block.start, block.end))
+    return _tensor(cache, ids), _tensor(cache, positions), _tensor(cache, noise)
+
+
+def _reveal(at: dict[int, Row], choices: torch.Tensor) -> None:
+    tokens, confidence, probability = choices.cpu().numpy()  # [count, block] each
+    for i, row in at.items():
+        columns = row.candidates - row.block.start
+        row.reveal(tokens[i, columns].astype(np.int64), confidence[i, columns], probability[i, columns])
+
+
+def _tensor(cache: BlockCache, values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(values).to(cache.device)
+
+
+def _check(model: Any, requests: Sequence[Request]) -> Special:
+    config = unwrap(model).config
+    for name in ("mask_token_id", "eos_token_id"):
+        if getattr(config, name, None) is None:
+            raise UserError(f"the model names no {name}; set it in its config.json")
+    if config.is_causal:
+        raise UserError("the model attends causally, so it cannot fill in masks; set model.attention to bidirectional")
+    for number, request in enumerate(requests):
+        if not request.prompt:
+            raise UserError(f"prompt {number} is empty and has no beginning token, so nothing scores its first token")
+    return Special(config.mask_token_id, config.eos_token_id)
+
+
+def _fingerprint(prompt: Sequence[int]) -> int:
+    """Return 64 bits that name a prompt by its tokens."""
+    bits = np.zeros(1, np.uint64)
+    for token in prompt:
+        bits = (bits + np.uint64(token + 1)) * np.uint64(0x9E3779B97F4A7C15)
+        bits = bits ^ (bits >> np.uint64(29))
+    return int(bits[0])

@@ -1,0 +1,153 @@
+"""Fetch what is pinned on the Hugging Face hub into the hub's cache: the only code here that goes to the network.
+
+A file is in the cache whole or not at all, so a call that was interrupted goes on with the file it was at.
+"""
+
+import errno
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import constants, errors, hf_hub_download, snapshot_download
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import disable_progress_bars
+
+from dreamtune.errors import UserError
+from dreamtune.inputs.hub import HUB, HUB_MODEL, TEXTS, cache, cached_file, listed_files, missing_files, pinned_file
+from dreamtune.inputs.weight_files import PICKLES, WEIGHTS
+
+T = TypeVar("T")
+ATTEMPTS = 3
+ABANDONED_S = 600.0  # a half-written file that nobody has added to for so long has no writer any more
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+
+
+def download(sources: Sequence[str], say: Callable[[str], None] = print) -> int:
+    """Fetch each source (see `hub.hub_sources`) that the cache does not hold; return the bytes fetched.
+
+    Raises:
+        UserError: there is no such repository, revision or file, it may not be read, or the hub cannot be reached.
+    """
+    if not sys.stderr.isatty():  # a log keeps the lines below, and not a bar's every state
+        disable_progress_bars()
+    fetched = 0
+    for source in sources:
+        started = time.monotonic()
+        size = _data_file(source, say) if source.startswith(HUB) else _model(source, say)
+        done = f"fetched {_size(size)} in {time.monotonic() - started:.0f} s" if size else "nothing to fetch"
+        say(f"{source}: {done}")
+        fetched += size
+    say(f"everything is in {cache()}" if sources else "this configuration takes nothing from the hub")
+    return fetched
+
+
+def _data_file(address: str, say: Callable[[str], None]) -> int:
+    repository, file, revision, kind = pinned_file(address)
+    _clear_abandoned(repository, kind)
+    return 0 if cached_file(repository, file, revision, kind) else _file(repository, file, revision, kind, say)
+
+
+def _model(source: str, say: Callable[[str], None]) -> int:
+    """Fetch the small files at once and the weights one after the other, so that a kill costs one of them at most."""
+    parts = HUB_MODEL.fullmatch(source)
+    assert parts, f"{source} was planned, and is OWNER/NAME@REVISION"
+    repository, revision = parts["repository"], parts["revision"]
+    _clear_abandoned(repository, "model")
+    if listed_files(repository, revision) and not missing_files(repository, revision):
+        return 0
+    before, texts = _texts(repository, revision), [f"*{end}" for end in TEXTS]
+    get = partial(snapshot_download, repository, revision=revision, allow_patterns=texts, ignore_patterns=["*/*"])
+    _try(get, repository, revision)
+    new = {name: size for name, size in _texts(repository, revision).items() if name not in before}
+    if new:
+        say(f"  configuration and tokenizer ({len(new)} files, {_size(sum(new.values()))})")
+    return sum(new.values()) + sum(
+        _file(repository, name, revision, "model", say) for name in missing_files(repository, revision)
+    )
+
+
+def _texts(repository: str, revision: str) -> dict[str, int]:
+    """Return the sizes of the small files that the cache holds of a model."""
+    config = cached_file(repository, "config.json", revision)
+    folder = config.parent.iterdir() if config else ()
+    return {file.name: file.stat().st_size for file in folder if file.name.endswith(TEXTS)}
+
+
+def _file(repository: str, name: str, revision: str, kind: str, say: Callable[[str], None]) -> int:
+    size = listed_files(repository, revision).get(name)
+    say(f"  {name}" + (f" ({_size(size)})" if size else ""))
+    get = partial(hf_hub_download, repository, name, repo_type=kind, revision=revision)
+    return Path(_try(get, repository, revision, name, kind)).stat().st_size
+
+
+def _try(get: Callable[[], T], repository: str, revision: str, file: str = "", kind: str = "model") -> T:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return get()
+        except Exception as error:  # whatever the network raises through the hub's library
+            if mistake := _mistake(error, repository, revision, file, kind):
+                raise UserError(mistake) from error
+            # The library has tried for half a minute to reach the hub; a connection that breaks later, it gives up.
+            if attempt == ATTEMPTS or isinstance(error, errors.LocalEntryNotFoundError):
+                reason = " ".join(str(list(_causes(error))[-1]).split())
+                raise UserError(
+                    f"{repository} cannot be fetched from {constants.ENDPOINT} ({reason}); run this again where there "
+                    "is internet, files that are whole are kept"
+                ) from error
+            time.sleep(2.0**attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _mistake(error: Exception, repository: str, revision: str, file: str, kind: str) -> str | None:
+    """Return in one line what the user can mend; None for what another attempt may mend."""
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repository}"
+    login = "log in with `hf auth login` or set HF_TOKEN, and start again"
+    for cause in _causes(error):
+        if isinstance(cause, errors.GatedRepoError):
+            return f"{repository} is gated: ask for access at {page}, then {login}"
+        if isinstance(cause, errors.RepositoryNotFoundError):
+            return f"the hub has no {kind} {repository}, or it is private: check the name, or {login}"
+        if isinstance(cause, errors.RevisionNotFoundError):
+            return f"{repository} has no revision {revision}; its commits are listed at {page}/commits/main"
+        if isinstance(cause, errors.RemoteEntryNotFoundError):
+            return f"{repository} at {revision} has no file {file}{_pickled(repository, revision, file)}"
+        if isinstance(cause, errors.OfflineModeIsEnabled):
+            return f"{repository} is not in {cache()}, and HF_HUB_OFFLINE forbids to fetch it; unset that"
+        if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
+            return f"cannot write to {cache()}: {cause.strerror}; set HF_HOME to a folder of yours with room"
+    return None
+
+
+def _pickled(repository: str, revision: str, file: str) -> str:
+    pickled = [n for n in listed_files(repository, revision) if any(Path(n).match(pattern) for pattern in PICKLES)]
+    if file != WEIGHTS or not pickled:
+        return ""
+    return f", only pickled weights ({pickled[0]}), which can run code when read; convert them to {WEIGHTS} first"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from: the hub's library wraps the reason into what it means for a cache."""
+    while error:
+        yield error
+        error = error.__cause__
+
+
+def _clear_abandoned(repository: str, kind: str) -> None:
+    """Delete half-written files of calls that were killed; the hub's library never goes on with them."""
+    blobs = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type=kind), "blobs")
+    for left in blobs.glob("*.incomplete"):
+        with suppress(OSError):  # another user's, or gone meanwhile
+            if time.time() - left.stat().st_mtime > ABANDONED_S:
+                left.unlink()
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

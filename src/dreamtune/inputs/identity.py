@@ -1,0 +1,120 @@
+"""What a stage reads from outside `results/`, and what identifies it.
+
+A version is planned with the identity of its inputs, and its job takes it again before it starts and before it files
+anything: a file that was replaced meanwhile would otherwise be filed under the version of the one it replaced.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dreamtune.digests import sha256_file
+from dreamtune.errors import UserError
+from dreamtune.inputs.files import resolve_files
+from dreamtune.inputs.hub import HUB, pinned_file
+from dreamtune.inputs.weight_files import weight_files
+
+DIGESTS = Path("results/.digests.json")
+TOKENIZER_FILES = {
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "config.json",
+}
+MODEL_FILES = TOKENIZER_FILES | {"generation_config.json", "model.safetensors.index.json"}  # and all safetensors
+
+
+class FileDigests:
+    """Digests of input files, remembered by path, size and time of change, so that a large file is read once."""
+
+    def __init__(self, memory: Path) -> None:
+        self.memory = memory
+        self.known: dict[str, list[Any]] = {}
+        self.changed = False
+        with suppress(OSError, ValueError):  # none yet, or cut short: then every file is read once more
+            self.known = json.loads(memory.read_text())
+
+    def of(self, path: Path) -> str:
+        """Return the SHA-256 of `path`."""
+        stat = path.stat()
+        key, mark = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+        if self.known.get(key, [None])[:2] != mark:
+            self.known[key] = [*mark, sha256_file(path)]
+            self.changed = True
+        return self.known[key][2]
+
+    def save(self) -> None:
+        """Write what was learnt; a folder that cannot be written to only costs the next call its time."""
+        if not self.changed:
+            return
+        beside = self.memory.with_suffix(f".{os.getpid()}")
+        try:
+            self.memory.parent.mkdir(exist_ok=True)
+            beside.write_text(json.dumps(self.known))
+            beside.replace(self.memory)
+        except OSError:
+            return
+
+    def of_model(self, path: str, revision: str | None) -> Any:
+        """Return what identifies a model: hub name and pinned revision, or the digests of a local folder's files.
+
+        Raises UserError where there is no such folder, no weights in it, or no pinned revision.
+        """
+        if Path(path).is_dir():
+            weight_files(Path(path))
+        return self._identity(path, revision, lambda file: file.suffix == ".safetensors" or file.name in MODEL_FILES)
+
+    def of_tokenizer(self, path: str, revision: str | None) -> Any:
+        """Like `of_model`, for the files that a tokenizer is read from."""
+        return self._identity(path, revision, lambda file: file.name in TOKENIZER_FILES)
+
+    def _identity(self, path: str, revision: str | None, counts: Any) -> Any:
+        folder = Path(path)
+        if folder.is_dir():
+            return {file.name: self.of(file) for file in sorted(folder.iterdir()) if file.is_file() and counts(file)}
+        if folder.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
+            raise UserError(
+                f"model.path: there is no folder {path!r}; give a checkpoint folder or a hub name OWNER/NAME"
+            )
+        if revision is None or len(revision) != 40 or set(revision) - set("0123456789abcdef"):
+            raise UserError(
+                f"model.revision: {path!r} is no folder here, and as a hub name it needs a commit of 40 hex digits, "
+                f"not {revision!r}"
+            )
+        return f"{path}@{revision}"
+
+
+def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDigests) -> dict[str, Any]:
+    """Return the identity of each named input, found by the paths in a stage's runtime settings.
+
+    Args:
+        names: "model" and "tokenizer" (of the base model), "questions" (the files of section "benchmark"), or the name
+            of a section that names parquet files.
+        runtime: section name -> its runtime fields.
+
+    Raises:
+        UserError: a file or folder is missing, a model without weights, a hub name or file without a pinned revision.
+    """
+    found: dict[str, Any] = {}
+    for name in names:
+        if name in ("model", "tokenizer"):
+            of = digests.of_model if name == "model" else digests.of_tokenizer
+            found[name] = of(runtime["model"]["path"], runtime["model"]["revision"])
+        else:
+            files = runtime["benchmark" if name == "questions" else name]["files"]
+            found[name] = [identity for pattern in files for identity in _files(pattern, digests)]
+    return found
+
+
+def _files(pattern: str, digests: FileDigests) -> list[str]:
+    """Return a pinned hub path itself, or the digest of each local file's content."""
+    if pattern.startswith(HUB):
+        pinned_file(pattern)
+        return [pattern]
+    return [digests.of(file) for file in resolve_files([pattern])]

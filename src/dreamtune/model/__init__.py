@@ -1,0 +1,2 @@
+from dreamtune.model.loading import load_model as load_model
+from dreamtune.model.logits import token_logits as token_logits

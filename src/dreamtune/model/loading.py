@@ -1,0 +1,227 @@
+"""The model: loaded natively, bidirectional, optionally in NF4 and with an adapter; and the one place that shifts.
+
+Everything else asks `token_logits` (or `hidden_states` and `apply_head`, its two halves), whose row i scores token i
+whatever the family, so no other module knows that Dream's head looks one position ahead.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import LlamaForCausalLM, Qwen2ForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from dreamtune.device.gpus import resolve_device
+from dreamtune.device.memory import numbered
+from dreamtune.errors import UserError
+from dreamtune.inputs.hub import model_folder
+from dreamtune.inputs.weight_files import weight_files
+from dreamtune.model import attention as attention_kinds
+from dreamtune.model.adapter_format import check_loaded, is_checkpoint, read_adapter_config
+from dreamtune.model.nf4 import forbid_repacking, nf4_config
+from dreamtune.model.official_format import (
+    family_of,
+    key_patterns,
+    native_config,
+    read_config,
+    special_token_id,
+)
+from dreamtune.settings.lora import LoraSettings
+from dreamtune.settings.model import ModelConfig
+
+CLASSES: dict[str, Any] = {
+    "dream": Qwen2ForCausalLM,
+    "qwen2": Qwen2ForCausalLM,
+    "llada": LlamaForCausalLM,
+    "llama": LlamaForCausalLM,
+}
+# transformers warns that a Dream or LLaDA folder is loaded as Qwen2 or Llama, which is what is meant here; what could
+# go wrong with it (keys that are missing or left over) is an error below.
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 asks by that name
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def load_model(
+    path: str | Path,
+    *,
+    quantization: str = "none",
+    dtype: str = "bfloat16",
+    device: str = "cpu",
+    revision: str | None = None,
+    adapter: str | Path | None = None,
+    family: str | None = None,
+    attention: str = "bidirectional",
+) -> Any:
+    """Return the model in evaluation mode; `model(input_ids=, attention_mask=).logits` are the official raw logits.
+
+    Args:
+        path: a folder in the official format (config.json and safetensors), or a hub name with `revision`.
+        quantization: "none", or "nf4" for QLoRA (arXiv 2305.14314): linear layers in 4-bit NormalFloat, double
+            quantised. Embeddings, norms and head stay in `dtype`.
+        dtype: "bfloat16" or "float32", of computation and of what is not quantised.
+        device: "cpu", "cuda" or "cuda:N".
+        revision: the hub commit, 40 hex digits.
+        adapter: a PEFT folder, put on top (not merged).
+        family: overrides config.json's model_type: "dream", "llada", "qwen2" or "llama".
+        attention: "bidirectional", or "causal" for an autoregressive checkpoint.
+
+    Raises:
+        UserError: no such checkpoint, not in a known format, no safetensors, or an adapter that does not fit.
+    """
+    _check(quantization, ("none", "nf4"), "quantization")
+    _check(dtype, tuple(DTYPES), "dtype")
+    folder = model_folder(str(path), revision)
+    raw = read_config(folder)
+    kind = family_of(raw, family)
+    weight_files(folder)
+    model = _from_pretrained(folder, raw, kind, attention, quantization, DTYPES[dtype], numbered(device))
+    model.name_or_path, model.dreamtune_family, model.dreamtune_revision = str(path), kind, revision
+    model.config.mask_token_id = special_token_id(folder, raw, "mask")
+    model.config.eos_token_id = special_token_id(folder, raw, "eos")
+    if kind == "dream":
+        model.register_forward_pre_hook(_hide_padding_queries, with_kwargs=True)
+    return model.eval() if adapter is None else load_adapter(model, Path(adapter)).eval()
+
+
+def load(config: ModelConfig, trained: Path | None = None) -> Any:
+    """Return `load_model` of a config section; device "auto" is the GPU where there is one, threads are set.
+
+    Args:
+        trained: an adapter, put on top; or the checkpoint of full fine-tuning, loaded in place of the base.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    tuned = trained is not None and is_checkpoint(trained)
+    return load_model(
+        str(trained) if tuned else config.path,
+        quantization=config.quantization,
+        dtype=config.dtype,
+        device=resolve_device(config.device),
+        revision=None if tuned else config.revision,
+        adapter=None if tuned else trained,
+        family=config.family,
+        attention=config.attention,
+    )
+
+
+def load_adapter(model: Any, adapter: Path) -> PeftModel:
+    """Put the adapter in a PEFT folder on top of the model.
+
+    Raises:
+        UserError: it is not whole, or does not fit.
+    """
+    read_adapter_config(adapter)
+    try:
+        tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, RuntimeError, TypeError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise UserError(f"the adapter in {adapter} does not fit the model {model.name_or_path}: {problem}") from error
+    check_loaded(tuned, adapter)
+    return tuned
+
+
+def attach_lora(model: Any, lora: LoraSettings, seed: int) -> PeftModel:
+    """Return the model with a fresh adapter, whose weights (float32) alone are trainable.
+
+    The initialisation is a function of `seed` alone: it is drawn on the CPU, whatever the device.
+
+    Raises:
+        UserError: a target module the model does not have.
+    """
+    targets: Any = "all-linear" if lora.target_modules == ["all-linear"] else list(lora.target_modules)
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        bias="none",
+        revision=model.dreamtune_revision,
+    )
+    linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.model.named_modules() if isinstance(m, nn.Linear)})
+    unknown = [] if targets == "all-linear" else [name for name in targets if name not in linear]
+    if unknown:
+        raise UserError(
+            f"lora.target_modules has {unknown[0]!r}, which the model lacks; it has {', '.join(linear)}, or all-linear"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tuned = get_peft_model(model, settings)
+    assert isinstance(tuned, PeftModel)
+    return tuned
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """Return (trainable, total) numbers of parameters; a 4-bit weight counts with its logical shape."""
+    trainable = total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        size = parameter.numel() if state is None else state.shape.numel()
+        total += size
+        trainable += size if parameter.requires_grad else 0
+    return trainable, total
+
+
+def empty_model(raw: dict[str, Any], dtype: str = "bfloat16") -> Any:
+    """Return the model of a config.json on the meta device: shapes without weights, to count and to predict memory."""
+    family = family_of(raw)
+    with torch.device("meta"):
+        model: Any = CLASSES[family](native_config(raw, family)).to(DTYPES[dtype])
+    model.dreamtune_family, model.dreamtune_revision = family, None
+    return model
+
+
+def _check(value: str, allowed: tuple[str, ...], name: str) -> None:
+    if value not in allowed:
+        raise UserError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
+
+
+def _from_pretrained(
+    folder: Path,
+    raw: dict[str, Any],
+    family: str,
+    attention: str,
+    quantization: str,
+    dtype: torch.dtype,
+    device: str,
+) -> Any:
+    options: dict[str, Any] = {"quantization_config": nf4_config(dtype)} if quantization == "nf4" else {}
+    try:
+        model, found = CLASSES[family].from_pretrained(
+            folder,
+            config=native_config(raw, family, attention),
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation=attention_kinds.NAME,
+            key_mapping=key_patterns(family) or None,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except torch.OutOfMemoryError:
+        raise  # says nothing of the files; whoever knows what to lower catches it
+    except Exception as error:  # a cut file, a shape that differs: the library's own first line says which
+        raise UserError(f"cannot read the weights in {folder}: {str(error).strip().splitlines()[0]}") from error
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found[problem]:  # transformers would go on with random weights
+            names = sorted(map(str, found[problem]))
+            raise UserError(f"the weights in {folder} do not fit its config.json: {len(names)} {problem}, {names[0]}")
+    forbid_repacking(model)
+    model.config.dreamtune_flash = attention_kinds.flash_runs(model.device)
+    return model
+
+
+def _hide_padding_queries(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Let padding see nothing, as the official Dream does, so that raw logits agree there too; no token differs."""
+    mask = kwargs.get("attention_mask")
+    if mask is not None and mask.ndim == 2:
+        seen = mask.bool()
+        kwargs["attention_mask"] = seen[:, None, None, :] & seen[:, None, :, None]  # [B, 1, L, L]
+    return args, kwargs

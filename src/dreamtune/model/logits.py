@@ -1,0 +1,78 @@
+"""Hidden states and logits whose row i scores token i, in every model family: the one place that shifts.
+
+Dream's head looks one position ahead, LLaDA's does not. Callers use `token_logits`, or its two halves `hidden_states`
+and `apply_head` where only some rows have to pass the head, and need not know which family they have.
+"""
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from dreamtune.model.official_format import SHIFTED
+
+
+def token_logits(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return logits [B, L, V] whose row i scores token i (row 0 repeats raw row 0 in a shifted family)."""
+    return apply_head(model, hidden_states(model, input_ids, attention_mask, position_ids))
+
+
+def hidden_states(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+    **packing: Any,
+) -> torch.Tensor:
+    """Return normalised hidden rows [B, L, D]; row i is the one from which `apply_head` scores token i.
+
+    Args:
+        model: from `load_model` or `attach_lora`, wrapped or not; an active adapter takes part.
+        input_ids: [B, L].
+        attention_mask: [B, L] with 0 at padding, or boolean [B, 1, L, L] with True where a query sees a key.
+        position_ids: [B, L]; counted from 0 if not given.
+        packing: where packed documents begin and end, see `attention.attend`.
+    """
+    base = unwrap(model)
+    hidden = base.model(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **packing
+    ).last_hidden_state
+    return aligned(base, hidden)
+
+
+def aligned(base: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Return the rows so that row i scores token i."""
+    if base.dreamtune_family in SHIFTED:
+        hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+    return hidden
+
+
+def apply_head(model: Any, rows: torch.Tensor) -> torch.Tensor:
+    """Return the logits [..., V] of hidden rows [..., D], in the model's dtype."""
+    return head_of(model)(rows)
+
+
+def head_of(model: Any) -> nn.Linear:
+    """Return the head, [V, D]."""
+    head = unwrap(model).lm_head
+    assert isinstance(head, nn.Linear) and head.bias is None, f"a head without bias is expected, not {head}"
+    return head
+
+
+def unwrap(model: Any) -> Any:
+    """Return the transformers model inside torch.compile, DistributedDataParallel and PEFT wrappers."""
+    while not isinstance(model, PreTrainedModel):
+        if isinstance(model, PeftModel):
+            model = model.get_base_model()
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        else:
+            model = model.module
+    return model

@@ -1,0 +1,55 @@
+"""Random numbers that are a function of integer keys, by SplitMix64 (Steele, Lea and Flood 2014).
+
+No generator advances here: a number depends on what it is drawn for (seed, epoch, example, position, …) and on nothing
+else, so micro-batch, number of processes and resuming cannot change it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+INCREMENT = np.uint64(0x9E3779B97F4A7C15)
+MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+BITS = 23  # a number of so few bits is never rounded to 0 or 1, not even in float32
+
+
+def splitmix64(bits: np.ndarray) -> np.ndarray:
+    """Return the output of SplitMix64 for each state [...] uint64. Pass an array: arrays wrap around silently."""
+    bits = bits + INCREMENT
+    bits = (bits ^ (bits >> np.uint64(30))) * MULTIPLIERS[0]
+    bits = (bits ^ (bits >> np.uint64(27))) * MULTIPLIERS[1]
+    return bits ^ (bits >> np.uint64(31))
+
+
+def counter_hash(key: Sequence[int], counters: np.ndarray) -> np.ndarray:
+    """Return 64 random bits for each counter: output number `counter` of a SplitMix64 seeded with `key`.
+
+    Args:
+        key: integers of any size; only their lowest 64 bits count.
+        counters: [n] integers from 0.
+
+    Returns:
+        [n] uint64, the same on every machine.
+    """
+    state = np.zeros(1, np.uint64)
+    for part in key:
+        state = splitmix64(state ^ np.array([part & (2**64 - 1)], np.uint64))
+    return splitmix64(state + counters.astype(np.uint64) * INCREMENT)
+
+
+def uniforms(key: Sequence[int], counters: np.ndarray) -> np.ndarray:
+    """Return a float64 number in [0, 1) for each counter [n]; see `counter_hash`."""
+    return (counter_hash(key, counters) >> np.uint64(11)) * 2.0**-53
+
+
+def open_uniforms(*keys: Any) -> np.ndarray:
+    """Return float64 numbers inside (0, 1), without 0 and 1: one for each element of the keys broadcast together.
+
+    Args:
+        keys: integers or integer arrays, such as seed, example and an array of positions.
+    """
+    state = np.zeros(1, np.uint64)
+    for key in keys:
+        state = splitmix64(state + np.asarray(key).astype(np.uint64))
+    return ((state >> np.uint64(64 - BITS)).astype(np.float64) + 0.5) * 2.0**-BITS

@@ -1,0 +1,1 @@
+from dreamtune.scoring.score import is_correct as is_correct

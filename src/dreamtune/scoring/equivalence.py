@@ -1,0 +1,172 @@
+r"""Whether two short answers mean the same: text, numbers, then mathematics (math-verify, over SymPy).
+
+The cheap readings decide wherever they apply, because SymPy reads words as products of letters (so "Navin" would
+equal "Vanni") and "4 2", a decoder's spacing of 42, as a mixed number. What is left goes to math-verify under one
+wall-clock limit, unless it could compute something huge (limits.py): then it is compared as text only.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from functools import lru_cache
+
+from math_verify import parse, verify
+
+from dreamtune.scoring.limits import OutOfTime, costly, time_limit
+from dreamtune.scoring.notation import MAX_CHARACTERS, strict_form, tidy
+from dreamtune.scoring.quantities import Quantity, read_quantity, same_quantity, without_unit
+
+SYMPY_SHARE = 0.85  # of the time limit: what follows an interruption takes time too
+MAX_WORDS = 5  # more words than this make a sentence
+OPTION = re.compile(
+    r"(?:(?:option|choice|letter)\s+)?[(\[]?\s*(?P<letter>[A-Ja-j])\s*(?:(?P<stop>[)\].:]+)(?:\s*(?P<rest>\S.*))?)?",
+    re.IGNORECASE,
+)
+CHOICES = re.compile(r"[(\[]?[A-J][)\]]?(?:\s*(?:[,;&/]|\band\b)?\s*[(\[]?[A-J][)\]]?)+")
+VERDICT = re.compile(r"(yes|no|true|false)\b(?=\s*(?:[.,;:!–—-]|$))", re.IGNORECASE)
+WORD = re.compile(r"[^\W\d_]{2,}")
+WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'’-]+[^\W\d_]+)*")
+COMMAND = re.compile(r"\\[A-Za-z]+")
+NUMERAL = re.compile(r"(?P<digits>(?=[A-Fa-f]*\d)[\dA-Fa-f]+)(?:_\s*\{?\s*(?P<base>\d+)\s*\}?)?")
+SET = re.compile(r"\\?\{.*\\?\}", re.DOTALL)
+ONE_BRACKET = re.compile(r"[(\[][^()\[\]]*[)\]]")
+NAME = re.compile(r"(?:\\[a-z]+\s*)?[A-Za-z\s]*(?:_\s*\{?\w+\}?)?'?(?:\s*\([A-Za-z\d, ]+\))?")
+ARITHMETIC = re.compile(r"(?:[\d\s+*/().-]|\\(?:cdot|times|div)(?![a-z]))+")
+RELATION = re.compile(r"[<>]|\\(?:leq?|geq?|neq?|lt|gt|in|equiv)(?![a-z])|[,;](?!\d{3})|\b(?:or|and)\b")
+# "The difference is 2 dollars more than …": what stands right after the verb is the value.
+SENTENCE = re.compile(
+    r"(?P<before>[A-Za-z][A-Za-z\s,'’-]*)\b(?:is|are|was|were|equals?|costs?|has|have|needs?|makes?|earns?|gets?)\s+"
+    r"(?P<number>\\?[$€£]?-?[\d,.]*\d(?:\\?%)?)(?P<after>[A-Za-z\s,'’-]*)"
+)
+QUALIFIED = re.compile(
+    r"\b(?:not|no|never|neither|nor|if|unless|cannot|or|and|hundred|thousand|million|billion|trillion|dozen)\b|n['’]t",
+    re.IGNORECASE,
+)
+
+# math-verify warns once that its own time limit is off; ours is on.
+logging.getLogger("math_verify").setLevel(logging.ERROR)
+
+
+def equivalent(answer: str, reference: str, timeout_s: float = 1.0) -> bool:
+    """Whether `answer` means what `reference` means. Never raises, and gives up (False) after `timeout_s` seconds."""
+    if strict_form(answer) == strict_form(reference):
+        return bool(strict_form(answer))
+    if max(len(answer), len(reference)) > 4 * MAX_CHARACTERS:
+        return False
+    return _equivalent(answer, reference, timeout_s)
+
+
+@lru_cache(maxsize=4096)
+def _equivalent(answer: str, reference: str, timeout_s: float) -> bool:
+    try:
+        with time_limit(timeout_s * SYMPY_SHARE):
+            return _same(tidy(answer), tidy(reference))
+    except OutOfTime:
+        return False
+    except Exception:  # a parser built on recursion and regular expressions can fail in any way on model output
+        return False
+
+
+def _same(given: str, expected: str) -> bool:
+    """Whether two tidied answers mean the same: the first reading that applies decides."""
+    if not given or not expected:
+        return False
+    if strict_form(given) == strict_form(expected):
+        return True
+    for reading in READINGS:
+        decided = reading(given, expected)
+        if decided is not None:
+            return decided
+    if max(len(given), len(expected)) > MAX_CHARACTERS or costly(given) or costly(expected):
+        return False
+    wanted, found = (parse(f"${without_unit(text)}$", parsing_timeout=None) for text in (expected, given))
+    return bool(verify(wanted, found, timeout_seconds=None, allow_set_relation_comp=True))
+
+
+def _as_quantities(given: str, expected: str) -> bool | None:
+    """Compare numbers with units; a number may also be what an equation or a short sentence ends in."""
+    wanted = read_quantity(expected) or _stated(expected)
+    found = read_quantity(given) or (_stated(given) if wanted else None)
+    return same_quantity(found, wanted) if found and wanted else None
+
+
+def _stated(text: str) -> Quantity | None:
+    """Return the quantity of `x = 5`, `5 = x`, `2 + 3 = 5` or "the difference is 5 dollars", or None."""
+    if "=" in text:
+        *left, right = (part.strip() for part in text.split("="))
+        if RELATION.search(text) or not all(map(ARITHMETIC.fullmatch, left[1:])):
+            return None
+        if NAME.fullmatch(left[0]) or ARITHMETIC.fullmatch(left[0]):
+            return read_quantity(right) or (read_quantity(left[0]) if NAME.fullmatch(right) else None)
+        return None
+    sentence = SENTENCE.fullmatch(text)
+    return None if sentence is None or QUALIFIED.search(text) else read_quantity(sentence["number"])
+
+
+def _as_choices(given: str, expected: str) -> bool | None:
+    """Compare the letters of multiple choice: `(B)`, `B.`, `B) 12`, "option B", "A, C and D"."""
+    wanted, picked = _option(expected), _option(given)
+    if wanted and picked:
+        same_letter = wanted["letter"].casefold() == picked["letter"].casefold()
+        written_out = wanted["rest"] and picked["rest"] and ")" not in wanted["stop"] + picked["stop"]  # E. coli
+        return same_letter and (not written_out or _same(picked["rest"], wanted["rest"]))
+    if CHOICES.fullmatch(given) and CHOICES.fullmatch(expected):
+        return _letters(given) == _letters(expected) and not (given.isalpha() and expected.isalpha())
+    option = wanted or picked
+    if option is None:
+        return None
+    if option["rest"]:  # one side writes the option out, the other gives only its text
+        return _same(option["rest"], expected) if picked else _same(given, option["rest"])
+    # No sentence, list or number is a bare letter; a formula may be equal to one.
+    return None if option["letter"].islower() or re.search(r"[=\\+]", given + expected) else False
+
+
+def _option(text: str) -> re.Match[str] | None:
+    option = OPTION.fullmatch(text)
+    return None if option and option["rest"] and option["letter"].islower() else option
+
+
+def _letters(text: str) -> list[str]:
+    return sorted(re.findall(r"[A-J]", text))
+
+
+def _as_verdicts(given: str, expected: str) -> bool | None:
+    """Compare yes, no, true and false, which may be followed by an explanation."""
+    wanted, found = VERDICT.match(expected), VERDICT.match(given)
+    if wanted is None or wanted.end() != len(expected):
+        return None
+    return found is not None and found[1].casefold() == wanted[1].casefold()
+
+
+def _as_words(given: str, expected: str) -> bool | None:
+    """Words that differ as text differ, and a sentence is no formula: SymPy would multiply its letters."""
+    words = WORDS.fullmatch(given) is not None, WORDS.fullmatch(expected) is not None
+    prose = [len(WORD.findall(COMMAND.sub(" ", text))) > MAX_WORDS for text in (given, expected)]
+    return False if all(words) or any(prose) else None
+
+
+def _as_numerals(given: str, expected: str) -> bool | None:
+    """Compare numerals whose base stands below: 2516_8; a base that only one carries is ignored."""
+    found, wanted = NUMERAL.fullmatch(given), NUMERAL.fullmatch(expected)
+    if found is None or wanted is None or not (found["base"] or wanted["base"]):
+        return None
+    same_base = not (found["base"] and wanted["base"]) or found["base"] == wanted["base"]
+    return same_base and found["digits"].casefold() == wanted["digits"].casefold()
+
+
+def _as_brackets(given: str, expected: str) -> bool | None:
+    """A set in braces is no point and no interval."""
+    for one, other in ((given, expected), (expected, given)):
+        if SET.fullmatch(one) and ONE_BRACKET.fullmatch(other):
+            return False
+    return None
+
+
+READINGS: tuple[Callable[[str, str], bool | None], ...] = (
+    _as_quantities,
+    _as_choices,
+    _as_verdicts,
+    _as_words,
+    _as_numerals,
+    _as_brackets,
+)

@@ -1,0 +1,59 @@
+"""Which answers to one question mean the same: each class of equal answers has a number."""
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+import polars as pl
+
+from dreamtune.scoring.equivalence import equivalent
+from dreamtune.scoring.notation import strict_form
+from dreamtune.scoring.quantities import as_number
+
+BARE_NUMBER = re.compile(r"\s*-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?\s*")
+
+
+MAX_COMPARED = 8  # an answer is compared by meaning with so many others of its question; numbers with all
+
+
+def classes_of_answers(scores: pl.DataFrame, timeout_s: float) -> pl.DataFrame:
+    """Return example_id, sample and answer_class: within a question, answers that mean the same share a number.
+
+    Numbers count from 0 in the order of the samples; an answer that could not be parsed has none and does not vote.
+    """
+    questions = scores.sort("example_id", "sample").group_by("example_id", maintain_order=True)
+    grouped = questions.agg("sample", "extracted")
+    classes = [group_by_meaning(answers, timeout_s) for answers in grouped["extracted"].to_list()]
+    numbered = grouped.with_columns(answer_class=pl.Series(classes, dtype=pl.List(pl.Int32)))
+    return numbered.drop("extracted").explode("sample", "answer_class")
+
+
+def group_by_meaning(answers: Sequence[str | None], timeout_s: float) -> list[int | None]:
+    """Return a class for each answer: bare numbers by value, equal texts, and what `grading.equivalent` finds equal.
+
+    That is asked both ways, because it lets an answer say more than its reference ("yes, because …", a unit).
+
+    >>> group_by_meaning(["0.5", r"\\frac{1}{2}", None, "7", "1/2", "7 cm", "7 m"], 1.0)
+    [0, 0, None, 1, 0, 1, 1]
+    """
+    known: dict[Fraction | str, int] = {}
+    first: list[str] = []  # of each class
+    classes: list[int | None] = []
+    for answer in answers:
+        if answer is None:
+            classes.append(None)
+            continue
+        number = as_number(answer) if BARE_NUMBER.fullmatch(answer) else None
+        form = strict_form(answer) if number is None else number
+        if form not in known:
+            others = [i for i, other in enumerate(first) if number is None or not BARE_NUMBER.fullmatch(other)]
+            same = (i for i in others[:MAX_COMPARED] if _mean_the_same(answer, first[i], timeout_s))
+            known[form] = next(same, len(first))
+            if known[form] == len(first):
+                first.append(answer)
+        classes.append(known[form])
+    return classes
+
+
+def _mean_the_same(a: str, b: str, timeout_s: float) -> bool:
+    return equivalent(a, b, timeout_s) or equivalent(b, a, timeout_s)

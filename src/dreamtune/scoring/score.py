@@ -1,0 +1,173 @@
+"""Grade answers: is each correct, how does it read strictly and leniently, and has the model degenerated?
+
+Three readings stand side by side. `correct` is mathematical equivalence of what the configured extractors find, and
+is what the report calls accuracy. `strict` asks for the reference's own characters after the marker. `lenient` takes
+the last number of the completion, wherever it stands. Rows whose reference holds no checkable answer (a proof, an
+essay) are `gradable = False`: reported apart, never counted as wrong.
+
+Reads ANSWERS/answers.parquet and, for the order that was asked for, ANSWERS/generation.json; writes OUT/scores.parquet
+(one row per question and sample) and OUT/scores.json.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dreamtune.errors import UserError
+from dreamtune.progress import track
+from dreamtune.scoring.equivalence import equivalent
+from dreamtune.scoring.extraction import asks_for_a_proof, extract, final_answer, last_number, reference_answer
+from dreamtune.scoring.form import left_to_right, order_correlation, summarise_answers
+from dreamtune.scoring.meaning import classes_of_answers
+from dreamtune.scoring.notation import strict_form
+from dreamtune.scoring.quantities import as_number
+from dreamtune.settings.score import ScoreConfig
+
+NEEDED = ("example_id", "sample", "question", "answer", "completion", "tokens", "ended")
+SCHEMA = pl.Schema(
+    {
+        "example_id": pl.Int64,
+        "sample": pl.Int32,
+        "gradable": pl.Boolean,
+        "correct": pl.Boolean,
+        "strict": pl.Boolean,
+        "lenient": pl.Boolean,  # null where the reference is not a number
+        "reference": pl.String,
+        "extracted": pl.String,
+        "extractor": pl.String,
+        "parse_failed": pl.Boolean,
+        "ended": pl.Boolean,
+        "tokens": pl.Int32,
+        "passes": pl.Int32,  # forward passes that the row took part in; null where the answers do not say
+        "repetition": pl.Float64,  # share of 4-grams that occurred before in the same answer
+        "distinct_2": pl.Float64,  # distinct 2-grams / 2-grams
+        "distinct_1": pl.Float64,  # distinct tokens / tokens
+        "choices": pl.Int32,  # steps that had a choice of tokens to reveal
+        "left_to_right": pl.Float64,  # share of the steps that revealed the leftmost hidden tokens; null: no choice
+        "order_correlation": pl.Float64,  # Kendall's tau-b of position and step; null where there is no order
+    }
+)
+
+
+def is_correct(completion: str, solution: str, score: ScoreConfig | None = None) -> bool:
+    """Whether the completion's answer means the solution's. False where the solution has no checkable answer."""
+    score = score or ScoreConfig()
+    reference = reference_answer(solution, score.marker)
+    answer, _ = extract(completion, score.extractors, score.marker)
+    return reference is not None and answer is not None and equivalent(answer, reference, float(score.timeout_s))
+
+
+def reads_strictly(completion: str, reference: str, marker: str) -> bool:
+    """Whether the text after the marker is the reference, but for white space, case and closing punctuation."""
+    answer = final_answer(completion, marker)
+    return answer is not None and strict_form(answer) == strict_form(reference)
+
+
+def reads_leniently(completion: str, reference: str, marker: str) -> bool | None:
+    """Whether the completion's last number is the reference's; None where the reference is not a number."""
+    expected = as_number(reference)
+    if expected is None:
+        return None
+    number = last_number(completion, marker)
+    return number is not None and as_number(number) == expected
+
+
+def repetition(tokens: list[int], n: int = 4) -> float:
+    """Return the share of n-grams that repeat an earlier one: 0 for none, near 1 for a loop."""
+    return 1.0 - distinct(tokens, n)
+
+
+def distinct(tokens: list[int], n: int) -> float:
+    """Return distinct n-grams / n-grams (1.0 where the text is shorter than n)."""
+    total = len(tokens) - n + 1
+    return len({tuple(tokens[i : i + n]) for i in range(total)}) / total if total > 0 else 1.0
+
+
+def score_row(row: dict[str, Any], score: ScoreConfig) -> dict[str, Any]:
+    """Return one row of scores.parquet for one row of answers.parquet."""
+    completion = row["completion"] or ""
+    ungradable = row["example_id"] < 0 or row["answer"] is None or asks_for_a_proof(row["question"])
+    reference = None if ungradable else reference_answer(row["answer"], score.marker)
+    answer, extractor = extract(completion, score.extractors, score.marker)
+    graded: dict[str, bool | None] = {"correct": None, "strict": None, "lenient": None}
+    if reference is not None:
+        graded["correct"] = answer is not None and equivalent(answer, reference, float(score.timeout_s))
+        graded["strict"] = reads_strictly(completion, reference, score.marker)
+        graded["lenient"] = reads_leniently(completion, reference, score.marker)
+    return {
+        "example_id": row["example_id"],
+        "sample": row["sample"],
+        "gradable": reference is not None,
+        **graded,
+        "reference": reference,
+        "extracted": answer,
+        "extractor": extractor,
+        "parse_failed": answer is None,
+        "ended": row["ended"],
+        "tokens": len(row["tokens"]),
+        "passes": row.get("passes"),
+        "repetition": repetition(row["tokens"]),
+        "distinct_2": distinct(row["tokens"], 2),
+        "distinct_1": distinct(row["tokens"], 1),
+        "choices": max(0, len(set(row.get("unmasked_at") or [])) - 1),
+        "left_to_right": left_to_right(row.get("unmasked_at") or []),
+        "order_correlation": order_correlation(row.get("unmasked_at") or []),
+    }
+
+
+def score_answers(score: ScoreConfig, answers: Path, out: Path) -> dict[str, Any]:
+    """Grade every row of `answers`/answers.parquet (see the module's docstring); return the counts."""
+    frame = pl.read_parquet(answers / "answers.parquet")
+    if missing := [name for name in NEEDED if name not in frame.columns]:
+        raise UserError(
+            f"{answers / 'answers.parquet'} has no column {missing[0]!r}; it has {', '.join(frame.columns)}"
+        )
+    columns = [*NEEDED, *(name for name in ("unmasked_at", "passes") if name in frame.columns)]
+    rows = frame.select(columns).iter_rows(named=True)
+    scores = pl.DataFrame([score_row(r, score) for r in track(rows, "score", frame.height)], schema=SCHEMA)
+    # Which answers mean the same is decided here, so that the report can count votes without the grader.
+    classes = classes_of_answers(scores, float(score.timeout_s))
+    scores = scores.join(classes, on=["example_id", "sample"], how="left", maintain_order="left")
+    scores.write_parquet(out / "scores.parquet")
+    asked = pl.col("example_id") >= 0
+    form = summarise_answers(scores.filter(asked), frame.filter(asked)["completion"], _generation_settings(answers))
+    summary = summarise(scores) | form
+    (out / "scores.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    return {name: summary[name] for name in ("rows", "own_prompts", "gradable", "ungradable", "correct")}
+
+
+def _generation_settings(answers: Path) -> dict[str, Any]:
+    file = answers / "generation.json"
+    settings: dict[str, Any] = json.loads(file.read_text()).get("settings", {}) if file.exists() else {}
+    return settings
+
+
+def summarise(scores: pl.DataFrame) -> dict[str, Any]:
+    """Return the counts and rates of scores.json that rest on grading; a rate of no rows is null."""
+    asked = scores.filter(pl.col("example_id") >= 0)
+    gradable = asked.filter("gradable")
+    return {
+        "rows": asked.height,
+        "own_prompts": scores.height - asked.height,
+        "gradable": gradable.height,
+        "ungradable": asked.height - gradable.height,
+        "correct": int(gradable["correct"].sum()),
+        "strict": int(gradable["strict"].sum()),
+        "lenient": int(gradable["lenient"].sum()),
+        "lenient_rows": gradable.height - gradable["lenient"].null_count(),
+        "parse_failed": _mean(asked, "parse_failed"),
+        "ended": _mean(asked, "ended"),
+        "tokens": _mean(asked, "tokens"),
+        "repetition": _mean(asked, "repetition"),
+        "distinct_2": _mean(asked, "distinct_2"),
+        "extractors": {
+            str(name): n for name, n in asked["extractor"].drop_nulls().value_counts().sort("extractor").rows()
+        },
+    }
+
+
+def _mean(frame: pl.DataFrame, column: str) -> float | None:
+    value = frame[column].cast(pl.Float64).mean()
+    return None if value is None else float(value)  # type: ignore[arg-type]

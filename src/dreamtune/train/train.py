@@ -1,0 +1,235 @@
+"""Training: `train_adapter`, and in it the loop.
+
+What it writes into `out`:
+
+    adapter/            the adapter in PEFT format; or, of full fine-tuning,
+    model/              the checkpoint in the base's format
+    train_log.jsonl     one line per logged step and per validation, written as the run goes
+    training.json       first and last loss, steps, tokens, memory, seconds per step, validation, what was resumed
+    gate.json           the canaries: {"passed": ..., "checks": [...]}
+
+and into `work`, which outlives a killed attempt: checkpoints/ (see `checkpoint.py`), on request tensorboard/.
+`smoke` and `full` are both this function, with other numbers; full is given smoke's folder as its gate.
+"""
+
+import json
+import math
+import signal
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import reduce
+
+from dreamtune.canaries import window as canaries
+from dreamtune.canaries.alignment import rows_aligned
+from dreamtune.checks import Check, at, failed, verdict
+from dreamtune.device.memory import out_of_memory, peak_gib, watch
+from dreamtune.errors import UserError
+from dreamtune.interruption import Interrupted
+from dreamtune.model.loading import count_parameters
+from dreamtune.objective.loss import loss_sums
+from dreamtune.progress import Progress
+from dreamtune.settings.model import ModelConfig
+from dreamtune.settings.train import TrainConfig
+from dreamtune.train.gate import announce_prediction, open_gate, ran_as
+from dreamtune.train.log import Log
+from dreamtune.train.micro_batches import SMALLEST, accumulate, make_window, rehearse
+from dreamtune.train.optimizer import learning_rate, set_learning_rate
+from dreamtune.train.prefetch import Ahead
+from dreamtune.train.run import Run, open_log, prepare_run, resume, save
+
+REMEDY = {
+    "lora": f"lower data.max_tokens, or take a larger GPU ({SMALLEST})",
+    "full": "lower train.micro_batch_tokens, raise train.recompute_layers, or take more GPUs (train.gpus)",
+}
+
+
+def train_adapter(
+    train: TrainConfig,
+    model: ModelConfig,
+    shards: Path,
+    out: Path,
+    work: Path,
+    gate: Path | None = None,
+) -> dict[str, Any]:
+    """Train an adapter (or all weights) from the base model, or go on from the newest whole checkpoint in `work`.
+
+    Args:
+        shards: output of prepare_shards.
+        out: private, empty folder for what the module's docstring lists.
+        work: folder that outlives a killed attempt; several attempts may use it at once.
+        gate: smoke's output, which must have passed; None for smoke itself.
+
+    Raises:
+        UserError: the gate did not pass, the loss stopped being finite, the memory did not suffice, no training rows.
+    """
+    gate_passed = open_gate(gate, train.on_failed_gate)
+    with out_of_memory(REMEDY[train.finetuning]):
+        run = prepare_run(train, model, shards, work, gate)
+        predicted = announce_prediction(gate, run.windows, run.share, run.plan) if gate else {}
+        checks = check_moment(run, "first_window")
+        if gate and train.on_failed_gate == "stop" and (faults := failed(checks)):
+            raise UserError(f"the run's own canaries failed: {'; '.join(faults)}")
+        resume(run)
+        loaded_gib = watch(run.share.device)
+        rehearse(run)
+        began = time.monotonic()
+        fit_or_save(run, open_log(run, out, work))
+        fit_s = time.monotonic() - began  # of this process, whatever it resumed
+        checks += check_moment(run, "last_window")
+    if broken := [check for check in checks if check["name"].startswith("loss_finite") and not check["passed"]]:
+        raise UserError(f"{broken[0]['name']}: the loss is not finite; lower train.learning_rate or raise train.warmup")
+    trainable, parameters = count_parameters(run.model)
+    summary = run.history.summary() | predicted | {"gate_passed": gate_passed, "processes": run.share.processes}
+    summary |= {"rows": run.windows.rows, "epochs": train.epochs, "trainable": trainable, "parameters": parameters}
+    summary |= {"fit_s": round(fit_s, 3), "host_memory_gib": round(peak_gib("cpu"), 4)}
+    summary |= {"loaded_gib": round(loaded_gib, 4), "ran_as": ran_as(run.plan, train, run.share.device.type)}
+    weights = run.finetuning.weights()
+    if run.share.process == 0:
+        run.finetuning.write_result(weights, out)
+        (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        (out / "gate.json").write_text(json.dumps(verdict(checks), indent=2) + "\n", encoding="utf-8")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return {name: summary[name] for name in ("rows", "steps", "tokens", "first_loss", "last_loss", "trainable")}
+
+
+def fit_or_save(run: Run, log: Log) -> None:
+    """Train to the end. Asked to stop, finish the micro-batch, write a checkpoint and raise `Interrupted`.
+
+    What the window under way has added up so far is given up: the next start begins it anew, to the same bits.
+    """
+    with run.stop:
+        try:
+            fit(run, log)
+        except Interrupted as stopped:
+            step = run.history.step
+            if step:
+                save(run)
+                if run.share.processes > 1:  # whoever ended before the first has written would have it ended, too
+                    torch.distributed.barrier()
+            kept = f"a checkpoint after step {step} of {run.windows.total} is kept" if step else "no step was finished"
+            raise Interrupted(f"{stopped}; {kept}; start snakemake again to go on from there") from None
+
+
+def fit(run: Run, log: Log) -> None:
+    """Take every step that is left. One step is one window, however many forward passes and processes share it."""
+    train, history, total = run.train, run.history, run.windows.total
+    run.model.train()
+    last_checkpoint, first_step = time.monotonic(), history.step + 1
+    if not history.lines:
+        validate(run, log)
+    progress = Progress("train", total, done=history.step) if run.share.process == 0 else None
+    with progress or nullcontext(), Ahead(partial(make_window, run), total) as windows:
+        for step in range(first_step, total + 1):
+            started = time.monotonic()
+            window, sums = accumulate(run, windows, step)
+            run.finetuning.add_up(sums)
+            overdue = time.monotonic() - last_checkpoint > 60 * train.checkpoint_minutes
+            if run.share.processes > 1:
+                overdue = stop_together(run, overdue)
+            norm = run.finetuning.clip(train.max_grad_norm)
+            weighted, window_nll, grad_norm = torch.cat([sums, norm.to(sums)[None]]).tolist()  # waits for the GPU
+            window_loss = weighted / window.loss_tokens
+            stop_unless_finite(step, window_loss, grad_norm)
+
+            rate = learning_rate(step, total, train)
+            set_learning_rate(run.optimizer, rate)
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+
+            history.add_step(
+                step=step,
+                loss=window_loss,
+                nll=window_nll,
+                nll_tokens=window.nll_tokens,
+                grad_norm=grad_norm,
+                tokens=window.tokens,
+                wall_s=time.monotonic() - started,
+                warm=step > first_step,
+            )
+            if progress:
+                progress.advance(note=f"loss {window_loss:.4f}")
+            epoch_ends = step % run.windows.per_epoch == 0 or step == total
+            if step % train.log_every == 0 or step == total:
+                log.write(history.line(step / run.windows.per_epoch, rate, peak_gib(run.share.device)))
+            if step == total or (step % train.validate_every == 0 if train.validate_every else epoch_ends):
+                validate(run, log)
+            if epoch_ends or overdue or (train.checkpoint_steps and step % train.checkpoint_steps == 0):
+                save(run)
+                last_checkpoint = time.monotonic()
+
+
+def validate(run: Run, log: Log) -> None:
+    """Log the 1/t bound on the validation rows, in nats per response token, under masks that never change."""
+    if not run.validates:
+        return
+    started = time.monotonic()
+    run.model.eval()
+    sums = torch.zeros(2, dtype=torch.float64, device=run.share.device)  # [2]: nats, tokens
+    with torch.no_grad():
+        for batch in run.validation:
+            if run.share.processes == 1:
+                run.stop.check()
+            tokens = sum(row.nll_tokens for row in batch.rows)
+            nll = loss_sums(run.model, batch)[1].item() if len(batch.positions) or run.share.lockstep else 0.0
+            sums += torch.tensor([nll, tokens], dtype=torch.float64, device=run.share.device)
+    run.model.train()
+    if run.share.processes > 1:
+        sums = reduce(sums, "sum")
+    step, validation_nll = run.history.step, (sums[0] / sums[1]).item()
+    run.history.validation_s += time.monotonic() - started
+    if not math.isfinite(validation_nll):
+        raise UserError(f"step {step}: the validation loss is {validation_nll}; lower train.learning_rate")
+    log.write({"step": step, "epoch": step / run.windows.per_epoch, "validation_nll": validation_nll})
+
+
+def stop_together(run: Run, overdue: bool) -> bool:
+    """Stop all processes in the same step as soon as one of them was asked to, even if the signal missed the others.
+
+    Args:
+        overdue: whether this process finds that a checkpoint is.
+
+    Returns:
+        what the first process finds: where all weights are trained, a checkpoint takes all processes.
+    """
+    mine = [float(run.stop.received is not None), float(overdue and run.share.process == 0)]
+    asked, due = reduce(torch.tensor(mine, device=run.share.device), "sum").tolist()
+    if asked and not run.stop.received:
+        run.stop.received = signal.SIGTERM  # so the launcher would have said
+    run.stop.check()
+    return bool(due)
+
+
+def stop_unless_finite(step: int, loss: float, grad_norm: float) -> None:
+    """A loss that is not finite always stops, before the optimiser takes it in."""
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise UserError(
+            f"step {step}: the loss is {loss}, its gradient norm {grad_norm}; lower train.learning_rate or raise "
+            "train.warmup"
+        )
+
+
+def check_moment(run: Run, moment: str) -> list[Check]:
+    """Run the canaries on the first or the last window that can be judged, all of it, on every process."""
+    steps = range(1, run.windows.total + 1)
+    steps = steps if moment == "first_window" else steps[::-1]
+    step = next((step for step in steps if canaries.is_telling(run.windows.noised(step))), None)
+    if step is None:
+        raise UserError(
+            f"in none of the {len(steps)} steps is a response token hidden, so there is nothing to learn or to judge; "
+            "train on more or longer rows, or for more epochs"
+        )
+    whole = replace(run.share, process=0, processes=1)
+    window = run.windows.window(step, whole, run.plan)
+    checks = canaries.check_window(run.model, window.batches, run.windows.stored(step), run.windows.ids)
+    if moment == "first_window":
+        checks.append(run.finetuning.starts_from_base(window.batches))
+        epoch = range(1, run.windows.per_epoch + 1)
+        checks.append(rows_aligned(run.model, (run.windows.window(step, whole, run.plan).batches for step in epoch)))
+    return at(moment, checks)

@@ -1,0 +1,84 @@
+"""The digest of a stage's code, which is a part of its version.
+
+**The place decides what an edit makes anew.** What lies in `workflow/` and `device/`, and the modules `progress`,
+`interruption`, `errors` and `prediction`, decide how a job runs and what it prints, never what it writes: they enter no
+digest. Every other module enters the digest of each script that reaches it through imports.
+
+Torch-free and quick, because the Snakefile calls this while it is parsed.
+"""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dreamtune.digests import digest, sha256_file
+
+SRC = Path(__file__).resolve().parents[2]
+ROOT = SRC.parent
+UNHASHED = ("workflow", "device", "progress", "interruption", "errors", "prediction")  # packages and modules
+
+
+def code_digest(script: str | Path) -> str:
+    """Return 12 hex digits of a script and of every local module it reaches through imports, lazy ones too.
+
+    Compared are syntax trees without docstrings, so comments and formatting do not count. Files beside a package's
+    modules (templates) count as code. Nothing is executed.
+    """
+    found: dict[str, str] = {}
+    todo = [("__main__", Path(script).resolve())]
+    while todo:
+        name, path = todo.pop()
+        if name in found or name.partition(".")[2].split(".")[0] in UNHASHED:
+            continue
+        tree = _parse(path, path.stat().st_mtime_ns)
+        found[name] = _tree_digest(path, path.stat().st_mtime_ns)
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        todo += [module for imported in _imports(tree, package) for module in _locate(imported)]
+        if path.name == "__init__.py":
+            data = [f for f in sorted(path.parent.iterdir()) if f.is_file() and f.suffix not in {".py", ".pyc"}]
+            found |= {f"{name}/{file.name}": sha256_file(file) for file in data}
+    return digest(found)
+
+
+@cache
+def _parse(path: Path, _mtime: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _tree_digest(path: Path, mtime: int) -> str:
+    return digest(_plain(_parse(path, mtime)))
+
+
+def _plain(node: Any) -> Any:
+    """Return a tree as lists. Empty fields are left out: which ones exist differs between Python's versions."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+        fields["body"] = fields["body"][1:]
+    return [type(node).__name__, *([k, _plain(v)] for k, v in fields.items() if v is not None and v != [])]
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _locate(imported: str) -> Iterator[tuple[str, Path]]:
+    """Yield every local module that `import imported` runs: its packages and, if it is one, itself."""
+    parts = imported.split(".")
+    for end in range(1, len(parts) + 1):
+        stem = SRC.joinpath(*parts[:end])
+        for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+            if path.is_file():
+                yield ".".join(parts[:end]), path

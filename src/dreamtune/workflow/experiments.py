@@ -1,0 +1,107 @@
+"""How an experiment is made of stages: the graph that the Snakefile runs."""
+
+from pathlib import Path
+
+from dreamtune.config import Config, Experiment
+from dreamtune.settings.base import Section
+from dreamtune.settings.benchmark import Benchmark
+from dreamtune.settings.generate import GenerateConfig
+from dreamtune.workflow.plan import Plan
+
+Folders = dict[str, Path]
+
+
+def make_plan(config: Config) -> tuple[Plan, dict[str, Folders]]:
+    """Return the plan and, for each experiment, its newest version folders by name.
+
+    Raises UserError where an input file or model folder does not exist.
+    """
+    plan = Plan()
+    latest = {name: _plan_experiment(plan.under(e.cluster), name, e) for name, e in config.experiments.items()}
+    plan.digests.save()
+    return plan, latest
+
+
+def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
+    # Only dropping reads the benchmarks: under `keep`, naming one more re-makes no shards and retrains nothing.
+    against = e.evaluate.benchmarks if e.data.contaminated == "drop" else []
+    # What cannot change the shards does not name them: the column of the answers, which are not compared.
+    avoided: dict[str, Section] = {
+        f"benchmark/{benchmark.name}": benchmark.model_copy(update={"answer": benchmark.question})
+        for benchmark in against
+    }
+    shards = plan.add(
+        "prepare_shards", {"data": e.data, **avoided}, ("data", "tokenizer", *avoided), unhashed={"model": e.model}
+    )
+    smoke = _plan_training(plan, e, "smoke", shards)
+    full = _plan_training(plan, e, "full", shards, {"gate": smoke})
+    likelihood = plan.add(
+        "evaluate_likelihood",
+        {"likelihood": e.evaluate.likelihood, "model": e.model},
+        ("model",),
+        {"shards": shards, "adapter": full},
+    )
+    folders = {"shards": shards, "smoke": smoke, "full": full, "likelihood": likelihood}
+    for questions in [None, *e.evaluate.benchmarks]:
+        for setting, generate in e.generate.by_name().items():
+            folders |= _plan_answers(plan, e, folders, questions, setting, generate)
+        if questions:
+            folders[f"contamination/{questions.name}"] = plan.add(
+                "audit_contamination",
+                {"benchmark": questions},
+                ("questions",),
+                {"shards": shards},
+                names={"ngram": e.data.ngram},
+            )
+    report = plan.add(
+        "render_report",
+        {"report": e.report, "comparison": e.evaluate.comparison},
+        reads=folders,
+        names={"experiment": name},
+    )
+    return folders | {"report": report}
+
+
+def _plan_training(plan: Plan, e: Experiment, run: str, shards: Path, gate: Folders | None = None) -> Path:
+    """Plan one run. Its name is hashed: with equal settings smoke would else be its own gate."""
+    overrides = e.smoke if run == "smoke" else e.full
+    return plan.add(
+        "train_adapter",
+        {"train": overrides.applied_to(e.train), "model": e.model},
+        ("model",),
+        {"shards": shards},
+        order_only=gate,
+        names={"run": run},
+    )
+
+
+def _plan_answers(
+    plan: Plan, e: Experiment, folders: Folders, questions: Benchmark | None, setting: str, generate: GenerateConfig
+) -> Folders:
+    """Plan the answers of base and tuned to one set of questions under one setting, and their scores."""
+    added: Folders = {}
+    sections: dict[str, Section] = {"generate": generate, "model": e.model}
+    inputs: tuple[str, ...] = ("model",)
+    if questions:  # the user's own prompts are answered beside the test split only
+        sections |= {"generate": generate.model_copy(update={"prompts": []}), "benchmark": questions}
+        inputs = ("model", "questions")
+    for who, adapter in {"base": {}, "tuned": {"adapter": folders["full"]}}.items():
+        key = f"{questions.name if questions else 'test'}/{setting}/{who}"
+        answers = plan.add("generate_answers", sections, inputs, {"shards": folders["shards"], **adapter})
+        added[f"answers/{key}"] = answers
+        added[f"scores/{key}"] = plan.add("score_answers", {"score": e.score}, reads={"answers": answers})
+    return added
+
+
+def plan_merge(plan: Plan, config: Config, latest: dict[str, Folders]) -> dict[str, Path]:
+    """Plan the merged checkpoint of each experiment with an adapter; it is made only on request."""
+    return {
+        name: plan.under(e.cluster).add(
+            "merge_adapter",
+            {"model": e.model, "likelihood": e.evaluate.likelihood},
+            ("model",),
+            {key: latest[name][key] for key in ("shards", "full", "likelihood")},
+        )
+        for name, e in config.experiments.items()
+        if e.train.finetuning == "lora"
+    }

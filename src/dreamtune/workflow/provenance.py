@@ -1,0 +1,65 @@
+"""What a manifest records of how a result was made: packages, commit, container image, GPU. None of it is hashed."""
+
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from dreamtune.digests import sha256_file
+from dreamtune.workflow.code import ROOT
+
+PACKAGES = (
+    *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets"),
+    *("polars", "snakemake", "tokenizers", "safetensors", "math-verify", "numpy"),
+)
+
+
+def provenance() -> dict[str, Any]:
+    """Return what a manifest says of this process: commit, packages, Python, container image, host and GPU."""
+    return {
+        "git": _git(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
+        "python": platform.python_version(),
+        "image": _image(),
+        "host": socket.gethostname(),
+        "gpu": _gpu(),
+    }
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _image() -> str | None:
+    """Return the file name of the container's image and what lock it was built from; None outside of a container."""
+    file = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER")
+    lock = Path(sys.prefix) / "requirements.lock"
+    return f"{Path(file).name}, lock {sha256_file(lock)[:12] if lock.exists() else 'unknown'}" if file else None
+
+
+def _git() -> dict[str, Any] | None:
+    """Return commit and whether tracked files differ from it; None outside a repository."""
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changes = subprocess.run(
+            ["git", "-C", str(ROOT), "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(changes.stdout.strip())}
+
+
+def _gpu() -> str | None:
+    """Return the GPU's name if this process used torch; stages without a model never import it."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None

@@ -1,0 +1,239 @@
+"""One job of the workflow: from its frozen `config.json` to its `manifest.json`, which is written last.
+
+A job works in a private folder and moves what it made into its version's folder at the end. Two writers of the same
+version can run side by side (a driver that was killed leaves its job running): both make the same content.
+Of a version that is scattered, each part is such a job too, in its own folder, with a `part.json` for a manifest; the
+job that gathers them checks every part, and removes them once the manifest stands (see `dreamtune.workflow.parts`).
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import psutil
+
+from dreamtune.digests import describe
+from dreamtune.errors import UserError
+from dreamtune.inputs.identity import DIGESTS, FileDigests, identify
+from dreamtune.interruption import Interrupted
+from dreamtune.part import Part
+from dreamtune.settings.base import Section
+from dreamtune.workflow.code import code_digest
+from dreamtune.workflow.parts import PARTS, folder_of, parts_of, read_part, together
+from dreamtune.workflow.provenance import provenance
+from dreamtune.workflow.scratch import private_folder, scratch_folder
+
+S = TypeVar("S", bound=Section)
+ATTEMPTS = 20  # to move an output into place beside another writer of the same version
+
+
+class Stage:
+    """The context in which a script makes its one library call.
+
+    >>> with Stage(__file__, code_before_imports) as stage:
+    ...     stage.counts = prepare_shards(stage.section("data", DataConfig), ..., stage.out)
+
+    Attributes:
+        folder: the version's folder, or the part's, which survives a kill: checkpoints belong here.
+        out: a private, empty folder, on local disk if DREAMTUNE_SCRATCH names one; its content becomes the output.
+        counts: what the manifest says of rows and drop reasons.
+        part: the part of the version that this job makes; None for all of it.
+    """
+
+    def __init__(self, script: str, code_before: str, arguments: list[str] | None = None) -> None:
+        """Read the command line; stop if the code is not what the version was planned with, before or after imports."""
+        self.name = Path(script).stem
+        parser = argparse.ArgumentParser(prog=self.name, description=sys.modules["__main__"].__doc__)
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.add_argument("--out", type=Path, required=True, help="version folder that holds the frozen config.json")
+        parser.add_argument("--part", type=Part.parse, metavar="K/N", help="make only this part, such as 2/7")
+        given = parser.parse_args(arguments)
+        self.folder: Path = given.out
+        self.part: Part | None = given.part
+        self.counts: dict[str, Any] = {}
+        self.gathered: list[dict[str, Any]] = []
+        try:
+            self.spec = self._frozen()
+            self._check_code(code_before, code_digest(script))
+            self._check_part()
+        except UserError as error:
+            self._stop(error)
+
+    def section(self, name: str, kind: type[S]) -> S:
+        """Return a section of the frozen config, result and runtime fields together."""
+        values = self.spec["settings"].get(name, {}) | self.spec["runtime"].get(name, {})
+        return kind.model_validate(values)
+
+    def optional(self, name: str, kind: type[S]) -> S | None:
+        """Return a section, or None where this version has none."""
+        return self.section(name, kind) if name in self.spec["settings"] else None
+
+    def reads(self) -> dict[str, Path]:
+        """Return the version folders this job reads, by name, each of them finished.
+
+        Raises:
+            UserError: one of them has no manifest.
+        """
+        folders = {name: Path(folder) for name, folder in (self.spec["reads"] | self.spec["order_only"]).items()}
+        for name, folder in folders.items():
+            if not (folder / "manifest.json").exists():
+                raise UserError(f"{name}: {folder} is not finished (no manifest.json); run snakemake to make it")
+        return folders
+
+    def parts(self) -> list[Path]:
+        """Return the folders of the finished parts that this job gathers; [] if it makes all itself, or is a part.
+
+        Raises:
+            UserError: one of them is not finished, or no longer what was written.
+        """
+        if self.part:
+            return []
+        folders = [self.folder / folder_of(self.spec, part) for part in parts_of(self.spec)]
+        self.gathered = [read_part(folder, self.spec["version"]) for folder in folders]
+        return folders
+
+    def __enter__(self) -> "Stage":
+        try:
+            self._check_inputs(list(self.spec["inputs"]))
+            scratch = scratch_folder()
+        except UserError as error:
+            self._stop(error)
+        self.beside = private_folder(self.folder, ".out-")
+        self.out = private_folder(scratch, f"dreamtune-{os.getuid()}-") if scratch else self.beside
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if kind is None and os.environ.get("RANK", "0") == "0":  # of several processes only the first writes
+                # What was loaded at the start is in memory: no training is lost for what became of the model's folder.
+                self._check_inputs([name for name in self.spec["inputs"] if name != "model"])
+                self._write_manifest(self._publish())
+                if not self.part:  # they hold nothing that the version does not
+                    shutil.rmtree(self.folder / PARTS, ignore_errors=True)
+        except UserError as changed:
+            error = changed
+        finally:
+            for folder in {self.out, self.beside}:
+                shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, UserError | Interrupted):
+            self._stop(error)
+
+    def _stop(self, error: UserError | Interrupted) -> None:
+        """Say why, once: of several processes the launcher passes on what the first that failed wrote down.
+
+        All are stopped together; then the launcher may be ending too, and the first process speaks for itself.
+        """
+        file, stopped = os.environ.get("TORCHELASTIC_ERROR_FILE"), isinstance(error, Interrupted)
+        if file:
+            message = {"message": "" if stopped else str(error), "extraInfo": {"timestamp": str(int(time.time()))}}
+            Path(file).write_text(json.dumps({"message": message}))
+        if not file or (stopped and os.environ["RANK"] == "0"):
+            print(f"{self.name}: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+    def _frozen(self) -> dict[str, Any]:
+        path = self.folder / "config.json"
+        if not path.exists():
+            raise UserError(f"{path} does not exist; snakemake writes it, so give --out a version it has planned")
+        return json.loads(path.read_text())
+
+    def _check_code(self, *now: str) -> None:
+        planned = self.spec["code"]
+        if any(code != planned for code in now):
+            raise UserError(
+                f"the code changed since version {self.spec['version']} was submitted (code {planned}, now {now[-1]}); "
+                "nothing was run; start snakemake again"
+            )
+
+    def _check_part(self) -> None:
+        """Go to the part's own folder, if this job makes one."""
+        if self.part is None:
+            return
+        planned = parts_of(self.spec)
+        if self.part not in planned:
+            what = f"in {len(planned)} parts" if planned else "in one piece"
+            raise UserError(
+                f"there is no part {self.part}: version {self.spec['version']} is now made {what}; start snakemake "
+                "again, which plans its parts by the configuration"
+            )
+        self.folder /= folder_of(self.spec, self.part)
+
+    def _check_inputs(self, names: list[str]) -> None:
+        """Stop if a file outside `results/` is not the one that the version was planned with."""
+        now = identify(names, self.spec["runtime"], FileDigests(DIGESTS))
+        if changed := [name for name in names if now[name] != self.spec["inputs"][name]]:
+            raise UserError(
+                f"the {changed[0]} changed since version {self.spec['version']} was submitted; nothing was filed; "
+                "start snakemake again"
+            )
+
+    def _publish(self) -> list[str]:
+        """Move the private folder's content into the version's folder, from scratch by a copy; return the names."""
+        if self.out != self.beside:
+            shutil.copytree(self.out, self.beside, dirs_exist_ok=True)
+        names = sorted(item.name for item in self.beside.iterdir())
+        for name in names:
+            _replace(self.beside / name, self.folder / name, aside=self.beside)
+        return names
+
+    def _write_manifest(self, outputs: list[str]) -> None:
+        """Describe the files as they lie on disk; once more if another writer replaced one meanwhile."""
+        record, name = self._record(), "part.json" if self.part else "manifest.json"
+        for attempt in range(ATTEMPTS):
+            try:
+                files = [file for name in outputs for file in _files(self.folder / name)]
+                before = [_mark(file) for file in files]
+                record["outputs"] = {file.relative_to(self.folder).as_posix(): describe(file) for file in files}
+                beside = self.beside / name
+                beside.write_text(json.dumps(record, indent=1, allow_nan=False))
+                beside.rename(self.folder / name)
+                if before == [_mark(file) for file in files]:
+                    return
+            except FileNotFoundError:  # in the middle of another writer's replacing
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(0.1)
+
+    def _record(self) -> dict[str, Any]:
+        started = psutil.Process().create_time()
+        record = self.spec | {
+            "counts": self.counts,
+            **provenance(),
+            "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "wall_s": round(time.time() - started, 3),
+        }
+        return record | ({"part": str(self.part)} if self.part else together(record, self.gathered))
+
+
+def _replace(source: Path, target: Path, aside: Path) -> None:
+    """Rename `source` to `target`; a folder that stands there, of another writer with the same content, goes aside.
+
+    The two renames are not one: another writer's may come between, so they are tried again.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            if target.is_dir():
+                target.rename(aside / f".old-{target.name}-{attempt}")
+            source.rename(target)
+            return
+        except OSError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(0.01 * attempt)
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+
+
+def _mark(file: Path) -> tuple[int, int, int]:
+    stat = file.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,227 @@
+"""Answers: what is asked, what is written, and the same by hand on a terminal."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
+
+from conftest import FIXTURES, ROOT
+from dreamtune.data.shard_writer import SCHEMA, ShardWriter
+from dreamtune.data.tokenizer import load_tokenizer
+from dreamtune.errors import UserError
+from dreamtune.generate.answers import generate_answers
+from dreamtune.generate.ask import answer_by_hand, by_hand
+from dreamtune.generate.sampler import generate
+from dreamtune.model.loading import attach_lora, load_model
+from dreamtune.settings.benchmark import Benchmark
+from dreamtune.settings.generate import GenerateConfig
+from dreamtune.settings.lora import LoraSettings
+from dreamtune.settings.model import ModelConfig
+
+DREAM = FIXTURES / "dream_tiny"
+TEMPLATE = "w1 {question} w2 {answer}"
+QUICK: dict[str, Any] = {"max_new_tokens": 6, "batch_size": 4}
+BEGIN = 502
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    """The tiny Dream with a tokenizer whose word wN is token N."""
+    folder = tmp_path_factory.mktemp("base") / "dream"
+    shutil.copytree(DREAM, folder)
+    backend = tokenizers.Tokenizer(models.WordLevel({f"w{i}": i for i in range(500)} | {"?": 503}, "?"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    special = {"<mask>": 500, "<end>": 501, "<begin>": 502}
+    serialised = json.loads(backend.to_str())
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    serialised["added_tokens"] = [{"id": i, "content": token} | flags for token, i in special.items()]
+    serialised["model"]["vocab"] |= special
+    (folder / "tokenizer.json").write_text(json.dumps(serialised))
+    names = {"mask_token": "<mask>", "eos_token": "<end>", "bos_token": "<begin>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    return ModelConfig(path=str(folder), quantization="nf4", dtype="float32", device="cpu")
+
+
+def make_shards(folder: Path, base: ModelConfig, test_rows: int = 5) -> Path:
+    folder.mkdir(parents=True)
+    prompts = [[BEGIN, 1, 10 + i, 2] for i in range(test_rows)]
+    rows = [
+        {
+            "example_id": 40 + i,
+            "input_ids": [*prompt, 7, 501],
+            "prompt_tokens": len(prompt),
+            "complete": True,
+            "question": f"w{10 + i}",
+            "answer": "w7",
+        }
+        for i, prompt in enumerate(prompts)
+    ]
+    splits: dict[str, object] = {}
+    for name, content in (("train", rows), ("validation", []), ("test", rows)):
+        writer = ShardWriter(folder, name, 100)
+        if content:
+            writer.write(pa.Table.from_pylist(content, SCHEMA))
+        splits[name] = writer.close()
+    ids = load_tokenizer(base.path).describe()
+    meta = {"template": TEMPLATE, "beginning_token": True, "max_tokens": 64, "tokenizer": ids, "splits": splits}
+    (folder / "shards.json").write_text(json.dumps(meta))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(base: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("shards") / "v", base)
+
+
+@pytest.fixture(scope="module")
+def adapter(base: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapter") / "adapter"
+    model = attach_lora(load_model(base.path, dtype="float32"), LoraSettings(target_modules=["all-linear"]), 0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+def answers(base: ModelConfig, shards: Path, out: Path, **options: Any) -> tuple[pl.DataFrame, dict[str, Any]]:
+    out.mkdir(parents=True)
+    benchmark, adapter = options.pop("benchmark", None), options.pop("adapter", None)
+    counts = generate_answers(GenerateConfig(**(QUICK | options)), base, shards, benchmark, adapter, out)
+    json.dumps(counts)
+    return pl.read_parquet(out / "answers.parquet"), counts
+
+
+def test_answers_of_the_test_split(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
+    frame, counts = answers(base, shards, tmp_path / "out")
+    assert frame["example_id"].to_list() == [40, 41, 42, 43, 44] and frame["answer"].unique().to_list() == ["w7"]
+    assert counts["questions"] == counts["rows"] == 5 and counts["dropped"] == {}
+    model = load_model(base.path, quantization="nf4", dtype="float32")
+    expected = generate(model, [[BEGIN, 1, 10 + i, 2] for i in range(5)], GenerateConfig(**QUICK))
+    assert frame["tokens"].to_list() == expected
+    for row in frame.iter_rows(named=True):
+        assert row["prompt_tokens"] == 4 and len(row["unmasked_at"]) == len(row["tokens"])
+        assert row["ended"] == (row["tokens"][-1] == 501) and max(row["unmasked_at"]) < row["steps"] <= 6
+        words = [f"w{t}" if t < 500 else "?" for t in row["tokens"] if t < 500 or t == 503]
+        assert row["completion"].split() == words
+    times = pl.read_parquet(tmp_path / "out" / "timings.parquet")
+    summary = json.loads((tmp_path / "out" / "generation.json").read_text())
+    assert times["seconds"].min() > 0 and times.height == 5
+    assert summary["tokens"] == frame["tokens"].list.len().sum() and summary["settings"]["order"] == "entropy"
+    assert "batch_size" not in summary["settings"], "a runtime setting"
+
+
+def test_answers_are_the_same_to_the_byte(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
+    for name, size in (("a", 1), ("b", 3)):
+        answers(base, shards, tmp_path / name, batch_size=size, temperature=0.8, samples=2)
+    assert (tmp_path / "a/answers.parquet").read_bytes() == (tmp_path / "b/answers.parquet").read_bytes()
+
+
+def test_samples_own_prompts_and_max_prompts(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
+    frame, counts = answers(
+        base, shards, tmp_path / "out", samples=2, temperature=1.0, max_prompts=2, prompts=["w10", "w99 w98"]
+    )
+    assert frame["example_id"].to_list() == [40, 40, 41, 41, -1, -1, -2, -2]
+    assert frame["sample"].to_list() == [0, 1] * 4 and counts["questions"] == 4
+    own = frame.filter(pl.col("example_id") < 0)
+    assert own["answer"].null_count() == 4 and own["prompt_tokens"].to_list() == [4, 4, 5, 5]
+    assert own["question"].to_list() == ["w10", "w10", "w99 w98", "w99 w98"]
+    first, second = frame.filter(pl.col("example_id") == 40)["tokens"].to_list()
+    assert first != second
+
+
+def test_own_prompt_has_the_tokens_of_the_shards(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
+    """The question of the first test row, typed in, gives the answer of the first test row."""
+    frame, _ = answers(base, shards, tmp_path / "out", prompts=["w10"])
+    assert frame["tokens"][0].to_list() == frame["tokens"][-1].to_list()
+
+
+def test_a_benchmark_is_answered_alone(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
+    table = {"problem": ["w10", None, "w12", "  ", "w14", " W10"], "solution": [7, 8, None, 9, 10, 11]}
+    pl.DataFrame(table).write_parquet(tmp_path / "b.parquet")
+    benchmark = Benchmark(name="b", files=[str(tmp_path / "*.parquet")], question="problem", answer="solution")
+    frame, counts = answers(base, shards, tmp_path / "out", benchmark=benchmark, prompts=["w3"])
+    assert frame["example_id"].to_list() == [0, 4] and frame["answer"].to_list() == ["7", "10"]
+    assert counts["dropped"] == {"no_question": 2, "no_answer": 1, "repeated_question": 1}
+    test, _ = answers(base, shards, tmp_path / "test")
+    assert frame["tokens"][0].to_list() == test["tokens"][0].to_list(), "same question, same prompt"
+    frame, _ = answers(base, shards, tmp_path / "one", benchmark=benchmark, max_prompts=1)
+    assert frame["example_id"].to_list() == [0]
+    with pytest.raises(UserError, match="problem"):
+        wrong = benchmark.model_copy(update={"question": "Problem"})
+        answers(base, shards, tmp_path / "wrong", benchmark=wrong)
+
+
+def test_the_adapter_takes_part(base: ModelConfig, shards: Path, adapter: Path, tmp_path: Path) -> None:
+    plain, _ = answers(base, shards, tmp_path / "base")
+    tuned, _ = answers(base, shards, tmp_path / "tuned", adapter=adapter)
+    model = load_model(base.path, quantization="nf4", dtype="float32", adapter=adapter)
+    prompts = [[BEGIN, 1, 10 + i, 2] for i in range(5)]
+    assert tuned["tokens"].to_list() == generate(model, prompts, GenerateConfig(**QUICK)) != plain["tokens"].to_list()
+
+
+def test_nothing_to_answer_is_an_empty_table(base: ModelConfig, tmp_path: Path) -> None:
+    empty = make_shards(tmp_path / "empty", base, test_rows=0)
+    frame, counts = answers(base, empty, tmp_path / "out")
+    assert frame.height == 0 and frame.schema["tokens"] == pl.List(pl.Int32) and counts["rows"] == 0
+
+
+def test_by_hand_reads_how_the_adapter_was_trained(
+    base: ModelConfig,
+    shards: Path,
+    adapter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "results" / "train_adapter" / "0123456789ab"
+    shutil.copytree(adapter, run / "adapter")
+    shutil.copytree(shards, tmp_path / "results" / "prepare_shards" / "v")
+    result, runtime = base.by_kind()
+    reads = {"shards": "results/prepare_shards/v"}
+    frozen = {"settings": {"model": result}, "runtime": {"model": runtime}, "reads": reads}
+    (run / "config.json").write_text(json.dumps(frozen))
+    arguments = ["--adapter", str(run / "adapter"), "--max-new-tokens", "6"]
+    assert by_hand([*arguments, "--prompt", "w10", "--prompt", "w11"]) == 0
+    expected = answer_by_hand(base, run / "adapter", ["w10", "w11"], GenerateConfig(**QUICK), TEMPLATE)
+    printed = capsys.readouterr().out
+    assert printed == f"question: w10\nanswer: {expected[0]}\n\nquestion: w11\nanswer: {expected[1]}\n\n"
+    frame, _ = answers(base, shards, tmp_path / "out", adapter=adapter)
+    assert expected == frame["completion"].to_list()[:2]
+
+
+def test_by_hand_says_what_is_missing(
+    base: ModelConfig, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def complaint(*arguments: str) -> str:
+        assert by_hand(["--prompt", "w1", *arguments]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "--model" in complaint()
+    assert "adapter_config.json" in complaint("--adapter", str(tmp_path))
+    assert "--template" in complaint("--adapter", str(adapter))
+    known = ("--adapter", str(adapter), "--template", "w1 {question} w2 {answer}")
+    assert "temperature" in complaint(*known, "--temperature", "-1")
+    assert "does not exist" in complaint(*known, "--model", "/no/such/model")
+
+
+def test_the_script_answers_by_hand(base: ModelConfig, adapter: Path) -> None:
+    script = ROOT / "workflow" / "scripts" / "generate_answers.py"
+    template = ("--template", TEMPLATE, "--quantization", "none", "--dtype", "float32")
+    command = [sys.executable, str(script), "--adapter", str(adapter), "--prompt", "w10", *template]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--max-new-tokens", "4"], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("question: w10\nanswer: ")

@@ -1,0 +1,149 @@
+"""The report where parts are absent, rows are few, and data or answers need a warning."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from dreamtune.errors import UserError
+from dreamtune.report.view import SAMPLER
+from dreamtune.scoring.score import score_answers
+from dreamtune.settings.generate import GenerateConfig
+from dreamtune.settings.score import ScoreConfig
+from report_fixture import HOSTILE, write_reads
+from report_page import Page, render
+
+pytest_plugins = "report_page"  # its fixture
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        ("likelihood",),
+        ("answers/", "scores/"),
+        ("smoke",),
+        ("shards",),
+        ("full",),
+        ("answers/",),
+        ("scores/test/greedy/base",),
+    ],
+)
+def test_parts_may_be_absent(tmp_path: Path, absent: tuple[str, ...]) -> None:
+    reads = {n: f for n, f in write_reads(tmp_path / "reads", questions=12).items() if not n.startswith(absent)}
+    html, summary, _ = render(reads, tmp_path / "out")
+    assert "</html>" in html
+    if "full" in absent:
+        assert summary["training"] == {}
+    if any(name.startswith("scores") for name in absent):
+        assert summary["accuracy"]["gain"]["value"] is None and "not enough data" in html.lower()
+
+
+def test_files_may_be_absent_and_folders_empty(tmp_path: Path) -> None:
+    reads = write_reads(tmp_path / "reads", questions=12)
+    for folder in reads.values():
+        for file in folder.iterdir():
+            if file.name != "manifest.json":
+                file.unlink()
+    html, summary, _ = render(reads, tmp_path / "out")
+    assert summary["verdict"] == "invalid" and "did not run" in html
+
+
+def test_one_question_and_none(tmp_path: Path) -> None:
+    html, summary, _ = render(write_reads(tmp_path / "one", questions=1), tmp_path / "out1")
+    assert summary["accuracy"]["base"]["n"] == 1 and "nan" not in html.lower().split("<script>")[0].split()
+    reads = write_reads(tmp_path / "none", questions=4)
+    for who in ("base", "tuned"):
+        for file in (
+            reads[f"answers/test/greedy/{who}"] / "answers.parquet",
+            reads[f"scores/test/greedy/{who}"] / "scores.parquet",
+        ):
+            pl.read_parquet(file).clear().write_parquet(file)
+    frame = reads["likelihood"] / "likelihood.parquet"
+    pl.read_parquet(frame).clear().write_parquet(frame)
+    html, summary, _ = render(reads, tmp_path / "out2")
+    assert summary["accuracy"]["base"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert "not enough data" in html
+
+
+def test_answers_of_another_split_are_refused(tmp_path: Path) -> None:
+    reads = write_reads(tmp_path / "reads", questions=12)
+    scores = reads["scores/test/greedy/base"] / "scores.parquet"
+    pl.read_parquet(scores).with_columns(pl.col("example_id") + 5).write_parquet(scores)
+    with pytest.raises(UserError, match="not the same ones"):
+        render(reads, tmp_path / "out")
+
+
+def test_overlaps_and_flags_are_shown_with_both_sides(made: Any) -> None:
+    page = Page(made[0])
+    assert "Overlaps of training rows and held-out rows: 1 pair" in page.text
+    assert "7 / 9" in page.text and f"shared words {HOSTILE}" in page.text and "What is 1 + 4?" in page.text
+    assert "html" in page.text and "3, 5" in page.text and "mojibake" not in page.text
+    assert "mostly Latin letters" in page.text and "too few letters to tell" in page.text
+    assert "question2133.5478199" + "1,234" in page.text  # a row of the table of lengths
+
+
+def test_several_samples_show_pass_at_k_and_the_majority(made: Any) -> None:
+    rows = re.findall(r'<th scope="row">([^<]*)</th>', made[0])
+    assert (
+        rows.count("correct") == 2 and [rows.count(name) for name in ("pass@1", "pass@2", "majority vote")] == [1] * 3
+    )
+    assert made[0].count("steps that went left to right") == 2
+
+
+def test_a_collapse_is_said_where_the_verdict_stands(tmp_path: Path) -> None:
+    reads = write_reads(tmp_path / "reads", questions=12)
+    answers, scores = (reads[f"{what}/test/greedy/tuned"] for what in ("answers", "scores"))
+    looping = pl.read_parquet(answers / "answers.parquet").with_columns(
+        completion=pl.lit("2 × " * 50), tokens=pl.lit([7, 8] * 50), unmasked_at=pl.lit(list(range(100)))
+    )
+    looping.write_parquet(answers / "answers.parquet")
+    score_answers(ScoreConfig(), answers, scores)
+    html, summary, _ = render(reads, tmp_path / "out")
+    said = "the tuned model's answers collapsed: 100 % loop"
+    assert any(said in reason for reason in summary["reasons"]) and said in Page(html).text
+    assert "written left to right (100 % of the steps)" in Page(html).text
+
+
+def test_warnings_of_packages_and_lengths(tmp_path: Path) -> None:
+    reads = write_reads(tmp_path / "reads", questions=12)
+    manifest = json.loads((reads["full"] / "manifest.json").read_text())
+    manifest["packages"]["polars"] = "9.9.9"
+    (reads["full"] / "manifest.json").write_text(json.dumps(manifest))
+    html, summary, _ = render(reads, tmp_path / "out")
+    assert summary["package_differences"]["polars"]["9.9.9"] == ["full"]
+    assert "different versions of polars" in html
+    assert "training responses are longer than max_new_tokens = 32" in html
+
+
+def test_examples_are_bounded_and_of_every_kind(tmp_path: Path, made: Any) -> None:
+    html, _, _ = made
+    found = re.findall(r'<article class="answer" data-kind="(\w+)" [^>]*data-where="([^"]*)"', html)
+    assert {where for _, where in found} == {"test · greedy", "test · sampled"}
+    kinds = [kind for kind, where in found if where == "test · greedy"]
+    assert len(kinds) == 61 and {"won", "wrong", "right", "ungraded"} <= set(kinds)
+    reads = write_reads(tmp_path / "reads", questions=12)
+    html, _, _ = render(reads, tmp_path / "out", examples=0)
+    assert html.count("<article") == 1  # the user's own prompt is always shown
+    for who in ("base", "tuned"):
+        file = reads[f"answers/test/greedy/{who}"] / "answers.parquet"
+        text = "<數\u202e&" * 100_000  # each character becomes several in the page
+        pieces = [[f"<&{i}" for i in range(5_000)]] * 13
+        steps = [list(range(5_000))] * 13
+        long = pl.read_parquet(file).with_columns(
+            completion=pl.lit(text), pieces=pl.Series(pieces), unmasked_at=pl.Series(steps)
+        )
+        long.write_parquet(file)
+    shutil.rmtree(tmp_path / "out")
+    html, _, _ = render(reads, tmp_path / "out", examples=1000)
+    assert len(html.encode()) < 6_000_000 and "394,000 more characters" in html and "3,976 more tokens" in html
+    assert html.count("<article") > 1
+
+
+def test_every_setting_of_the_sampler_stands_beside_its_numbers() -> None:
+    """A setting that decides what is generated and is not printed would make two reports look alike that are not."""
+    decides = set(GenerateConfig().by_kind()[0]) - {"prompts", "max_prompts"}  # which questions, not how
+    assert decides == set(SAMPLER)

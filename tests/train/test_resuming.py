@@ -1,0 +1,164 @@
+"""Going on after a kill, with a second writer beside it, and in two processes: the same adapter."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from dreamtune.errors import UserError
+from dreamtune.settings.model import ModelConfig
+from dreamtune.train import train as training
+from dreamtune.train.train import train_adapter
+from tiny import make_shards, settings
+from training_runs import Train, adapter, log, losses, read, steps
+
+pytest_plugins = "training_runs"  # its fixtures
+
+
+class Killed(BaseException):
+    """Stands for a signal: nothing in the library may catch it."""
+
+
+def kill_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = training.stop_unless_finite
+
+    def die(at: int, loss: float, grad_norm: float) -> None:
+        original(at, loss, grad_norm)
+        if at == step + 1:
+            raise Killed
+
+    monkeypatch.setattr(training, "stop_unless_finite", die)
+
+
+@pytest.mark.parametrize("dies_after", [1, 5, 6, 11])
+@pytest.mark.parametrize("log_every", [1, 5])
+def test_resumed_is_uninterrupted(
+    train: Train, monkeypatch: pytest.MonkeyPatch, dies_after: int, log_every: int
+) -> None:
+    """With dropout, tails and moments of the optimiser, to the bit; the log has each step once."""
+    whole = train("whole", log_every=log_every)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(dies_after, patch)
+        train("killed", checkpoint_steps=2, log_every=log_every)
+    resumed = train("killed", checkpoint_steps=2, log_every=log_every)
+    assert adapter(resumed) == adapter(whole)
+    untimed = ("step", "epoch", "loss", "elbo", "lr", "grad_norm", "tokens", "validation_nll")
+    assert [{k: line.get(k) for k in untimed} for line in log(resumed)] == [
+        {k: line.get(k) for k in untimed} for line in log(whole)
+    ]
+    from_step = dies_after if dies_after == 6 else 2 * (dies_after // 2)  # an epoch ends at 6
+    assert read(resumed, "training.json")["resumed_from"] == ([from_step] if from_step else [])
+
+
+def test_resumed_is_uninterrupted_in_nf4(train: Train, base: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    nf4 = base.model_copy(update={"quantization": "nf4", "dtype": "bfloat16"})
+    whole = train("whole", model=nf4, complementary=True)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(7, patch)
+        train("killed", model=nf4, complementary=True)
+    assert adapter(train("killed", model=nf4, complementary=True)) == adapter(whole)
+
+
+def test_resumed_twice_and_at_the_very_end(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train("whole")
+    for dies_after in (3, 8):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_after(dies_after, patch)
+            train("killed", checkpoint_steps=1)
+    last = train("killed", checkpoint_steps=1)
+    again = train("killed", checkpoint_steps=1)  # every step is done: only the output is made anew
+    assert adapter(whole) == adapter(last) == adapter(again)
+    assert steps(again) == list(range(1, 13))
+    assert read(again, "training.json")["resumed_from"] == [3, 8, 12]
+    assert read(again, "training.json")["last_loss"] == read(whole, "training.json")["last_loss"]
+    assert read(again, "gate.json")["passed"]
+    kept = sorted(path.name for path in (tmp_path / "killed/checkpoints").iterdir())
+    assert kept == ["step-000011", "step-000012"]
+
+
+def test_a_damaged_checkpoint_is_passed_over(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(5, patch)
+        train("killed", checkpoint_steps=2)
+    (tmp_path / "killed/checkpoints/step-000004/optimizer.pt").write_bytes(b"x")
+    resumed = train("killed", checkpoint_steps=2)
+    assert read(resumed, "training.json")["resumed_from"] == [2]
+    assert adapter(resumed) == adapter(train("whole"))
+
+
+def test_checkpoints_by_the_clock(train: Train, tmp_path: Path) -> None:
+    train(checkpoint_minutes=1e-9, keep_checkpoints=100)
+    assert len(list((tmp_path / "work/checkpoints").iterdir())) == 12
+    train("rare", keep_checkpoints=100)
+    assert sorted(p.name for p in (tmp_path / "rare/checkpoints").iterdir()) == ["step-000006", "step-000012"]
+
+
+def test_checkpoints_of_other_settings_are_refused(train: Train) -> None:
+    train(max_steps=2)
+    with pytest.raises(UserError, match="other settings"):
+        train(learning_rate=1e-3)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from dreamtune.training import train_adapter
+from tiny import settings
+from dreamtune.settings.model import ModelConfig
+base, shards, out, work, epochs = sys.argv[1:]
+model = ModelConfig(path=base, quantization="none", dtype="float32", device="cpu", threads=1)
+Path(out).mkdir(exist_ok=True)
+train_adapter(settings(epochs=int(epochs), checkpoint_steps=1), model, Path(shards), Path(out), Path(work))
+"""
+
+
+def child(
+    base: ModelConfig, shards: Path, out: Path, work: Path, epochs: int, *launcher: str
+) -> subprocess.Popen[bytes]:
+    script = work.parent / "child.py"
+    script.write_text(CHILD)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, str(script), base.path, str(shards), str(out), str(work), str(epochs)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+
+def test_sigkill_and_two_writers(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
+    """One real process is killed; then two run at once in its folder, as after the death of their scheduler."""
+    epochs, work = 10, tmp_path / "work"
+    victim = child(base, shards, tmp_path / "victim", work, epochs)
+    end = time.monotonic() + 120
+    while not list((work / "checkpoints").glob("step-*")):
+        assert victim.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    writers = [child(base, shards, tmp_path / name, work, epochs) for name in "ab"]
+    assert [writer.wait(timeout=240) for writer in writers] == [0, 0]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    train_adapter(settings(epochs=epochs), base, shards, whole, tmp_path / "other")
+    for name in "ab":
+        assert adapter(tmp_path / name) == adapter(whole)
+        assert steps(tmp_path / name) == list(range(1, 6 * epochs + 1))
+    assert not (tmp_path / "victim/training.json").exists()
+
+
+def test_two_processes_train_what_one_trains(base: ModelConfig, tmp_path: Path) -> None:
+    """Under torchrun, on the CPU: the same windows, so the same losses but for rounding and dropout's draws.
+
+    The validation rows make one batch, so that the second process has none and must still take part in the sum.
+    """
+    shards = make_shards(tmp_path / "shards", validation=2)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    both = child(base, shards, tmp_path / "two", tmp_path / "work", 1, *launcher)
+    assert both.wait(timeout=240) == 0
+    one = tmp_path / "one"
+    one.mkdir()
+    train_adapter(settings(epochs=1), base, shards, one, tmp_path / "other")
+    assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-4)
+    assert log(tmp_path / "two")[0]["validation_nll"] == pytest.approx(log(one)[0]["validation_nll"], rel=1e-6)

@@ -1,0 +1,73 @@
+"""Which stages read a benchmark: the shards only where rows that overlap it are dropped."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from dreamtune.config import parse_config
+from dreamtune.workflow.experiments import make_plan
+from dreamtune.workflow.plan import Plan
+from rows import write_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with rows, two benchmarks and something that passes for a model."""
+    monkeypatch.chdir(tmp_path)
+    (Path(write_tokenizer(tmp_path / "model")) / "model.safetensors").write_bytes(b"weights")
+    for name in ("rows", "one", "two"):
+        pl.DataFrame({"question": [name], "reasoning": [""], "answer": ["1"]}).write_parquet(f"{name}.parquet")
+    return tmp_path
+
+
+def planned(contaminated: str, benchmarks: dict[str, str]) -> tuple[Plan, str, set[str]]:
+    """Return the plan, the shards' version and those of training."""
+    named = [{"name": name, "files": [file]} for name, file in benchmarks.items()]
+    config: dict[str, Any] = {
+        "model": {"path": "model"},
+        "data": {"files": ["rows.parquet"], "contaminated": contaminated},
+        "evaluate": {"benchmarks": named},
+    }
+    plan, _ = make_plan(parse_config(config))
+    [shards] = [version for stage, version in plan if stage == "prepare_shards"]
+    return plan, shards, {version for stage, version in plan if stage == "train_adapter"}
+
+
+ONE, BOTH = {"one": "one.parquet"}, {"one": "one.parquet", "two": "two.parquet"}
+
+
+def test_under_keep_a_benchmark_more_retrains_nothing() -> None:
+    _, *before = planned("keep", {})
+    for benchmarks in (ONE, BOTH):
+        plan, *after = planned("keep", benchmarks)
+        assert after == before
+        assert set(plan["prepare_shards", after[0]]["inputs"]) == {"data", "tokenizer"}  # type: ignore[index]
+
+
+def test_under_drop_the_shards_follow_the_benchmarks_content_and_not_its_path(folder: Path) -> None:
+    _, shards, training = planned("drop", ONE)
+    (folder / "moved").mkdir()
+    shutil.move("one.parquet", "moved/one.parquet")
+    moved = {"one": "moved/one.parquet"}
+    assert planned("drop", moved)[1:] == (shards, training)
+    assert planned("drop", moved | {"two": "two.parquet"})[1] != shards
+    pl.DataFrame({"question": ["another"], "answer": ["1"]}).write_parquet("moved/one.parquet")
+    _, changed, retrained = planned("drop", moved)
+    assert changed != shards and not training & retrained
+
+
+def test_the_order_of_the_benchmarks_does_not_matter() -> None:
+    assert planned("drop", BOTH)[1] == planned("drop", dict(reversed(BOTH.items())))[1]
+
+
+def test_the_job_finds_the_benchmarks_in_its_frozen_config(folder: Path) -> None:
+    plan, shards, _ = planned("drop", BOTH)
+    plan.freeze()
+    frozen = json.loads((folder / "results/prepare_shards" / shards / "config.json").read_text())
+    assert frozen["settings"]["benchmark/two"] == {"name": "two", "question": "question", "answer": "question"}
+    assert frozen["runtime"]["benchmark/two"] == {"files": ["two.parquet"]}
+    assert set(frozen["inputs"]) == {"data", "tokenizer", "benchmark/one", "benchmark/two"}

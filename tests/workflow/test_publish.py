@@ -1,0 +1,130 @@
+"""The links people open, and what may be deleted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamtune.errors import UserError
+from dreamtune.workflow.prune import prune
+from dreamtune.workflow.publish import publish
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path("results")
+
+
+def version(stage: str, name: str, *reads: Path, gate: Path | None = None, finished: bool = True) -> Path:
+    folder = Path("results") / stage / name
+    folder.mkdir(parents=True)
+    spec: dict[str, Any] = {"reads": {str(number): str(read) for number, read in enumerate(reads)}}
+    spec["order_only"] = {"gate": str(gate)} if gate else {}
+    (folder / "config.json").write_text(json.dumps(spec))
+    if finished:
+        (folder / "manifest.json").write_text("{}")
+    if stage == "render_report":
+        (folder / "report.html").write_text(name)
+        (folder / "summary.json").write_text("{}")
+    return folder
+
+
+def published(name: str, marker: str, **folders: Path) -> None:
+    links = {key: str(folder) for key, folder in folders.items()}
+    publish(Path(f"results/latest/{name}/.published-{marker}"), links)
+
+
+def test_links_follow_and_those_that_are_no_more_go(results: Path) -> None:
+    first, second = version("render_report", "r1"), version("render_report", "r2")
+    sampled = version("score_answers", "s1")
+    published("one", "aa", **{"report": first, "scores/test/sampled/base": sampled})
+    latest = results / "latest/one"
+    assert (latest / "report.html").read_text() == "r1" and (latest / "scores-test-sampled-base").exists()
+    published("one", "bb", report=second)
+    assert (latest / "report.html").read_text() == "r2"
+    names = {".published-bb", "report", "report.html", "summary.json", "versions.json"}
+    assert {path.name for path in latest.iterdir()} == names
+
+
+def test_the_index_lists_every_experiment_whatever_its_name_and_summary(results: Path) -> None:
+    reports = {name: version("render_report", name) for name in ("good", "<b>x", "old", "broken")}
+    side = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40}
+    change = {"value": 0.1, "low": None, "high": None}
+    summary = {
+        "format": 1,
+        "verdict": "improved",
+        "accuracy": {"base": side, "tuned": side, "gain": change},
+        "nll": {"base": side, "tuned": side, "delta": change},
+        "canaries": [{"hard": True, "passed": True}, {"hard": True, "passed": False}, {"hard": False, "passed": False}],
+    }
+    for name in ("good", "<b>x"):
+        (reports[name] / "summary.json").write_text(json.dumps(summary))
+    (reports["old"] / "summary.json").write_text(json.dumps(summary | {"format": 0}))
+    (reports["broken"] / "summary.json").write_text("{")
+    for name, report in reports.items():
+        published(name, "aa", report=report)
+    page = (results / "latest/index.html").read_text()
+    assert 'href="good/report.html">good</a>' in page and "1 of 2 passed" in page and "n = 40" in page
+    assert 'href="%3Cb%3Ex/report.html">&lt;b&gt;x</a>' in page and "<b>x" not in page
+    assert "has format 0, not 1" in page and "cannot be read (JSONDecodeError)" in page
+    assert "4 experiments" in page
+
+
+def test_the_index_sees_an_experiment_published_while_it_was_written(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published("one", "aa", report=version("render_report", "r1"))
+    replace = Path.replace
+
+    def another_at_the_same_time(path: Path, target: Path) -> Path:
+        if Path(target).name == "index.html" and not (results / "latest/two").exists():
+            monkeypatch.setattr(Path, "replace", replace)
+            monkeypatch.setattr("os.getpid", lambda: 1)  # it is another process
+            published("two", "aa", report=version("render_report", "r2"))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", another_at_the_same_time)
+    published("one", "bb", report=version("render_report", "r3"))
+    assert 'href="two/report.html"' in (results / "latest/index.html").read_text()
+
+
+def test_a_kill_between_the_links_leaves_no_marker(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published("one", "aa", report=version("render_report", "r1"))
+    second = version("render_report", "r2")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dreamtune.workflow.publish._write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        published("one", "bb", report=second)
+    assert not list((results / "latest/one").glob(".published-*"))
+
+
+def test_prune_keeps_what_is_linked_read_merged_or_unfinished(results: Path) -> None:
+    shards, old = version("prepare_shards", "p1"), version("prepare_shards", "p0")
+    smoke = version("train_adapter", "smoke", shards)
+    full = version("train_adapter", "full", shards, gate=smoke)
+    merged = version("merge_adapter", "m1", shards, full)
+    stale = version("train_adapter", "stale", old)
+    dead = version("merge_adapter", "m0", old, stale)
+    never_asked_for = version("merge_adapter", "m2", old, stale, finished=False)
+    waiting = version("train_adapter", "waiting", shards, finished=False)
+    unseen = version("train_adapter", "unseen", shards)
+    report = version("render_report", "new", unseen, finished=False)
+    published("one", "aa", report=version("render_report", "r1", full), full=full, shards=shards)
+    for folder in (full, waiting):
+        (folder / "checkpoints/step-000001").mkdir(parents=True)
+    assert set(prune()) == {old, stale, dead, never_asked_for, full / "checkpoints"}
+    assert (waiting / "checkpoints/step-000001").exists() and not (full / "checkpoints").exists()
+    assert all(folder.exists() for folder in (shards, smoke, full, merged, waiting, unseen, report))
+    assert set(prune(unfinished=True)) == {waiting, unseen, report}
+
+
+def test_prune_refuses_to_delete_everything(results: Path) -> None:
+    kept = version("train_adapter", "full")
+    with pytest.raises(UserError, match="no published experiment"):
+        prune()
+    assert kept.exists()
