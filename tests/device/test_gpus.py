@@ -19,7 +19,7 @@ JOB = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 torch.cuda.device_count = lambda: 3
-from dreamtune.gpus import take_gpus
+from dreamtune.device.gpus import take_gpus
 print(take_gpus(int(sys.argv[2])), flush=True)
 sys.stdin.read()
 """

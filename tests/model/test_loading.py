@@ -224,7 +224,7 @@ def test_packed_documents_can_be_kept_apart() -> None:
 def test_loading_says_nothing() -> None:
     """A user sees no warnings of libraries about what is meant here."""
     code = f"""
-from dreamtune.model import load_model, attach_lora
+from dreamtune.model.loading import attach_lora, load_model
 from dreamtune.settings.lora import LoraSettings
 attach_lora(load_model({str(DREAM)!r}, quantization="nf4"), LoraSettings(), 0)
 load_model({str(LLADA)!r})

@@ -107,7 +107,7 @@ def test_checkpoints_of_other_settings_are_refused(train: Train) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from dreamtune.training import train_adapter
+from dreamtune.train.train import train_adapter
 from tiny import settings
 from dreamtune.settings.model import ModelConfig
 base, shards, out, work, epochs = sys.argv[1:]

@@ -5,7 +5,7 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 
-from dreamtune.data import oddities as flags
+from dreamtune.data import oddities
 from dreamtune.data.encode import EncodedRows
 from dreamtune.data.shard_writer import SCHEMA
 from dreamtune.data.survey import SPLIT_NAMES
@@ -24,7 +24,7 @@ LENGTHS = pa.schema(
         ("question_characters", pa.int32()),
         ("reasoning_characters", pa.int32()),
         ("answer_characters", pa.int32()),
-        *flags.SCHEMA,  # what looks odd about the text; null, too, where there is none
+        *oddities.SCHEMA,  # what looks odd about the text; null, too, where there is none
     ]
 )
 
@@ -67,7 +67,7 @@ def lengths_table(
     columns += [pa.array(part.astype(np.int32), pa.int32(), mask=unusable) for part in lengths]
     columns += [pa.array(outcome.tokens.astype(np.int32), pa.int32(), mask=(dropped != ""))]
     columns += [pa.array(part, pa.int32(), mask=unusable) for part in texts]
-    columns += [pa.array(rows.flags[field.name].to_numpy(), field.type, mask=unusable) for field in flags.SCHEMA]
+    columns += [pa.array(rows.flags[field.name].to_numpy(), field.type, mask=unusable) for field in oddities.SCHEMA]
     return pa.Table.from_arrays(columns, schema=LENGTHS)
 
 
