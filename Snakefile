@@ -20,8 +20,7 @@ include: "workflow/rules/publish.smk"
 
 
 onstart:
-    require_image()
-    require_gpus()
+    check_run()
     PLAN.freeze()
 
 

@@ -1,12 +1,11 @@
-import shlex
 import sys
-from math import prod
+from collections import defaultdict
 from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, f"{workflow.basedir}/src")
-from dreamtune.workflow import containers
+from dreamtune.workflow import containers, launch
 from dreamtune.config import Config, parse_config
 from dreamtune.workflow.demand import memory_mb, minutes
 from dreamtune.errors import UserError
@@ -57,22 +56,39 @@ SIF = containers.image()
 container: SIF
 
 
-# Without an image the jobs run on Snakemake's own Python, whether or not its environment was activated.
-OWN = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
 # The image has no srun: what srun starts on each node enters it there.
 IN_IMAGE = f"apptainer exec {workflow.deployment_settings.apptainer_args} {SIF} " if IMAGE else ""
+ENVIRONMENT = containers.ENVIRONMENT if IMAGE else launch.own_environment()
 # A prefix replaces Snakemake's own strict mode, without which a job that fails into `tee` would count as a success.
-shell.prefix(f"set -euo pipefail; {containers.ENVIRONMENT if IMAGE else OWN}; export PYTHONUNBUFFERED=1; ")
+shell.prefix(f"set -euo pipefail; {ENVIRONMENT}; export PYTHONUNBUFFERED=1; ")
 
 
-def require_image():
-    """Stop before the first job if jobs are to run in an image that is not there."""
+def check_run():
+    """Stop before the first job if the image is not there, or a training takes more GPUs than the run offers."""
+    trainings = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "train_adapter"]
+    offered = workflow.global_resources.get("gpu").value
     try:
         if IMAGE:
-            trainings = [spec for spec in PLAN.values() if spec["stage"] == "train_adapter"]
-            containers.require(SIF, max((spec["runtime"]["train"]["nodes"] for spec in trainings), default=1))
+            containers.require(SIF, launch.most_nodes(PLAN.values()))
+        launch.check_gpus([PLAN["train_adapter", job.wildcards.version] for job in trainings], offered)
     except UserError as error:
         sys.exit(f"dreamtune: {error}")
+
+
+def of_version(stage, function):
+    """Return a Snakemake function of wildcards that applies `function` to the planned version."""
+    return lambda wildcards: function(PLAN[stage, wildcards.version])
+
+
+EXPERIMENTS = defaultdict(list)  # that a version folder belongs to
+for NAME, FOLDERS in LATEST.items():
+    for FOLDER in set(FOLDERS.values()):
+        EXPERIMENTS[FOLDER].append(NAME)
+
+
+def about(stage):
+    """Return the function of the sentence that a person reads while a version is made."""
+    return lambda w: launch.message(PLAN[stage, w.version], EXPERIMENTS[RESULTS / stage / w.version])
 
 
 def inputs_of(stage):
@@ -111,56 +127,25 @@ def shown(name, caption):
     return report(path, caption=f"../report/{caption}.rst", category="Verdicts", labels=labels)
 
 
-def runs_on_gpu(stage, version):
-    """Return whether a stage runs its model on a GPU; prepare_shards reads its tokenizer alone."""
-    return stage != "prepare_shards" and PLAN[stage, version]["runtime"]["model"]["device"] != "cpu"
-
-
-def processes(version):
-    """Return how many GPUs a training takes on each node (processes, on a CPU), and how many nodes."""
-    train = PLAN["train_adapter", version]["runtime"]["train"]
-    return train["gpus"], train["nodes"]
-
-
 def gpus(stage, part=False):
-    """Return the resource function of a stage that runs a model: one GPU; none to gather what its parts made."""
-    if stage == "train_adapter":
-        return lambda w: runs_on_gpu(stage, w.version) * prod(processes(w.version))
-    return lambda w: int(runs_on_gpu(stage, w.version) and (part or not PLAN.parts_of(stage, w.version)))
+    """Return the resource function of a stage that runs a model; the job that gathers parts takes no GPU."""
+    return lambda w: launch.gpus(PLAN[stage, w.version], gathers=not part and bool(PLAN.parts_of(stage, w.version)))
 
 
-def require_gpus():
-    """Stop before the first job if a training takes more GPUs than the run offers: Snakemake would count it as fewer."""
-    offered = workflow.global_resources.get("gpu").value  # None: no limit, as on a cluster
-    for job in workflow.dag.needrun_jobs():
-        if job.rule.name == "train_adapter" and offered is not None:
-            asked, (count, nodes) = gpus(job.rule.name)(job.wildcards), processes(job.wildcards.version)
-            if asked > max(offered, 1):
-                sys.exit(
-                    f"dreamtune: a training takes {asked} GPUs (train.gpus is {count}, train.nodes {nodes}) and this "
-                    f"run offers gpu={offered}; call with --resources gpu={asked}, or lower train.gpus"
-                )
+def nodes(value):
+    """Return the resource function of a training on several nodes; on one node it lacks the resource."""
 
+    def resource(spec):
+        count = launch.processes(spec)[1]
+        return value(count) if count > 1 else None
 
-def across_nodes(value):
-    """Return the resource function of a training on several nodes; on one it lacks the resource."""
-    return lambda w: value(processes(w.version)[1]) if processes(w.version)[1] > 1 else None
+    return of_version("train_adapter", resource)
 
 
 NODES = {
-    "nodes": lambda w: processes(w.version)[1],  # else several GPUs might come from several nodes
-    "tasks": across_nodes(lambda nodes: nodes),
-    "tasks_per_gpu": across_nodes(lambda nodes: 0),  # else the SLURM plugin asks for `tasks` of them for each GPU
-    "mpi": across_nodes(lambda nodes: "srun"),  # the command starts its own tasks
+    # Else several GPUs might come from several nodes.
+    "nodes": of_version("train_adapter", lambda spec: launch.processes(spec)[1]),
+    "tasks": nodes(lambda count: count),
+    "tasks_per_gpu": nodes(lambda count: 0),  # else the SLURM plugin asks for `tasks` of them for each GPU
+    "mpi": nodes(lambda count: "srun"),  # the command starts its own tasks
 }
-
-
-def launcher(wildcards):
-    """Return what starts a training: python; for several processes torchrun, which srun starts once on each node."""
-    count, nodes = processes(wildcards.version)
-    torchrun = f"python3 workflow/scripts/torchrun.py --nproc-per-node {count}"
-    if nodes > 1:
-        meeting = f"$(hostname):{20000 + int(wildcards.version, 16) % 12000}"  # on the job's first node
-        srun = f"srun --nodes {nodes} --ntasks {nodes} --ntasks-per-node 1 --cpu-bind none --kill-on-bad-exit=1"
-        return f"{srun} {IN_IMAGE}{torchrun} --nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint {meeting}"
-    return f"{torchrun} --standalone" if count > 1 else "python3"

@@ -7,6 +7,8 @@ rule download_source:  # before the first job that reads it; a temporary marker,
     localrule: True
     params:
         source=lambda w: SOURCES[w.source],
+    message:
+        "Fetch {params.source} from the hub"
     shell:
         "python3 workflow/scripts/download.py --out {output} {params.source:q} 2>&1 | tee {log}"
 
@@ -17,5 +19,7 @@ rule download:  # on request, whatever is finished
     localrule: True
     params:
         sources=list(SOURCES.values()),
+    message:
+        "Fetch what the configuration names on the hub"
     shell:
         "python3 workflow/scripts/download.py {params.sources:q} 2>&1 | tee {log}"

@@ -12,7 +12,10 @@ rule generate_answers:
         **demand("generate_answers"),
         gpu=gpus("generate_answers"),
     params:
+        about=about("generate_answers"),
         folder=subpath(output.manifest, parent=True),
+    message:
+        "{params.about}"
     shell:
         "python3 workflow/scripts/generate_answers.py --out {params.folder} 2>&1 | tee {log}"
 
@@ -31,7 +34,10 @@ rule evaluate_likelihood:
         **demand("evaluate_likelihood"),
         gpu=gpus("evaluate_likelihood"),
     params:
+        about=about("evaluate_likelihood"),
         folder=subpath(output.manifest, parent=True),
+    message:
+        "{params.about}"
     shell:
         "python3 workflow/scripts/evaluate_likelihood.py --out {params.folder} 2>&1 | tee {log}"
 
@@ -48,7 +54,10 @@ rule score_answers:
     resources:
         **demand("score_answers"),
     params:
+        about=about("score_answers"),
         folder=subpath(output.manifest, parent=True),
+    message:
+        "{params.about}"
     shell:
         "python3 workflow/scripts/score_answers.py --out {params.folder} 2>&1 | tee {log}"
 
@@ -67,7 +76,10 @@ rule render_report:
     resources:
         **demand("render_report"),
     params:
+        about=about("render_report"),
         folder=subpath(output.manifest, parent=True),
         experiment=experiment_of,
+    message:
+        "{params.about}"
     shell:
         "python3 workflow/scripts/render_report.py --out {params.folder} 2>&1 | tee {log}"

@@ -11,7 +11,10 @@ rule prepare_shards:
     resources:
         **demand("prepare_shards"),
     params:
+        about=about("prepare_shards"),
         folder=subpath(output.manifest, parent=True),
+    message:
+        "{params.about}"
     shell:
         "python3 workflow/scripts/prepare_shards.py --out {params.folder} 2>&1 | tee {log}"
 
@@ -28,6 +31,9 @@ rule audit_contamination:
     resources:
         **demand("audit_contamination"),
     params:
+        about=about("audit_contamination"),
         folder=subpath(output.manifest, parent=True),
+    message:
+        "{params.about}"
     shell:
         "python3 workflow/scripts/audit_contamination.py --out {params.folder} 2>&1 | tee {log}"

@@ -8,5 +8,7 @@ rule publish:  # local: the links must be the plan this driver made, not one re-
     localrule: True
     params:
         links=lambda w: LINKS[w.experiment],
+    message:
+        "Point results/latest/{wildcards.experiment} at its newest results"
     shell:
         "python3 workflow/scripts/publish.py --out {output} {params.links} 2>&1 | tee {log}"

@@ -14,7 +14,10 @@ for STAGE in SECTIONS:
             **demand(STAGE),
             gpu=gpus(STAGE, part=True),
         params:
+            about=about(STAGE),
             script=f"workflow/scripts/{STAGE}.py",
             folder=subpath(output.done, ancestor=4),
+        message:
+            "{params.about}, part {wildcards.part} of {wildcards.parts}"
         shell:
             "python3 {params.script} --out {params.folder} --part {wildcards.part}/{wildcards.parts} 2>&1 | tee {log}"

@@ -8,15 +8,18 @@ rule train_adapter:
     benchmark:
         "results/train_adapter/{version}/benchmark.tsv"
     container:
-        lambda w: SIF if processes(w.version)[1] == 1 else None
-    threads: lambda w: processes(w.version)[0]
+        of_version("train_adapter", lambda spec: SIF if launch.processes(spec)[1] == 1 else None)
+    threads: of_version("train_adapter", lambda spec: launch.processes(spec)[0])
     resources:
         **demand("train_adapter"),
         **NODES,
         gpu=gpus("train_adapter"),
     params:
+        about=about("train_adapter"),
         folder=subpath(output.manifest, parent=True),
-        launch=launcher,
+        launch=of_version("train_adapter", lambda spec: launch.training_command(spec, IN_IMAGE)),
+    message:
+        "{params.about}"
     shell:
         # A stop signal goes to all of the job: the shell waits, and what logs goes on, until the checkpoint is written.
         "trap : TERM USR1; {params.launch} workflow/scripts/train_adapter.py --out {params.folder} 2>&1"
@@ -36,7 +39,10 @@ rule merge_adapter:
         **demand("merge_adapter"),
         gpu=gpus("merge_adapter"),
     params:
+        about=about("merge_adapter"),
         folder=subpath(output.manifest, parent=True),
+    message:
+        "{params.about}"
     shell:
         "python3 workflow/scripts/merge_adapter.py --out {params.folder} 2>&1 | tee {log}"
 

@@ -1,0 +1,111 @@
+"""How a job is started: which processes a training takes, on how many GPUs and nodes, and what a person reads of it.
+
+Functions take a version's specification, as the plan has it; workflow/rules/common.smk binds them to Snakemake's
+wildcards. Torch-free.
+"""
+
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from dreamtune.errors import UserError
+
+Spec = Mapping[str, Any]
+PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
+TORCHRUN = "python3 workflow/scripts/torchrun.py"
+
+
+def own_environment() -> str:
+    """Return the shell command that puts Snakemake's own Python first on PATH, for jobs that run without an image.
+
+    The path is resolved: when `.venv` is later pointed at another environment, a running job keeps its packages.
+    """
+    return f"export PATH={shlex.quote(str(Path(sys.executable).parent.resolve()))}:$PATH"
+
+
+def processes(spec: Spec) -> tuple[int, int]:
+    """Return a training's processes on each node (one for each GPU, where there are GPUs) and its number of nodes."""
+    train = spec["runtime"]["train"]
+    return train["gpus"], train["nodes"]
+
+
+def gpus(spec: Spec, gathers: bool = False) -> int:
+    """Return how many GPUs a job of this version takes, on all nodes.
+
+    Args:
+        gathers: the job only puts together the parts that other jobs made, and so loads no model.
+    """
+    if spec["stage"] == "prepare_shards" or gathers or spec["runtime"]["model"]["device"] == "cpu":
+        return 0  # prepare_shards reads the model's tokenizer alone
+    return prod(processes(spec)) if spec["stage"] == "train_adapter" else 1
+
+
+def check_gpus(trainings: Iterable[Spec], offered: int | None) -> None:
+    """Stop if a training takes more GPUs than the run offers; Snakemake would count it as taking fewer.
+
+    Args:
+        offered: the run's `gpu` resource; None where there is no limit, as on a cluster.
+
+    Raises:
+        UserError: there is such a training.
+    """
+    for spec in trainings:
+        count, nodes = processes(spec)
+        if offered is not None and gpus(spec) > max(offered, 1):
+            raise UserError(
+                f"a training takes {gpus(spec)} GPUs (train.gpus is {count}, train.nodes {nodes}) and this run offers "
+                f"gpu={offered}; call with --resources gpu={gpus(spec)}, or lower train.gpus"
+            )
+
+
+def most_nodes(specs: Iterable[Spec]) -> int:
+    """Return the most nodes that any training among the versions takes; 1 where none is trained."""
+    return max((processes(spec)[1] for spec in specs if spec["stage"] == "train_adapter"), default=1)
+
+
+def training_command(spec: Spec, in_image: str = "") -> str:
+    """Return the command that runs a training script: python3, or torchrun for several processes.
+
+    On several nodes srun starts one torchrun on each; they meet on the job's first node.
+
+    >>> train = {"gpus": 2, "nodes": 1}
+    >>> training_command({"version": "0123456789ab", "runtime": {"train": train}})
+    'python3 workflow/scripts/torchrun.py --nproc-per-node 2 --standalone'
+
+    Args:
+        in_image: command that enters the image on a node, for srun itself runs outside of it.
+    """
+    count, nodes = processes(spec)
+    if nodes > 1:
+        meeting = f"$(hostname):{PORTS[int(spec['version'], 16) % len(PORTS)]}"
+        srun = f"srun --nodes {nodes} --ntasks {nodes} --ntasks-per-node 1 --cpu-bind none --kill-on-bad-exit=1"
+        torchrun = f"{TORCHRUN} --nproc-per-node {count} --nnodes {nodes}"
+        return f"{srun} {in_image}{torchrun} --rdzv-backend c10d --rdzv-endpoint {meeting}"
+    return f"{TORCHRUN} --nproc-per-node {count} --standalone" if count > 1 else "python3"
+
+
+def message(spec: Spec, experiments: Sequence[str] = ()) -> str:
+    """Return the sentence that Snakemake shows while a version is being made.
+
+    Args:
+        experiments: names of those that the version belongs to; two are named, the others counted.
+    """
+    settings = spec["settings"]
+    questions = settings.get("benchmark", {}).get("name", "the held-out rows")
+    who = "the tuned model" if "adapter" in spec["reads"] else "the base model"
+    sentence = {
+        "prepare_shards": "turn the rows into tokenised shards, and audit them",
+        "audit_contamination": f"look for {questions} among the training rows",
+        "train_adapter": f"train, {settings.get('run')} run",
+        "generate_answers": f"answer {questions} with {who}",
+        "evaluate_likelihood": "measure the held-out likelihood of base and tuned",
+        "score_answers": "grade the answers",
+        "render_report": "write the report",
+        "merge_adapter": "merge the adapter into its base model",
+    }[spec["stage"]]
+    named, more = ", ".join(experiments[:2]), len(experiments) - 2
+    of = f"{named}{f' and {more} more' if more > 0 else ''}: " if experiments else ""
+    return f"{of}{sentence} ({spec['stage']}/{spec['version']})"

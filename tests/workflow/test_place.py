@@ -1,0 +1,115 @@
+"""The place decides what an edit makes anew: one real edit for each kind of file, and the versions that change."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import FIXTURES, ROOT
+from dreamtune.config import load_config
+from dreamtune.workflow import code, plan
+from dreamtune.workflow.experiments import make_plan, plan_merge
+
+EVERY = {"prepare", "train", "generate", "likelihood", "score", "audit", "report", "merge"}
+MODEL = {"train", "generate", "likelihood", "merge"}
+# What an edit of a file changes the code of; whatever reads the result of that is made anew, too.
+EDITS = {
+    # workflow/, device/, and what only prints or stops: nothing
+    "workflow/scratch.py": set(),
+    "workflow/stage.py": set(),
+    "workflow/launch.py": set(),
+    "workflow/prune.py": set(),
+    "device/memory.py": set(),
+    "device/gpus.py": set(),
+    "errors.py": set(),
+    "interruption.py": set(),
+    "prediction.py": set(),
+    "progress.py": set(),
+    # what no stage reaches: nothing
+    "config.py": set(),
+    "inputs/download.py": set(),
+    "generate/ask.py": set(),
+    "settings/cluster.py": set(),
+    # every other wing: what reaches it
+    "settings/base.py": EVERY,
+    "settings/score.py": {"score"},
+    "settings/report.py": {"report"},
+    "inputs/parquet_rows.py": {"prepare", "generate", "audit"},
+    "contamination/ngrams.py": {"prepare", "audit"},
+    "data/truncation.py": {"prepare"},
+    "data/template.py": {"prepare", "generate"},
+    "model/logits.py": MODEL,
+    "model/official_writer.py": {"train", "merge"},
+    "objective/diffusion.py": {"train"},
+    "canaries/window.py": {"train"},
+    "train/gate.py": {"train"},
+    "generate/sampler.py": {"generate"},
+    "scoring/equivalence.py": {"score"},
+    "scoring/limits.py": {"score"},
+    "evaluate/likelihood.py": {"likelihood"},
+    "evaluate/elbo.py": {"likelihood", "merge"},
+    "evaluate/intervals.py": {"likelihood", "report"},
+    "evaluate/verdict.py": {"report"},
+    "report/charts.py": {"report"},
+    "report/template.html.j2": {"report"},
+    "noise.py": MODEL,
+    "merge.py": {"merge"},
+}
+STAGES = {
+    "prepare": "prepare_shards",
+    "train": "train_adapter",
+    "generate": "generate_answers",
+    "likelihood": "evaluate_likelihood",
+    "score": "score_answers",
+    "audit": "audit_contamination",
+    "report": "render_report",
+    "merge": "merge_adapter",
+}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project that can be edited."""
+    folder = tmp_path_factory.mktemp("tree")
+    for part in ("src", "workflow", "resources"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    benchmark = "{name: others, files: [resources/tiny-dream/rows.parquet], question: question, answer: solution}"
+    micro = (FIXTURES / "micro.yaml").read_text().replace("evaluate:\n", f"evaluate:\n  benchmarks: [{benchmark}]\n")
+    (folder / "micro.yaml").write_text(micro)
+    return folder
+
+
+@pytest.fixture
+def planned(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], plan.Plan]:
+    """Return a function that plans the smallest configuration from the copy as it lies there."""
+    monkeypatch.chdir(tree)
+    monkeypatch.setattr(code, "SRC", tree / "src")
+    monkeypatch.setattr(plan, "ROOT", tree)
+
+    def make() -> plan.Plan:
+        config = load_config(Path("micro.yaml"))
+        made, latest = make_plan(config)
+        plan_merge(made, config, latest)
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize(("file", "stages"), EDITS.items(), ids=EDITS)
+def test_what_an_edit_makes_anew(tree: Path, planned: Callable[[], plan.Plan], file: str, stages: set[str]) -> None:
+    before = planned()
+    edited, text = tree / "src/dreamtune" / file, (tree / "src/dreamtune" / file).read_text()
+    edited.write_text(text + "\nEDITED = True\n")
+    try:
+        after = planned()
+    finally:
+        edited.write_text(text)
+    codes = {stage: spec["code"] for (stage, _), spec in after.items()}
+    changed = {STAGES[name] for name in stages}
+    assert {stage for (stage, _), spec in before.items() if spec["code"] != codes[stage]} == changed
+    stale = before.keys() - after.keys()
+    for key, spec in before.items():
+        reads = {tuple(Path(folder).parts[-2:]) for folder in spec["reads"].values()}
+        assert (key in stale) == (key[0] in changed or bool(reads & stale)), key
+    assert len(after) == len(before)
