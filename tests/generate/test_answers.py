@@ -1,10 +1,7 @@
 """Answers: what is asked, what is written, and the same by hand on a terminal."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +11,11 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from conftest import FIXTURES, ROOT
+from conftest import FIXTURES
 from dreamtune.data.shard_writer import SCHEMA, ShardWriter
 from dreamtune.data.tokenizer import load_tokenizer
 from dreamtune.errors import UserError
 from dreamtune.generate.answers import generate_answers
-from dreamtune.generate.ask import answer_by_hand, by_hand
 from dreamtune.generate.sampler import generate
 from dreamtune.model.loading import attach_lora, load_model
 from dreamtune.settings.benchmark import Benchmark
@@ -173,55 +169,3 @@ def test_nothing_to_answer_is_an_empty_table(base: ModelConfig, tmp_path: Path) 
     empty = make_shards(tmp_path / "empty", base, test_rows=0)
     frame, counts = answers(base, empty, tmp_path / "out")
     assert frame.height == 0 and frame.schema["tokens"] == pl.List(pl.Int32) and counts["rows"] == 0
-
-
-def test_by_hand_reads_how_the_adapter_was_trained(
-    base: ModelConfig,
-    shards: Path,
-    adapter: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    run = tmp_path / "results" / "train_adapter" / "0123456789ab"
-    shutil.copytree(adapter, run / "adapter")
-    shutil.copytree(shards, tmp_path / "results" / "prepare_shards" / "v")
-    result, runtime = base.by_kind()
-    reads = {"shards": "results/prepare_shards/v"}
-    frozen = {"settings": {"model": result}, "runtime": {"model": runtime}, "reads": reads}
-    (run / "config.json").write_text(json.dumps(frozen))
-    arguments = ["--adapter", str(run / "adapter"), "--max-new-tokens", "6"]
-    assert by_hand([*arguments, "--prompt", "w10", "--prompt", "w11"]) == 0
-    expected = answer_by_hand(base, run / "adapter", ["w10", "w11"], GenerateConfig(**QUICK), TEMPLATE)
-    printed = capsys.readouterr().out
-    assert printed == f"question: w10\nanswer: {expected[0]}\n\nquestion: w11\nanswer: {expected[1]}\n\n"
-    frame, _ = answers(base, shards, tmp_path / "out", adapter=adapter)
-    assert expected == frame["completion"].to_list()[:2]
-
-
-def test_by_hand_says_what_is_missing(
-    base: ModelConfig, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def complaint(*arguments: str) -> str:
-        assert by_hand(["--prompt", "w1", *arguments]) == 1
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        return error
-
-    assert "--model" in complaint()
-    assert "adapter_config.json" in complaint("--adapter", str(tmp_path))
-    assert "--template" in complaint("--adapter", str(adapter))
-    known = ("--adapter", str(adapter), "--template", "w1 {question} w2 {answer}")
-    assert "temperature" in complaint(*known, "--temperature", "-1")
-    assert "does not exist" in complaint(*known, "--model", "/no/such/model")
-
-
-def test_the_script_answers_by_hand(base: ModelConfig, adapter: Path) -> None:
-    script = ROOT / "workflow" / "scripts" / "generate_answers.py"
-    template = ("--template", TEMPLATE, "--quantization", "none", "--dtype", "float32")
-    command = [sys.executable, str(script), "--adapter", str(adapter), "--prompt", "w10", *template]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--max-new-tokens", "4"], capture_output=True, text=True, env=environment, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("question: w10\nanswer: ")

@@ -72,7 +72,7 @@ def test_it_ends_in_a_verdict(project: Project) -> None:
 def test_the_tuned_model_answers_by_hand(project: Project) -> None:
     """With base, precision and template of its training."""
     asked = ["--adapter", "results/latest/one/full/model", "--prompt", "2 + 3 = ?", "--max-new-tokens", "4"]
-    command = [sys.executable, "workflow/scripts/generate_answers.py", *asked]
+    command = [sys.executable, "workflow/scripts/ask.py", *asked]
     done = subprocess.run(command, cwd=project.folder, env=project.environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("question: 2 + 3 = ?\nanswer: "), done.stderr
 

@@ -1,109 +1,178 @@
-"""Answers to questions typed in on a command line, printed on the terminal."""
+"""Answers to questions typed in on a command line, printed on the terminal.
+
+Model, precision, template and, of an experiment, the settings of the sampler are those that the workflow used, as far
+as the command line does not say otherwise: the same question then gets the same answer.
+"""
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from dreamtune.data.tokenizer import load_tokenizer
 from dreamtune.device.gpus import take_gpu
 from dreamtune.errors import UserError
 from dreamtune.generate.answers import Prompter, answer, completion, own_questions, requests_of
 from dreamtune.generate.loading import load_to_generate
-from dreamtune.model.adapter_format import is_checkpoint, read_adapter_config
+from dreamtune.model.adapter_format import is_checkpoint, read_adapter_config, trained_weights
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta
 
+HEADLINE = "answers/test/greedy/tuned"  # name of the tuned model's headline answers among an experiment's links
+NOT_ASKED = ("prompts", "max_prompts", "scatter")  # settings that mean nothing for questions that are typed in
 
-def answer_by_hand(
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a training from the folders beside its weights."""
+
+    weights: Path | None = None  # adapter, or checkpoint of full fine-tuning; None: the base model answers
+    model: dict[str, Any] = field(default_factory=dict)  # of ModelConfig
+    generate: dict[str, Any] = field(default_factory=dict)  # of GenerateConfig, where the experiment is known
+    shards: Path | None = None
+
+
+def answer_questions(
     model: ModelConfig,
-    adapter: Path | None,
+    weights: Path | None,
     questions: list[str],
     generate: GenerateConfig,
     template: str,
     beginning_token: bool = True,
 ) -> list[str]:
-    """Return the completions of `questions`, `generate.samples` of each side by side."""
+    """Return the completions of `questions`, `generate.samples` of each side by side.
+
+    Args:
+        weights: adapter folder, or checkpoint of full fine-tuning; None for the base model.
+        template: text with `{question}`; what stands before the reasoning or the answer is the prompt.
+        beginning_token: whether the tokenizer's beginning token stands before the prompt.
+
+    Raises:
+        UserError: a model or adapter that cannot be used.
+    """
     take_gpu(model.device)
     tokenizer = load_tokenizer(model.path, model.revision)
     asked = requests_of(list(own_questions(questions, Prompter(tokenizer, template, beginning_token))), generate)
-    return [completion(a, tokenizer) for a in answer(load_to_generate(model, adapter), tokenizer, asked, generate)]
+    return [completion(a, tokenizer) for a in answer(load_to_generate(model, weights), tokenizer, asked, generate)]
 
 
-def by_hand(argv: list[str]) -> int:
-    """Print the answers to the questions on a command line; return the exit status.
-
-    Model, precision and template are those of the training whose result the adapter folder belongs to, as far as they
-    are not given.
-    """
-    options = _parser().parse_args(argv)
+def ask(options: argparse.Namespace) -> int:
+    """Print the answers to the questions of a command line (see `add_arguments`); return the exit status."""
     try:
-        base, template, beginning_token = _trained_with(options)
-        generate = GenerateConfig(
-            max_new_tokens=options.max_new_tokens,
-            steps=options.steps,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            samples=options.samples,
-            seed=options.seed,
-        )
-        completions = answer_by_hand(base, options.adapter, options.prompt, generate, template, beginning_token)
+        known = Known() if options.adapter is None else known_of(options.adapter)
+        model = _model(options, known)
+        template, beginning_token = _template(options, known)
+        given = {name: value for name in _sampler_fields() if (value := getattr(options, name, None)) is not None}
+        generate = GenerateConfig(**(known.generate | {name: yaml.safe_load(text) for name, text in given.items()}))
+        completions = answer_questions(model, known.weights, options.prompt, generate, template, beginning_token)
     except ValueError as error:  # ours, or that of a setting out of its range
-        print(f"generate_answers: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"ask: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     for number, text in enumerate(completions):
         if number % generate.samples == 0:
             print(f"question: {options.prompt[number // generate.samples]}")
         print(f"answer: {text}\n")
+    whose = "the experiment's" if known.generate else "the default"
+    print(f"ask: {whose} settings: {', '.join(_shown(generate))}", file=sys.stderr)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="generate_answers.py", description="Answer questions on the terminal.")
-    parser.add_argument("--prompt", action="append", required=True, help="a question; may be given several times")
-    parser.add_argument("--adapter", type=Path, help="adapter or model folder of a training; default: the base")
-    parser.add_argument("--model", help="folder or hub name of the base model; default: the adapter's")
-    parser.add_argument("--revision", help="commit of the hub repository, 40 hex digits; default: the adapter's")
-    parser.add_argument("--shards", type=Path, help="folder of prepare_shards whose template is used")
-    parser.add_argument("--template", help="template with {question}; default: that of the training")
-    parser.add_argument("--quantization", choices=("none", "nf4"), help="default: that of the training")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: that of the training")
-    parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--steps", type=int, help="denoising steps; default: one per new token")
-    parser.add_argument("--temperature", type=float, default=0.0, help="default: 0, greedy")
-    parser.add_argument("--top-p", type=float)
-    parser.add_argument("--samples", type=int, default=1, help="answers per question")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ask`: whom to ask, what, and one option for each setting of the sampler."""
+    add = parser.add_argument
+    add("--prompt", action="append", required=True, metavar="QUESTION", help="may be given several times")
+    add(
+        "--adapter",
+        type=Path,
+        metavar="FOLDER",
+        help="an experiment (results/latest/NAME), or the adapter or model folder of a training; without it the base",
+    )
+    add("--model", metavar="PATH", help="folder or hub name of the base model; default: that of the training")
+    add("--revision", metavar="COMMIT", help="of the hub repository, 40 hex digits; default: that of the training")
+    add("--quantization", choices=("none", "nf4"), help="default: that of the training")
+    add("--dtype", choices=("bfloat16", "float32"), help="default: that of the training")
+    add("--device", choices=("auto", "cpu", "cuda"), help="default: that of the training")
+    add("--template", metavar="TEXT", help="text with {question} that is the prompt; default: that of the training")
+    add("--shards", type=Path, metavar="FOLDER", help="output of prepare_shards whose template is taken")
+    sampler = parser.add_argument_group("settings of the sampler", "default: those of the experiment, if one is given")
+    for name in _sampler_fields():
+        about = GenerateConfig.model_fields[name]
+        default = json.dumps(about.get_default(call_default_factory=True)).strip('"')
+        description = f"{about.description} (without an experiment: {default})".replace("%", "%%")
+        sampler.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=description)
 
 
-def _trained_with(options: argparse.Namespace) -> tuple[ModelConfig, str, bool]:
-    """Return base model, template and whether a beginning token stands before it."""
-    given = {name: getattr(options, name) for name in ("revision", "quantization", "dtype")}
-    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    shards: Path | None = options.shards
-    if options.adapter is not None:
-        if is_checkpoint(options.adapter):  # of full fine-tuning
-            known = {"path": str(options.adapter)}
-        else:
-            adapter = read_adapter_config(options.adapter)
-            known = {"path": adapter["base_model_name_or_path"], "revision": adapter["revision"]}
-        # results/train_adapter/VERSION/adapter; its frozen config.json names paths relative to the folder of results
-        run = options.adapter.resolve().parent
-        frozen = json.loads((run / "config.json").read_text()) if (run / "config.json").exists() else {}
-        trained = frozen.get("settings", {}).get("model", {}) | frozen.get("runtime", {}).get("model", {})
-        settings = known | trained | settings
-        if shards is None and "shards" in frozen.get("reads", {}):
-            shards = run.parents[2] / frozen["reads"]["shards"]
+def known_of(folder: Path) -> Known:
+    """Return what the folders of an experiment or of a training say of it.
+
+    Args:
+        folder: results/latest/NAME, or the adapter or model folder of a training, whether or not its path leads through
+            an experiment's links.
+
+    Raises:
+        UserError: there is no adapter and no checkpoint.
+    """
+    places = (folder, *folder.absolute().parents)
+    experiment = next((place for place in places if (place / "versions.json").exists()), None)
+    weights = trained_weights(folder / "full") if folder == experiment else folder
+    if is_checkpoint(weights):  # of full fine-tuning
+        model: dict[str, Any] = {"path": str(weights)}
+    else:
+        adapter = read_adapter_config(weights)
+        model = {"path": adapter["base_model_name_or_path"], "revision": adapter["revision"]}
+    run = weights.resolve().parent  # results/train_adapter/VERSION
+    spec = _frozen(run)
+    generate: dict[str, Any] = {}
+    if experiment is not None:
+        links = json.loads((experiment / "versions.json").read_text())
+        generate = _section(_frozen(run.parents[2] / links[HEADLINE]), "generate") if HEADLINE in links else {}
+    shards = run.parents[2] / spec["reads"]["shards"] if "shards" in spec.get("reads", {}) else None
+    return Known(weights, model | _section(spec, "model"), generate | ({"prompts": []} if generate else {}), shards)
+
+
+def _frozen(version: Path) -> dict[str, Any]:
+    """Return a version's frozen configuration, whose paths start at the folder that holds results/; {} without one."""
+    path = version / "config.json"
+    spec: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return spec
+
+
+def _section(spec: dict[str, Any], name: str) -> dict[str, Any]:
+    return spec.get("settings", {}).get(name, {}) | spec.get("runtime", {}).get(name, {})
+
+
+def _model(options: argparse.Namespace, known: Known) -> ModelConfig:
+    given = {name: getattr(options, name) for name in ("revision", "quantization", "dtype", "device")}
+    settings = known.model | {name: value for name, value in given.items() if value is not None}
     if options.model is not None:
-        settings["path"] = options.model
-        settings["revision"] = options.revision
+        settings |= {"path": options.model, "revision": options.revision}
     if "path" not in settings:
         raise UserError("give --model, or an --adapter whose adapter_config.json names its base model")
+    return ModelConfig(**settings)
+
+
+def _template(options: argparse.Namespace, known: Known) -> tuple[str, bool]:
+    """Return the template, and whether a beginning token stands before the prompt."""
+    shards = options.shards or known.shards
     meta = read_meta(shards) if shards is not None else {}
     template = options.template or meta.get("template")
     if template is None:
         raise UserError("no template is known: give --template 'Question: {question} …' or --shards FOLDER")
-    return ModelConfig(**settings), template, meta.get("beginning_token", True)
+    return template, meta.get("beginning_token", True)
+
+
+def _sampler_fields() -> Sequence[str]:
+    return [name for name in GenerateConfig.model_fields if name not in NOT_ASKED]
+
+
+def _shown(generate: GenerateConfig) -> list[str]:
+    """Return the settings that a reader of an answer should know of, as `name value`."""
+    usual = GenerateConfig()
+    values = {name: getattr(generate, name) for name in _sampler_fields()}
+    return [f"{k} {v}" for k, v in values.items() if k == "max_new_tokens" or v != getattr(usual, k)]
