@@ -58,7 +58,7 @@ container: SIF
 
 
 # Without an image the jobs run on Snakemake's own Python, whether or not its environment was activated.
-OWN = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+OWN = f"export PATH={shlex.quote(str(Path(sys.executable).parent.resolve()))}:$PATH"
 # The image has no srun: what srun starts on each node enters it there.
 IN_IMAGE = f"apptainer exec {workflow.deployment_settings.apptainer_args} {SIF} " if IMAGE else ""
 # A prefix replaces Snakemake's own strict mode, without which a job that fails into `tee` would count as a success.
