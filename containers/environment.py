@@ -59,7 +59,8 @@ def require(lock: Path) -> None:
     elif state == ELSEWHERE:
         if not _has_python(LINK):
             _stop(f".venv leads to {_real(LINK)}, where no Python environment is; delete the link: rm .venv")
-        _say(f"using {_real(LINK)}, outside of .venvs, because .venv leads there; nothing will be installed into it")
+        doubt = "" if _real(LINK).name == _digest(lock) else f", and may not match {_shown(lock)}"
+        _say(f"using {_real(LINK)}, which .venv leads to; it is outside of .venvs{doubt}; nothing is installed into it")
     elif state == EARLIER:
         if not _earlier_is_current(lock):
             _say_outdated(lock)

@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import shlex  # noqa: F401, used by what is evaluated
 import shutil
 import signal
 import subprocess
@@ -85,7 +86,7 @@ def test_a_linked_in_environment_is_used_and_not_touched(tree: Tree, tmp_path: P
     tree.write(LOCK, "alpha==2\n")
     before = listing(other.folder)
     output = tree.make("prune")
-    assert f"using {elsewhere}, outside of .venvs, because .venv leads there" in output
+    assert f"using {elsewhere}, which .venv leads to; " in output and f"may not match {LOCK};" in output
     assert f"alpha 1 {elsewhere}" in output
     for target in ("setup", "setup-slurm"):
         line = tree.said(target, fails=True)
@@ -255,3 +256,13 @@ def test_an_old_python_is_refused_in_one_line(tree: Tree) -> None:
     tree.make("setup")
     tree.environment["OLD_PYTHON"] = "1"
     assert "alpha 1" in tree.make("prune"), "it is only needed to build"
+
+
+def test_jobs_find_their_packages_by_the_real_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake may have been started through the link, as `.venv/bin/python -m snakemake`."""
+    (tmp_path / "built/bin").mkdir(parents=True)
+    (tmp_path / "built/bin/python").symlink_to(sys.executable)
+    (tmp_path / ".venv").symlink_to("built")
+    [own] = re.findall("^OWN = (.*)$", (ROOT / "workflow/rules/common.smk").read_text(), re.MULTILINE)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    assert eval(own) == f"export PATH={tmp_path}/built/bin:$PATH"
