@@ -3,7 +3,7 @@
 import os
 import re
 import runpy
-import shlex  # noqa: F401, used by what is evaluated
+import shlex
 import shutil
 import signal
 import subprocess
@@ -265,4 +265,4 @@ def test_jobs_find_their_packages_by_the_real_path(tmp_path: Path, monkeypatch: 
     (tmp_path / ".venv").symlink_to("built")
     [own] = re.findall("^OWN = (.*)$", (ROOT / "workflow/rules/common.smk").read_text(), re.MULTILINE)
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
-    assert eval(own) == f"export PATH={tmp_path}/built/bin:$PATH"
+    assert eval(own, {"shlex": shlex, "Path": Path, "sys": sys}) == f"export PATH={tmp_path}/built/bin:$PATH"
