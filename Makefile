@@ -1,61 +1,58 @@
 # make setup | setup-slurm | demo | test | test-cluster | browser | format | schema | lock | image | prune
 # (prerequisites: Python 3.11+, make, git)
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
 LOCK := containers/requirements.lock
 SLURM_LOCK := containers/requirements-slurm.lock
+ENVIRONMENT := $(PYTHON) containers/environment.py
+# By its real path: .venv may be switched to another environment while a target runs.
+RUN = PATH="$(realpath .venv)/bin:$$PATH"
 
-.PHONY: setup setup-slurm demo test test-cluster browser format schema lock image prune
+.PHONY: setup setup-slurm environment demo test test-cluster browser format schema lock image prune
 
-setup: $(VENV)/.complete
+setup:
+	@$(ENVIRONMENT) setup $(LOCK)
 
-# The marker is written last: an installation that was interrupted is begun anew by the next call.
-$(VENV)/.complete: $(LOCK)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; call: make PYTHON=/path/to/python3.11 " )'
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(LOCK)
-	@touch $@
+# With Snakemake's SLURM executor, for clusters alone: wherever it is installed, each call asks for a controller.
+setup-slurm:
+	@$(ENVIRONMENT) setup $(SLURM_LOCK)
 
-# Snakemake's SLURM executor, for clusters alone: wherever it is installed, each call asks for a controller.
-setup-slurm: $(VENV)/.slurm
+# What every other target needs: an environment that is missing is made, one that is there is never replaced.
+environment:
+	@$(ENVIRONMENT) require $(LOCK)
 
-$(VENV)/.slurm: $(SLURM_LOCK) $(VENV)/.complete
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(SLURM_LOCK)
-	@touch $@
+demo: environment
+	@$(RUN) snakemake --cores 2 --quiet rules host --configfile config/demo.yaml
+	@$(RUN) python workflow/scripts/print_verdict.py demo demo-copy
 
-demo: setup
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores 2 --quiet rules host --configfile config/demo.yaml
-	@$(BIN)/python workflow/scripts/print_verdict.py demo demo-copy
+test: environment
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) snakefmt --check Snakefile workflow/rules
+	$(RUN) mypy
+	$(RUN) snakemake --lint --configfile config/demo.yaml
+	$(RUN) pytest --durations=10
 
-test: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check Snakefile workflow/rules
-	$(BIN)/mypy
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint --configfile config/demo.yaml
-	PATH="$(CURDIR)/$(BIN):$$PATH" pytest --durations=10
-
-# Real containers and a real SLURM, as root on Debian; what they need is installed under /opt and with apt.
-test-cluster: setup-slurm
-	PATH="$(CURDIR)/$(BIN):$$PATH" pytest --durations=0 tests/cluster
+# Real containers and a real SLURM, as root on Debian; what they need is installed under /opt and with apt. They run in
+# the environment that setup-slurm makes, wherever .venv leads.
+test-cluster:
+	environment=$$($(ENVIRONMENT) build $(SLURM_LOCK)) && PATH="$$environment/bin:$$PATH" pytest --durations=0 tests/cluster
 
 # The report's tests drive a real browser; where none is found they are skipped, and say so.
 browser:
 	@which chromium chromium-browser google-chrome | grep -q . || { apt-get update --quiet && \
 		apt-get install --quiet --yes --no-install-recommends chromium fonts-dejavu-core; }
 
-format: setup
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-	$(BIN)/snakefmt Snakefile workflow/rules
+format: environment
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+	$(RUN) snakefmt Snakefile workflow/rules
 
-schema: setup
-	$(BIN)/python workflow/scripts/write_schema.py
+schema: environment
+	$(RUN) python workflow/scripts/write_schema.py
 
-lock: COMPILE := $(BIN)/pip-compile --quiet --upgrade --strip-extras --allow-unsafe --no-emit-index-url \
+lock: COMPILE = $(RUN) pip-compile --quiet --upgrade --strip-extras --allow-unsafe --no-emit-index-url \
 	--no-emit-find-links --no-emit-options
-lock: setup
+lock: environment
 	$(COMPILE) --annotation-style=line --extra dev --output-file $(LOCK) pyproject.toml
 	@sed -i 's/^torch==\([0-9.]*\)+[a-z0-9]*/torch==\1/' $(LOCK)
 	$(COMPILE) --no-annotate --extra dev --extra slurm --constraint $(LOCK) --output-file $(SLURM_LOCK) pyproject.toml
@@ -65,5 +62,5 @@ lock: setup
 image:
 	@BASE="$(BASE)" PYTHON="$(PYTHON)" bash containers/build.sh
 
-prune: setup
-	$(BIN)/python workflow/scripts/prune.py
+prune: environment
+	$(RUN) python workflow/scripts/prune.py
