@@ -1,4 +1,4 @@
-# make setup | setup-slurm | demo | test | test-cluster | browser | format | schema | lock | image | prune
+# make setup | setup-slurm | demo | test | test-processors | test-cluster | browser | format | schema | lock | image | prune
 # (prerequisites: Python 3.11+, make, git)
 PYTHON ?= python3
 LOCK := containers/requirements.lock
@@ -7,7 +7,7 @@ ENVIRONMENT := $(PYTHON) containers/environment.py
 # By its real path: .venv may be switched to another environment while a target runs.
 RUN = PATH="$(realpath .venv)/bin:$$PATH"
 
-.PHONY: setup setup-slurm environment demo test test-cluster browser format schema lock image prune
+.PHONY: setup setup-slurm environment demo test test-processors test-cluster browser format schema lock image prune
 
 setup:
 	@$(ENVIRONMENT) setup $(LOCK)
@@ -31,6 +31,16 @@ test: environment
 	$(RUN) mypy
 	$(RUN) snakemake --lint --configfile config/demo.yaml
 	$(RUN) pytest --durations=10
+	@$(MAKE) --no-print-directory test-processors
+
+# Numbers again as processors without AVX-512 compute them, one with AVX2 and one with SSE; elsewhere than on x86-64
+# nothing reads these variables. The files are named, because collecting all tests takes longer than these.
+NUMERIC := $(addprefix tests/,test_tolerance.py model/test_loading.py generate/test_sampler.py generate/test_block_cache.py)
+AVX2 := ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+SSE := ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
+test-processors: environment
+	$(RUN) $(AVX2) OMP_NUM_THREADS=1 pytest --quiet -m numeric $(NUMERIC)
+	$(RUN) $(SSE) OMP_NUM_THREADS=1 pytest --quiet -m numeric $(NUMERIC)
 
 # Real containers and a real SLURM, as root on Debian; what they need is installed under /opt and with apt. They run in
 # the environment that setup-slurm makes, wherever .venv leads.

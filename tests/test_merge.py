@@ -18,6 +18,7 @@ from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
 from tests.generate.test_answers import base, shards  # noqa: F401, fixtures
+from tolerance import model_tolerance
 
 FOLDERS = {"dream": FIXTURES / "dream_tiny", "llada": FIXTURES / "llada_tiny"}
 
@@ -78,9 +79,10 @@ def test_merged_in_float32_is_base_plus_adapter_to_rounding(family: str, tmp_pat
     merge_adapter(section(FOLDERS[family]), adapter, tmp_path / "out")
     ids = load_file(FOLDERS[family] / "reference.safetensors")["input_ids"]
     with torch.no_grad():
-        merged = token_logits(load_model(tmp_path / "out" / "merged", dtype="float32"), ids)
+        model = load_model(tmp_path / "out" / "merged", dtype="float32")
+        merged = token_logits(model, ids)
         expected = token_logits(load_model(FOLDERS[family], dtype="float32", adapter=adapter), ids)
-    torch.testing.assert_close(merged, expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(merged, expected, **model_tolerance(expected, model.config))
 
 
 @pytest.mark.parametrize("family", FOLDERS)

@@ -17,6 +17,7 @@ from dreamtune.model.logits import hidden_states
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.lora import LoraSettings
 from tests.generate.test_sampler import ORDERS, answers
+from tolerance import model_tolerance, needs_mkl
 
 FOLDERS = {"dream": FIXTURES / "dream_tiny", "llada": FIXTURES / "llada_tiny"}
 LENGTHS = (3, 4, 9, 20, 21, 4, 30)
@@ -95,6 +96,7 @@ def spied(model: Any, requests: list[Request], config: GenerateConfig, seen: dic
         answers(model, requests, config)
 
 
+@needs_mkl
 @pytest.mark.parametrize("block_length", [3, 7, 32])
 @pytest.mark.parametrize("adapter", [False, True])
 def test_windows_are_equal_to_the_bit_alone_and_in_a_batch(model: Any, block_length: int, adapter: bool) -> None:
@@ -152,9 +154,6 @@ class Case:
         return self.cache.window(self.slots, ids.gather(1, self.positions), self.positions)[:, : self.block]
 
 
-CLOSE: dict[str, float] = {"atol": 2e-5, "rtol": 2e-5}
-
-
 @pytest.fixture(params=["plain", "adapter", "packed"])
 def case(model: Any, request: pytest.FixtureRequest) -> Case:
     case = Case(tuned(model) if request.param == "adapter" else model)
@@ -162,12 +161,13 @@ def case(model: Any, request: pytest.FixtureRequest) -> Case:
     return case
 
 
+@pytest.mark.numeric
 @torch.no_grad()
 def test_right_after_a_refresh_a_window_is_a_full_pass(case: Case) -> None:
     expected = case.full()
-    torch.testing.assert_close(case.refresh(), expected, **CLOSE)
+    torch.testing.assert_close(case.refresh(), expected, **model_tolerance(expected, case.model.config))
     for _ in range(2):  # a window changes nothing that the next one reads
-        torch.testing.assert_close(case.window(), expected, **CLOSE)
+        torch.testing.assert_close(case.window(), expected, **model_tolerance(expected, case.model.config))
 
 
 @torch.no_grad()
@@ -176,13 +176,14 @@ def test_all_slots_at_once_are_the_same_windows(model: Any) -> None:
     case = Case(model)
     case.refresh()
     expected = case.window()
+    tolerance = model_tolerance(expected, model.config)
     ids = torch.zeros(4, case.cache.window_length, dtype=torch.long)
     positions = torch.zeros_like(ids)
     ids[case.slots], positions[case.slots] = case.ids.gather(1, case.positions), case.positions
     for _ in range(2):
         hidden = case.cache.window(None, ids, positions)
         assert hidden.isfinite().all()
-        torch.testing.assert_close(hidden[case.slots, : case.block], expected, **CLOSE)
+        torch.testing.assert_close(hidden[case.slots, : case.block], expected, **tolerance)
 
 
 @torch.no_grad()

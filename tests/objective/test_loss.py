@@ -17,7 +17,8 @@ from dreamtune.objective import packing
 from dreamtune.objective.diffusion import Document, Noised, corrupt, mask_rates
 from dreamtune.objective.loss import loss_sums, token_losses
 from dreamtune.objective.packing import collate, split_window
-from tiny import make_model, settings
+from tiny import VOCAB, make_model, settings
+from tolerance import float32_rounding, model_tolerance
 
 
 class TwoTokens(nn.Module):
@@ -142,7 +143,8 @@ def test_chunks_of_the_head_change_nothing(frozen: bool, tmp_path: Path, monkeyp
     model.lm_head.weight.requires_grad_(not frozen)
     whole = gradient(model, [WINDOW])
     monkeypatch.setattr(module, "HEAD_ROWS", 4)
-    assert (gradient(model, [WINDOW]) - whole).norm() < 1e-6 * whole.norm()
+    rows = sum(row.loss_tokens for row in WINDOW)  # the longest sum that is cut: a weight of the head adds up all rows
+    assert (gradient(model, [WINDOW]) - whole).norm() < float32_rounding(rows) * whole.norm()
 
 
 def test_losses_of_training_and_of_the_canaries_are_the_same(tmp_path: Path) -> None:
@@ -150,8 +152,9 @@ def test_losses_of_training_and_of_the_canaries_are_the_same(tmp_path: Path) -> 
     model.requires_grad_(False)
     weighted, nll = loss_sums(model, batch)
     losses = token_losses(model, batch)
-    assert weighted.item() == pytest.approx(float((losses * batch.weights).sum()), rel=1e-6)
-    assert nll.item() == pytest.approx(float((losses * batch.elbo_weights).sum()), rel=1e-6)
+    rounding = float32_rounding(len(losses) + VOCAB)  # the rows, and each one's sum over the vocabulary
+    assert weighted.item() == pytest.approx(float((losses * batch.weights).sum()), rel=rounding)
+    assert nll.item() == pytest.approx(float((losses * batch.elbo_weights).sum()), rel=rounding)
 
 
 @pytest.mark.parametrize("lengths", [(9, 13, 18, 21), (12, 12, 12), (12, 12, 6), (28, 26, 21), (12, 11, 6), (64,)])
@@ -169,4 +172,4 @@ def test_documents_of_a_pass_do_not_see_each_other(lengths: tuple[int, ...], mul
         for start, row in zip(batch.starts, rows, strict=True):
             alone = packing.hidden_rows(model, collate([row]))
             inside = slice(start + 1, start + len(row.input_ids))  # the first row is another document's, and unused
-            torch.testing.assert_close(together[inside], alone[1:], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(together[inside], alone[1:], **model_tolerance(alone, model.config))

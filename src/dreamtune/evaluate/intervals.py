@@ -1,4 +1,5 @@
-"""Intervals and tests the verdict rests on. Every draw comes from a seed, so a report can be made again bit for bit.
+"""Intervals and tests the verdict rests on. Every draw comes from a seed, so one machine makes a report again
+bit for bit.
 
 What each is, and how often each is right, measured: docs/statistics.md.
 """

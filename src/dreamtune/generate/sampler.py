@@ -7,9 +7,10 @@ finished as soon as everything before its first end token stands: finished rows 
 With `refresh: block` only the rows that begin a block pass through the model as a whole (`block_cache.py`).
 
 **What is guaranteed.** A row's tokens are a function of its logits, the settings and its own counters. Its canvas is
-padded to a width that depends on nothing but its own length, and only rows of one width share a batch; so on the CPU
-its logits, and with them its tokens, are equal to the bit alone and in any batch. A GPU picks other kernels for other
-batch sizes: there logits agree to rounding, and a choice between two that are nearly equal can turn over.
+padded to a width that depends on nothing but its own length, and only rows of one width share a batch; so in float32 on
+an Intel CPU, where MKL runs in strict mode (dreamtune.model), its logits, and with them its tokens, are equal to the
+bit alone and in any batch. Other libraries, bfloat16 and a GPU pick other kernels for other batch sizes: there logits
+agree to rounding, and a choice between two that are nearly equal can turn over. Another machine rounds differently.
 """
 
 import time

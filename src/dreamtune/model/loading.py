@@ -4,6 +4,7 @@ Everything else asks `token_logits` (or `hidden_states` and `apply_head`, its tw
 whatever the family, so no other module knows that Dream's head looks one position ahead.
 """
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 asks by that name
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+# MKL reads this at its first product. Left to itself it chooses a kernel by how many rows and threads there are, and a
+# row's last bits with it: with AVX2 for 16 and 32 rows, with AVX-512 and two threads for wide layers. Strict mode keeps
+# a float32 row's bits whatever stands beside it, at the same speed. Other libraries do not read it.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 def load_model(
