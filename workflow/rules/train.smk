@@ -7,6 +7,8 @@ rule train_adapter:
         "results/train_adapter/{version}/job.log",
     benchmark:
         "results/train_adapter/{version}/benchmark.tsv"
+    wildcard_constraints:
+        version=versions_of("train_adapter"),
     container:
         lambda w: SIF if processes(w.version)[1] == 1 else None
     threads: lambda w: processes(w.version)[0]
@@ -32,6 +34,8 @@ rule merge_adapter:
         "results/merge_adapter/{version}/job.log",
     benchmark:
         "results/merge_adapter/{version}/benchmark.tsv"
+    wildcard_constraints:
+        version=versions_of("merge_adapter"),
     resources:
         **demand("merge_adapter"),
         gpu=gpus("merge_adapter"),

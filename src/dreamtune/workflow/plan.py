@@ -97,6 +97,6 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         spec = self[stage, version]
         return [f"{RESULTS}/{stage}/{version}/{folder_of(spec, part)}/part.json" for part in parts_of(spec)]
 
-    def unfinished(self) -> list[str]:
-        """Return the versions without a manifest. A finished version has no job: nothing can re-make it."""
-        return [v for stage, v in self if not (RESULTS / stage / v / "manifest.json").exists()]
+    def unfinished(self, of: str) -> list[str]:
+        """Return a stage's versions without a manifest. A finished version has no job: nothing can re-make it."""
+        return [v for stage, v in self if stage == of and not (RESULTS / stage / v / "manifest.json").exists()]
