@@ -24,9 +24,9 @@ def audit_contamination(shards: Path, benchmark: Benchmark, ngram: int, out: Pat
         UserError: no training rows, or the benchmark's file or column is missing or holds no question.
     """
     overlap = BenchmarkOverlap(benchmark, ngram)
-    train = read_split(shards, "train").select_columns(["example_id", "question", "answer"]).with_format("arrow")
+    train = read_split(shards, "train").table.select(["example_id", "question", "answer"])
     with Progress(f"comparing with {benchmark.name}", len(train)) as progress:
-        for batch in train.iter(BATCH_ROWS):
+        for batch in train.to_batches(BATCH_ROWS):
             questions, answers = (batch[name].to_pylist() for name in ("question", "answer"))
             overlap.check(questions, answers, batch["example_id"].to_numpy())
             progress.advance(len(questions))

@@ -7,6 +7,7 @@ because they differ from run to run) and OUT/generation.json; of a part of a ver
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def _test_questions(shards: Path, meta: dict[str, Any], max_prompts: int | None)
     if not meta["splits"]["test"]["rows"]:
         return
     rows = read_split(shards, "test")
-    for row in rows.select(range(min(len(rows), max_prompts or len(rows)))):
+    for row in islice(rows, max_prompts):
         prompt = list(row["input_ids"][: row["prompt_tokens"]])
         yield Question(row["example_id"], row["question"], row["answer"], prompt)
 

@@ -31,12 +31,16 @@ MODEL_FILES = TOKENIZER_FILES | {"generation_config.json", "model.safetensors.in
 
 
 class FileDigests:
-    """Digests of input files, remembered by path, size and time of change, so that a large file is read once."""
+    """Digests of input files, remembered by path, size and time of change, so that a large file is read once.
+
+    `identify` looks at an input once per object of this class, so make a new one to look again.
+    """
 
     def __init__(self, memory: Path) -> None:
         self.memory = memory
         self.known: dict[str, list[Any]] = {}
         self.changed = False
+        self.identified: dict[tuple[str | None, ...], Any] = {}
         with suppress(OSError, ValueError):  # none yet, or cut short: then every file is read once more
             self.known = json.loads(memory.read_text())
 
@@ -104,12 +108,20 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
     found: dict[str, Any] = {}
     for name in names:
         if name in ("model", "tokenizer"):
-            of = digests.of_model if name == "model" else digests.of_tokenizer
-            found[name] = of(runtime["model"]["path"], runtime["model"]["revision"])
+            place = (name, runtime["model"]["path"], runtime["model"]["revision"])
         else:
-            files = runtime["benchmark" if name == "questions" else name]["files"]
-            found[name] = [identity for pattern in files for identity in _files(pattern, digests)]
+            place = ("files", *runtime["benchmark" if name == "questions" else name]["files"])
+        if place not in digests.identified:
+            digests.identified[place] = _identity_at(place, digests)
+        found[name] = digests.identified[place]
     return found
+
+
+def _identity_at(place: tuple[str, ...], digests: FileDigests) -> Any:
+    kind, *paths = place
+    if kind == "files":
+        return [identity for pattern in paths for identity in _files(pattern, digests)]
+    return digests.of_model(*paths) if kind == "model" else digests.of_tokenizer(*paths)
 
 
 def _files(pattern: str, digests: FileDigests) -> list[str]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow.compute
 import torch
@@ -19,6 +18,7 @@ from dreamtune.noise import counter_hash
 from dreamtune.objective.diffusion import MIN_RATE, Document, Draw, Noise, Noised, corrupt, mask_rates
 from dreamtune.objective.packing import Batch, collate, split_window
 from dreamtune.settings.train import TrainConfig
+from dreamtune.shards import Split
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
 
 VALIDATION_EPOCH = -1  # an epoch no training step has: the masks of validation are its own, and always the same
@@ -110,7 +110,7 @@ class TrainingWindows:
         meta: shards.json.
     """
 
-    def __init__(self, split: datasets.Dataset, meta: dict[str, Any], train: TrainConfig) -> None:
+    def __init__(self, split: Split, meta: dict[str, Any], train: TrainConfig) -> None:
         self.split, self.train = split, train
         self.ids: dict[str, int] = meta["tokenizer"]
         self.max_tokens: int = meta["max_tokens"]
@@ -152,7 +152,7 @@ class TrainingWindows:
     @cached_property
     def lengths(self) -> np.ndarray:
         """Stored length in tokens of each row of the split, without its tail, those beyond `rows` included."""
-        return np.asarray(pyarrow.compute.list_value_length(self.split.data.column("input_ids")))
+        return np.asarray(pyarrow.compute.list_value_length(self.split.table["input_ids"]))
 
     @property
     def longest(self) -> int:
@@ -198,7 +198,7 @@ class TrainingWindows:
 
 
 def validation_batches(
-    split: datasets.Dataset, meta: dict[str, Any], train: TrainConfig, share: Share, plan: MicroBatchPlan
+    split: Split, meta: dict[str, Any], train: TrainConfig, share: Share, plan: MicroBatchPlan
 ) -> Iterator[Batch]:
     """Yield this process's part of the first `validation_rows` rows, without tails and under masks that never change.
 

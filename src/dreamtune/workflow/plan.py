@@ -23,6 +23,7 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         super().__init__()
         self.digests = FileDigests(DIGESTS)
         self.cluster = ClusterConfig()
+        self.codes: dict[str, str] = {}  # stage -> digest of its code, worked out once for all of its versions
 
     def under(self, cluster: ClusterConfig) -> "Plan":
         """Let what is added next travel with these bounds, which do not enter its version; return the plan."""
@@ -54,7 +55,7 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
             "settings": {name: result for name, (result, _) in kinds.items()} | (names or {}),
             "inputs": identify(inputs, runtime, self.digests),
             "reads": {name: folder.name for name, folder in reads.items()},
-            "code": code_digest(ROOT / "workflow" / "scripts" / f"{stage}.py"),
+            "code": self._code(stage),
         }
         version = digest(hashed)
         self[stage, version] = {"format": FORMAT, "version": version, **hashed} | {
@@ -64,6 +65,11 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
             "cluster": self.cluster.model_dump(mode="json"),
         }
         return RESULTS / stage / version
+
+    def _code(self, stage: str) -> str:
+        if stage not in self.codes:
+            self.codes[stage] = code_digest(ROOT / "workflow" / "scripts" / f"{stage}.py")
+        return self.codes[stage]
 
     def __missing__(self, key: tuple[str, str]) -> dict[str, Any]:
         """A job that was submitted before the config was edited keeps what it was submitted with."""
@@ -91,6 +97,6 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         spec = self[stage, version]
         return [f"{RESULTS}/{stage}/{version}/{folder_of(spec, part)}/part.json" for part in parts_of(spec)]
 
-    def unfinished(self) -> list[str]:
-        """Return the versions without a manifest. A finished version has no job: nothing can re-make it."""
-        return [v for stage, v in self if not (RESULTS / stage / v / "manifest.json").exists()]
+    def unfinished(self, of: str) -> list[str]:
+        """Return a stage's versions without a manifest. A finished version has no job: nothing can re-make it."""
+        return [v for stage, v in self if stage == of and not (RESULTS / stage / v / "manifest.json").exists()]
