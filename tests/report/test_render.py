@@ -11,8 +11,8 @@ import pytest
 import vl_convert
 
 from conftest import ROOT
+from dreamtune.files import finite
 from dreamtune.report.charts import lengths_figure
-from dreamtune.report.reads import finite
 from dreamtune.report.render import chart_library
 from dreamtune.report.text import duration, json_for_script, number, percent, points, reveal
 from report_fixture import BIDI, HOSTILE, write_answers, write_reads

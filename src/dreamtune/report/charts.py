@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from dreamtune.report.reads import finite
+from dreamtune.files import finite
 from dreamtune.report.text import READING_NAMES, duration, nats, number, percent
 
 BASE, TUNED = "base", "tuned"

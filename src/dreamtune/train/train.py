@@ -12,7 +12,6 @@ and into `work`, which outlives a killed attempt: checkpoints/ (see `checkpoint.
 `smoke` and `full` are both this function, with other numbers; full is given smoke's folder as its gate.
 """
 
-import json
 import math
 import signal
 import time
@@ -30,6 +29,8 @@ from dreamtune.canaries.alignment import rows_aligned
 from dreamtune.checks import Check, at, failed, verdict
 from dreamtune.device.memory import out_of_memory, peak_gib, watch
 from dreamtune.errors import UserError
+from dreamtune.files import finite, write_json
+from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
 from dreamtune.interruption import Interrupted
 from dreamtune.model.loading import count_parameters
 from dreamtune.objective.loss import loss_sums
@@ -92,8 +93,8 @@ def train_adapter(
     weights = run.finetuning.weights()
     if run.share.process == 0:
         run.finetuning.write_result(weights, out)
-        (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        (out / "gate.json").write_text(json.dumps(verdict(checks), indent=2) + "\n", encoding="utf-8")
+        write_json(out / TRAINING_FILE, finite(summary))
+        write_json(out / GATE_FILE, finite(verdict(checks)))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return {name: summary[name] for name in ("rows", "steps", "tokens", "first_loss", "last_loss", "trainable")}
