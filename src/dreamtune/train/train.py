@@ -33,6 +33,7 @@ from dreamtune.files import finite, write_json
 from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
 from dreamtune.interruption import Interrupted
 from dreamtune.model.loading import count_parameters
+from dreamtune.model.modes import evaluation_mode
 from dreamtune.objective.loss import loss_sums
 from dreamtune.progress import Progress
 from dreamtune.settings.model import ModelConfig
@@ -171,16 +172,14 @@ def validate(run: Run, log: Log) -> None:
     if not run.validates:
         return
     started = time.monotonic()
-    run.model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=run.share.device)  # [2]: nats, tokens
-    with torch.no_grad():
+    with evaluation_mode(run.model):
         for batch in run.validation:
             if run.share.processes == 1:
                 run.stop.check()
             tokens = sum(row.nll_tokens for row in batch.rows)
             nll = loss_sums(run.model, batch)[1].item() if len(batch.positions) or run.share.lockstep else 0.0
             sums += torch.tensor([nll, tokens], dtype=torch.float64, device=run.share.device)
-    run.model.train()
     if run.share.processes > 1:
         sums = reduce(sums, "sum")
     step, validation_nll = run.history.step, (sums[0] / sums[1]).item()
