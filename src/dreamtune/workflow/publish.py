@@ -5,9 +5,6 @@ from pathlib import Path
 
 from dreamtune.files import replace_with, write_json
 from dreamtune.report.index import render_index
-from dreamtune.workflow.plan import RESULTS
-
-LATEST = RESULTS / "latest"
 
 
 def publish(marker: Path, links: dict[str, str]) -> None:
