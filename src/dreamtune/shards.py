@@ -14,9 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from dreamtune.errors import UserError
-
-META = "shards.json"
-SPLITS = ("train", "validation", "test")
+from dreamtune.formats.shards import SHARDS_FILE
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -25,9 +23,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: `folder` is not a finished folder of shards.
     """
-    path = Path(folder) / META
+    path = Path(folder) / SHARDS_FILE
     if not path.exists():
-        raise UserError(f"{folder} holds no {META}; it is not a finished output of prepare_shards")
+        raise UserError(f"{folder} holds no {SHARDS_FILE}; it is not a finished output of prepare_shards")
     meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return meta
 
@@ -72,7 +70,7 @@ class Split:
 def read_split(folder: Path, split: str) -> Split:
     """Return one split, its files memory-mapped and concatenated, in source order.
 
-    Columns: example_id, input_ids, prompt_tokens, complete, question, answer (see `dreamtune.data.shard_writer`).
+    Columns: example_id, input_ids, prompt_tokens, complete, question, answer (see `formats.shards.SHARD`).
 
     Raises:
         UserError: the split does not exist or has no rows.

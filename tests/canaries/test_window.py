@@ -18,6 +18,7 @@ from dreamtune.canaries import window as canaries
 from dreamtune.canaries.alignment import _places, rows_aligned
 from dreamtune.checks import Check, at, failed, verdict
 from dreamtune.evaluate import soft_canaries
+from dreamtune.model import logits
 from dreamtune.model.loading import attach_lora, load
 from dreamtune.model.logits import apply_head
 from dreamtune.objective import loss
@@ -122,9 +123,10 @@ def test_end_tokens_after_a_cut_answer_are_found(shards: Path) -> None:
 
 
 def test_a_causal_mask_is_found(tmp_path: Path, shards: Path) -> None:
-    config = make_model(tmp_path / "base").model_copy(update={"attention": "causal"})
+    model = load(make_model(tmp_path / "base"))
+    model.config.is_causal = True
     batches, _ = window(shards)
-    check = canaries.attends_both_ways(load(config), batches, IDS)
+    check = canaries.attends_both_ways(model, batches, IDS)
     assert not check["passed"] and check["value"] > 0
 
 
@@ -199,8 +201,9 @@ def test_only_so_many_rows_pass_the_head_at_once(
         most = max(most, len(rows))
         return apply_head(m, rows)
 
-    for module in (canaries, loss):
+    for module in (canaries, logits):
         monkeypatch.setattr(module, "apply_head", head)
+    for module in (canaries, loss):
         monkeypatch.setattr(module, "HEAD_ROWS", 5)
     for chunked, one in zip(checks_of(), whole, strict=True):
         assert (chunked["name"], chunked["passed"]) == (one["name"], one["passed"])

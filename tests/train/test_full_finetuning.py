@@ -14,6 +14,7 @@ from torch import nn
 from conftest import ROOT
 from dreamtune.config import parse_config
 from dreamtune.errors import UserError
+from dreamtune.model.facts import facts_of
 from dreamtune.model.loading import load
 from dreamtune.model.logits import hidden_states
 from dreamtune.objective.loss import loss_sums
@@ -100,7 +101,7 @@ def test_the_result_is_a_checkpoint_like_the_base(train: Train, base: ModelConfi
     tokens = torch.arange(10)[None]
     tuned, untuned = load(model, out / "model"), load(model)
     assert not torch.equal(hidden_states(tuned, tokens), hidden_states(untuned, tokens))
-    assert tuned.dreamtune_family == "dream" and tuned.config.is_causal is False
+    assert facts_of(tuned.config).family == "dream" and tuned.config.is_causal is False
 
 
 def test_another_start_than_the_base_is_caught(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from dreamtune.checks import Check, check
+from dreamtune.model.modes import evaluation_mode
 from dreamtune.objective.loss import token_losses
 from dreamtune.objective.packing import Batch
 
@@ -39,16 +40,13 @@ def rows_aligned(model: nn.Module, windows: Iterable[Sequence[Batch]]) -> Check:
         model: the base, or a base whose adapter adds nothing yet; it is put into evaluation mode and back.
         windows: of the training path; as many are taken as `DOCUMENTS` need.
     """
-    training = model.training
-    model.eval()
     sums: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(3))  # of a document: places, lead over either neighbour
-    with torch.no_grad():
+    with evaluation_mode(model):
         for batch in (batch for batches in islice(windows, WINDOWS) for batch in batches):
             for example, lead in zip(*leads(model, batch), strict=True):
                 sums[example] += [1, *lead]
             if len(sums) >= DOCUMENTS:
                 break
-    model.train(training)
     expected = f"not surely below -{MARGIN} nats: no row beside the one that is read knows a token better"
     fault, note = "the loss read its predictions one position off", f"{len(sums)} documents"
     if len(sums) < ENOUGH_DOCUMENTS:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dreamtune.checks import Check, check
 from dreamtune.model.logits import apply_head
+from dreamtune.model.modes import evaluation_mode
 from dreamtune.objective.diffusion import Noised, corrupt
 from dreamtune.objective.loss import HEAD_ROWS, token_losses
 from dreamtune.objective.packing import Batch, collate, hidden_rows
@@ -43,10 +44,8 @@ def check_window(
         stored: example_id -> row of the shards, for each document of the window.
         ids: special tokens and vocabulary size, as in shards.json.
     """
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        checks = [
+    with evaluation_mode(model):
+        return [
             targets_hidden(batches, ids["mask_id"]),
             loss_only_on_response(batches, stored, ids["end_id"]),
             targets_do_not_matter(model, batches, ids),
@@ -54,8 +53,6 @@ def check_window(
             documents_apart(model, batches, ids),
             *loss_is_sane(model, batches, ids["vocab_size"]),
         ]
-    model.train(training)
-    return checks
 
 
 def is_telling(rows: Sequence[Noised]) -> bool:
@@ -176,15 +173,13 @@ def loss_is_sane(model: nn.Module, batches: Sequence[Batch], vocab_size: int) ->
 
 def starts_from_base(model: PeftModel, batches: Sequence[Batch]) -> Check:
     """Before the first step the adapter must add nothing: what enters the head is the base's, to the bit."""
-    training, worst = model.training, 0.0
-    model.eval()
-    with torch.no_grad():
+    worst = 0.0
+    with evaluation_mode(model):
         for batch in batches:
             adapted = hidden_rows(model, batch)  # [T, D]
             with model.disable_adapter():
                 base = hidden_rows(model, batch)
             worst = max(worst, float((adapted - base).abs().max()))
-    model.train(training)
     return base_check(worst)
 
 

@@ -4,11 +4,12 @@
 compared and what it costs stand in `dreamtune.contamination.benchmark`.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from dreamtune.contamination.benchmark import BATCH_ROWS, BenchmarkOverlap
+from dreamtune.files import write_json
+from dreamtune.formats.shards import CONTAMINATION_FILE
 from dreamtune.progress import Progress
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.shards import read_split
@@ -31,6 +32,5 @@ def audit_contamination(shards: Path, benchmark: Benchmark, ngram: int, out: Pat
             overlap.check(questions, answers, batch["example_id"].to_numpy())
             progress.advance(len(questions))
     counts = {"benchmark": benchmark.name, "ngram": ngram, "train_rows": len(train), **overlap.counts()}
-    text = json.dumps(counts | overlap.pairs(), indent=2, ensure_ascii=False, allow_nan=False)
-    (out / "contamination.json").write_text(text + "\n", encoding="utf-8")
+    write_json(out / CONTAMINATION_FILE, counts | overlap.pairs())
     return counts

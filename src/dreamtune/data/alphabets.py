@@ -38,7 +38,7 @@ BLOCKS: dict[str, tuple[tuple[int, int], ...]] = {
 NAMES = ("", *BLOCKS)
 LATIN = NAMES.index("Latin")
 # A sign that writes a syllable or a word says as much as several letters: a question of seven Han signs is a sentence.
-WEIGHTS = np.array([0 if not name else 3 if name in ("Hangul", "Han and Kana") else 1 for name in NAMES])
+LETTER_WEIGHTS = np.array([0 if not name else 3 if name in ("Hangul", "Han and Kana") else 1 for name in NAMES])
 LATEX = re.compile(r"\\[A-Za-z]+")  # the letters of \frac are no language's
 NO_LETTERS = bytes(b for b in range(256) if not bytes([b]).isalpha())
 
@@ -66,5 +66,5 @@ def _script_of(text: str) -> int:
     if sample.isascii():  # nearly all texts, in a tenth of the time
         return LATIN if len(sample.encode().translate(None, NO_LETTERS)) >= ENOUGH else 0
     codes = np.frombuffer(sample.encode("utf-32-le", "surrogatepass"), np.uint32)
-    letters = np.bincount(SCRIPTS[codes], minlength=len(NAMES)) * WEIGHTS  # [scripts]
+    letters = np.bincount(SCRIPTS[codes], minlength=len(NAMES)) * LETTER_WEIGHTS  # [scripts]
     return int(letters.argmax()) if letters.sum() >= ENOUGH else 0

@@ -23,7 +23,7 @@ class EncodedRows:
         prompts: [rows] lists of tokens, beginning token included.
         reasoning_ids, answer_ids: [rows] lists of tokens; the end token is not among them.
         unknown: tokens the vocabulary could not write.
-        flags: [rows] what looks odd about the texts, with the columns of `flags.SCHEMA`.
+        flags: [rows] what looks odd about the texts, with the columns of `oddities.FLAG_COLUMNS`.
     """
 
     questions: list[str]

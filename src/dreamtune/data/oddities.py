@@ -31,7 +31,7 @@ FLAGS = ROW_FLAGS | {
     "other_script": "are in another script than most rows",
     "long_answer": f"have an answer more than {LONG} times as long as the 95th percentile",
 }
-SCHEMA = pa.schema([("script", pa.string()), *((name, pa.bool_()) for name in ROW_FLAGS)])
+FLAG_COLUMNS = pa.schema([("script", pa.string()), *((name, pa.bool_()) for name in ROW_FLAGS)])
 
 # All control characters but tab, line feed and carriage return; zero-width space, word joiner, byte order mark.
 CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x9F\u{200B}\u{2060}\u{FEFF}]"

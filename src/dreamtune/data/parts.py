@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
         *((name, pa.string()) for name in (*TEXTS, "dropped")),
         *((name, pa.list_(pa.int32())) for name in TOKENS),
         ("unknown", pa.int64()),  # of the batch, in each of its rows
-        *oddities.SCHEMA,
+        *oddities.FLAG_COLUMNS,
     ]
 )
 
@@ -35,7 +35,7 @@ def write_part(batches: Iterable[EncodedRows], out: Path) -> int:
             columns = [pa.array(getattr(rows, name), pa.string()) for name in (*TEXTS, "dropped")]
             columns += [_list_array(getattr(rows, name)) for name in TOKENS]
             columns += [pa.array(np.full(len(rows.questions), rows.unknown), pa.int64())]
-            columns += [rows.flags[field.name].to_arrow().cast(field.type) for field in oddities.SCHEMA]
+            columns += [rows.flags[field.name].to_arrow().cast(field.type) for field in oddities.FLAG_COLUMNS]
             stream.write_batch(pa.record_batch(columns, SCHEMA))
             count += len(rows.questions)
     return count
@@ -46,7 +46,7 @@ def read_parts(folders: Iterable[Path]) -> Iterator[EncodedRows]:
     for folder in folders:
         with pa.OSFile(str(folder / PART)) as file, pa.ipc.open_stream(file) as stream:
             for batch in stream:
-                table = pl.from_arrow(batch.select(oddities.SCHEMA.names))
+                table = pl.from_arrow(batch.select(oddities.FLAG_COLUMNS.names))
                 assert isinstance(table, pl.DataFrame)
                 texts = (batch.column(name).to_pylist() for name in (*TEXTS, "dropped"))
                 questions, reasonings, answers, dropped = texts

@@ -15,7 +15,6 @@ and the questions once more, as far as the overlapping pairs that audit.json quo
 Held-out rows go through the same truncation policy as training rows; see `dreamtune.data.truncation.fit`.
 """
 
-import json
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +36,8 @@ from dreamtune.data.tables import LENGTHS, lengths_table, shard_table
 from dreamtune.data.tokenizer import Tokenizer, load_tokenizer
 from dreamtune.data.truncation import fit
 from dreamtune.errors import UserError
+from dreamtune.files import write_json
+from dreamtune.formats.shards import AUDIT_FILE, LENGTHS_FILE, SHARDS_FILE
 from dreamtune.inputs.files import resolve_files
 from dreamtune.inputs.parquet_rows import ParquetRows, open_rows
 from dreamtune.part import Part
@@ -82,9 +83,9 @@ def prepare_shards(
     contamination["benchmarks"] = {
         each.name: {"train_rows": each.rows} | each.counts() | each.pairs() for each in against
     }
-    audit = audit_lengths(out / "lengths.parquet", data, survey.duplicates(), contamination, run.unknown)
-    _write_json(out / "audit.json", audit)
-    _write_json(out / "shards.json", meta)
+    audit = audit_lengths(out / LENGTHS_FILE, data, survey.duplicates(), contamination, run.unknown)
+    write_json(out / AUDIT_FILE, audit)
+    write_json(out / SHARDS_FILE, meta)
     counts = {split: content["rows"] for split, content in meta["splits"].items()}
     return {"source_rows": rows.rows, "rows": counts, "dropped": meta["dropped"], "warnings": audit["warnings"]}
 
@@ -97,7 +98,7 @@ class _Run:
     ) -> None:
         self.data, self.tokenizer, self.survey, self.against, self.out = data, tokenizer, survey, against, out
         self.writers = {name: ShardWriter(out, name, data.rows_per_shard) for name in SPLIT_NAMES if name}
-        self.lengths = pq.ParquetWriter(out / "lengths.parquet", LENGTHS)
+        self.lengths = pq.ParquetWriter(out / LENGTHS_FILE, LENGTHS)
         self.overlap = Overlap(survey.heldout)
         self.dropped: Counter[str] = Counter()
         self.row, self.unknown = 0, 0
@@ -193,7 +194,3 @@ def _ahead(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer, among: ran
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -4,16 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-SCHEMA = pa.schema(
-    [
-        ("example_id", pa.int64()),  # row number in the concatenated source files
-        ("input_ids", pa.list_(pa.int32())),  # beginning token, prompt, response, and its end token if complete
-        ("prompt_tokens", pa.int32()),  # so many of input_ids are the prompt, beginning token included
-        ("complete", pa.bool_()),  # False: the answer was cut, and no end token follows
-        ("question", pa.string()),
-        ("answer", pa.string()),
-    ]
-)
+from dreamtune.formats.shards import SHARD
 
 
 class ShardWriter:
@@ -26,7 +17,7 @@ class ShardWriter:
         self.stream: pa.ipc.RecordBatchStreamWriter | None = None
 
     def write(self, table: pa.Table) -> None:
-        """Append `table` (of SCHEMA), across as many files as its rows need."""
+        """Append `table` (of `formats.shards.SHARD`), across as many files as its rows need."""
         while table.num_rows:
             room = self.rows_per_shard - self.rows % self.rows_per_shard
             if self.stream is None or room == self.rows_per_shard:
@@ -49,5 +40,5 @@ class ShardWriter:
         name = f"{self.split}/{self.split}-{len(self.files):05d}.arrow"
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
-        self.stream = pa.ipc.new_stream(str(path), SCHEMA)
+        self.stream = pa.ipc.new_stream(str(path), SHARD)
         self.files.append(name)

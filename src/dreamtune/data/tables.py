@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from dreamtune.data import oddities
 from dreamtune.data.encode import EncodedRows
-from dreamtune.data.shard_writer import SCHEMA
 from dreamtune.data.survey import SPLIT_NAMES
 from dreamtune.data.truncation import Fit
+from dreamtune.formats.shards import SHARD
 
 LENGTHS = pa.schema(
     [
@@ -24,7 +24,7 @@ LENGTHS = pa.schema(
         ("question_characters", pa.int32()),
         ("reasoning_characters", pa.int32()),
         ("answer_characters", pa.int32()),
-        *oddities.SCHEMA,  # what looks odd about the text; null, too, where there is none
+        *oddities.FLAG_COLUMNS,  # what looks odd about the text; null, too, where there is none
     ]
 )
 
@@ -32,7 +32,7 @@ LENGTHS = pa.schema(
 def shard_table(
     rows: EncodedRows, outcome: Fit, chosen: np.ndarray, ids: np.ndarray, end_id: int, from_start: bool
 ) -> pa.Table:
-    """Join the parts of the `chosen` rows [chosen] into a table of `shard_writer.SCHEMA`.
+    """Join the parts of the `chosen` rows [chosen] into a table of `formats.shards.SHARD`.
 
     `ids` [rows] are the example ids; `from_start` cuts the start of the reasoning instead of its end.
     """
@@ -49,7 +49,7 @@ def shard_table(
         pa.array([rows.questions[i] for i in chosen], pa.string()),
         pa.array([rows.answers[i] for i in chosen], pa.string()),
     ]
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+    return pa.Table.from_arrays(columns, schema=SHARD)
 
 
 def lengths_table(
@@ -67,7 +67,9 @@ def lengths_table(
     columns += [pa.array(part.astype(np.int32), pa.int32(), mask=unusable) for part in lengths]
     columns += [pa.array(outcome.tokens.astype(np.int32), pa.int32(), mask=(dropped != ""))]
     columns += [pa.array(part, pa.int32(), mask=unusable) for part in texts]
-    columns += [pa.array(rows.flags[field.name].to_numpy(), field.type, mask=unusable) for field in oddities.SCHEMA]
+    columns += [
+        pa.array(rows.flags[field.name].to_numpy(), field.type, mask=unusable) for field in oddities.FLAG_COLUMNS
+    ]
     return pa.Table.from_arrays(columns, schema=LENGTHS)
 
 

@@ -4,7 +4,6 @@
 because they differ from run to run) and OUT/generation.json; of a part of a version, OUT/part.parquet alone.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +17,8 @@ from dreamtune.data.template import render_prompt
 from dreamtune.data.tokenizer import Tokenizer, load_tokenizer
 from dreamtune.device.gpus import take_gpu
 from dreamtune.device.memory import out_of_memory
+from dreamtune.files import write_json
+from dreamtune.formats.answers import ANSWERS, ANSWERS_FILE, GENERATION_FILE, TIMINGS, TIMINGS_FILE
 from dreamtune.generate.loading import load_to_generate
 from dreamtune.generate.parts import read_parts, write_part
 from dreamtune.generate.sampler import Answer, Request, denoise, no_mask_left
@@ -32,23 +33,6 @@ from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta, read_split
 
 BATCH_ROWS = 2_000
-SCHEMA = pl.Schema(
-    {
-        "example_id": pl.Int64(),  # row of the source or of the benchmark; -1, -2, … for the user's own prompts
-        "sample": pl.Int32(),
-        "question": pl.String(),
-        "answer": pl.String(),  # the reference; null for the user's own prompts
-        "prompt_tokens": pl.Int32(),
-        "completion": pl.String(),  # up to the end token
-        "tokens": pl.List(pl.Int32()),  # up to and including the first end token
-        "pieces": pl.List(pl.String()),  # the text each of these adds to the completion
-        "ended": pl.Boolean(),
-        "steps": pl.Int32(),  # denoising steps until the row was finished
-        "passes": pl.Int32(),  # forward passes it took part in
-        "unmasked_at": pl.List(pl.Int32),  # the step, from 0, at which each token was revealed
-    }
-)
-TIMES = pl.Schema({"example_id": pl.Int64(), "sample": pl.Int32(), "seconds": pl.Float64()})
 
 
 @dataclass(frozen=True)
@@ -116,7 +100,7 @@ def generate_answers(
         return {"rows": len(rows)}
     _write(questions, answers, tokenizer, generate, out)
     summary = summarise(questions, answers, dropped, tokenizer, generate)
-    (out / "generation.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_json(out / GENERATION_FILE, summary)
     return {key: summary[key] for key in ("questions", "rows", "dropped", "tokens", "ended", "seconds")}
 
 
@@ -229,8 +213,8 @@ def _write(
         {"example_id": row["example_id"], "sample": row["sample"], "seconds": a.seconds}
         for row, a in zip(rows, answers, strict=True)
     ]
-    pl.DataFrame(rows, schema=SCHEMA).write_parquet(out / "answers.parquet")
-    pl.DataFrame(times, schema=TIMES).write_parquet(out / "timings.parquet")
+    pl.DataFrame(rows, schema=ANSWERS).write_parquet(out / ANSWERS_FILE)
+    pl.DataFrame(times, schema=TIMINGS).write_parquet(out / TIMINGS_FILE)
 
 
 def completion(a: Answer, tokenizer: Tokenizer) -> str:

@@ -22,8 +22,8 @@ from dreamtune.generate.cuda_graphs import GRAPH_ROWS, Captured
 from dreamtune.generate.layers import prepare_for_generation
 from dreamtune.generate.packed_rows import pass_packed
 from dreamtune.model.attention import packs
+from dreamtune.model.facts import facts_of
 from dreamtune.model.logits import unwrap
-from dreamtune.model.official_format import SHIFTED
 from dreamtune.settings.generate import GenerateConfig
 
 
@@ -33,12 +33,12 @@ def block_cache(model: Any, slots: int, width: int, block: int, settings: Genera
     # What `choose` looks at; of the threshold, only whether there is one.
     choice = settings.model_dump(include=names) | {"threshold": settings.threshold is not None}
     wanted = (slots, width, block, choice, mask_id)
-    held = getattr(base, "dreamtune_cache", None)
-    if held is None or held[0] != wanted or held[1].model is not model:
-        base.dreamtune_cache = held = None
+    kept = prepare_for_generation(base)
+    if kept.cache is None or kept.cache[0] != wanted or kept.cache[1].model is not model:
+        kept.cache = None
         gc.collect()  # it holds itself, by its graphs; its memory must be free before the next takes as much
-        base.dreamtune_cache = held = (wanted, BlockCache(model, slots, width, block, settings, mask_id))
-    cache: BlockCache = held[1]
+        kept.cache = wanted, BlockCache(model, slots, width, block, settings, mask_id)
+    cache: BlockCache = kept.cache[1]
     return cache
 
 
@@ -57,7 +57,7 @@ class BlockCache:
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.model, self.settings, self.mask_id = model, settings, mask_id
         self.slots, self.block, self.device, self.packs = slots, block, weight.device, packs(base)
-        self.shift = int(base.dreamtune_family in SHIFTED)
+        self.shift = int(facts_of(config).shifted)
         self.window_length = block + self.shift
         exact = -(-self.window_length // WIDTH) * WIDTH if weight.device.type == "cpu" else self.window_length
         self._columns = torch.arange(exact, device=weight.device).clamp(max=self.window_length - 1)  # [W] of the window

@@ -128,13 +128,12 @@ def _full_pass(model: Any, ids: torch.Tensor, visible: np.ndarray) -> torch.Tens
     if ids.device.type == "cpu":
         return hidden_states(model, ids, None if visible.all() else torch.from_numpy(visible))
     base = unwrap(model)
-    held = getattr(base, "dreamtune_pass", None)
-    if held is None or held[0] is not model:  # an adapter was put on, or taken off: other weights, other graphs
-        prepare_for_generation(base)
+    kept = prepare_for_generation(base)
+    if kept.full_pass is None or kept.full_pass[0] is not model:  # an adapter was put on, or taken off: other weights
         run = partial(packed_rows if packs(base) else _masked_rows, model)
-        base.dreamtune_pass = held = (model, Captured(run, GRAPH_ROWS))
+        kept.full_pass = model, Captured(run, GRAPH_ROWS)
     seen = row_boundaries(visible) if packs(base) else visible.astype(bool)
-    hidden: torch.Tensor = held[1](ids, torch.from_numpy(seen).to(ids.device))
+    hidden: torch.Tensor = kept.full_pass[1](ids, torch.from_numpy(seen).to(ids.device))
     return hidden
 
 
@@ -209,7 +208,7 @@ def _check(model: Any, requests: Sequence[Request]) -> Special:
         if getattr(config, name, None) is None:
             raise UserError(f"the model names no {name}; set it in its config.json")
     if config.is_causal:
-        raise UserError("the model attends causally, so it cannot fill in masks; set model.attention to bidirectional")
+        raise UserError("the model attends causally, so it cannot fill in masks; load it by `load_model`")
     for number, request in enumerate(requests):
         if not request.prompt:
             raise UserError(f"prompt {number} is empty and has no beginning token, so nothing scores its first token")

@@ -4,8 +4,6 @@ A version is planned with the identity of its inputs, and its job takes it again
 anything: a file that was replaced meanwhile would otherwise be filed under the version of the one it replaced.
 """
 
-import json
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 from dreamtune.digests import sha256_file
 from dreamtune.errors import UserError
+from dreamtune.files import read_json, write_json
 from dreamtune.inputs.files import resolve_files
 from dreamtune.inputs.hub import HUB, pinned_file
 from dreamtune.inputs.weight_files import weight_files
@@ -42,7 +41,7 @@ class FileDigests:
         self.changed = False
         self.identified: dict[tuple[str | None, ...], Any] = {}
         with suppress(OSError, ValueError):  # none yet, or cut short: then every file is read once more
-            self.known = json.loads(memory.read_text())
+            self.known = read_json(memory)
 
     def of(self, path: Path) -> str:
         """Return the SHA-256 of `path`."""
@@ -57,13 +56,9 @@ class FileDigests:
         """Write what was learnt; a folder that cannot be written to only costs the next call its time."""
         if not self.changed:
             return
-        beside = self.memory.with_suffix(f".{os.getpid()}")
-        try:
+        with suppress(OSError):
             self.memory.parent.mkdir(exist_ok=True)
-            beside.write_text(json.dumps(self.known))
-            beside.replace(self.memory)
-        except OSError:
-            return
+            write_json(self.memory, self.known)
 
     def of_model(self, path: str, revision: str | None) -> Any:
         """Return what identifies a model: hub name and pinned revision, or the digests of a local folder's files.

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from dreamtune.errors import UserError
 
-CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+CONFIG, ADAPTER_WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 
 def trained_weights(training: Path) -> Path:
@@ -30,10 +30,12 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     """
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} holds no {CONFIG}; expected the adapter folder of a finished training")
-    if not (folder / WEIGHTS).exists():
+    if not (folder / ADAPTER_WEIGHTS).exists():
         if (folder / PICKLE).exists():
-            raise UserError(f"{folder} has a pickled adapter ({PICKLE}), which can run code; convert it to {WEIGHTS}")
-        raise UserError(f"{folder} holds no {WEIGHTS}")
+            raise UserError(
+                f"{folder} has a pickled adapter ({PICKLE}), which can run code; convert it to {ADAPTER_WEIGHTS}"
+            )
+        raise UserError(f"{folder} holds no {ADAPTER_WEIGHTS}")
     config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     return config
 
@@ -41,7 +43,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 def check_loaded(model: PeftModel, folder: Path) -> None:
     """Raise a UserError unless the file's tensors are exactly the adapter's: PEFT would only warn."""
     expected = set(get_peft_model_state_dict(model))
-    with safe_open(folder / WEIGHTS, "pt") as file:
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
         given = set(file.keys())
     if given != expected:
         wrong = sorted(given ^ expected)

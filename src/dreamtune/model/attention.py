@@ -17,6 +17,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from dreamtune.model.facts import facts_of
+
 NAME = "sdpa_or_packed"
 FLASH_TYPES = (torch.bfloat16, torch.float16)
 AMPERE = (8, 0)  # compute capability from which torch's FlashAttention runs
@@ -68,7 +70,7 @@ def attend(
         parts = [part.view(part.shape[1], count, -1, part.shape[3]).transpose(0, 1) for part in (query, key, value)]
         batched = scaled_dot_product_attention(parts[0], parts[1], parts[2], enable_gqa=groups > 1)
         return batched.transpose(1, 2).reshape(1, length, query.shape[1], -1), None
-    if not config.is_causal and config.dreamtune_flash and query.dtype in FLASH_TYPES:
+    if not config.is_causal and facts_of(config).flash and query.dtype in FLASH_TYPES:
         rows = [part[0].transpose(0, 1) for part in (query, key, value)]  # [T, heads, d]
         rows[1:] = [part.repeat_interleave(groups, dim=1) for part in rows[1:]]
         out = varlen_attn(rows[0], rows[1], rows[2], cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
@@ -100,7 +102,7 @@ def _grouped(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: 
 def packs(base: Any) -> bool:
     """Return whether a model passes rows of different lengths as packed documents, without a mask and without
     waiting for the GPU."""
-    flash: bool = not base.config.is_causal and base.config.dreamtune_flash and base.dtype in FLASH_TYPES
+    flash: bool = not base.config.is_causal and facts_of(base.config).flash and base.dtype in FLASH_TYPES
     return flash
 
 

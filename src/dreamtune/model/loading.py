@@ -22,6 +22,7 @@ from dreamtune.inputs.hub import model_folder
 from dreamtune.inputs.weight_files import weight_files
 from dreamtune.model import attention as attention_kinds
 from dreamtune.model.adapter_format import check_loaded, is_checkpoint, read_adapter_config
+from dreamtune.model.facts import Facts, facts_of, set_facts
 from dreamtune.model.nf4 import forbid_repacking, nf4_config
 from dreamtune.model.official_format import (
     family_of,
@@ -60,7 +61,6 @@ def load_model(
     revision: str | None = None,
     adapter: str | Path | None = None,
     family: str | None = None,
-    attention: str = "bidirectional",
 ) -> Any:
     """Return the model in evaluation mode; `model(input_ids=, attention_mask=).logits` are the official raw logits.
 
@@ -73,7 +73,6 @@ def load_model(
         revision: the hub commit, 40 hex digits.
         adapter: a PEFT folder, put on top (not merged).
         family: overrides config.json's model_type: "dream", "llada", "qwen2" or "llama".
-        attention: "bidirectional", or "causal" for an autoregressive checkpoint.
 
     Raises:
         UserError: no such checkpoint, not in a known format, no safetensors, or an adapter that does not fit.
@@ -84,8 +83,9 @@ def load_model(
     raw = read_config(folder)
     kind = family_of(raw, family)
     weight_files(folder)
-    model = _from_pretrained(folder, raw, kind, attention, quantization, DTYPES[dtype], numbered(device))
-    model.name_or_path, model.dreamtune_family, model.dreamtune_revision = str(path), kind, revision
+    model = _from_pretrained(folder, raw, kind, quantization, DTYPES[dtype], numbered(device))
+    model.name_or_path = str(path)
+    set_facts(model.config, Facts(kind, revision, attention_kinds.flash_runs(model.device)))
     model.config.mask_token_id = special_token_id(folder, raw, "mask")
     model.config.eos_token_id = special_token_id(folder, raw, "eos")
     if kind == "dream":
@@ -110,7 +110,6 @@ def load(config: ModelConfig, trained: Path | None = None) -> Any:
         revision=None if tuned else config.revision,
         adapter=None if tuned else trained,
         family=config.family,
-        attention=config.attention,
     )
 
 
@@ -147,7 +146,7 @@ def attach_lora(model: Any, lora: LoraSettings, seed: int) -> PeftModel:
         lora_dropout=lora.dropout,
         target_modules=targets,
         bias="none",
-        revision=model.dreamtune_revision,
+        revision=facts_of(model.config).revision,
     )
     linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.model.named_modules() if isinstance(m, nn.Linear)})
     unknown = [] if targets == "all-linear" else [name for name in targets if name not in linear]
@@ -178,7 +177,7 @@ def empty_model(raw: dict[str, Any], dtype: str = "bfloat16") -> Any:
     family = family_of(raw)
     with torch.device("meta"):
         model: Any = CLASSES[family](native_config(raw, family)).to(DTYPES[dtype])
-    model.dreamtune_family, model.dreamtune_revision = family, None
+    set_facts(model.config, Facts(family))
     return model
 
 
@@ -191,7 +190,6 @@ def _from_pretrained(
     folder: Path,
     raw: dict[str, Any],
     family: str,
-    attention: str,
     quantization: str,
     dtype: torch.dtype,
     device: str,
@@ -200,7 +198,7 @@ def _from_pretrained(
     try:
         model, found = CLASSES[family].from_pretrained(
             folder,
-            config=native_config(raw, family, attention),
+            config=native_config(raw, family),
             dtype=dtype,
             device_map={"": device},
             attn_implementation=attention_kinds.NAME,
@@ -219,7 +217,6 @@ def _from_pretrained(
             names = sorted(map(str, found[problem]))
             raise UserError(f"the weights in {folder} do not fit its config.json: {len(names)} {problem}, {names[0]}")
     forbid_repacking(model)
-    model.config.dreamtune_flash = attention_kinds.flash_runs(model.device)
     return model
 
 

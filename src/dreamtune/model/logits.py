@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from dreamtune.model.official_format import SHIFTED
+from dreamtune.model.facts import facts_of
 
 
 def token_logits(
@@ -49,7 +50,7 @@ def hidden_states(
 
 def aligned(base: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Return the rows so that row i scores token i."""
-    if base.dreamtune_family in SHIFTED:
+    if facts_of(base.config).shifted:
         hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
     return hidden
 
@@ -57,6 +58,18 @@ def aligned(base: Any, hidden: torch.Tensor) -> torch.Tensor:
 def apply_head(model: Any, rows: torch.Tensor) -> torch.Tensor:
     """Return the logits [..., V] of hidden rows [..., D], in the model's dtype."""
     return head_of(model)(rows)
+
+
+def row_losses(model: Any, rows: torch.Tensor, targets: torch.Tensor, at_once: int) -> torch.Tensor:
+    """Return the cross entropy of each target token under its hidden row, [N] float32, in nats.
+
+    Args:
+        rows: [N, D] hidden rows.
+        targets: [N] tokens.
+        at_once: rows that pass the head together; bounds the float32 logits to `at_once` x vocabulary.
+    """
+    chunks = zip(rows.split(at_once), targets.split(at_once), strict=True)
+    return torch.cat([cross_entropy(apply_head(model, h).float(), t, reduction="none") for h, t in chunks])
 
 
 def head_of(model: Any) -> nn.Linear:

@@ -79,8 +79,8 @@ def family_of(raw: dict[str, Any], family: str | None = None) -> str:
     return family
 
 
-def native_config(raw: dict[str, Any], family: str, attention: str = "bidirectional") -> PretrainedConfig:
-    """Return the transformers configuration of the native class; `is_causal` stands on it.
+def native_config(raw: dict[str, Any], family: str) -> PretrainedConfig:
+    """Return the transformers configuration of the native class, which makes attention bidirectional.
 
     Setting the layers' `is_causal` instead is a trap: with a 2-D padding mask the model silently turns causal.
     """
@@ -92,7 +92,7 @@ def native_config(raw: dict[str, Any], family: str, attention: str = "bidirectio
         config = LlamaConfig(**rest)
     else:
         config = Qwen2Config(**rest)
-    config.is_causal = attention == "causal"
+    config.is_causal = False
     config.use_cache = False
     return config
 

@@ -12,10 +12,9 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamtune.model.logits import apply_head, head_of
+from dreamtune.model.logits import head_of, row_losses
 from dreamtune.objective.packing import Batch, hidden_rows
 
 HEAD_ROWS = 512  # rows that pass the head at once; bounds the float32 logits to HEAD_ROWS x vocabulary
@@ -24,8 +23,7 @@ HEAD_ROWS = 512  # rows that pass the head at once; bounds the float32 logits to
 def token_losses(model: nn.Module, batch: Batch) -> Tensor:
     """Return the cross entropy of each supervised token in nats, [N] float32, without a graph."""
     with torch.no_grad():
-        chunks = zip(supervised_rows(model, batch).split(HEAD_ROWS), batch.targets.split(HEAD_ROWS), strict=True)
-        return torch.cat([_cross_entropy(apply_head(model, rows), targets) for rows, targets in chunks])
+        return row_losses(model, supervised_rows(model, batch), batch.targets, HEAD_ROWS)
 
 
 def loss_sums(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -68,10 +66,6 @@ def head_parts(count: int) -> list[slice]:
     """
     parts = math.ceil(count / HEAD_ROWS)
     return [slice(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
 class _HeadLoss(torch.autograd.Function):

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from dreamtune.report.text import DASH, READING_NAMES, duration, nats, number, p_value, percent, plain, points, reveal
+from dreamtune.readable import DASH, duration, nats, number, p_value, percent, points
+from dreamtune.report.text import READING_NAMES, plain, reveal
 
 MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
 SAMPLER = (

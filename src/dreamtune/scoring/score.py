@@ -9,13 +9,15 @@ Reads ANSWERS/answers.parquet and, for the order that was asked for, ANSWERS/gen
 (one row per question and sample) and OUT/scores.json.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from dreamtune.errors import UserError
+from dreamtune.files import read_json, write_json
+from dreamtune.formats.answers import ANSWERS_FILE, GENERATION_FILE
+from dreamtune.formats.scores import GRADES, RATES_FILE, SCORES, SCORES_FILE
 from dreamtune.progress import track
 from dreamtune.scoring.equivalence import equivalent
 from dreamtune.scoring.extraction import asks_for_a_proof, extract, final_answer, last_number, reference_answer
@@ -26,29 +28,6 @@ from dreamtune.scoring.quantities import as_number
 from dreamtune.settings.score import ScoreConfig
 
 NEEDED = ("example_id", "sample", "question", "answer", "completion", "tokens", "ended")
-SCHEMA = pl.Schema(
-    {
-        "example_id": pl.Int64,
-        "sample": pl.Int32,
-        "gradable": pl.Boolean,
-        "correct": pl.Boolean,
-        "strict": pl.Boolean,
-        "lenient": pl.Boolean,  # null where the reference is not a number
-        "reference": pl.String,
-        "extracted": pl.String,
-        "extractor": pl.String,
-        "parse_failed": pl.Boolean,
-        "ended": pl.Boolean,
-        "tokens": pl.Int32,
-        "passes": pl.Int32,  # forward passes that the row took part in; null where the answers do not say
-        "repetition": pl.Float64,  # share of 4-grams that occurred before in the same answer
-        "distinct_2": pl.Float64,  # distinct 2-grams / 2-grams
-        "distinct_1": pl.Float64,  # distinct tokens / tokens
-        "choices": pl.Int32,  # steps that had a choice of tokens to reveal
-        "left_to_right": pl.Float64,  # share of the steps that revealed the leftmost hidden tokens; null: no choice
-        "order_correlation": pl.Float64,  # Kendall's tau-b of position and step; null where there is no order
-    }
-)
 
 
 def is_correct(completion: str, solution: str, score: ScoreConfig | None = None) -> bool:
@@ -119,28 +98,27 @@ def score_row(row: dict[str, Any], score: ScoreConfig) -> dict[str, Any]:
 
 def score_answers(score: ScoreConfig, answers: Path, out: Path) -> dict[str, Any]:
     """Grade every row of `answers`/answers.parquet (see the module's docstring); return the counts."""
-    frame = pl.read_parquet(answers / "answers.parquet")
+    frame = pl.read_parquet(answers / ANSWERS_FILE)
     if missing := [name for name in NEEDED if name not in frame.columns]:
-        raise UserError(
-            f"{answers / 'answers.parquet'} has no column {missing[0]!r}; it has {', '.join(frame.columns)}"
-        )
+        raise UserError(f"{answers / ANSWERS_FILE} has no column {missing[0]!r}; it has {', '.join(frame.columns)}")
     columns = [*NEEDED, *(name for name in ("unmasked_at", "passes") if name in frame.columns)]
     rows = frame.select(columns).iter_rows(named=True)
-    scores = pl.DataFrame([score_row(r, score) for r in track(rows, "score", frame.height)], schema=SCHEMA)
+    scores = pl.DataFrame([score_row(r, score) for r in track(rows, "score", frame.height)], schema=GRADES)
     # Which answers mean the same is decided here, so that the report can count votes without the grader.
     classes = classes_of_answers(scores, float(score.timeout_s))
     scores = scores.join(classes, on=["example_id", "sample"], how="left", maintain_order="left")
-    scores.write_parquet(out / "scores.parquet")
+    assert scores.schema == SCORES, f"the table has other columns than {SCORES}: {scores.schema}"
+    scores.write_parquet(out / SCORES_FILE)
     asked = pl.col("example_id") >= 0
     form = summarise_answers(scores.filter(asked), frame.filter(asked)["completion"], _generation_settings(answers))
     summary = summarise(scores) | form
-    (out / "scores.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_json(out / RATES_FILE, summary)
     return {name: summary[name] for name in ("rows", "own_prompts", "gradable", "ungradable", "correct")}
 
 
 def _generation_settings(answers: Path) -> dict[str, Any]:
-    file = answers / "generation.json"
-    settings: dict[str, Any] = json.loads(file.read_text()).get("settings", {}) if file.exists() else {}
+    file = answers / GENERATION_FILE
+    settings: dict[str, Any] = read_json(file).get("settings", {}) if file.exists() else {}
     return settings
 
 

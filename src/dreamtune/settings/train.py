@@ -59,6 +59,11 @@ class TrainConfig(Section):
         "stop", "continue trains on after smoke's canaries failed; the verdict can then only be invalid"
     )
 
+    @property
+    def pairs_masks(self) -> bool:
+        """Whether each document stands in its window twice, with complementary masks; `copy` has no masks to pair."""
+        return self.complementary and self.objective != "copy"
+
 
 class RunOverrides(Section):
     """What a run (`smoke` or `full`) changes of `train`; null keeps what stands there."""

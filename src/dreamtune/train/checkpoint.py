@@ -13,10 +13,7 @@ a random generator is kept.
 """
 
 import json
-import os
-import secrets
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,16 +26,12 @@ from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 
 from dreamtune.digests import sha256_file
+from dreamtune.files import finite, private_name, read_json, write_json
+from dreamtune.inputs.weight_files import MODEL_WEIGHTS
+from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, CONFIG
 from dreamtune.settings.model import ModelConfig
 
-ADAPTER, WEIGHTS, MODEL, OPTIMIZER, STATE, CHECKSUMS = (
-    "adapter",
-    "adapter_model.safetensors",
-    "model.safetensors",
-    "optimizer.pt",
-    "state.json",
-    "checksums.json",
-)
+ADAPTER, OPTIMIZER, STATE, CHECKSUMS = "adapter", "optimizer.pt", "state.json", "checksums.json"
 PREFIX = "step-"
 ABANDONED_S = 3600.0  # a half-written folder this old has no writer any more
 
@@ -61,13 +54,13 @@ def save_adapter(weights: dict[str, torch.Tensor], config: PeftConfig, folder: P
     folder.mkdir(parents=True)
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
-        folder / WEIGHTS,
+        folder / ADAPTER_WEIGHTS,
         {"format": "pt"},
     )
     config.save_pretrained(str(folder))
-    path = folder / "adapter_config.json"
+    path = folder / CONFIG
     # PEFT writes a set of module names in the order of its hashes, which differs from process to process.
-    values = {k: sorted(v) if isinstance(v, list) else v for k, v in json.loads(path.read_text()).items()}
+    values = {k: sorted(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
     values |= {"base_model_name_or_path": base.path, "revision": base.revision, "inference_mode": True}
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -87,12 +80,12 @@ def save_checkpoint(
         state: what else has to be known to go on.
     """
     final = folder / f"{PREFIX}{step:06d}"
-    private = folder / f".{final.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
+    private = private_name(final)
     private.mkdir(parents=True)
     write_weights(private)
     torch.save(optimizer, private / OPTIMIZER)
-    (private / STATE).write_text(json.dumps(state), encoding="utf-8")
-    (private / CHECKSUMS).write_text(json.dumps(_digests(private)), encoding="utf-8")
+    write_json(private / STATE, finite(state))
+    write_json(private / CHECKSUMS, _digests(private))
     _move_into_place(private, final)
 
 
@@ -120,7 +113,7 @@ def _digests(folder: Path) -> dict[str, str]:
 def is_whole(folder: Path) -> bool:
     """Return whether every file is there and has the bytes that were written."""
     try:
-        digests = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        digests = read_json(folder / CHECKSUMS)
         return bool(digests) and digests == _digests(folder)
     except (OSError, ValueError):
         return False
@@ -137,12 +130,12 @@ def newest(folder: Path) -> Checkpoint | None:
                 print(f"checkpoint {path} is damaged; deleted, looking for the one before it", file=sys.stderr)
                 shutil.rmtree(path, ignore_errors=True)
             continue
-        weights = path / MODEL
+        weights = path / MODEL_WEIGHTS
         try:
             return Checkpoint(
                 path=path,
-                state=json.loads((path / STATE).read_text(encoding="utf-8")),
-                weights=load_file(weights if weights.exists() else path / ADAPTER / WEIGHTS),
+                state=read_json(path / STATE),
+                weights=load_file(weights if weights.exists() else path / ADAPTER / ADAPTER_WEIGHTS),
                 optimizer=torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True),
             )
         except FileNotFoundError:  # pruned by another writer between the check and the reading

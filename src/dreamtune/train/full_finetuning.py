@@ -35,14 +35,15 @@ from dreamtune.checks import Check
 from dreamtune.device.memory import GIB
 from dreamtune.errors import UserError
 from dreamtune.inputs.hub import model_folder
-from dreamtune.inputs.weight_files import weight_files
+from dreamtune.inputs.weight_files import MODEL_WEIGHTS, weight_files
+from dreamtune.model.facts import facts_of
 from dreamtune.model.loading import DTYPES
 from dreamtune.model.official_format import native_key
 from dreamtune.model.official_writer import rewrite
 from dreamtune.objective.loss import head_loss
 from dreamtune.objective.packing import Batch
 from dreamtune.settings.model import ModelConfig
-from dreamtune.train.checkpoint import MODEL, Checkpoint
+from dreamtune.train.checkpoint import Checkpoint
 from dreamtune.train.finetuning import Finetuning
 
 # What the first process is given: everything, in the host's memory. And what each is sent: its share of that.
@@ -106,18 +107,19 @@ class FullFinetuning(Finetuning):
 
     def write_weights(self, weights: dict[str, Tensor], checkpoint: Path) -> None:
         """In float32 and under transformers' names."""
-        save_file({name: weight.contiguous() for name, weight in weights.items()}, checkpoint / MODEL)
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, checkpoint / MODEL_WEIGHTS)
 
     def write_result(self, weights: dict[str, Tensor], out: Path) -> None:
         """OUT/model, as the base is stored: its files, names and types, so that the official code loads it."""
-        family = self.model.dreamtune_family
+        family = facts_of(self.model.config).family
         rewrite(self.folder, out / "model", lambda key, stored: weights[native_key(key, family)].to(stored.dtype))
 
     def starts_from_base(self, batches: Sequence[Batch]) -> Check:
         """Every weight must be the file's, to the bit."""
         held, kind, worst = dict(self.model.named_parameters()), DTYPES[self.base.dtype], 0.0
+        family = facts_of(self.model.config).family
         for key, stored in _stored(self.folder):
-            parameter: Any = held[native_key(key, self.model.dreamtune_family)]
+            parameter: Any = held[native_key(key, family)]
             whole = parameter.full_tensor()
             worst = max(worst, (whole.detach() - stored.to(whole.device, kind)).abs().max().item())
         return base_check(worst)

@@ -1,6 +1,5 @@
 """The smoke run as a gate: whether full may start, and what it will take."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 from dreamtune.checks import failed
 from dreamtune.device.memory import device_gib
 from dreamtune.errors import UserError
+from dreamtune.files import read_json
+from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
 from dreamtune.prediction import slowdown, training_tokens
 from dreamtune.settings.train import TrainConfig
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
@@ -22,10 +23,10 @@ def open_gate(gate: Path | None, on_failed_gate: str) -> bool | None:
     """
     if gate is None:
         return None
-    path = gate / "gate.json"
+    path = gate / GATE_FILE
     if not path.exists():
         raise UserError(f"{gate} holds no gate.json; the smoke run must finish before the full run starts")
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     if found["passed"]:
         return True
     message = f"the smoke run failed its gate: {'; '.join(failed(found['checks']))}"
@@ -69,7 +70,7 @@ def predict(gate: Path, windows: TrainingWindows, ran: dict[str, Any], processes
     Returns:
         predicted_minutes and predicted_memory_gib; {} where smoke ran in another way, so that no rate carries over.
     """
-    smoke = json.loads((gate / "training.json").read_text(encoding="utf-8"))
+    smoke = read_json(gate / TRAINING_FILE)
     if smoke["ran_as"] != ran:
         return {}
     train, length = windows.train, float(windows.lengths[: windows.rows].mean())
@@ -87,7 +88,7 @@ def smoke_plan(gate: Path | None, train: TrainConfig, share: Share) -> MicroBatc
     """
     if gate is None:
         return None
-    smoke = json.loads((gate / "training.json").read_text(encoding="utf-8"))
+    smoke = read_json(gate / TRAINING_FILE)
     ran = smoke["ran_as"]
     plan = MicroBatchPlan(**{name: value for name, value in ran.items() if name not in ("device", "memory_gib")})
     same = ran["device"] == share.device.type and ran["memory_gib"] == train.memory_gib

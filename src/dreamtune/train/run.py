@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 from dreamtune.device.gpus import resolve_device, take_gpu
 from dreamtune.device.memory import limit_memory, numbered
 from dreamtune.errors import UserError
+from dreamtune.formats.training import LOG_FILE
 from dreamtune.interruption import StopSignals
 from dreamtune.model.loading import load
 from dreamtune.model.nf4 import keep_dequantised
@@ -155,4 +156,4 @@ def open_log(run: Run, out: Path, work: Path) -> Log:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and rarely asked for
 
         events = SummaryWriter(str(work / "tensorboard"), purge_step=run.history.step + 1)
-    return Log(run.history, out / "train_log.jsonl", events)
+    return Log(run.history, out / LOG_FILE, events)

@@ -12,7 +12,6 @@ and into `work`, which outlives a killed attempt: checkpoints/ (see `checkpoint.
 `smoke` and `full` are both this function, with other numbers; full is given smoke's folder as its gate.
 """
 
-import json
 import math
 import signal
 import time
@@ -30,8 +29,11 @@ from dreamtune.canaries.alignment import rows_aligned
 from dreamtune.checks import Check, at, failed, verdict
 from dreamtune.device.memory import out_of_memory, peak_gib, watch
 from dreamtune.errors import UserError
+from dreamtune.files import finite, write_json
+from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
 from dreamtune.interruption import Interrupted
 from dreamtune.model.loading import count_parameters
+from dreamtune.model.modes import evaluation_mode
 from dreamtune.objective.loss import loss_sums
 from dreamtune.progress import Progress
 from dreamtune.settings.model import ModelConfig
@@ -92,8 +94,8 @@ def train_adapter(
     weights = run.finetuning.weights()
     if run.share.process == 0:
         run.finetuning.write_result(weights, out)
-        (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        (out / "gate.json").write_text(json.dumps(verdict(checks), indent=2) + "\n", encoding="utf-8")
+        write_json(out / TRAINING_FILE, finite(summary))
+        write_json(out / GATE_FILE, finite(verdict(checks)))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return {name: summary[name] for name in ("rows", "steps", "tokens", "first_loss", "last_loss", "trainable")}
@@ -170,16 +172,14 @@ def validate(run: Run, log: Log) -> None:
     if not run.validates:
         return
     started = time.monotonic()
-    run.model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=run.share.device)  # [2]: nats, tokens
-    with torch.no_grad():
+    with evaluation_mode(run.model):
         for batch in run.validation:
             if run.share.processes == 1:
                 run.stop.check()
             tokens = sum(row.nll_tokens for row in batch.rows)
             nll = loss_sums(run.model, batch)[1].item() if len(batch.positions) or run.share.lockstep else 0.0
             sums += torch.tensor([nll, tokens], dtype=torch.float64, device=run.share.device)
-    run.model.train()
     if run.share.processes > 1:
         sums = reduce(sums, "sum")
     step, validation_nll = run.history.step, (sums[0] / sums[1]).item()

@@ -139,7 +139,7 @@ class TrainingWindows:
         # With a pair, 1 - t must not vanish either: it is the rate, and its inverse the weight, of the second half.
         rates = mask_rates(places, train.seed, epoch, highest=1 - MIN_RATE if train.complementary else 1.0)
         documents = self._documents(self.order(epoch)[places], epoch)
-        halves = (False, True) if train.complementary and train.objective != "copy" else (False,)
+        halves = (False, True) if train.pairs_masks else (False,)
         return [
             corrupt(
                 document,
@@ -162,7 +162,7 @@ class TrainingWindows:
     @property
     def documents(self) -> int:
         """Documents of a full window; with complementary masks each row makes two."""
-        halves = 2 if self.train.complementary and self.train.objective != "copy" else 1
+        halves = 2 if self.train.pairs_masks else 1
         return halves * min(self.train.global_batch, self.rows)
 
     @property

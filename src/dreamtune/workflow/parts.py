@@ -6,13 +6,13 @@ The cut is a digest of the version's runtime settings: how many parts there are,
 stand together in a batch. Parts of another cut have another path, so they are never mixed in. Torch-free.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreamtune.digests import describe, digest
 from dreamtune.errors import UserError
+from dreamtune.files import read_json
 from dreamtune.part import Part
 
 PARTS = "parts"
@@ -40,7 +40,7 @@ def read_part(folder: Path, version: str) -> dict[str, Any]:
         UserError: it is not finished, or was changed since.
     """
     try:
-        record = json.loads((folder / "part.json").read_text())
+        record = read_json(folder / "part.json")
         found = {name: describe(folder / name) for name in record["outputs"]}
     except FileNotFoundError as error:
         raise UserError(f"part {folder.name} is not finished (no {error.filename}); run snakemake to make it") from None

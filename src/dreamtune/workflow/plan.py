@@ -1,11 +1,10 @@
 """The plan: which versions of which stages an experiment is made of. Torch-free: the Snakefile builds it."""
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 from dreamtune.digests import digest
+from dreamtune.files import json_bytes, read_json, write_json
 from dreamtune.inputs.identity import DIGESTS, FileDigests, identify
 from dreamtune.settings.base import Section
 from dreamtune.settings.cluster import ClusterConfig
@@ -73,19 +72,18 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
 
     def __missing__(self, key: tuple[str, str]) -> dict[str, Any]:
         """A job that was submitted before the config was edited keeps what it was submitted with."""
-        return json.loads((RESULTS / key[0] / key[1] / "config.json").read_text())
+        spec: dict[str, Any] = read_json(RESULTS / key[0] / key[1] / "config.json")
+        return spec
 
     def freeze(self) -> None:
         """Write each unfinished version's specification as its `config.json`: a job runs from that and nothing else."""
         for (stage, version), spec in self.items():
             folder = RESULTS / stage / version
-            path, text = folder / "config.json", json.dumps(spec, indent=1)
-            if (folder / "manifest.json").exists() or (path.exists() and path.read_text() == text):
+            path = folder / "config.json"
+            if (folder / "manifest.json").exists() or (path.exists() and path.read_bytes() == json_bytes(spec)):
                 continue
             folder.mkdir(parents=True, exist_ok=True)
-            beside = folder / f".config.{os.getpid()}"
-            beside.write_text(text)
-            beside.replace(path)
+            write_json(path, spec)
 
     def inputs_of(self, stage: str, version: str) -> dict[str, str]:
         """Return the manifests that a job waits for, by name."""

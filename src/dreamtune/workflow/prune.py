@@ -1,10 +1,10 @@
 """Deleting the versions that no experiment under results/latest needs any more."""
 
-import json
 import shutil
 from pathlib import Path
 
 from dreamtune.errors import UserError
+from dreamtune.files import read_json
 from dreamtune.workflow.plan import RESULTS
 
 
@@ -26,7 +26,7 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
         if path.is_dir() and path.parent.name != "latest"
     }
     read = {name: _read_by(path) for name, path in folders.items()}
-    needed = {_name(folder) for versions in published for folder in json.loads(versions.read_text()).values()}
+    needed = {_name(folder) for versions in published for folder in read_json(versions).values()}
     needed |= {name for name in folders if name.startswith("merge_adapter/") and read[name] <= needed}
     if not unfinished:
         needed |= {name for name, path in folders.items() if _in_the_making(path)}
@@ -58,7 +58,7 @@ def _read_by(folder: Path) -> set[str]:
     path = folder / "config.json"
     if not path.exists():
         return set()
-    spec = json.loads(path.read_text())
+    spec = read_json(path)
     return {_name(read) for read in (spec["reads"] | spec["order_only"]).values()}
 
 
