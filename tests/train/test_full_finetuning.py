@@ -24,7 +24,7 @@ from dreamtune.train import full_finetuning
 from dreamtune.train import micro_batches as accumulate
 from dreamtune.train.checkpoint import newest
 from dreamtune.train.optimizer import learning_rate
-from dreamtune.train.windows import Share, TrainingWindows, idle, passes
+from dreamtune.train.windows import Share, TrainingWindows, micro_batches, without_targets
 from dreamtune.workflow.experiments import make_plan, plan_merge
 from tests.train.test_resuming import Killed, kill_after
 from tiny import plan, settings
@@ -140,15 +140,15 @@ def test_every_process_takes_as_many_passes(shards: Path) -> None:
     """Those without documents take idle ones, which have nothing to predict; the sums are of the others alone."""
     windows = TrainingWindows(read_split(shards, "train"), read_meta(shards), settings())
     rows = windows.noised(1)
-    alone = passes(rows, Share(), plan(20))
+    alone = micro_batches(rows, Share(), plan(20))
     assert len(alone) % 3 and len(alone) > 1
-    shares = [passes(rows, Share(process, 3, lockstep=True), plan(20)) for process in range(3)]
+    shares = [micro_batches(rows, Share(process, 3, synchronous=True), plan(20)) for process in range(3)]
     assert len({len(share) for share in shares}) == 1
     given = [documents for share in shares for documents in share]
     working = [documents for documents in given if any(row.supervised.any() for row in documents)]
     assert len(given) - len(working) == -len(alone) % 3
     assert sorted(map(id, (row for documents in working for row in documents))) == sorted(map(id, rows))
-    spare = idle(rows[0])
+    spare = without_targets(rows[0])
     assert spare.loss_tokens == rows[0].loss_tokens  # of the window, which counts each document once
     assert not spare.weights.any() and not spare.elbo_weights.any()
     assert replace(spare, supervised=rows[0].supervised, weights=rows[0].weights).input_ids is rows[0].input_ids
