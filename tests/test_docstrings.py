@@ -30,3 +30,10 @@ def test_the_steps_of_the_objective_name_functions_that_exist() -> None:
     for step in steps:
         module, _, name = step.rpartition(".")
         assert callable(getattr(importlib.import_module(f"dreamtune.{module}"), name))
+
+
+def test_the_glossary_points_at_files_that_exist() -> None:
+    docs = SOURCE.parent / "docs"
+    links = re.findall(r"\]\(([^)]+)\)", (docs / "glossary.md").read_text(encoding="utf-8"))
+    assert len(links) > 20
+    assert [link for link in links if not (docs / link).exists()] == []

@@ -103,7 +103,7 @@ def test_loss_outside_the_response_is_found(shards: Path, column: int) -> None:
 
 
 def test_documents_that_see_each_other_are_found(model: PeftModel, shards: Path) -> None:
-    """As if the boundaries had been forgotten: the whole pass is one document."""
+    """As if the boundaries had been forgotten: the whole micro-batch is one document."""
     batches, _ = window(shards, tokens=1000)
     assert canaries.documents_apart(model, batches, IDS)["passed"]
     open_batch = replace(batches[0], boundaries=torch.tensor([0, len(batches[0].input_ids)], dtype=torch.int32))

@@ -39,7 +39,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def test_it_trains_what_plain_adamw_does(train: Train, base: ModelConfig, shards: Path) -> None:
-    """The reference is written down anew: no sharding, one document a pass, torch's own sums and optimiser."""
+    """The reference is written out here: no sharding, one document a micro-batch, torch's own sums and optimiser."""
     out = train(**FULL)
     model, given = load(base), settings(**FULL)
     windows = TrainingWindows(read_split(shards, "train"), read_meta(shards), given)
@@ -137,7 +137,7 @@ def test_tied_embeddings_are_one_line(train: Train, base: ModelConfig, tmp_path:
 
 
 def test_every_process_takes_as_many_passes(shards: Path) -> None:
-    """Those without documents take idle ones, which have nothing to predict; the sums are of the others alone."""
+    """Processes that lack a micro-batch get one without targets, which changes no sum."""
     windows = TrainingWindows(read_split(shards, "train"), read_meta(shards), settings())
     rows = windows.noised(1)
     alone = micro_batches(rows, Share(), plan(20))
@@ -188,7 +188,7 @@ def test_there_is_nothing_to_merge(base: ModelConfig, tmp_path: Path) -> None:
 
 
 def test_memory_that_does_not_suffice_says_what_helps(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The window is not begun anew: other processes would wait for the passes of the first attempt."""
+    """The window is not repeated: other processes would wait for the micro-batches of the first attempt."""
 
     def no_memory(*_: Any) -> Any:
         raise torch.OutOfMemoryError

@@ -45,7 +45,7 @@ def test_a_pass_of_several_documents_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_nothing_waits_for_the_gpu_inside_a_window(tmp_path: Path) -> None:
-    """From the masks on, over several passes forward and backward: torch stops at whatever would wait."""
+    """From the masks on, over several micro-batches forward and backward: torch stops at whatever would wait."""
     changes = {"device": "cuda", "dtype": "bfloat16", "quantization": "nf4"}
     base = make_model(tmp_path / "base").model_copy(update=changes)
     run = prepare_run(settings(micro_batch_tokens=32), base, make_shards(tmp_path / "shards"), tmp_path)

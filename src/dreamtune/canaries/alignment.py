@@ -27,7 +27,7 @@ from dreamtune.objective.packing import Batch
 DOCUMENTS = 64  # the canary looks at this many documents, if an epoch has them,
 WINDOWS = 64  # and for them through at most this many windows: in some data no document can be judged
 ENOUGH_DOCUMENTS = 8  # with fewer there is no result
-PLACES = 64  # positions looked at in a document, at most about twice as many: bounds the rows that pass the head
+PLACES = 64  # positions looked at in a document, at most about twice as many: bounds the rows that go through the head
 MARGIN = 0.25  # nats by which a neighbouring row must be better before the canary fails
 ERRORS = 3.0  # standard errors on each side of the estimate
 OFFSETS = (0, -1, 1)  # the row that the loss reads, the row before it, the row after it

@@ -1,7 +1,7 @@
 """Hidden states and logits whose row i scores token i, in every model family: the one place that shifts.
 
-Dream's head is shifted: raw row i - 1 scores token i. LLaDA's is not. Callers use `token_logits`, or its two halves
-`hidden_states` and `apply_head` where only some rows have to pass the head, and need not know which family they have.
+Dream's head is shifted: raw row i - 1 scores token i. LLaDA's is not. Callers need not know the family: they use
+`token_logits`, or its two halves `hidden_states` and `apply_head` where only some rows have to go through the head.
 """
 
 from typing import Any

@@ -170,5 +170,5 @@ def cart_weights(visible: np.ndarray, p: float = CART_P) -> np.ndarray:
     [0.19, 0.2, 0.33, 0.28, 0.27, 0.09]
     """
     tail = p * (1 - p) ** np.arange(CART_REACH) / 2
-    kernel = np.concatenate([tail[::-1], [0.0], tail])  # [2 CART_REACH + 1]; a token is no context of its own
+    kernel = np.concatenate([tail[::-1], [0.0], tail])  # [2 CART_REACH + 1]; a token is not its own context
     return np.convolve(visible.astype(float), kernel)[CART_REACH : CART_REACH + len(visible)]

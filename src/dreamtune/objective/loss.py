@@ -1,4 +1,4 @@
-"""The loss of a micro-batch: only supervised positions pass the head, a few hundred at a time.
+"""The loss of a micro-batch: only supervised positions go through the head, a few hundred at a time.
 
 The logits of 8,192 tokens over Dream's vocabulary of 152,064 would fill 5 GB in float32. Here the logits of one chunk
 exist at a time. While a chunk's softmax is at hand, the forward pass also computes the gradients of its hidden rows
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dreamtune.model.logits import apply_head, head_of
 from dreamtune.objective.packing import Batch, hidden_rows
 
-HEAD_ROWS = 512  # hidden rows that pass the head at once; bounds the float32 logits to HEAD_ROWS x vocabulary
+HEAD_ROWS = 512  # hidden rows that go through the head at once; bounds the float32 logits to HEAD_ROWS x vocabulary
 
 
 def token_losses(model: nn.Module, batch: Batch) -> Tensor:
@@ -60,7 +60,7 @@ def supervised_rows(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def head_chunks(count: int) -> list[slice]:
-    """Return the slices of `count` hidden rows that pass the head in turn: few, and of nearly equal length.
+    """Return the slices of `count` hidden rows that go through the head in turn: few, and of nearly equal length.
 
     Cut into full chunks, 513 rows would leave one for the last, which would be compiled separately: torch.compile
     specialises on a size of 1.

@@ -151,7 +151,7 @@ def make_smaller(run: Run, batches: Sequence[Batch]) -> None:
 def heaviest_micro_batch(windows: TrainingWindows, plan: MicroBatchPlan, device: torch.device) -> Batch:
     """Return the largest micro-batch that a run can make: documents of the greatest length, up to the plan's budget.
 
-    Every token but a document's first is masked, so that as many as possible pass the head.
+    Every token but a document's first is masked, so that as many as possible go through the head.
     """
     longest, tokens = windows.longest, plan.cut_tokens or plan.micro_batch_tokens
     lengths = [longest] * max(1, min(windows.documents, tokens // longest))

@@ -14,7 +14,7 @@ class Prefetcher(Generic[Made]):
     Each item is given once; asked for again, it is made again.
 
     Args:
-        make: runs on a thread of its own, one call at a time.
+        make: runs on one background thread, one call at a time.
         last: the largest number that `start` begins with.
 
     >>> with Prefetcher(lambda step: f"window {step}", last=3) as windows:

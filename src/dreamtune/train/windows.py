@@ -21,7 +21,7 @@ from dreamtune.objective.packing import Batch, collate, split_window
 from dreamtune.settings.train import TrainConfig
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
 
-VALIDATION_EPOCH = -1  # no training step has this epoch, so validation has masks of its own, the same every time
+VALIDATION_EPOCH = -1  # no training step has this epoch, so validation has its own masks, the same every time
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Window:
     batches: tuple[Batch, ...]  # this process's micro-batches
     loss_tokens: int  # denominator of the loss: response tokens with their tails
     nll_tokens: int  # denominator of the reported bound, without tails; 0 under the objective `copy`
-    tokens: int  # tokens that pass the model, padding not counted
+    tokens: int  # tokens that run through the model, padding not counted
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> np.ndarray:
