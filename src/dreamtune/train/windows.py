@@ -26,8 +26,6 @@ VALIDATION_EPOCH = -1  # no training step has this epoch, so validation has its 
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of every window this process takes, and where it computes."""
-
     """The share of every window that this process computes, and its device."""
 
     process: int = 0  # rank, from 0
