@@ -49,7 +49,7 @@ def audit_lengths(
         "too_long": data.too_long,
         "source_rows": _rows(table),
         "rows_with_text": _rows(usable),
-        "rows": {name: _rows(part) for name, part in by_split.items()},
+        "rows": {name: _rows(rows) for name, rows in by_split.items()},
         "dropped": dict(sorted(dropped.iter_rows())),
         "policies": _policies(usable, data.max_tokens),
         **lengths_of,
@@ -142,11 +142,11 @@ def _distributions(usable: pl.LazyFrame, by_split: dict[str, pl.LazyFrame]) -> d
     return {
         "tokens": {column: _quantiles(usable, pl.col(column)) for column in TOKEN_COLUMNS},
         "characters": {column: _quantiles(usable, pl.col(column)) for column in CHARACTER_COLUMNS},
-        "kept_tokens": {name: _quantiles(part, pl.col("kept_tokens")) for name, part in by_split.items()},
-        "response_tokens": {name: _quantiles(part, response) for name, part in by_split.items()},
+        "kept_tokens": {name: _quantiles(rows, pl.col("kept_tokens")) for name, rows in by_split.items()},
+        "response_tokens": {name: _quantiles(rows, response) for name, rows in by_split.items()},
         "kept_characters": {
-            name: {column: _quantiles(part, pl.col(column)) for column in CHARACTER_COLUMNS}
-            for name, part in by_split.items()
+            name: {column: _quantiles(rows, pl.col(column)) for column in CHARACTER_COLUMNS}
+            for name, rows in by_split.items()
         },
     }
 

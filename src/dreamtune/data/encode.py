@@ -85,7 +85,7 @@ def encode_rows(batch: dict[str, Texts], data: DataConfig, tokenizer: Tokenizer)
     if any(str(tokenizer.backend.id_to_token(i)) in "\n".join(texts) for i in tokenizer.special_ids()):
         spelled_out = np.array([not tokenizer.special_ids().isdisjoint(tokens) for tokens in ids])
         dropped[usable & spelled_out.reshape(3, n).any(axis=0)] = "special_token_in_text"
-    unknown = 0 if tokenizer.unknown_id is None else sum(part.count(tokenizer.unknown_id) for part in ids)
+    unknown = 0 if tokenizer.unknown_id is None else sum(tokens.count(tokenizer.unknown_id) for tokens in ids)
     start = [tokenizer.beginning_id] if data.beginning_token and tokenizer.beginning_id is not None else []
     prompts = [start + prompt for prompt in ids[:n]]
     odd = row_flags(q, r if data.columns.reasoning else None, a)

@@ -4,7 +4,7 @@ Usage: `prepare_shards(data, model, out, benchmarks)` fills the empty folder `ou
 
     out/train/train-00000.arrow …    likewise validation/, test/; columns in `dreamtune.data.shard_writer`
     out/shards.json                  template, tokenizer ids, rows and tokens per split, dropped rows by reason
-    out/lengths.parquet              one row per source row: split, reason, tokens and characters of each part, flags
+    out/lengths.parquet              one row per source row: split, reason, tokens and characters by segment, flags
     out/audit.json                   what each truncation policy would lose; duplicates; contamination; flags; warnings
 
 Several jobs can share the work. Each then tokenises one part, a stretch of the rows, and writes only OUT/part.arrow. A

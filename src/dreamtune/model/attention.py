@@ -67,12 +67,14 @@ def attend(
     if not config.is_causal and count > 1 and count * max_length_q == length:
         # Documents of one length are a batch, for which faster kernels exist. These kernels are planned once for each
         # length they meet, so a single document, whose length is new nearly every time, does not take this way.
-        parts = [part.view(part.shape[1], count, -1, part.shape[3]).transpose(0, 1) for part in (query, key, value)]
-        batched = scaled_dot_product_attention(parts[0], parts[1], parts[2], enable_gqa=groups > 1)
+        batch = [
+            tensor.view(tensor.shape[1], count, -1, tensor.shape[3]).transpose(0, 1) for tensor in (query, key, value)
+        ]
+        batched = scaled_dot_product_attention(batch[0], batch[1], batch[2], enable_gqa=groups > 1)
         return batched.transpose(1, 2).reshape(1, length, query.shape[1], -1), None
     if not config.is_causal and config.dreamtune_flash and query.dtype in FLASH_TYPES:
-        rows = [part[0].transpose(0, 1) for part in (query, key, value)]  # [T, heads, d]
-        rows[1:] = [part.repeat_interleave(groups, dim=1) for part in rows[1:]]
+        rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # [T, heads, d]
+        rows[1:] = [tensor.repeat_interleave(groups, dim=1) for tensor in rows[1:]]
         out = varlen_attn(rows[0], rows[1], rows[2], cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
         assert isinstance(out, torch.Tensor)  # a pair only where the weights' normaliser is asked for
         return out[None], None
