@@ -26,7 +26,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.edit(MICRO, ONCE, f"{ONCE}\n  finetuning: full\n  checkpoint_steps: 1\n  keep_checkpoints: 9")
     project.edit(MICRO, "likelihood: {draws: 1,", "likelihood: {draws: 2, batch_tokens: 128,")
     project.edit(MICRO, "  sampled: {temperature: 0.7, top_p: 0.9}\n", "")
-    project.edit(MICRO, "micro_batch_tokens: 512", "micro_batch_tokens: 64")  # several passes for each process
+    project.edit(MICRO, "micro_batch_tokens: 512", "micro_batch_tokens: 64")  # several micro-batches for each process
     project.edit(MICRO, "full: {rows: 16, epochs: 1", "full: {rows: 20, epochs: 2")
     project.snakemake()
     shutil.copytree(project.folder / "results/train_adapter", project.folder / "one")

@@ -38,7 +38,7 @@ def prepare(project: Project) -> None:
     """Let processes differ in nothing but rounding, and have something to share."""
     project.edit(MICRO, "lora: {rank: 4,", "lora: {dropout: 0.0, rank: 4,")
     project.edit(MICRO, ONCE, f"{ONCE}\n  checkpoint_steps: 1\n  keep_checkpoints: 9")
-    project.edit(MICRO, "micro_batch_tokens: 512", "micro_batch_tokens: 64")  # several passes for each process
+    project.edit(MICRO, "micro_batch_tokens: 512", "micro_batch_tokens: 64")  # several micro-batches for each process
     project.edit(MICRO, "full: {rows: 16, epochs: 1", "full: {rows: 20, epochs: 2")
 
 

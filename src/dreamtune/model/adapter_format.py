@@ -13,17 +13,17 @@ CONFIG, ADAPTER_WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetens
 
 
 def trained_weights(training: Path) -> Path:
-    """Return the folder of what a finished training made: its adapter or, of full fine-tuning, its checkpoint."""
+    """Return a finished training's folder of weights: `adapter` in it or, after full fine-tuning, `model`."""
     return training / "model" if (training / "model").is_dir() else training / "adapter"
 
 
 def is_checkpoint(trained: Path) -> bool:
-    """Return whether such a folder is a model by itself, and no adapter."""
+    """Return whether a folder of trained weights is a whole checkpoint (full fine-tuning), and not an adapter."""
     return (trained / "config.json").exists()
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Return adapter_config.json of a folder that also has the weights as safetensors.
+    """Return the content of adapter_config.json, once the folder is known to hold the weights as safetensors too.
 
     Raises:
         UserError: one of the two files is missing, or the weights are pickled.
@@ -41,7 +41,16 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def check_loaded(model: PeftModel, folder: Path) -> None:
-    """Raise a UserError unless the file's tensors are exactly the adapter's: PEFT would only warn."""
+    """Check that the adapter's file holds a tensor for each of the model's adapter weights, and no other.
+
+    PEFT would only warn, and leave the weights that are missing as they were initialised.
+
+    Args:
+        model: base with the adapter that was just loaded from `folder`.
+
+    Raises:
+        UserError: the names differ.
+    """
     expected = set(get_peft_model_state_dict(model))
     with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
         given = set(file.keys())

@@ -1,7 +1,7 @@
-"""The model: loaded natively, bidirectional, optionally in NF4 and with an adapter; and the one place that shifts.
+"""Loading a model: as transformers' own class, bidirectional, optionally in NF4 and with an adapter on top.
 
-Everything else asks `token_logits` (or `hidden_states` and `apply_head`, its two halves), whose row i scores token i
-whatever the family, so no other module knows that Dream's head looks one position ahead.
+No code that comes with a checkpoint is executed. Loaded models answer through `logits.token_logits`, whose row i scores
+token i in every family.
 """
 
 import os
@@ -40,8 +40,8 @@ CLASSES: dict[str, Any] = {
     "llada": LlamaForCausalLM,
     "llama": LlamaForCausalLM,
 }
-# transformers warns that a Dream or LLaDA folder is loaded as Qwen2 or Llama, which is what is meant here; what could
-# go wrong with it (keys that are missing or left over) is an error below.
+# transformers warns that a Dream or LLaDA folder is loaded as Qwen2 or Llama, which is intended here. The real danger,
+# missing or left-over keys, is an error below.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 asks by that name
@@ -68,10 +68,10 @@ def load_model(
         path: a folder in the official format (config.json and safetensors), or a hub name with `revision`.
         quantization: "none", or "nf4" for QLoRA (arXiv 2305.14314): linear layers in 4-bit NormalFloat, double
             quantised. Embeddings, norms and head stay in `dtype`.
-        dtype: "bfloat16" or "float32", of computation and of what is not quantised.
+        dtype: "bfloat16" or "float32", of the computation and of all weights that are not quantised.
         device: "cpu", "cuda" or "cuda:N".
         revision: the hub commit, 40 hex digits.
-        adapter: a PEFT folder, put on top (not merged).
+        adapter: a PEFT folder; the adapter is put on top, not merged.
         family: overrides config.json's model_type: "dream", "llada", "qwen2" or "llama".
 
     Raises:
@@ -94,10 +94,15 @@ def load_model(
 
 
 def load(config: ModelConfig, trained: Path | None = None) -> Any:
-    """Return `load_model` of a config section; device "auto" is the GPU where there is one, threads are set.
+    """Load the model that the `model` section of a configuration describes, and set torch's number of CPU threads.
 
     Args:
-        trained: an adapter, put on top; or the checkpoint of full fine-tuning, loaded in place of the base.
+        config: as `load_model` takes it; device "auto" means the GPU where there is one.
+        trained: folder of a finished training's weights: an adapter is put on top of the base, a checkpoint of full
+            fine-tuning is loaded in its place.
+
+    Raises:
+        UserError: see `load_model`.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -114,10 +119,10 @@ def load(config: ModelConfig, trained: Path | None = None) -> Any:
 
 
 def load_adapter(model: Any, adapter: Path) -> PeftModel:
-    """Put the adapter in a PEFT folder on top of the model.
+    """Return the model with the adapter of a PEFT folder on top, frozen.
 
     Raises:
-        UserError: it is not whole, or does not fit.
+        UserError: a file of the adapter is missing or damaged, or its weights do not fit the model.
     """
     read_adapter_config(adapter)
     try:
@@ -132,12 +137,13 @@ def load_adapter(model: Any, adapter: Path) -> PeftModel:
 
 
 def attach_lora(model: Any, lora: LoraSettings, seed: int) -> PeftModel:
-    """Return the model with a fresh adapter, whose weights (float32) alone are trainable.
+    """Return the model with a new LoRA adapter (Hu et al. 2021, arXiv 2106.09685); only its float32 weights train.
 
-    The initialisation is a function of `seed` alone: it is drawn on the CPU, whatever the device.
+    The initial weights depend on `seed` alone: they are drawn on the CPU, whatever the device. B is zero, so that the
+    adapter adds nothing before the first step.
 
     Raises:
-        UserError: a target module the model does not have.
+        UserError: `lora.target_modules` names a module that the model does not have.
     """
     targets: Any = "all-linear" if lora.target_modules == ["all-linear"] else list(lora.target_modules)
     settings = LoraConfig(
@@ -162,7 +168,7 @@ def attach_lora(model: Any, lora: LoraSettings, seed: int) -> PeftModel:
 
 
 def count_parameters(model: Any) -> tuple[int, int]:
-    """Return (trainable, total) numbers of parameters; a 4-bit weight counts with its logical shape."""
+    """Return (trainable, total) numbers of parameters; a 4-bit weight counts as the matrix it stands for."""
     trainable = total = 0
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)
@@ -173,7 +179,13 @@ def count_parameters(model: Any) -> tuple[int, int]:
 
 
 def empty_model(raw: dict[str, Any], dtype: str = "bfloat16") -> Any:
-    """Return the model of a config.json on the meta device: shapes without weights, to count and to predict memory."""
+    """Return the model that a config.json describes on torch's meta device: shapes without weights.
+
+    Callers count its parameters and predict its memory.
+
+    Args:
+        raw: the content of config.json.
+    """
     family = family_of(raw)
     with torch.device("meta"):
         model: Any = CLASSES[family](native_config(raw, family)).to(DTYPES[dtype])
@@ -209,7 +221,7 @@ def _from_pretrained(
             **options,
         )
     except torch.OutOfMemoryError:
-        raise  # says nothing of the files; whoever knows what to lower catches it
+        raise  # the files are not at fault; a caller that knows which setting to lower catches it
     except Exception as error:  # a cut file, a shape that differs: the library's own first line says which
         raise UserError(f"cannot read the weights in {folder}: {str(error).strip().splitlines()[0]}") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -221,7 +233,10 @@ def _from_pretrained(
 
 
 def _hide_padding_queries(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Let padding see nothing, as the official Dream does, so that raw logits agree there too; no token differs."""
+    """Before a forward pass: let queries at padding attend to nothing, as the official Dream code does.
+
+    Only the logits at padding depend on it. With it they agree with the official ones too.
+    """
     mask = kwargs.get("attention_mask")
     if mask is not None and mask.ndim == 2:
         seen = mask.bool()
