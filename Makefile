@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := containers/requirements.lock
 SLURM_LOCK := containers/requirements-slurm.lock
+WORKERS ?= 2  # that share the tests
 
 .PHONY: setup setup-slurm demo test test-cluster browser format schema lock image prune
 
@@ -28,13 +29,18 @@ demo: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores 2 --quiet rules host --configfile config/demo.yaml
 	@$(BIN)/python workflow/scripts/print_verdict.py demo demo-copy
 
+# The type checker runs beside the tests, which leave it a third of a core; what it says is shown below their summary.
+test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check Snakefile workflow/rules
-	$(BIN)/mypy
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint --configfile config/demo.yaml
-	PATH="$(CURDIR)/$(BIN):$$PATH" pytest --durations=10
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow/rules
+	snakemake --lint --configfile config/demo.yaml
+	@types=$$(mktemp); trap 'rm -f $$types' EXIT; \
+	mypy > $$types 2>&1 & checker=$$!; \
+	pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10; tests=$$?; \
+	wait $$checker; checked=$$?; echo "mypy: $$(cat $$types)"; \
+	[ $$tests = 0 ] && [ $$checked = 0 ]
 
 # Real containers and a real SLURM, as root on Debian; what they need is installed under /opt and with apt.
 test-cluster: setup-slurm

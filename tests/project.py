@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import warm
 from conftest import ROOT
 
 PARTS = ("Snakefile", "workflow", "src", "profiles", "config", "resources", "containers/requirements.lock")
@@ -14,12 +15,16 @@ MICRO = "micro.yaml"
 
 
 class Project:
-    """`snakemake` in a copy of the project under `folder`, by default with the smallest config of every stage."""
+    """`snakemake` in a copy of the project under `folder`, by default with the smallest config of every stage.
+
+    Snakemake and the scripts run in forks of warm Pythons (docs/testing.md), or, with `real`, on the real interpreter.
+    """
 
     longest_s = 600  # that a run may take
 
-    def __init__(self, folder: Path, config: str = MICRO, cores: int = 2) -> None:
+    def __init__(self, folder: Path, config: str = MICRO, cores: int = 2, real: bool = False) -> None:
         self.folder = folder
+        self.python = sys.executable if real else warm.python()
         self.options = ("--cores", str(cores), "--configfile", config)
         for part in PARTS:
             source, target = ROOT / part, folder / part
@@ -29,17 +34,17 @@ class Project:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
         shutil.copy2(ROOT / "tests/fixtures/micro.yaml", folder / MICRO)
-        venv = Path(sys.executable).parent
-        self.environment = os.environ | {"PATH": f"{venv}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+        path = dict.fromkeys(str(Path(python).parent) for python in (self.python, sys.executable))
+        self.environment = os.environ | {"PATH": ":".join([*path, os.environ["PATH"]]), "OMP_NUM_THREADS": "1"}
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "snakemake", *arguments, *self.options]
+        return [self.python, "-m", "snakemake", *arguments, *self.options]
 
     def start(self, *arguments: str, log: str = "snakemake.log") -> subprocess.Popen[bytes]:
-        """Start Snakemake in a process group of its own."""
+        """Start Snakemake in a process group of its own, on the real interpreter: it is started to be killed."""
         with (self.folder / log).open("ab") as output:
             return subprocess.Popen(
-                self.command(*arguments),
+                [sys.executable, *self.command(*arguments)[1:]],
                 cwd=self.folder,
                 env=self.environment,
                 stdout=output,
