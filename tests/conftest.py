@@ -14,7 +14,7 @@ FIXTURES = ROOT / "tests" / "fixtures"
 SHARED = ROOT.parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"needs the real data and checkpoints in {SHARED}")
 # The files that take minutes, the longest first: of two workers that share the files, neither is left with one at last.
-LONGEST = ("workflow", "processes", "full_finetuning_workflow", "kill", "download", "scatter_workflow", "resuming")
+LONGEST = ("workflow", "processes", "full_finetuning_workflow", "kill", "download", "scattered", "resuming")
 STOP_SERVERS = pytest.StashKey()
 
 
