@@ -45,6 +45,7 @@ class Project:
         shutil.copy2(ROOT / "tests/fixtures/micro.yaml", folder / MICRO)
         path = dict.fromkeys(str(Path(python).parent) for python in (self.python, sys.executable))
         self.environment = os.environ | {"PATH": ":".join([*path, os.environ["PATH"]]), "OMP_NUM_THREADS": "1"}
+        self.environment["PYTHON_EXEC"] = self.python  # which torchrun starts its processes with
 
     def command(self, *arguments: str) -> list[str]:
         return [self.python, "-m", "snakemake", *arguments, *self.options]
@@ -55,7 +56,7 @@ class Project:
             return subprocess.Popen(
                 [sys.executable, *self.command(*arguments)[1:]],
                 cwd=self.folder,
-                env=self.environment,
+                env=self.environment | {"PYTHON_EXEC": sys.executable},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -27,6 +27,7 @@ READ_AT_IMPORT = (
     *("PYTHONDEV", "PYTHONHASH", "PYTHONIO", "PYTHONOPT", "PYTHONUTF8", "PYTHONWARN", "PYTORCH_", "TORCH", "TRANSFORM"),
     *("TZ", "XDG_"),
 )
+NOT_READ = ("TORCHELASTIC_", "TORCH_NCCL_")  # what torchrun tells its processes
 # Snakemake sets these for each job to the threads it has; a test that sets none of them means one.
 THREADS = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "GOTO", "OPENBLAS", "MKL", "VECLIB", "NUMEXPR")}
 
@@ -52,8 +53,8 @@ def start() -> Callable[[], None]:
         folder.cleanup()
         return lambda: None
     environment = os.environ | THREADS
-    seen = THREADS | {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
-    Path(folder.name, "environment").write_bytes(marshal.dumps((READ_AT_IMPORT, THREADS, seen)))
+    seen = {n: value for n, value in environment.items() if n.startswith(READ_AT_IMPORT) and not n.startswith(NOT_READ)}
+    Path(folder.name, "environment").write_bytes(marshal.dumps((READ_AT_IMPORT, NOT_READ, THREADS, THREADS | seen)))
     call = f"import sys\nsys.path.append({str(HERE)!r})\nfrom client import main\nmain({folder.name!r}, sys.argv[1:])\n"
     for name in ("python", "python3"):
         command = Path(folder.name, name)

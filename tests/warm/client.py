@@ -30,8 +30,9 @@ def kind_of(arguments: list[str]) -> str | None:
 def same_environment(folder: str) -> bool:
     """Return whether what the libraries read when they are imported is as it was for the servers."""
     with open(f"{folder}/environment", "rb") as file:
-        prefixes, usual, seen = marshal.load(file)
-    return seen == usual | {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
+        read, not_read, usual, seen = marshal.load(file)
+    now = {n: value for n, value in os.environ.items() if n.startswith(read) and not n.startswith(not_read)}
+    return seen == usual | now
 
 
 def seed_of(folder: str, arguments: list[str]) -> int:
@@ -58,11 +59,15 @@ def run(server: socket.socket, arguments: list[str]) -> int:
     return int.from_bytes(answer, "little", signed=True)
 
 
-def main(folder: str, arguments: list[str]) -> None:
+def main(folder: str, given: list[str]) -> None:
     """Do what a fresh Python would that is called with these arguments; `folder` holds the servers' sockets."""
+    unbuffered = given[:1] == ["-u"]  # as torchrun starts its processes
+    arguments = given[unbuffered:]
     kind = kind_of(arguments)
     if kind is None or not same_environment(folder):
-        os.execv(sys.executable, [sys.executable, *arguments])
+        os.execv(sys.executable, [sys.executable, *given])
+    if unbuffered:
+        os.environ["PYTHONUNBUFFERED"] = "1"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.connect(f"{folder}/{kind}-{seed_of(folder, arguments)}")
         status = run(server, arguments)

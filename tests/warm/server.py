@@ -28,8 +28,8 @@ from pathlib import Path
 # Not polars, pyarrow and datasets: they start threads, which a fork does not have.
 IMPORTS = {
     "model": "torch transformers peft bitsandbytes safetensors.torch tokenizers scipy.stats sympy math_verify jinja2"
-    " altair psutil pydantic torch.distributed.fsdp torch.utils.tensorboard",
-    "snakemake": "snakemake.cli snakemake.report.html_reporter smart_open pydantic yaml psutil",
+    " altair psutil pydantic.main pydantic.types rich.progress torch.distributed.fsdp torch.utils.tensorboard",
+    "snakemake": "snakemake.cli snakemake.report.html_reporter smart_open pydantic.main pydantic.types yaml psutil",
 }
 Request = tuple[list[str], str, dict[str, str], int, list[int]]
 
