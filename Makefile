@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := containers/requirements.lock
 SLURM_LOCK := containers/requirements-slurm.lock
-WORKERS ?= 2  # that share the tests
+WORKERS ?= 2
 
 .PHONY: setup setup-slurm demo test test-cluster browser format schema lock image prune
 
@@ -29,18 +29,15 @@ demo: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores 2 --quiet rules host --configfile config/demo.yaml
 	@$(BIN)/python workflow/scripts/print_verdict.py demo demo-copy
 
-# The type checker runs beside the tests, which leave it a third of a core; what it says is shown below their summary.
-test: export PATH := $(CURDIR)/$(BIN):$(PATH)
+# The type checker runs beside the tests; what it says stands below their summary, and fails the target as they do.
 test: setup
-	ruff check .
-	ruff format --check .
-	snakefmt --check Snakefile workflow/rules
-	snakemake --lint --configfile config/demo.yaml
-	@types=$$(mktemp); trap 'rm -f $$types' EXIT; \
-	mypy > $$types 2>&1 & checker=$$!; \
-	pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10; tests=$$?; \
-	wait $$checker; checked=$$?; echo "mypy: $$(cat $$types)"; \
-	[ $$tests = 0 ] && [ $$checked = 0 ]
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint --configfile config/demo.yaml
+	@said=$$(mktemp); trap 'rm -f "$$said"' EXIT; $(BIN)/mypy > "$$said" 2>&1 & types=$$!; \
+	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10; \
+	tests=$$?; wait $$types; types=$$?; echo "mypy: $$(cat "$$said")"; [ "$$tests $$types" = "0 0" ]
 
 # Real containers and a real SLURM, as root on Debian; what they need is installed under /opt and with apt.
 test-cluster: setup-slurm

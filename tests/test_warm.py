@@ -137,6 +137,15 @@ def test_the_projects_own_modules_are_imported_for_each_call(script: Path) -> No
     assert call(warm.python(), script).stdout == "True []\n"
 
 
+def test_tests_that_have_imported_the_libraries_themselves_get_forks(script: Path) -> None:
+    """Importing them sets variables; a call that quietly ran on the real interpreter would cost ten times as much."""
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+
+    script.write_text(f"{FORKED}print(forked)")
+    assert call(warm.python(), script).stdout == "True\n"
+
+
 @pytest.mark.parametrize("variable", ["HF_ENDPOINT", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PYTHONHASHSEED"])
 def test_another_environment_for_the_libraries_needs_a_fresh_process(script: Path, variable: str) -> None:
     script.write_text(f"{FORKED}print(forked, os.environ[{variable!r}])")

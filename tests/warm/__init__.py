@@ -27,7 +27,8 @@ READ_AT_IMPORT = (
     *("PYTHONDEV", "PYTHONHASH", "PYTHONIO", "PYTHONOPT", "PYTHONUTF8", "PYTHONWARN", "PYTORCH_", "TORCH", "TRANSFORM"),
     *("TZ", "XDG_"),
 )
-NOT_READ = ("TORCHELASTIC_", "TORCH_NCCL_")  # what torchrun tells its processes
+# What torchrun tells its processes, and what importing PEFT sets, in the tests' own process, too.
+NOT_READ = ("TORCHELASTIC_", "TORCH_NCCL_", "TORCHINDUCTOR_CACHE_DIR")
 # Snakemake sets these for each job to the threads it has; a test that sets none of them means one.
 THREADS = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "GOTO", "OPENBLAS", "MKL", "VECLIB", "NUMEXPR")}
 
