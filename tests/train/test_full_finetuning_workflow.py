@@ -123,7 +123,7 @@ def test_two_processes_that_are_asked_to_stop_keep_one_checkpoint(again: Project
     while driver.poll() is None and not list((begun / "checkpoints").glob("step-*")):
         time.sleep(0.02)
     os.killpg(driver.pid, signal.SIGTERM)
-    assert driver.wait(120) != 0
+    assert driver.wait(240) != 0
     said = (begun / "job.log").read_text()
     assert said.count("a checkpoint after step") == 1, said
     assert again.snakemake(target(again)).count("resuming from step-") == 1
