@@ -8,11 +8,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
+from dreamtune import backstop
 from dreamtune.grading import equivalent
 from dreamtune.notation import strict_form
 from dreamtune.quantities import as_number
 
 BARE_NUMBER = re.compile(r"\s*-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?\s*")
+UNDECIDED = -1  # class of an answer that could not be told from an earlier one within the grader's CPU time
 MAX_COMPARED = 8  # an answer is compared by meaning with so many others of its question; numbers with all
 
 
@@ -47,10 +49,14 @@ def classes_of_answers(scores: pl.DataFrame, timeout_s: float) -> pl.DataFrame:
     """Return example_id, sample and answer_class: within a question, answers that mean the same share a number.
 
     Numbers count from 0 in the order of the samples; an answer that could not be parsed has none and does not vote.
+    `UNDECIDED` marks an answer that stays undecided (see `group_by_meaning`).
     """
     questions = scores.sort("example_id", "sample").group_by("example_id", maintain_order=True)
     grouped = questions.agg("sample", "extracted")
-    classes = [group_by_meaning(answers, timeout_s) for answers in grouped["extracted"].to_list()]
+    classes = []
+    for example_id, answers in grouped.select("example_id", "extracted").iter_rows():
+        backstop.note(row=f"the votes on question {example_id}", answer="", reference="")
+        classes.append(group_by_meaning(answers, timeout_s))
     numbered = grouped.with_columns(answer_class=pl.Series(classes, dtype=pl.List(pl.Int32)))
     return numbered.drop("extracted").explode("sample", "answer_class")
 
@@ -58,7 +64,9 @@ def classes_of_answers(scores: pl.DataFrame, timeout_s: float) -> pl.DataFrame:
 def group_by_meaning(answers: Sequence[str | None], timeout_s: float) -> list[int | None]:
     """Return a class for each answer: bare numbers by value, equal texts, and what `grading.equivalent` finds equal.
 
-    That is asked both ways, because it lets an answer say more than its reference ("yes, because …", a unit).
+    That is asked both ways, because it lets an answer say more than its reference ("yes, because …", a unit). An
+    answer that equals none of the others, but stays undecided beside one, gets `UNDECIDED`, as do later ones of its
+    text: it may belong to either class, so the question has no majority.
 
     >>> group_by_meaning(["0.5", r"\\frac{1}{2}", None, "7", "1/2", "7 cm", "7 m"], 1.0)
     [0, 0, None, 1, 0, 1, 1]
@@ -74,21 +82,36 @@ def group_by_meaning(answers: Sequence[str | None], timeout_s: float) -> list[in
         form = strict_form(answer) if number is None else number
         if form not in known:
             others = [i for i, other in enumerate(first) if number is None or not BARE_NUMBER.fullmatch(other)]
-            same = (i for i in others[:MAX_COMPARED] if _mean_the_same(answer, first[i], timeout_s))
-            known[form] = next(same, len(first))
+            known[form] = _class_of(answer, first, others[:MAX_COMPARED], timeout_s)
             if known[form] == len(first):
                 first.append(answer)
         classes.append(known[form])
     return classes
 
 
-def _mean_the_same(a: str, b: str, timeout_s: float) -> bool:
-    return equivalent(a, b, timeout_s) or equivalent(b, a, timeout_s)
+def _class_of(answer: str, first: Sequence[str], compared: Sequence[int], timeout_s: float) -> int:
+    """Return the class among `compared` whose first answer means the same, a new number if none does, or UNDECIDED."""
+    new = len(first)
+    for i in compared:
+        same = _mean_the_same(answer, first[i], timeout_s)
+        if same:
+            return i
+        new = UNDECIDED if same is None else new
+    return new
+
+
+def _mean_the_same(a: str, b: str, timeout_s: float) -> bool | None:
+    found = equivalent(a, b, timeout_s)
+    if found:
+        return True
+    back = equivalent(b, a, timeout_s)
+    return None if back is None else (back or found)
 
 
 def majority(scores: pl.DataFrame) -> pl.DataFrame:
     """Return example_id and correct: whether the answer that most samples of a gradable question give is right.
 
+    `correct` is null for a question with an undecided answer, be it beside its reference or beside another answer.
     A tie goes to the class whose first answer came first: samples are exchangeable, so that is a draw by lot which
     repeats itself, and a question stays right or wrong, as McNemar's test needs. Without a parsed answer it is wrong.
     Answers that the reference tells apart ("5 m" and "5", where it is 5 cm) do not vote together.
@@ -105,4 +128,6 @@ def majority(scores: pl.DataFrame) -> pl.DataFrame:
     )
     chosen = classes.unique("example_id", keep="first", maintain_order=True).select("example_id", "correct")
     everyone = asked.select("example_id").unique(maintain_order=True)
-    return everyone.join(chosen, on="example_id", how="left").with_columns(pl.col("correct").fill_null(False))
+    undecided = asked.filter(pl.col("correct").is_null() | (pl.col("answer_class") == UNDECIDED))["example_id"]
+    decided = pl.when(~pl.col("example_id").is_in(undecided.implode())).then(pl.col("correct").fill_null(False))
+    return everyone.join(chosen, on="example_id", how="left").with_columns(correct=decided)
