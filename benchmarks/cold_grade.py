@@ -2,8 +2,9 @@ r"""The first grade of a fresh process, beside busy neighbours: is it right, and
 
     PYTHONPATH=src python benchmarks/cold_grade.py [--processes 10] [--busy 12]
 
-Each process grades `(x+1)^2` against `x^2+2x+1` with a limit of one second. Prints its grade, its wall seconds and its
-CPU seconds; fails unless every grade is right. The busy processes end with the benchmark.
+All processes are started at once, and each grades `(x+1)^2` against `x^2+2x+1` with a limit of one second. Prints its
+grade, its wall seconds and its CPU seconds; fails unless every grade is right. The busy processes end with the
+benchmark.
 """
 
 import argparse
@@ -26,11 +27,11 @@ def main(processes: int, busy: int) -> bool:
     """Print a line per process; return whether all graded rightly."""
     neighbours = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(busy)]
     try:
-        right = 0
-        for _ in range(processes):
-            line = subprocess.run([sys.executable, "-c", GRADE], check=True, capture_output=True, text=True).stdout
-            print(line.strip(), flush=True)
-            right += json.loads(line)["right"]
+        command = [sys.executable, "-c", GRADE]
+        graders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+        lines = [grader.communicate()[0].strip() for grader in graders]
+        right = sum(json.loads(line)["right"] for line in lines)
+        print("\n".join(lines))
     finally:
         for neighbour in neighbours:
             neighbour.kill()
