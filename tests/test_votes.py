@@ -140,10 +140,10 @@ def test_a_question_with_an_undecided_answer_is_left_out_on_both_sides() -> None
         row = (pl.col("example_id") == 1) & (pl.col("sample") == place)
         doubtful = left.with_columns(correct=pl.when(~row).then("correct"))
         sides = (doubtful, other) if place == 0 else (other, doubtful)
-        kept = [frame.filter(pl.col("example_id") != 1) for frame in frames]
+        base, tuned = (frame.filter(pl.col("example_id") != 1) for frame in frames)
         block = compare_scores(*sides, "correct", FAST)
         assert block.pop("undecided") == 1
-        assert block == {k: v for k, v in compare_scores(*kept, "correct", FAST).items() if k != "undecided"}
+        assert block == {k: v for k, v in compare_scores(base, tuned, "correct", FAST).items() if k != "undecided"}
         found: Any = compare_samples(*sides, FAST)
         assert found["majority"]["undecided"] == 1 and found["majority"]["questions"] == 2
         assert {k: b["questions"] for k, b in found["pass_at_k"].items()} == {"1": 2, "2": 2}
