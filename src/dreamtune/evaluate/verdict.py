@@ -136,12 +136,15 @@ def _headline(name: Name, primary: str, accuracy: Mapping[str, Any], nll: Mappin
 def _accuracy_words(accuracy: Mapping[str, Any]) -> tuple[str, str]:
     """Return what happened, and its interval and p."""
     base, tuned, gain = accuracy["base"], accuracy["tuned"], accuracy["gain"]
+    undecided = accuracy.get("undecided", 0)
     if gain["value"] is None:
-        return "not enough data, no held-out question has a checkable answer", ""
+        no_grade = f"the grader left all {undecided} held-out questions undecided"
+        return f"not enough data, {no_grade if undecided else 'no held-out question has a checkable answer'}", ""
     n = base["n"]
     before, after = (f"{block['value'] * n:.1f}".removesuffix(".0") for block in (base, tuned))
     limits = f"{100 * accuracy['level']:.3g} % interval {points(gain['low'])} to {points(gain['high'])}"
     fact = f"{before} → {after} of {n} held-out {'question' if n == 1 else 'questions'} correct"
+    fact += f", {undecided} left out as undecided" if undecided else ""
     return fact, f"{points(gain['value'])} points, {limits}, {p_value(gain['p'])}"
 
 

@@ -4,6 +4,7 @@ import polars as pl
 
 SCORES_FILE = "scores.parquet"  # the table SCORES
 RATES_FILE = "scores.json"  # counts and rates over all rows
+UNDECIDED = -1  # class of an answer that could not be told from an earlier one within the grader's CPU time
 
 # What grading says of one answer, one row per question and sample.
 GRADES = pl.Schema(
@@ -11,7 +12,8 @@ GRADES = pl.Schema(
         "example_id": pl.Int64,
         "sample": pl.Int32,
         "gradable": pl.Boolean,
-        "correct": pl.Boolean,
+        "correct": pl.Boolean,  # null where the row is not gradable, or undecided
+        "undecided": pl.Boolean,  # gradable, but the comparison with the reference ran out of CPU time twice
         "strict": pl.Boolean,
         "lenient": pl.Boolean,  # null where the reference is not a number
         "reference": pl.String,

@@ -6,6 +6,7 @@ Format 1: `verdict`, `sentence`, `reasons`, `primary`, `alpha`, `minimum_detecta
 Each set and setting of `comparisons` also has `pass_at_k` ({"1": …, "2": …, "n": …}) and `majority` (null for one
 sample per question), blocks of the same form; `settings` of the generation; and `generation` and `scores` of both
 models. `warnings`: sentences on answers that collapsed or were written in another order than the configured one.
+In each reading `undecided` counts the questions left out on both sides because an answer has no grade.
 `accuracy` is mathematical equivalence of what `extractors` find, `strict` the reference's own characters after the
 marker, `lenient` the last number of the answer.
 """

@@ -72,6 +72,7 @@ def comparison_tables(summary: dict[str, Any]) -> Table:
             "readings": [_reading(label, reading) for label, reading in _readings(block)],
             "shapes": _shapes([block[who].get("scores", {}) for who in ("base", "tuned")]),
             "ungradable": block["accuracy"].get("ungradable"),
+            "undecided": block["accuracy"].get("undecided"),
             "sampler": _pairs(summary["settings"].get(f"answers/{name}/tuned", {}).get("generate", {}), SAMPLER),
         }
         for name, block in summary["comparisons"].items()
