@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dreamtune.scoring import equivalence as grading
 from dreamtune.scoring.equivalence import equivalent
 from dreamtune.scoring.extraction import reference_answer
 from dreamtune.scoring.limits import costly
-from dreamtune.scoring.score import equivalence as grading
 from dreamtune.scoring.score import is_correct
 from dreamtune.settings.score import ScoreConfig
 
