@@ -18,6 +18,7 @@ from peft import PeftModel
 from dreamtune.data import tables
 from dreamtune.errors import UserError
 from dreamtune.model import loading as model
+from dreamtune.model.logits import hidden_states
 from dreamtune.objective.diffusion import Document, Noise, Noised, corrupt
 from dreamtune.objective.loss import supervised_rows
 from dreamtune.objective.packing import Batch, collate
@@ -163,7 +164,7 @@ def twice(hidden: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("shift", [forgotten, twice])
 def test_a_shift_off_by_one(plant: Plant, shards: Path, tmp_path: Path, shift: Any) -> None:
     """A shifted family read as an unshifted one, and the reverse: the loss is finite, falls, and means nothing."""
-    original = model.hidden_states
+    original = hidden_states
     plant(original, lambda *given, **packing: shift(original(*given, **packing)))
     assert caught(tmp_path, shards) == {"rows_aligned"}
 
