@@ -2,7 +2,7 @@
 
 Usage: `prepare_shards(data, model, out, benchmarks)` fills the empty folder `out`:
 
-    out/train/train-00000.arrow …    likewise validation/, test/; columns in `dreamtune.data.shard_writer`
+    out/train/train-00000.arrow …    likewise validation/, test/; columns in `dreamtune.formats.shards`
     out/shards.json                  template, tokenizer ids, rows and tokens per split, dropped rows by reason
     out/lengths.parquet              one row per source row: split, reason, tokens and characters by segment, flags
     out/audit.json                   what each truncation policy would lose; duplicates; contamination; flags; warnings

@@ -1,4 +1,4 @@
-"""What this project has to know of a model besides its transformers configuration, kept on that configuration."""
+"""Facts about a loaded model beside its transformers configuration, kept on that configuration."""
 
 from typing import NamedTuple
 
@@ -10,8 +10,8 @@ from dreamtune.model.official_format import SHIFTED
 class Facts(NamedTuple):
     """Facts of a loaded model that never change.
 
-    A NamedTuple and no dataclass because a transformers configuration prints itself as JSON, which has a word for
-    tuples.
+    This is a NamedTuple because a transformers configuration prints itself as JSON, which can hold tuples but no
+    dataclass.
 
     Attributes:
         family: "dream", "llada", "qwen2" or "llama".

@@ -74,7 +74,7 @@ def row_losses(model: Any, rows: torch.Tensor, targets: torch.Tensor, at_once: i
     Args:
         rows: [N, D] hidden rows.
         targets: [N] tokens.
-        at_once: rows that pass the head together; bounds the float32 logits to `at_once` x vocabulary.
+        at_once: rows that go through the head together; bounds the float32 logits to `at_once` x vocabulary.
     """
     chunks = zip(rows.split(at_once), targets.split(at_once), strict=True)
     return torch.cat([cross_entropy(apply_head(model, h).float(), t, reduction="none") for h, t in chunks])

@@ -1,4 +1,4 @@
-"""The mode in which a model is judged."""
+"""Evaluation mode as a context manager."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off and record no graph inside the block; afterwards the model is in the mode it was in."""
+    """Switch off dropout and autograd inside the block; afterwards restore the model's mode."""
     training = model.training
     model.eval()
     try:

@@ -121,7 +121,7 @@ def make_document(row: dict[str, Any], tail_tokens: int, end_id: int, max_tokens
     A row whose answer was cut (not `complete`) gets no tail: the model must not learn to stop at the cut.
 
     Args:
-        row: of the shards, see `data.shard_writer`.
+        row: of the shards, see `formats.shards.SHARD`.
         tail_tokens: length of the tail; shorter where the document would exceed `max_tokens`.
         end_id: the end token.
         max_tokens: of a document.
