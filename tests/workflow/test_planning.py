@@ -19,7 +19,7 @@ from tests.workflow.test_scripts import RUNNABLE, SCRIPTS, WITH_A_MODEL
 
 LIGHT = [path.stem for path in RUNNABLE if path.stem not in WITH_A_MODEL]
 HEAVY = {"torch", "transformers", "datasets", "pandas", "scipy.stats", "sympy", "math_verify", "altair", "matplotlib"}
-NEEDS = {"score_answers": {"math_verify", "sympy"}, "render_report": {"altair"}}
+NEEDS = {"render_report": {"altair"}}
 
 
 def many(count: int) -> dict[str, Any]:

@@ -14,9 +14,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 
-from math_verify import parse, verify
-from sympy.core.cache import clear_cache
-
 from dreamtune.scoring import backstop
 from dreamtune.scoring.limits import OutOfTime, costly, time_limit
 from dreamtune.scoring.notation import MAX_CHARACTERS, strict_form, tidy
@@ -97,8 +94,14 @@ def _equivalent(answer: str, reference: str, timeout_s: float) -> bool:
             warm_parser()
             return _equivalent(answer, reference, timeout_s)
         except OutOfTime:
-            clear_cache()  # SymPy marks what it is about to find out, and an interruption leaves such marks behind
+            _forget_marks()  # SymPy marks what it is about to find out, and an interruption leaves such marks behind
     raise OutOfTime
+
+
+def _forget_marks() -> None:
+    from sympy.core.cache import clear_cache
+
+    clear_cache()
 
 
 def _within(seconds: float, answer: str, reference: str) -> bool:
@@ -135,6 +138,8 @@ def _same(given: str, expected: str) -> bool:
 
 
 def _mathematically_equal(given: str, expected: str) -> bool:
+    from math_verify import parse, verify  # with SymPy half a second, which plain numbers and words never need
+
     wanted, found = (parse(f"${without_unit(text)}$", parsing_timeout=None) for text in (expected, given))
     return bool(verify(wanted, found, timeout_seconds=None, allow_set_relation_comp=True))
 
