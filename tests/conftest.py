@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests themselves run side by side
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each script of a copy of the project would compile it anew
 
 import pytest
 
@@ -22,6 +23,11 @@ def pytest_configure(config: pytest.Config) -> None:
     cluster = any("cluster" in argument for argument in config.args)  # its jobs start outside of this session
     if not cluster and not hasattr(config, "workerinput"):  # once for all workers, which inherit the environment
         config.stash[STOP_SERVERS] = warm.start()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if warm.VARIABLE in os.environ:
+        terminalreporter.write_line(warm.account())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

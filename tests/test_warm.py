@@ -138,9 +138,12 @@ def test_the_projects_own_modules_are_imported_for_each_call(script: Path) -> No
 
 
 def test_tests_that_have_imported_the_libraries_themselves_get_forks(script: Path) -> None:
-    """Importing them sets variables; a call that quietly ran on the real interpreter would cost ten times as much."""
+    """Importing them sets variables, as ours does; a call on the real interpreter would cost ten times as much."""
     import datasets  # noqa: F401
     import peft  # noqa: F401
+
+    import dreamtune.generate.ask
+    import dreamtune.train.train  # noqa: F401
 
     script.write_text(f"{FORKED}print(forked)")
     assert call(warm.python(), script).stdout == "True\n"

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,8 +30,10 @@ READ_AT_IMPORT = (
 )
 # What torchrun tells its processes, and what importing PEFT sets, in the tests' own process, too.
 NOT_READ = ("TORCHELASTIC_", "TORCH_NCCL_", "TORCHINDUCTOR_CACHE_DIR")
-# Snakemake sets these for each job to the threads it has; a test that sets none of them means one.
-THREADS = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "GOTO", "OPENBLAS", "MKL", "VECLIB", "NUMEXPR")}
+# Snakemake sets the first for each job to the threads it has, and the project the last: a process that has not set them
+# yet is as good as one that has.
+USUAL = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "GOTO", "OPENBLAS", "MKL", "VECLIB", "NUMEXPR")}
+USUAL["MKL_CBWR"] = "AUTO,STRICT"
 
 
 def possible() -> bool:
@@ -44,6 +47,15 @@ def python() -> str:
     return f"{folder}/python3" if folder else sys.executable
 
 
+def account() -> str:
+    """Return one line on how many calls had a fork, and which variables sent how many to the real interpreter."""
+    folder = Path(os.environ[VARIABLE])
+    forked = sum(path.stat().st_size for path in folder.glob("count-*"))
+    real = Counter((folder / "real").read_text().splitlines() if (folder / "real").exists() else [])
+    because = "".join(f"; {count} on the real interpreter for {names}" for names, count in real.items())
+    return f"warm Pythons: {forked} calls in forks{because}"
+
+
 def start() -> Callable[[], None]:
     """Start the servers, name their folder in the environment, and return a function that ends them.
 
@@ -53,9 +65,9 @@ def start() -> Callable[[], None]:
     if not possible() or len(folder.name) > LONGEST or len(sys.executable) > 2 * LONGEST:
         folder.cleanup()
         return lambda: None
-    environment = os.environ | THREADS
+    environment = os.environ | USUAL
     seen = {n: value for n, value in environment.items() if n.startswith(READ_AT_IMPORT) and not n.startswith(NOT_READ)}
-    Path(folder.name, "environment").write_bytes(marshal.dumps((READ_AT_IMPORT, NOT_READ, THREADS, THREADS | seen)))
+    Path(folder.name, "environment").write_bytes(marshal.dumps((READ_AT_IMPORT, NOT_READ, USUAL, USUAL | seen)))
     call = f"import sys\nsys.path.append({str(HERE)!r})\nfrom client import main\nmain({folder.name!r}, sys.argv[1:])\n"
     for name in ("python", "python3"):
         command = Path(folder.name, name)

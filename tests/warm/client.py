@@ -27,12 +27,19 @@ def kind_of(arguments: list[str]) -> str | None:
     return None
 
 
-def same_environment(folder: str) -> bool:
-    """Return whether what the libraries read when they are imported is as it was for the servers."""
+def differing(folder: str) -> list[str]:
+    """Return the variables that libraries read when they are imported, and that are not as they were for the servers.
+
+    They are noted for the summary: a variable that all tests set would cost them all their forks.
+    """
     with open(f"{folder}/environment", "rb") as file:
         read, not_read, usual, seen = marshal.load(file)
-    now = {n: value for n, value in os.environ.items() if n.startswith(read) and not n.startswith(not_read)}
-    return seen == usual | now
+    now = usual | {n: value for n, value in os.environ.items() if n.startswith(read) and not n.startswith(not_read)}
+    names = sorted(name for name in seen | now if seen.get(name) != now.get(name))
+    if names:
+        with open(f"{folder}/real", "a") as file:
+            file.write(" ".join(names) + "\n")
+    return names
 
 
 def seed_of(folder: str, arguments: list[str]) -> int:
@@ -64,7 +71,7 @@ def main(folder: str, given: list[str]) -> None:
     unbuffered = given[:1] == ["-u"]  # as torchrun starts its processes
     arguments = given[unbuffered:]
     kind = kind_of(arguments)
-    if kind is None or not same_environment(folder):
+    if kind is None or differing(folder):
         os.execv(sys.executable, [sys.executable, *given])
     if unbuffered:
         os.environ["PYTHONUNBUFFERED"] = "1"
