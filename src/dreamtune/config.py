@@ -1,7 +1,7 @@
-"""The configuration file: YAML to typed sections, one set per experiment.
+"""The configuration file: YAML to typed sections, one set of sections per experiment.
 
-Every section of the file is a default; `experiments` names runs and says what each changes. An unknown key is an
-error that names the nearest key there is.
+The file's sections hold the defaults; `experiments` lists experiments by name, each with the keys that it changes. An
+unknown key is an error that names the most similar key.
 """
 
 import difflib
@@ -27,26 +27,30 @@ from dreamtune.settings.train import RunOverrides, SmokeOverrides, TrainConfig
 
 
 class GenerateSection(GenerateConfig):
-    """Settings of the denoising sampler, and a second setting besides the headline."""
+    """Settings of the denoising sampler: the headline's, and optionally a second setting with sampling."""
 
-    sampled: Sampling | None = result(None, "also sample with these settings, reported apart; null does not")
+    sampled: Sampling | None = result(
+        None, "a second setting, with sampling, whose answers are reported apart from the headline; null for none"
+    )
 
     @property
     def headline(self) -> GenerateConfig:
-        """The greedy setting that the verdict rests on."""
+        """The setting that the verdict rests on, greedy unless the configuration says otherwise."""
         return GenerateConfig(**{name: getattr(self, name) for name in GenerateConfig.model_fields})
 
     def by_name(self) -> dict[str, GenerateConfig]:
-        """Return each setting under the name it has in reports."""
+        """Return the generation settings by the names that reports and folders use: greedy, sampled."""
         settings = {"greedy": self.headline}
         return settings | ({"sampled": self.sampled.applied_to(self.headline)} if self.sampled else {})
 
 
 class EvaluateSection(Comparison):
-    """What is compared, on what, and how the verdict is decided."""
+    """Settings of the evaluation: likelihood, benchmarks, and the comparison that decides the verdict."""
 
-    likelihood: LikelihoodConfig = result(LikelihoodConfig, "the held-out likelihood")
-    benchmarks: list[Benchmark] = result(list, "further questions, answered and graded beside the test split")
+    likelihood: LikelihoodConfig = result(LikelihoodConfig, "how the held-out likelihood is estimated")
+    benchmarks: list[Benchmark] = result(
+        list, "further sets of questions, answered and graded in addition to the test split"
+    )
 
     @field_validator("benchmarks")
     @classmethod
@@ -60,28 +64,32 @@ class EvaluateSection(Comparison):
 
     @property
     def comparison(self) -> Comparison:
-        """Only what decides the verdict."""
+        """The fields that decide the verdict, without likelihood and benchmarks."""
         return Comparison(**{name: getattr(self, name) for name in Comparison.model_fields})
 
 
 class Experiment(Section):
-    """Everything one experiment needs, resolved."""
+    """All sections of one experiment: the file's defaults with the experiment's changes."""
 
-    model: ModelConfig = Field(description="which base model, and in which precision it is held")
+    model: ModelConfig = Field(description="the base model: checkpoint, precision, device")
     data: DataConfig = Field(description="the training data: files, columns, template, split, lengths")
-    train: TrainConfig = Field(default_factory=TrainConfig, description="objective, adapter, optimiser")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="training: objective, adapter, optimiser")
     smoke: SmokeOverrides = Field(
-        default_factory=SmokeOverrides, description="the short run that must pass before full"
+        default_factory=SmokeOverrides, description="what the short run, which must pass before full, changes of train"
     )
-    full: RunOverrides = Field(default_factory=RunOverrides, description="the full run")
+    full: RunOverrides = Field(default_factory=RunOverrides, description="what the full run changes of train")
     generate: GenerateSection = Field(default_factory=GenerateSection, description="the denoising sampler")
-    score: ScoreConfig = Field(default_factory=ScoreConfig, description="how a completion is graded")
-    evaluate: EvaluateSection = Field(default_factory=EvaluateSection, description="likelihood, benchmarks, verdict")
-    report: ReportConfig = Field(default_factory=ReportConfig, description="what the report shows")
-    cluster: ClusterConfig = Field(default_factory=ClusterConfig, description="what jobs ask a batch system for")
+    score: ScoreConfig = Field(default_factory=ScoreConfig, description="how completions are graded")
+    evaluate: EvaluateSection = Field(
+        default_factory=EvaluateSection, description="the evaluation: likelihood, benchmarks, verdict"
+    )
+    report: ReportConfig = Field(default_factory=ReportConfig, description="the report: heading, number of examples")
+    cluster: ClusterConfig = Field(
+        default_factory=ClusterConfig, description="bounds on the time and memory that jobs request on a cluster"
+    )
 
     def contradiction(self) -> str | None:
-        """Return what is wrong between two sections, each of which is right by itself."""
+        """Return one line that says which sections do not fit together, each valid by itself; None if all fit."""
         if self.train.finetuning == "full" and self.model.quantization != "none":
             return f"train.finetuning full trains no {self.model.quantization} weights; set model.quantization to none"
         if self.train.finetuning == "full" and self.train.optimizer != "adamw":
@@ -98,7 +106,8 @@ class Config(BaseModel):
 def load_config(path: str | Path) -> Config:
     """Read a YAML file into a `Config`.
 
-    Raises UserError (a ValueError) with one line that names the offending key.
+    Raises:
+        UserError: a ValueError; its one line names the offending key, or why the file cannot be read.
     """
     try:
         raw = yaml.safe_load(Path(path).read_text())
@@ -110,7 +119,11 @@ def load_config(path: str | Path) -> Config:
 
 
 def parse_config(raw: Any) -> Config:
-    """Turn the mapping read from a configuration file into a `Config`."""
+    """Turn the mapping read from a configuration file into a `Config`.
+
+    Raises:
+        UserError: a ValueError; its one line names the offending key.
+    """
     if not isinstance(raw, dict):
         raise UserError(f"the configuration must be a mapping of sections, not {type(raw).__name__}")
     defaults = _written({name: section for name, section in raw.items() if name != "experiments"})
@@ -135,19 +148,24 @@ def _experiment(name: str, defaults: dict[str, Any], changes: Any) -> Experiment
 
 
 def _merge(defaults: Any, changes: Any) -> Any:
-    """Merge mappings key by key; anything else is replaced."""
+    """Return `defaults` with `changes`: mappings are merged key by key, any other value is replaced.
+
+    >>> _merge({"lora": {"rank": 16, "alpha": 32}, "betas": [0.9, 0.999]}, {"lora": {"rank": 8}, "betas": [0.9, 0.95]})
+    {'lora': {'rank': 8, 'alpha': 32}, 'betas': [0.9, 0.95]}
+    """
     if not isinstance(defaults, dict) or not isinstance(changes, dict):
         return changes
     return defaults | {name: _merge(defaults.get(name), value) for name, value in changes.items()}
 
 
 def _written(sections: dict[str, Any]) -> dict[str, Any]:
-    """Return the sections that say something: an empty one (`train:`) changes nothing."""
+    """Return the sections without the empty ones, such as a bare `train:`, which YAML reads as null."""
     return {name: section for name, section in sections.items() if section is not None}
 
 
 def _one_line(error: ValidationError) -> str:
-    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key explains the rest
+    # Misspelt keys first: one that is required is then missing, too.
+    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     first, more = errors[0], len(errors) - 1
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -164,7 +182,7 @@ def _one_line(error: ValidationError) -> str:
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    """Return the names of the fields that the key at `location` could have been."""
+    """Return the names of all fields of the section in which the unknown key at `location` stands."""
     model: Any = Experiment
     for part in location[:-1]:
         if isinstance(part, str) and part in model.model_fields:
@@ -173,20 +191,20 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the section type within an annotation such as `list[Benchmark]` or `Sampling | None`."""
+    """Return the section type within an annotation such as `list[Benchmark]` or `Sampling | None`; None without one."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in typing.get_args(annotation) if (found := _section_in(part))), None)
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of a configuration file, for editors."""
+    """Return the JSON schema of a configuration file, with which editors complete and check keys."""
     schema = Experiment.model_json_schema()
     changes = {name: dict(field) for name, field in schema["properties"].items()}
     partial = {"type": "object", "properties": changes, "additionalProperties": False}
     schema["properties"]["experiments"] = {
         "type": "object",
-        "description": "experiments by name, each with what it changes of the sections above",
+        "description": "experiments by name, each with the keys of the sections above that it changes",
         "additionalProperties": {"anyOf": [partial, {"type": "null"}]},
     }
     for name in ("ModelConfig", "DataConfig"):  # an experiment need not repeat the required keys

@@ -1,4 +1,4 @@
-"""SHA-256 digests of JSON values and of files: what versions, manifests and checkpoints identify things by."""
+"""SHA-256 digests of JSON values and of files, by which versions, manifests and checkpoints identify them."""
 
 import hashlib
 import json
@@ -7,7 +7,11 @@ from typing import Any
 
 
 def digest(value: Any) -> str:
-    """Return 12 hex digits of a JSON value; the order of keys does not matter."""
+    """Return the first 12 hex digits of a JSON value's SHA-256; the order of keys does not matter.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
+    True
+    """
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -18,5 +22,5 @@ def sha256_file(path: Path) -> str:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Return what a manifest says of a file."""
+    """Return a file's entry in a manifest: its SHA-256 (64 hex digits) and its size in bytes."""
     return {"sha256": sha256_file(path), "bytes": path.stat().st_size}

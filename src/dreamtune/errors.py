@@ -1,5 +1,5 @@
-"""The one exception that speaks to the user."""
+"""The exception for mistakes of the user, which scripts print as one line, without a traceback."""
 
 
 class UserError(ValueError):
-    """Something the user can mend. The message is one line: what was given, what was expected, what to do next."""
+    """A mistake that the user can mend. Its message is one line: what was given, what was expected, what to do next."""

@@ -1,4 +1,4 @@
-"""Rows that several jobs made, as one table."""
+"""Join the tables that several jobs of one version wrote."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from dreamtune.errors import UserError
 
 
 def gather(tables: Sequence[pl.DataFrame], rows: int) -> pl.DataFrame:
-    """Return the tables as one, ordered by its column `row`, which holds each of range(rows) once.
+    """Return the tables joined into one, sorted by the column `row`, which must hold each number of range(rows) once.
 
     Raises:
-        UserError: a row is missing, or stands there twice.
+        UserError: a row is missing, or two tables hold it.
     """
     table = pl.concat(tables).sort("row")
     if not table["row"].equals(pl.Series("row", range(rows), table.schema["row"])):

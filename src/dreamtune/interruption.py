@@ -1,6 +1,6 @@
-"""A training that is asked to stop keeps its progress: a preempted job, one whose time is up, or Ctrl-C.
+"""Stop signals, deferred until a training can write a checkpoint: at preemption, a time limit or Ctrl-C.
 
-SLURM sends SIGTERM before it kills (KillWait or GraceTime seconds later), and whatever `--signal` says before that.
+SLURM sends SIGTERM, and kills KillWait or GraceTime seconds later; `sbatch --signal` may send another signal earlier.
 """
 
 import signal
@@ -12,13 +12,20 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-    """Not a fault, so nothing that catches exceptions may swallow it. The message is one line, for the user."""
+    """Raised to end a job that a signal stopped. Its message is one line for the user.
+
+    It is a BaseException, as KeyboardInterrupt is, so that no `except Exception` on the way swallows it.
+    """
 
 
 class StopSignals:
-    """While entered, a stop signal ends nothing by itself: it is remembered until `check` is called.
+    """Context manager that records SIGTERM, SIGUSR1 and Ctrl-C instead of acting on them; `check` then raises.
 
-    A second Ctrl-C acts at once. Outside of the main thread, where Python takes no signals, nothing is changed.
+    A second Ctrl-C acts at once. In a thread other than the main one, where Python cannot handle signals, it does
+    nothing.
+
+    Attributes:
+        received: the last stop signal that came; None if none did.
     """
 
     def __init__(self) -> None:
@@ -26,7 +33,11 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def check(self) -> None:
-        """Raise `Interrupted` if a stop signal came."""
+        """Raise `Interrupted` if a stop signal came.
+
+        Raises:
+            Interrupted: names the signal.
+        """
         if self.received:
             raise Interrupted(f"stopped by {self.received.name}")
 

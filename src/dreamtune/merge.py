@@ -2,10 +2,10 @@
 
     OUT/merged/     the base model's own files (config.json, tokenizer, index, Python files) byte for byte, and its
                     safetensors, file by file under their own names and keys, with the adapter added
-    OUT/merge.json  what was merged, and the held-out NLL of the result beside that of the model that was evaluated
+    OUT/merge.json  counts, and the held-out NLL of the merged model beside that of base + adapter as evaluated
 
-The adapter is added to the weights as they are stored, not to their 4-bit rounding, although it was trained on that:
-the NLL of both says what this changes. Only one file of weights is in memory at a time.
+The adapter was trained on weights rounded to 4 bits and is added here to the unrounded weights: the two NLLs show how
+much that changes. Only one file of weights is in memory at a time.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta
 
-# What adapter_config.json must say (if it says anything) for the update to be alpha / r * B A and nothing else.
+# Keys of adapter_config.json and the values with which the update is exactly alpha / r * B A; a key may be absent.
 PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
@@ -54,16 +54,16 @@ def merge_adapter(
     shards: Path | None = None,
     likelihood: LikelihoodConfig | None = None,
 ) -> dict[str, Any]:
-    """Write OUT/merged and OUT/merge.json; return the counts.
+    """Write OUT/merged and OUT/merge.json; return the content of merge.json.
 
     Args:
-        model: the base model; its quantisation is that of the model whose NLL stands beside the merged one's.
+        model: the base model, and the quantisation with which base + adapter was evaluated.
         adapter: PEFT folder of a plain LoRA.
-        shards: output of prepare_shards, whose test split both are measured on; without it no NLL is stated.
-        likelihood: settings of that measurement.
+        shards: output of prepare_shards, on whose test split both NLLs are measured; None measures neither.
+        likelihood: settings of that measurement; None measures neither.
 
     Raises:
-        UserError: an adapter that is no plain LoRA or does not fit the base.
+        UserError: the adapter is no plain LoRA or does not fit the base, or the GPU's memory does not suffice.
     """
     base = model_folder(model.path, model.revision)
     updates = _read_updates(adapter)
@@ -81,7 +81,7 @@ def merge_adapter(
 
 
 def _read_updates(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Return for each adapted weight, by its native name, the factors A [r, in] and (alpha / r) B [out, r]."""
+    """Return the factors A [r, in] and (alpha / r) B [out, r] of each adapted weight, by the weight's native name."""
     config = read_adapter_config(adapter)
     for key, allowed in PLAIN.items():
         if config.get(key, allowed[0]) not in allowed:
@@ -102,7 +102,7 @@ def _read_updates(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 def _merged(weight: torch.Tensor, name: str, updates: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Return a weight with its update added, in its own type; take what was used out of `updates`."""
+    """Return weight + B A in the weight's type, or the weight if `updates` lacks it; remove the factors from there."""
     if name not in updates:
         return weight
     a, b = updates.pop(name)
@@ -114,7 +114,7 @@ def _merged(weight: torch.Tensor, name: str, updates: dict[str, tuple[torch.Tens
 def _compare(
     model: ModelConfig, adapter: Path, merged: Path, shards: Path, likelihood: LikelihoodConfig
 ) -> dict[str, Any]:
-    """Return the held-out NLL in nats per token of the merged model and of base + adapter as evaluated, same masks."""
+    """Return the held-out NLL, in nats per token, of the merged model and of base + adapter, on the same masks."""
     examples, mask_id = read_examples(shards, "test", likelihood.max_rows), read_meta(shards)["tokenizer"]["mask_id"]
     if not examples:
         return {"rows": 0, "merged": None, "evaluated": None}

@@ -1,7 +1,7 @@
-"""Random numbers that are a function of integer keys, by SplitMix64 (Steele, Lea and Flood 2014).
+"""Random numbers as a function of integer keys, by SplitMix64 (Steele, Lea and Flood 2014).
 
-No generator advances here: a number depends on what it is drawn for (seed, epoch, example, position, …) and on nothing
-else, so micro-batch, number of processes and resuming cannot change it.
+There is no generator with a state: a number depends on its keys alone (seed, epoch, example, position, …), so neither
+micro-batches nor the number of processes nor resuming can change it.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,14 @@ import numpy as np
 
 INCREMENT = np.uint64(0x9E3779B97F4A7C15)
 MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-BITS = 23  # a number of so few bits is never rounded to 0 or 1, not even in float32
+BITS = 23  # (n + 0.5) / 2^23 is exact in float32, so it is never rounded to 0 or 1
 
 
 def splitmix64(bits: np.ndarray) -> np.ndarray:
-    """Return the output of SplitMix64 for each state [...] uint64. Pass an array: arrays wrap around silently."""
+    """Return SplitMix64's output for each state, [...] uint64 to [...] uint64.
+
+    `bits` must be an array: numpy warns of the wrap-around modulo 2^64 for scalars, and not for arrays.
+    """
     bits = bits + INCREMENT
     bits = (bits ^ (bits >> np.uint64(30))) * MULTIPLIERS[0]
     bits = (bits ^ (bits >> np.uint64(27))) * MULTIPLIERS[1]
@@ -23,7 +26,7 @@ def splitmix64(bits: np.ndarray) -> np.ndarray:
 
 
 def counter_hash(key: Sequence[int], counters: np.ndarray) -> np.ndarray:
-    """Return 64 random bits for each counter: output number `counter` of a SplitMix64 seeded with `key`.
+    """Return 64 random bits for each counter: that output, counted from 0, of a SplitMix64 seeded with `key`.
 
     Args:
         key: integers of any size; only their lowest 64 bits count.
@@ -31,6 +34,9 @@ def counter_hash(key: Sequence[int], counters: np.ndarray) -> np.ndarray:
 
     Returns:
         [n] uint64, the same on every machine.
+
+    >>> counter_hash((7, 1), np.arange(3))[2] == counter_hash((7, 1), np.array([2]))[0]
+    np.True_
     """
     state = np.zeros(1, np.uint64)
     for part in key:
@@ -44,10 +50,13 @@ def uniforms(key: Sequence[int], counters: np.ndarray) -> np.ndarray:
 
 
 def open_uniforms(*keys: Any) -> np.ndarray:
-    """Return float64 numbers inside (0, 1), without 0 and 1: one for each element of the keys broadcast together.
+    """Return float64 numbers inside (0, 1), never 0 or 1, one for each element of the keys broadcast together.
 
     Args:
         keys: integers or integer arrays, such as seed, example and an array of positions.
+
+    >>> open_uniforms(0, 42, np.arange(5)).shape
+    (5,)
     """
     state = np.zeros(1, np.uint64)
     for key in keys:

@@ -1,4 +1,4 @@
-"""The part of a version that one of several jobs makes, such as the second of seven (see `scatter`)."""
+"""A part of a version, made by one of several jobs that share its work (`scatter` in the configuration)."""
 
 import re
 from collections.abc import Sequence
@@ -10,17 +10,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Part:
-    """The `number`th, from 1, of `of` parts."""
+    """Part `number`, counted from 1, of `of` parts."""
 
     number: int
     of: int
 
     @classmethod
     def parse(cls, text: str) -> "Part":
-        """Read "2/7".
+        """Return the part that a text such as "2/7" names.
 
         Raises:
-            ValueError: it is no such part.
+            ValueError: the text names no part.
+
+        >>> Part.parse("2/7")
+        Part(number=2, of=7)
         """
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
@@ -31,9 +34,17 @@ class Part:
         return f"{self.number}-of-{self.of}"
 
     def deal(self, items: Sequence[T]) -> Sequence[T]:
-        """Return every `of`th item: neighbours, alike in length and cost, go to different parts."""
+        """Return this part's items, every `of`th one: neighbours, alike in length and cost, go to different parts.
+
+        >>> Part(2, 3).deal("abcdefgh")
+        'beh'
+        """
         return items[self.number - 1 :: self.of]
 
     def stretch(self, count: int) -> range:
-        """Return this part's stretch of range(count), for what is cheaper to read in one piece."""
+        """Return this part's contiguous stretch of range(count), for items that are cheaper to read in one piece.
+
+        >>> [Part(number, 3).stretch(8) for number in (1, 2, 3)]
+        [range(0, 2), range(2, 5), range(5, 8)]
+        """
         return range(count * (self.number - 1) // self.of, count * self.number // self.of)

@@ -1,4 +1,4 @@
-"""How long a training run will take. Torch-free: what a job asks a batch system for rests on it too."""
+"""Prediction of a training run's time. Torch-free, because jobs' time limits on a cluster rest on it too."""
 
 import math
 from typing import Any
@@ -7,11 +7,11 @@ from dreamtune.settings.train import TrainConfig
 
 
 def training_tokens(train: TrainConfig, rows: int, mean_tokens: float) -> float:
-    """Return the expected tokens of a run, tails included.
+    """Return the number of tokens that a run is expected to train on, extra end tokens included.
 
     Args:
-        rows: of the training split.
-        mean_tokens: of a row, without its tail.
+        rows: number of rows in the training split.
+        mean_tokens: mean tokens of a row, without the extra end tokens of `train.max_tail`.
     """
     rows = min(train.rows or rows, rows)
     per_epoch = math.ceil(rows / train.global_batch)
@@ -22,13 +22,20 @@ def training_tokens(train: TrainConfig, rows: int, mean_tokens: float) -> float:
 
 
 def slowdown(smoke: dict[str, Any], processes: int) -> float:
-    """Return how many times as long as in smoke a window takes on so many processes.
+    """Return the factor by which an optimiser step takes longer than in smoke; below 1 it is faster.
 
-    They take turns at its passes, which smoke's plan has made: beyond one for each, more processes gain nothing.
+    The processes share a step's micro-batches, which are as large as smoke's: with more processes than micro-batches,
+    the others are idle.
 
     Args:
-        smoke: its training.json.
-        processes: of the run that is predicted, on all nodes.
+        smoke: the smoke run's training.json.
+        processes: number of processes, on all nodes, of the run that is predicted.
+
+    Smoke took 5 micro-batches a step one after the other; four processes take two turns:
+
+    >>> smoke = {"tokens": 80_000, "steps": 8, "ran_as": {"micro_batch_tokens": 2048}, "processes": 1}
+    >>> slowdown(smoke, processes=4)
+    0.4
     """
-    passes = math.ceil(smoke["tokens"] / smoke["steps"] / smoke["ran_as"]["micro_batch_tokens"])
-    return math.ceil(passes / processes) / math.ceil(passes / smoke["processes"])
+    micro_batches = math.ceil(smoke["tokens"] / smoke["steps"] / smoke["ran_as"]["micro_batch_tokens"])
+    return math.ceil(micro_batches / processes) / math.ceil(micro_batches / smoke["processes"])

@@ -1,4 +1,4 @@
-"""Progress with an estimate of the time left: a live bar on a terminal, a line now and then in a log."""
+"""Progress with an estimate of the time left: a live bar on a terminal, a line every few seconds in a log."""
 
 import sys
 import time
@@ -14,7 +14,10 @@ LINE_EVERY_S = 5.0
 
 
 class Progress:
-    """Counts `total` units of work. `note` is shown beside the count (the last loss, say).
+    """Context manager that shows on stderr how many of `total` units of work are done, and the time left.
+
+    A note, such as the last loss, is shown beside the count. `done` units were done before, by a run that this one
+    resumes: the estimate leaves them out.
 
     >>> with Progress("train", total=375) as progress:
     ...     progress.advance(note="loss 0.7")
@@ -40,7 +43,7 @@ class Progress:
             self.bar.stop()
 
     def advance(self, units: int = 1, note: str = "") -> None:
-        """Count `units` more; print if a bar is shown, if a line is due, or at the end."""
+        """Count `units` more as done; update the bar, or print a line if one is due or all is done."""
         self.done += units
         if self.bar:
             self.bar.update(self.task, completed=self.done, note=note)

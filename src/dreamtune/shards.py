@@ -18,10 +18,12 @@ from dreamtune.formats.shards import SHARDS_FILE
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Return shards.json: template, beginning_token, max_tokens, tokenizer ids, splits, source_rows, dropped.
+    """Return the content of shards.json.
+
+    Its keys: template, beginning_token, max_tokens, tokenizer (ids), splits, source_rows, dropped.
 
     Raises:
-        UserError: `folder` is not a finished folder of shards.
+        UserError: `folder` is no finished output of prepare_shards.
     """
     path = Path(folder) / SHARDS_FILE
     if not path.exists():

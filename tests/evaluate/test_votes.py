@@ -10,6 +10,7 @@ import pytest
 from dreamtune.evaluate.comparison import compare_samples, compare_scores
 from dreamtune.evaluate.votes import majority, numbers_of_tries, pass_at_k
 from dreamtune.formats.scores import UNDECIDED
+from dreamtune.scoring import meaning
 from dreamtune.scoring.equivalence import equivalent
 from dreamtune.scoring.meaning import classes_of_answers, group_by_meaning
 from dreamtune.settings.report import Comparison

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dreamtune.scoring import equivalence as grading
 from dreamtune.scoring.equivalence import equivalent
 from dreamtune.scoring.extraction import reference_answer
 from dreamtune.scoring.limits import costly
-from dreamtune.scoring.score import equivalence as grading
 from dreamtune.scoring.score import is_correct
 from dreamtune.settings.score import ScoreConfig
 
@@ -166,7 +166,7 @@ def test_a_running_timer_survives_grading() -> None:
 
 def test_grading_works_outside_the_main_thread_and_its_import_warms_nothing() -> None:
     code = (
-        "import threading; from dreamtune.scoring.score.equivalence import warm_parser\n"
+        "import threading; from dreamtune.scoring.equivalence import warm_parser\n"
         "from dreamtune.scoring.score.score import is_correct\n"
         "assert warm_parser.cache_info().currsize == 0; out = []\n"
         r"t = threading.Thread(target=lambda: out.append(is_correct(r'\boxed{\frac{2}{4}}', '0.5')))"

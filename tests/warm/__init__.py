@@ -61,7 +61,12 @@ def start() -> Callable[[], None]:
         command = Path(folder.name, name)
         command.write_text(f"#!{sys.executable} -IS\n{call}")  # a shell between would add to the environment
         command.chmod(0o755)
-    servers = [_server(Path(folder.name), kind, seed, environment) for kind in KINDS for seed in SEEDS]
+    addresses = {Path(folder.name, f"{kind}-{seed}"): (kind, seed) for kind in KINDS for seed in SEEDS}
+    servers = [_server(address, kind, seed, environment) for address, (kind, seed) in addresses.items()]
+    for address, server in zip(addresses, servers, strict=True):
+        while not address.exists():  # it has still to listen
+            assert server.poll() is None, address.with_suffix(".log").read_text()
+            time.sleep(0.005)
     os.environ[VARIABLE] = folder.name
 
     def end() -> None:
@@ -73,18 +78,13 @@ def start() -> Callable[[], None]:
     return end
 
 
-def _server(folder: Path, kind: str, seed: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    address = folder / f"{kind}-{seed}"
+def _server(address: Path, kind: str, seed: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     with address.with_suffix(".log").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, str(HERE / "server.py"), kind, address, folder / "python3"],
+        return subprocess.Popen(
+            [sys.executable, str(HERE / "server.py"), kind, address, address.parent / "python3"],
             env=environment | {"PYTHONHASHSEED": str(seed)},
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C is for pytest, which then ends them
         )
-    while not address.exists():  # it has still to listen
-        assert server.poll() is None, address.with_suffix(".log").read_text()
-        time.sleep(0.005)
-    return server

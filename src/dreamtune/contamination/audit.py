@@ -1,7 +1,6 @@
-"""The training split against a benchmark, row by row.
+"""Compare all rows of the training split with a benchmark's questions, and write contamination.json.
 
-`audit_contamination(shards, benchmark, ngram, out)` writes `out/contamination.json`. Both sides are streamed; what is
-compared and what it costs stand in `dreamtune.contamination.benchmark`.
+Rows of both are read in bounded batches; `dreamtune.contamination.benchmark` does the comparison.
 """
 
 from pathlib import Path
@@ -16,13 +15,20 @@ from dreamtune.shards import read_split
 
 
 def audit_contamination(shards: Path, benchmark: Benchmark, ngram: int, out: Path) -> dict[str, Any]:
-    """Compare the training split's questions and answers with the benchmark's questions.
+    """Compare the training split's questions and answers with the benchmark's questions; write OUT/contamination.json.
 
-    Writes contamination.json: `exact` (same normalised question) and `overlap` (shared n-gram, in the question or in
-    the answer), each with the training rows and the benchmark rows concerned, and the first pairs. Returns its counts.
+    The file holds, for `exact` (the same normalised question) and `overlap` (a shared n-gram, in question or answer),
+    the number of training rows and of benchmark rows concerned, and the first pairs of them.
+
+    Args:
+        shards: output folder of prepare_shards.
+        ngram: length of an n-gram in words.
+
+    Returns:
+        The file's content without the pairs.
 
     Raises:
-        UserError: no training rows, or the benchmark's file or column is missing or holds no question.
+        UserError: there are no training rows, or the benchmark's file or column is missing or holds no question.
     """
     overlap = BenchmarkOverlap(benchmark, ngram)
     train = read_split(shards, "train").table.select(["example_id", "question", "answer"])

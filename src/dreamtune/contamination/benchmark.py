@@ -1,6 +1,7 @@
-"""Training rows against a benchmark's questions: the same question after normalisation, or so many words in a row.
+"""Find training rows that overlap a benchmark: they repeat a question of it, or share an n-gram with one.
 
-For each benchmark, memory is bounded by the n-gram index (`dreamtune.contamination.ngrams.LIMIT`) and 16 bytes a row.
+A question is repeated if it is equal after normalisation; an n-gram is a run of n words. Per benchmark, memory is
+bounded by the n-gram index (`dreamtune.contamination.ngrams.LIMIT` entries) and 16 bytes per benchmark row.
 """
 
 from typing import Any
@@ -18,20 +19,25 @@ BATCH_ROWS = 2_000
 
 
 class BenchmarkOverlap:
-    """Counts the training rows that overlap a benchmark, and its rows that they overlap.
+    """Counts the training rows that overlap a benchmark, and the benchmark's rows that are overlapped.
+
+    Call `check` with all training rows, in batches, then `counts` and `pairs`.
 
     Attributes:
-        rows: training rows found so far, by an exact match or by an n-gram.
+        rows: number of training rows found so far, by an exact match or by an n-gram.
     """
 
     def __init__(self, benchmark: Benchmark, ngram: int) -> None:
         """Read the benchmark's questions.
 
+        Args:
+            ngram: length of an n-gram in words.
+
         Raises:
-            UserError: its file or one of its columns is missing, or it holds no question.
+            UserError: the benchmark's file or one of its columns is missing, or it holds no question.
         """
         self.name, self.column, self.rows = benchmark.name, benchmark.question, 0
-        # The answers are not compared; that their column is missing is better said here than after a training.
+        # The answers are not compared, but a missing column of answers should be reported now, not after training.
         columns = [self.column, benchmark.answer]
         self.source = open_rows(resolve_files(benchmark.files), columns, BATCH_ROWS)
         index, hashes, rows = _read(self.source, self.column, ngram)
@@ -43,7 +49,12 @@ class BenchmarkOverlap:
         self.sharing = 0  # training rows that share an n-gram
 
     def check(self, questions: list[str], answers: list[str], ids: np.ndarray) -> np.ndarray:
-        """Return [rows] bool: which of the training rows `ids` [rows] overlap the benchmark."""
+        """Return which training rows overlap the benchmark, [rows] bool.
+
+        Args:
+            questions, answers: [rows] texts.
+            ids: [rows] int64, the rows' example ids.
+        """
         same = self.exact.check(questions, ids)
         shares = self.in_questions.check(questions, ids) | self.in_answers.check(answers, ids, questions)
         self.sharing += int(shares.sum())
@@ -51,7 +62,7 @@ class BenchmarkOverlap:
         return same | shares
 
     def counts(self) -> dict[str, Any]:
-        """Return the training rows and benchmark rows concerned; reads the benchmark once more."""
+        """Return the numbers of training rows and benchmark rows that overlap; reads the benchmark a second time."""
         self.in_questions.met |= self.in_answers.met
         batches = self.source.batches([self.column])
         touched = (self.in_questions.touched([text or "" for text in batch[self.column]]).sum() for batch in batches)
@@ -63,10 +74,11 @@ class BenchmarkOverlap:
         }
 
     def pairs(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the first pairs with excerpts of both questions: `exact_pairs` and `overlap_pairs`.
+        """Return the first overlapping pairs of rows, as `exact_pairs` and `overlap_pairs`, with excerpts.
 
-        `text` is what both sides share; `part` says whether it stands in the training row's question or answer. The
-        longest overlaps come first: of the short ones many are a phrase that all such questions end with.
+        In a pair, `text` is the text that both rows share, and `part` says whether it stands in the training row's
+        question or answer. The longest overlaps come first, because short ones are often a phrase that many questions
+        of the kind end with.
         """
         overlaps = [("question", pair) for pair in self.in_questions.pairs]
         overlaps += [("answer", pair) for pair in self.in_answers.pairs]
@@ -81,10 +93,10 @@ class BenchmarkOverlap:
 
 
 class _Exact:
-    """Counts the training rows whose normalised question stands among `hashes`, and those it stands for."""
+    """Counts the training rows that repeat a benchmark's question, and the benchmark rows that are repeated."""
 
     def __init__(self, hashes: np.ndarray, rows: np.ndarray) -> None:
-        """Take the `hashes` [questions] of the benchmark's questions, which stand in its `rows` [questions]."""
+        """Take the hashes of the benchmark's questions, [questions] uint64, and their row numbers, [questions]."""
         self.known, first, self.occurrences = np.unique(hashes, return_index=True, return_counts=True)
         self.first_rows = rows[first]  # [distinct questions]
         self.met = np.zeros(len(self.known), bool)
@@ -92,7 +104,7 @@ class _Exact:
         self.pairs: list[Pair] = []
 
     def check(self, questions: list[str], ids: np.ndarray) -> np.ndarray:
-        """Look up `questions` [rows] of the training rows `ids` [rows]; return [rows] bool."""
+        """Return which training rows repeat a question, [rows] bool; `questions` [rows] and `ids` [rows] are theirs."""
         hashes = np.array([question_hash(question) for question in questions], np.uint64)
         at = np.searchsorted(self.known, hashes).clip(max=len(self.known) - 1)
         same = self.known[at] == hashes
@@ -104,6 +116,7 @@ class _Exact:
         return same
 
     def benchmark_rows(self) -> int:
+        """Return the number of benchmark rows whose question some training row repeats."""
         return int(self.occurrences[self.met].sum())
 
 
@@ -118,7 +131,7 @@ def _shown(pair: Pair, texts: dict[int, str]) -> dict[str, Any]:
 
 
 def _read(source: ParquetRows, column: str, ngram: int) -> tuple[NgramIndex, np.ndarray, np.ndarray]:
-    """Return the n-grams, and [questions] the hashes of the benchmark's questions and the rows they stand in."""
+    """Return the index of all n-grams of the benchmark's questions, their hashes and row numbers, [questions] each."""
     index, start = NgramIndex(ngram), 0
     hashes, rows = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     for batch in source.batches([column]):

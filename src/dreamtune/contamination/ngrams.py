@@ -1,7 +1,8 @@
-"""Word n-grams as 64-bit hashes in compact arrays: which rows of one set of texts share n words with another.
+"""Find the rows of one set of texts that share a run of n words, an n-gram, with another set.
 
-Memory is bounded: an index holds at most LIMIT n-grams. Beyond that it keeps those whose hash falls in the lower half,
-quarter, … of the range, the same ones for every text, and `kept_share` says so.
+N-grams are kept as 64-bit hashes in compact arrays. Memory is bounded, because an index holds at most LIMIT n-grams: if
+there are more, it keeps those whose hash is in the lower half (quarter, …) of the range, and `kept_share` says which
+share that is. The choice depends on the n-gram alone, so it is the same for every text.
 """
 
 from dataclasses import dataclass
@@ -9,29 +10,41 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-LIMIT = 4_000_000
-PENDING = 500_000
-MAX_PAIRS = 50
-EXCERPT = 200
-BASE = np.uint64(0x9E3779B97F4A7C15)
-MIX = np.uint64(0xFF51AFD7ED558CCD)
+LIMIT = 4_000_000  # n-grams of an index
+PENDING = 500_000  # n-grams added before they are sorted into the index
+MAX_PAIRS = 50  # overlapping pairs that are kept to be shown
+EXCERPT = 200  # characters
+BASE = np.uint64(0x9E3779B97F4A7C15)  # of the polynomial hash; odd, so no bit of an earlier word is lost
+MIX = np.uint64(0xFF51AFD7ED558CCD)  # of MurmurHash3's last step: the high bits, by which n-grams are kept, get mixed
 
 
 def words_of(texts: list[str]) -> pl.DataFrame:
-    """Return [texts] lists of words, in column `words`: what n-grams are made of.
+    """Return the words of each text, as a column `words` of lists, [texts].
 
-    A word is a run of letters and digits, its case and Unicode compatibility forms folded: neither punctuation nor
-    spelling hides a copy.
+    A word is a run of letters and digits in lower case and Unicode's compatibility form (NFKC), so that neither
+    punctuation nor notation hides a copy.
+
+    >>> words_of(["Find x², then STOP!"])["words"].to_list()
+    [['find', 'x2', 'then', 'stop']]
     """
     folded = pl.col("text").str.normalize("NFKC").str.to_lowercase()
     return pl.DataFrame({"text": texts}, schema={"text": pl.String}).select(words=folded.str.extract_all(r"\w+"))
 
 
 def ngram_hashes(texts: list[str], n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (hashes uint64, text number int64), both [n-grams], of every run of `n` words of every text.
+    """Return the hash of every run of `n` words, and the number of the text it stands in.
 
-    The n-grams of a text stand in the order of their first words. A text of fewer than `n` words has none; only an
+    N-grams do not cross texts; within a text they are in order. A text of fewer than `n` words has none, so only an
     exact match can find it.
+
+    Returns:
+        Hashes, [n-grams] uint64; text numbers, [n-grams] int64.
+
+    >>> hashes, text_of = ngram_hashes(["one two three", "two", "two three"], n=2)
+    >>> text_of.tolist()
+    [0, 0, 2]
+    >>> hashes[1] == hashes[2]
+    np.True_
     """
     found = words_of(texts)
     counts = found.select(pl.col("words").list.len().cast(pl.Int64)).to_series().to_numpy()  # [texts]
@@ -47,12 +60,19 @@ def ngram_hashes(texts: list[str], n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class NgramIndex:
-    """Which row holds an n-gram: the first that was added.
+    """Maps the hash of each n-gram to the first added row that holds it. Add texts, call `merge`, then `find`.
+
+    >>> index = NgramIndex(n=2)
+    >>> index.add(["one two three", "two three four"], rows=np.array([10, 11]))
+    >>> index.merge()
+    >>> hashes, _ = ngram_hashes(["say two three"], n=2)
+    >>> [int(index.rows[at]) if at >= 0 else None for at in index.find(hashes)]
+    [None, 10]
 
     Attributes:
         hashes: [n-grams] uint64, sorted, unique.
-        rows: [n-grams] int64, the row that holds it.
-        kept_share: 1.0, or the share of all n-grams that fits into LIMIT.
+        rows: [n-grams] int64, the row that holds each.
+        kept_share: the share of all n-grams that the index keeps; 1.0 unless there are more than `limit`.
     """
 
     def __init__(self, n: int, limit: int = LIMIT) -> None:
@@ -62,7 +82,7 @@ class NgramIndex:
         self._waiting = 0
 
     def add(self, texts: list[str], rows: np.ndarray) -> None:
-        """Add the n-grams of `texts`, which stand in `rows` [texts]."""
+        """Add the n-grams of texts; `rows`, [texts] int64, are the numbers of the texts' rows."""
         hashes, text_of = ngram_hashes(texts, self.n)
         kept = self._sampled(hashes)
         self._pending.append((hashes[kept], rows[text_of[kept]]))
@@ -71,7 +91,7 @@ class NgramIndex:
             self.merge()
 
     def merge(self) -> None:
-        """Take what was added into the sorted arrays; call it before `find`."""
+        """Sort the added n-grams into `hashes` and `rows`; call it before `find`."""
         hashes = np.concatenate([self.hashes, *(h for h, _ in self._pending)])
         rows = np.concatenate([self.rows, *(r for _, r in self._pending)])
         self._pending, self._waiting = [], 0
@@ -83,7 +103,7 @@ class NgramIndex:
             self.hashes, self.rows = self.hashes[kept], self.rows[kept]
 
     def find(self, hashes: np.ndarray) -> np.ndarray:
-        """Return the position of each hash in the index, -1 where it is not."""
+        """Return each hash's position in `hashes` and `rows`, [hashes] int64; -1 if the index lacks it."""
         assert not self._pending, "call merge() first"
         if not len(self.hashes):
             return np.full(len(hashes), -1)
@@ -98,12 +118,11 @@ class NgramIndex:
 
 @dataclass(frozen=True)
 class Pair:
-    """A row that shares words with a row of an index.
+    """A row that shares an n-gram with a row of an index, the other row.
 
     Attributes:
-        row, other: their ids.
-        words: the row's words from the first n-gram that the other holds as far as the next ones are held, too; folded
-            as `words_of` folds them, and cut as an excerpt.
+        row, other: number or example id of the row, and of the other row.
+        words: the first run of words that both rows share, as `words_of` returns them, cut by `excerpt`.
         question: excerpt of the row's question.
     """
 
@@ -119,11 +138,11 @@ def excerpt(text: str) -> str:
 
 
 class Overlap:
-    """Counts the rows that share an n-gram with an index, and remembers which n-grams were met.
+    """Counts the rows that share an n-gram with an index, and records which n-grams of the index are shared.
 
     Attributes:
-        rows: rows that share one.
-        pairs: the first MAX_PAIRS of them, each with the row of the index it shares its first n-gram with.
+        rows: number of rows that share an n-gram.
+        pairs: the first MAX_PAIRS of these rows, each with the index's row for the first n-gram that they share.
         met: [n-grams] bool, the index's n-grams that some row shares.
     """
 
@@ -134,9 +153,12 @@ class Overlap:
         self.pairs: list[Pair] = []
 
     def check(self, texts: list[str], rows: np.ndarray, questions: list[str] | None = None) -> np.ndarray:
-        """Say which of the `texts` [texts] of `rows` [texts] share an n-gram; the first MAX_PAIRS are remembered.
+        """Return which texts share an n-gram with the index, [texts] bool; the first MAX_PAIRS are kept in `pairs`.
 
-        `questions` [texts] are the rows' questions, if the texts are something else of them.
+        Args:
+            texts: [texts].
+            rows: [texts] int64, numbers or ids of the texts' rows.
+            questions: [texts] the rows' questions, for excerpts; None if the texts themselves are the questions.
         """
         hashes, text_of = ngram_hashes(texts, self.index.n)
         at = self.index.find(hashes)
@@ -154,19 +176,19 @@ class Overlap:
         return shares
 
     def _shared(self, text: str, at: np.ndarray) -> tuple[int, str]:
-        """Return the row of the index with the text's first known n-gram, and the words shared with it from there.
+        """Return the index's row for the text's first shared n-gram, and the run of words shared with it from there.
 
-        `at` [n-grams of the text] are their positions in the index, -1 where unknown.
+        `at`, [n-grams of the text], holds the positions of the text's n-grams in the index, -1 if it lacks one.
         """
         first = int((at >= 0).argmax())
         other = self.index.rows[at[first]]
         same = (at[first:] >= 0) & (self.index.rows[at[first:]] == other)
-        run = len(same) if same.all() else int(same.argmin())  # n-grams, one word on from each other
+        run = len(same) if same.all() else int(same.argmin())  # n-grams, each one word further than the one before
         words = words_of([text])["words"][0][first : first + run - 1 + self.index.n]
         return int(other), excerpt(" ".join(words))
 
     def touched(self, texts: list[str]) -> np.ndarray:
-        """Say which of the indexed side's own `texts` [texts] hold an n-gram that was met."""
+        """Return which of the texts that the index was made of hold an n-gram in `met`, [texts] bool."""
         hashes, text_of = ngram_hashes(texts, self.index.n)
         at = self.index.find(hashes)
         touched = np.zeros(len(texts), bool)

@@ -1,6 +1,7 @@
-"""Which of a machine's GPUs a job takes. Snakemake counts them and does not say which; SLURM shows a job only its own.
+"""Choose the GPUs of a job, so that jobs on the same machine take different ones.
 
-A GPU is taken as long as the process lives, by a lock on a file in the temporary folder that all jobs of a user share.
+Snakemake counts the GPUs in use but assigns none; SLURM shows each job only its GPUs. A process takes a GPU for as long
+as it lives, by locking a file in the temporary folder, which all jobs of a user share.
 """
 
 import fcntl
@@ -14,16 +15,19 @@ import torch
 
 from dreamtune.errors import UserError
 
-DRIVER = Path("/proc/driver/nvidia/version")  # seen in a container too, with or without --nv
-_held: list[int] = []  # open files, whose locks end with the process
+DRIVER = Path("/proc/driver/nvidia/version")  # also visible in containers, with or without --nv
+_held: list[int] = []  # descriptors of the locked files: closing one would release its GPU
 
 
 def resolve_device(device: str) -> str:
-    """Return "cuda" or "cpu" for "auto".
+    """Return the device to compute on, "cuda" or "cpu".
+
+    Args:
+        device: "auto", "cpu" or "cuda", as in the configuration; "auto" takes a GPU if there is one.
 
     Raises:
-        UserError: a GPU was asked for and there is none; or "auto" would leave one alone that cannot be used, and take
-            the CPU for days.
+        UserError: the device is "cuda" and torch sees no GPU; or it is "auto" and there is an NVIDIA driver but no
+            usable GPU, so that a job meant for a GPU would run on the CPU for days.
     """
     if device == "cpu" or torch.cuda.is_available():
         return "cuda" if device == "auto" else device
@@ -38,17 +42,17 @@ def resolve_device(device: str) -> str:
 
 
 def visible_gpus() -> list[str]:
-    """Return the names of the GPUs that torch sees, as CUDA_VISIBLE_DEVICES has them."""
+    """Return the GPUs that torch sees by their names in CUDA_VISIBLE_DEVICES; without that variable "0", "1", …"""
     there = torch.cuda.device_count()
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return (given.split(",") if given else list(map(str, range(there))))[:there]
 
 
 def take_gpus(count: int) -> list[int]:
-    """Return which `count` GPUs, of those torch sees, are this process's; fewer if there are not so many.
+    """Take `count` GPUs for this process; return their numbers among those that torch sees, all if there are fewer.
 
-    Where there is a choice, they are ones that no other job has taken; if too few are left, some are shared, which is
-    said on stderr: the memory of a shared GPU may not suffice for both.
+    GPUs that no other job has taken come first. If there are too few of them, others are shared, with a warning on
+    stderr, because the memory of a shared GPU may not suffice for both jobs.
     """
     there = torch.cuda.device_count()
     if there <= count:
@@ -65,10 +69,15 @@ def take_gpus(count: int) -> list[int]:
 
 
 def take_gpu(device: str) -> None:
-    """Let what goes to "cuda" from here on go to a GPU of this process's own; one of several has been given its own.
+    """Take a GPU for this process and make it torch's current one, which "cuda" means from now on.
+
+    Nothing is done in a process that torchrun started, because the launcher has assigned it a GPU.
 
     Args:
-        device: as in the configuration; nothing is done for the CPU.
+        device: "auto", "cpu" or "cuda", as in the configuration; nothing is done if it resolves to the CPU.
+
+    Raises:
+        UserError: as `resolve_device`.
     """
     if resolve_device(device) == "cuda" and "LOCAL_RANK" not in os.environ:
         for number in take_gpus(1):
@@ -76,12 +85,13 @@ def take_gpu(device: str) -> None:
 
 
 def show_gpus(count: int) -> None:
-    """Let the processes that this one starts see `count` GPUs, of this process's own."""
+    """Take `count` GPUs and set CUDA_VISIBLE_DEVICES, so that the processes started by this one see only these."""
     if names := visible_gpus():
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[number] for number in take_gpus(count))
 
 
 def _lock(name: str) -> bool:
+    """Lock a GPU's file until this process ends; return whether no other process has locked it."""
     file = Path(tempfile.gettempdir()) / f"dreamtune-{os.getuid()}-{socket.gethostname()}-gpu-{name}"
     descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
     try:
@@ -89,7 +99,7 @@ def _lock(name: str) -> bool:
     except BlockingIOError:
         os.close(descriptor)
         return False
-    except OSError as error:  # a temporary folder whose file system has no locks
+    except OSError as error:  # the temporary folder's file system has no locks
         print(f"cannot lock {file} ({error.strerror}): two jobs here may take one GPU", file=sys.stderr)
     _held.append(descriptor)
     return True

@@ -1,4 +1,4 @@
-"""Memory of the device a model runs on: the GPU's where it runs on one, else this process's resident memory."""
+"""Memory in use and free on a device: on a GPU its memory, on the CPU this process's resident memory."""
 
 import os
 import resource
@@ -11,11 +11,11 @@ import torch
 from dreamtune.errors import UserError
 
 GIB = 2**30
-RESERVE_GIB = 1.0  # for what is not counted: the CUDA context, libraries, fragmentation, other programs
+RESERVE_GIB = 1.0  # left free for the CUDA context, libraries, fragmentation and other programs
 
 
 def peak_gib(device: torch.device | str) -> float:
-    """Return the peak so far in GiB: allocated on the GPU since `watch`, or resident."""
+    """Return the peak memory in GiB: allocated on the GPU since `watch`, or resident since the process started."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
     unit = 1 if sys.platform == "darwin" else 1024
@@ -23,7 +23,7 @@ def peak_gib(device: torch.device | str) -> float:
 
 
 def watch(device: torch.device | str) -> float:
-    """Return what is held now in GiB (on the CPU: the peak so far), and let the GPU's peak be counted from here."""
+    """Restart the count of the GPU's peak; return the memory allocated now in GiB (on the CPU the peak so far)."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device) / GIB
@@ -31,22 +31,25 @@ def watch(device: torch.device | str) -> float:
 
 
 def numbered(device: str) -> str:
-    """Return "cuda:N" for "cuda", N being this process's: threads that load weights would all take the first GPU."""
+    """Return "cuda:N" for "cuda", where N is torch's current GPU in this thread; other devices as they are.
+
+    Threads need the number: in a new thread the current GPU is the first one.
+    """
     return f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device
 
 
 def device_gib(device: torch.device | str) -> float:
-    """Return the memory of the GPU, or of the machine."""
+    """Return the total memory in GiB of the GPU, or of the machine if the device is the CPU."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / GIB
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
 
 
 def free_gib(device: torch.device, limit_gib: float | None = None) -> float:
-    """Return what this process can still take of the GPU's memory, less `RESERVE_GIB`.
+    """Return the GPU memory in GiB that this process can still allocate, less `RESERVE_GIB`.
 
     Args:
-        limit_gib: the process may hold so much in all; None for all there is.
+        limit_gib: most memory in GiB that the process may hold in all; None for all of the GPU's.
     """
     free, total = torch.cuda.mem_get_info(device)
     held, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
@@ -55,7 +58,10 @@ def free_gib(device: torch.device, limit_gib: float | None = None) -> float:
 
 
 def limit_memory(device: torch.device, limit_gib: float | None) -> None:
-    """Let torch take so much of the GPU's memory and no more, so that a plan for a smaller card can be tried here."""
+    """Let torch allocate at most `limit_gib` GiB of the GPU's memory, for instance to try a plan for a smaller card.
+
+    None removes the limit; on the CPU nothing is done.
+    """
     if device.type == "cuda":
         number = torch.cuda.current_device() if device.index is None else device.index
         total = torch.cuda.get_device_properties(number).total_memory / GIB
@@ -64,7 +70,7 @@ def limit_memory(device: torch.device, limit_gib: float | None) -> None:
 
 @contextmanager
 def out_of_memory(remedy: str) -> Iterator[None]:
-    """Turn the GPU's running out of memory into a UserError that says what to do next."""
+    """Raise a UserError that ends in `remedy` if the GPU's memory runs out within the `with` block."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,4 +1,4 @@
-"""The decoder layers as generation runs them: each with its own stored keys and values, compiled on a GPU."""
+"""The decoder layers as generation runs them: each reads and writes its own part of a KV cache, compiled on a GPU."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from dreamtune.device.compiler import allow_variants
 
 @dataclass
 class Kept:
-    """What generation keeps with a model from one call to the next, because it is costly to make again.
+    """Objects that generation keeps with a model from one call to the next, because they are costly to make again.
 
     Attributes:
-        full_pass: the model as it was wrapped, and its captured full pass.
-        cache: what a block cache was made for, and that cache.
+        full_pass: the wrapped model (its adapter on or off), and the function captured for its full forward pass.
+        cache: the arguments a block cache was made with, and that cache.
     """
 
     full_pass: tuple[Any, Any] | None = None
@@ -25,12 +25,14 @@ class Kept:
 
 
 def prepare_for_generation(base: Any) -> Kept:
-    """Hand each layer its own stored keys and values, on a GPU compile it; return what generation keeps with the model.
+    """Let each decoder layer use its own part of a KV cache, and compile it on a GPU; return the kept objects.
 
-    The layers are prepared once, however often this is called.
+    A model is prepared once, however often this is called. Afterwards its layers take a keyword `stored`, an object
+    whose `of_layer(number)` gives that layer's keys and values.
 
-    A block's pass is so short that the small kernels between the products, which the compiler joins, take as long as
-    these. All layers share what is compiled: a layer's keys and values go by a name that is the same for all.
+    A block's forward pass is so short that the small kernels between the matrix products, which the compiler fuses,
+    take as long as the products. All layers share the compiled code, because each receives its keys and values under
+    the same name.
     """
     kept: Kept | None = getattr(base, "dreamtune_kept", None)
     if kept is not None:
@@ -45,4 +47,5 @@ def prepare_for_generation(base: Any) -> Kept:
 
 
 def _with_own_store(run: Callable[..., Any], number: int, *given: Any, stored: Any = None, **named: Any) -> Any:
+    """Run a decoder layer, after replacing the whole cache among its arguments by this layer's part of it."""
     return run(*given, **named) if stored is None else run(*given, stored=stored.of_layer(number), **named)

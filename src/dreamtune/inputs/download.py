@@ -1,6 +1,7 @@
-"""Fetch what is pinned on the Hugging Face hub into the hub's cache: the only code here that goes to the network.
+"""Fetch pinned models and data files from the Hugging Face hub into its local cache.
 
-A file is in the cache whole or not at all, so a call that was interrupted goes on with the file it was at.
+No other module goes to the network. A file is in the cache whole or not at all: a call after one that was interrupted
+begins with the file that was being fetched.
 """
 
 import errno
@@ -22,17 +23,21 @@ from dreamtune.inputs.weight_files import MODEL_WEIGHTS, PICKLES
 
 T = TypeVar("T")
 ATTEMPTS = 3
-ABANDONED_S = 600.0  # a half-written file that nobody has added to for so long has no writer any more
+ABANDONED_S = 600.0  # a half-written file not added to for this many seconds has no writer any more
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 
 
 def download(sources: Sequence[str], say: Callable[[str], None] = print) -> int:
-    """Fetch each source (see `hub.hub_sources`) that the cache does not hold; return the bytes fetched.
+    """Fetch each source that the cache does not hold; return the number of bytes fetched.
+
+    Args:
+        sources: pinned addresses of models and data files, as `hub.hub_sources` returns them.
+        say: called with each line of progress.
 
     Raises:
         UserError: there is no such repository, revision or file, it may not be read, or the hub cannot be reached.
     """
-    if not sys.stderr.isatty():  # a log keeps the lines below, and not a bar's every state
+    if not sys.stderr.isatty():  # else a log would hold every state of the bars, beside the lines below
         disable_progress_bars()
     fetched = 0
     for source in sources:
@@ -52,7 +57,10 @@ def _data_file(address: str, say: Callable[[str], None]) -> int:
 
 
 def _model(source: str, say: Callable[[str], None]) -> int:
-    """Fetch the small files at once and the weights one after the other, so that a kill costs one of them at most."""
+    """Fetch a model that the cache does not hold whole; return the number of bytes fetched.
+
+    Its weights are fetched one file after the other, so that a kill loses at most the file that is being fetched.
+    """
     parts = HUB_MODEL.fullmatch(source)
     assert parts, f"{source} was planned, and is OWNER/NAME@REVISION"
     repository, revision = parts["repository"], parts["revision"]
@@ -71,7 +79,7 @@ def _model(source: str, say: Callable[[str], None]) -> int:
 
 
 def _texts(repository: str, revision: str) -> dict[str, int]:
-    """Return the sizes of the small files that the cache holds of a model."""
+    """Return the sizes in bytes, by name, of those of a model's small files (`TEXTS`) that the cache holds."""
     config = cached_file(repository, "config.json", revision)
     folder = config.parent.iterdir() if config else ()
     return {file.name: file.stat().st_size for file in folder if file.name.endswith(TEXTS)}
@@ -88,10 +96,10 @@ def _try(get: Callable[[], T], repository: str, revision: str, file: str = "", k
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return get()
-        except Exception as error:  # whatever the network raises through the hub's library
+        except Exception as error:  # the hub's library passes on errors of several network libraries
             if mistake := _mistake(error, repository, revision, file, kind):
                 raise UserError(mistake) from error
-            # The library has tried for half a minute to reach the hub; a connection that breaks later, it gives up.
+            # The library itself tries for half a minute to reach the hub, so only broken connections are tried again.
             if attempt == ATTEMPTS or isinstance(error, errors.LocalEntryNotFoundError):
                 reason = " ".join(str(list(_causes(error))[-1]).split())
                 raise UserError(
@@ -103,7 +111,7 @@ def _try(get: Callable[[], T], repository: str, revision: str, file: str = "", k
 
 
 def _mistake(error: Exception, repository: str, revision: str, file: str, kind: str) -> str | None:
-    """Return in one line what the user can mend; None for what another attempt may mend."""
+    """Return one line that tells the user how to mend the error; None if trying again may help."""
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repository}"
     login = "log in with `hf auth login` or set HF_TOKEN, and start again"
     for cause in _causes(error):
@@ -130,14 +138,14 @@ def _pickled(repository: str, revision: str, file: str) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what it was raised from: the hub's library wraps the reason into what it means for a cache."""
+    """Yield an error and the errors that caused it, outermost first: the hub's library wraps the network's errors."""
     while error:
         yield error
         error = error.__cause__
 
 
 def _clear_abandoned(repository: str, kind: str) -> None:
-    """Delete half-written files of calls that were killed; the hub's library never goes on with them."""
+    """Delete the half-written files of calls that were killed, because the hub's library never resumes them."""
     blobs = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type=kind), "blobs")
     for left in blobs.glob("*.incomplete"):
         with suppress(OSError):  # another user's, or gone meanwhile

@@ -1,4 +1,4 @@
-"""Where rows come from: parquet files on disk, globs, or pinned files of a dataset on the Hugging Face hub."""
+"""Resolve `files` of the configuration: parquet files on disk, globs, or pinned data files on the Hugging Face hub."""
 
 import glob
 from pathlib import Path
@@ -8,7 +8,10 @@ from dreamtune.inputs.hub import HUB, data_file
 
 
 def resolve_files(patterns: list[str]) -> list[Path]:
-    """Return the files the patterns name, in the patterns' order, each pattern's matches sorted, none twice.
+    """Return the files that the patterns match, in the patterns' order, each pattern's matches sorted, none twice.
+
+    Args:
+        patterns: paths, globs or hf://datasets/… addresses; a hub file is looked up in the hub's local cache.
 
     Raises:
         UserError: a pattern matches nothing or a folder, or a hub file is not pinned or has not been fetched.
@@ -26,8 +29,8 @@ def _local_files(pattern: str) -> list[Path]:
     expanded = Path(pattern).expanduser()
     if expanded.is_dir():
         raise UserError(f"{pattern} is a folder; name the files in it, for instance {pattern.rstrip('/')}/*.parquet")
-    # A file whose name contains brackets is a file before it is a glob.
-    # pathlib's own glob takes no absolute pattern.
+    # An existing file is taken by its name, even if brackets in it make it look like a glob. Path.glob would refuse
+    # absolute patterns.
     matches = [expanded] if expanded.exists() else [Path(p) for p in glob.glob(str(expanded), recursive=True)]  # noqa: PTH207
     files = sorted(path for path in matches if path.is_file())
     if not files:

@@ -1,7 +1,7 @@
-"""What is pinned on the Hugging Face hub, found in the hub's local cache. Nothing here goes to the network.
+"""Find pinned models and data files of the Hugging Face hub in its local cache. Nothing here goes to the network.
 
-`snakemake download` fills that cache (`download.py`); a compute node, which may have no internet, reads it.
-The hub's library is imported late: the Snakefile imports this module and must stay light.
+`snakemake download` fills that cache (`download.py`); a compute node, which may have no internet, only reads it.
+Functions import the hub's library when they are called, because the Snakefile imports this module and must start fast.
 """
 
 import re
@@ -15,15 +15,24 @@ from dreamtune.inputs.weight_files import INDEX, MODEL_WEIGHTS, index_names
 HUB = "hf://"
 HUB_FILE = re.compile(r"hf://datasets/(?P<repository>[^/@]+/[^/@]+)@(?P<revision>[0-9a-f]{40})/(?P<file>.+)")
 HUB_MODEL = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
-# Configuration and tokenizer, and the official code, which is never run: a merged checkpoint takes it along.
+# Ends of the names of a model's small files: configuration, tokenizer, and the official code, which is never run and
+# only copied into merged checkpoints.
 TEXTS = (".json", ".txt", ".model", ".jinja", ".py")
 FETCH = "fetch it where there is internet: snakemake download --cores 1 (with the same profile and --configfile)"
 
 
 def hub_sources(inputs: Mapping[str, Any]) -> list[str]:
-    """Return what of a version's planned inputs (see `dreamtune.inputs.identity`) lies on the hub, as pinned addresses.
+    """Return the pinned addresses of those of a version's inputs that lie on the hub, each once.
 
-    A model is OWNER/NAME@REVISION, a data file hf://datasets/OWNER/NAME@REVISION/PATH.
+    Args:
+        inputs: identities of the version's inputs by name, as `dreamtune.inputs.identity.identify` returns them.
+
+    Returns:
+        OWNER/NAME@REVISION for a model, hf://datasets/OWNER/NAME@REVISION/PATH for a data file.
+
+    >>> data = f"hf://datasets/me/sums@{'0' * 40}/train.parquet"
+    >>> hub_sources({"model": {"config.json": "6f3a…"}, "data": [data, "9b1c…"]}) == [data]
+    True
     """
     found: dict[str, None] = {}
     for identity in inputs.values():
@@ -33,10 +42,10 @@ def hub_sources(inputs: Mapping[str, Any]) -> list[str]:
 
 
 def model_folder(path: str, revision: str | None) -> Path:
-    """Return the local folder of a checkpoint: `path` itself, or where the cache holds a hub name's pinned revision.
+    """Return the local folder of a checkpoint: `path` itself, or for a hub name the cache's folder of that revision.
 
     Raises:
-        UserError: no such folder, a hub name without a full commit, or one that has not been fetched whole.
+        UserError: there is no such folder, the hub name is not pinned to a full commit, or a file was not fetched.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -55,7 +64,10 @@ def model_folder(path: str, revision: str | None) -> Path:
 
 
 def data_file(address: str) -> Path:
-    """Return where the cache holds a pinned data file.
+    """Return the path of a pinned data file in the cache.
+
+    Args:
+        address: hf://datasets/OWNER/NAME@REVISION/PATH.
 
     Raises:
         UserError: the address is not pinned, or the file has not been fetched.
@@ -67,10 +79,13 @@ def data_file(address: str) -> Path:
 
 
 def pinned_file(address: str) -> tuple[str, str, str, str]:
-    """Return repository, file and revision of a data file's address, and that it is of a data set.
+    """Split a data file's address into repository, file, revision and the hub's word for its kind, "dataset".
+
+    >>> pinned_file(f"hf://datasets/me/sums@{'0' * 40}/data/train.parquet")
+    ('me/sums', 'data/train.parquet', '0000000000000000000000000000000000000000', 'dataset')
 
     Raises:
-        UserError: it is no such address, or its revision is not a full commit.
+        UserError: the address is not of the form hf://datasets/OWNER/NAME@REVISION/PATH with a full commit.
     """
     parts = HUB_FILE.fullmatch(address)
     if not parts:
@@ -82,9 +97,10 @@ def pinned_file(address: str) -> tuple[str, str, str, str]:
 
 
 def missing_files(repository: str, revision: str) -> list[str]:
-    """Return the files of a model that are read and that the cache lacks; weights come last.
+    """Return the names of the files that loading a model needs and the cache lacks, weights last.
 
-    Without the repository's list of files, which is cached with its first files, the least a checkpoint needs counts.
+    The repository's list of files, which the cache holds from the first fetch on, says which files there are. Without
+    the list, config.json and the weights are required.
     """
     config = cached_file(repository, "config.json", revision)
     if config is None:
@@ -97,7 +113,7 @@ def missing_files(repository: str, revision: str) -> list[str]:
 
 
 def listed_files(repository: str, revision: str) -> dict[str, int]:
-    """Return the size in bytes of each file of a model's repository, as its cached list says; {} without one."""
+    """Return the sizes in bytes, by path, of all files of a model's repository; {} if the cache does not list them."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -108,15 +124,15 @@ def listed_files(repository: str, revision: str) -> dict[str, int]:
 
 
 def cached_file(repository: str, file: str, revision: str, kind: str = "model") -> Path | None:
-    """Return where the cache holds a file of a repository; None if it does not."""
+    """Return the path of a repository's file in the cache; None if it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository, file, revision=revision, repo_type=kind)
-    return Path(found) if isinstance(found, str) else None  # no text: the hub was asked before, and has no such file
+    return Path(found) if isinstance(found, str) else None  # an object instead: known not to exist on the hub
 
 
 def cache() -> str:
-    """Return the name of the cache's folder, for messages."""
+    """Return "the hub's cache FOLDER", for messages."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return f"the hub's cache {HF_HUB_CACHE}"

@@ -1,7 +1,8 @@
-"""What a stage reads from outside `results/`, and what identifies it.
+"""The identity of a stage's inputs from outside `results/`: models, tokenizers and data files.
 
-A version is planned with the identity of its inputs, and its job takes it again before it starts and before it files
-anything: a file that was replaced meanwhile would otherwise be filed under the version of the one it replaced.
+The identity is a pinned hub address or the files' digests, and it is hashed into the version. The job determines it
+again before it starts and before it publishes: otherwise the result of a file that was replaced meanwhile would be
+stored under the version of the earlier file.
 """
 
 from collections.abc import Iterable, Mapping
@@ -40,11 +41,11 @@ class FileDigests:
         self.known: dict[str, list[Any]] = {}
         self.changed = False
         self.identified: dict[tuple[str | None, ...], Any] = {}
-        with suppress(OSError, ValueError):  # none yet, or cut short: then every file is read once more
+        with suppress(OSError, ValueError):  # without a memory, or with one cut short, every file is read again
             self.known = read_json(memory)
 
     def of(self, path: Path) -> str:
-        """Return the SHA-256 of `path`."""
+        """Return the SHA-256 of a file's content, 64 hex digits."""
         stat = path.stat()
         key, mark = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
         if self.known.get(key, [None])[:2] != mark:
@@ -53,7 +54,7 @@ class FileDigests:
         return self.known[key][2]
 
     def save(self) -> None:
-        """Write what was learnt; a folder that cannot be written to only costs the next call its time."""
+        """Write the digests to `memory`; a failure is ignored, the next process then reads files again."""
         if not self.changed:
             return
         with suppress(OSError):
@@ -61,16 +62,21 @@ class FileDigests:
             write_json(self.memory, self.known)
 
     def of_model(self, path: str, revision: str | None) -> Any:
-        """Return what identifies a model: hub name and pinned revision, or the digests of a local folder's files.
+        """Return a model's identity: OWNER/NAME@REVISION, or for a local folder its files' digests by name.
 
-        Raises UserError where there is no such folder, no weights in it, or no pinned revision.
+        Raises:
+            UserError: there is no such folder, it holds no weights, or a hub name has no pinned revision.
         """
         if Path(path).is_dir():
             weight_files(Path(path))
         return self._identity(path, revision, lambda file: file.suffix == ".safetensors" or file.name in MODEL_FILES)
 
     def of_tokenizer(self, path: str, revision: str | None) -> Any:
-        """Like `of_model`, for the files that a tokenizer is read from."""
+        """Return a tokenizer's identity: OWNER/NAME@REVISION, or the digests of a local folder's tokenizer files.
+
+        Raises:
+            UserError: there is no such folder, or a hub name has no pinned revision.
+        """
         return self._identity(path, revision, lambda file: file.name in TOKENIZER_FILES)
 
     def _identity(self, path: str, revision: str | None, counts: Any) -> Any:
@@ -94,8 +100,9 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
 
     Args:
         names: "model" and "tokenizer" (of the base model), "questions" (the files of section "benchmark"), or the name
-            of a section that names parquet files.
-        runtime: section name -> its runtime fields.
+            of a section with a field `files`.
+        runtime: the runtime fields of each section, by the section's name.
+        digests: digests of files that were read before.
 
     Raises:
         UserError: a file or folder is missing, a model without weights, a hub name or file without a pinned revision.
@@ -120,7 +127,7 @@ def _identity_at(place: tuple[str, ...], digests: FileDigests) -> Any:
 
 
 def _files(pattern: str, digests: FileDigests) -> list[str]:
-    """Return a pinned hub path itself, or the digest of each local file's content."""
+    """Return a pinned hub address as it is, or the digests of the local files that a pattern matches."""
     if pattern.startswith(HUB):
         pinned_file(pattern)
         return [pattern]

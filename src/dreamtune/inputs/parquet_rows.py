@@ -1,4 +1,4 @@
-"""Rows of parquet files as text: columns checked before anything is read, then a bounded batch at a time."""
+"""Read columns of parquet files as text: first all files' columns are checked, then rows come in bounded batches."""
 
 import difflib
 import math
@@ -14,18 +14,17 @@ from pyarrow import types
 from dreamtune.errors import UserError
 
 Texts = list[str | None]
-# Rows of long text are read fewer at a time, so that a batch stays near this many bytes.
-BATCH_BYTES = 32 * 2**20
+BATCH_BYTES = 32 * 2**20  # of a batch, about: the longer the rows' texts, the fewer rows it has
 
 
 @dataclass(frozen=True)
 class ParquetRows:
-    """Checked parquet files, one after the other.
+    """The rows of several parquet files, numbered from 0 through all files; made by `open_rows`.
 
     Attributes:
         files: the files, in order.
-        rows: rows in all of them.
-        batch_rows: rows of one batch, so few that a batch stays small.
+        rows: number of rows in all files together.
+        batch_rows: number of rows that are read at a time.
     """
 
     files: tuple[Path, ...]
@@ -33,7 +32,7 @@ class ParquetRows:
     batch_rows: int
 
     def texts_at(self, column: str, rows: Iterable[int]) -> dict[int, str]:
-        """Return the texts of a few rows by their number; reads `column` up to the last of them."""
+        """Return the texts of a few rows of `column` by row number, "" for null; reads up to the last of these rows."""
         wanted, found, start = sorted(set(rows), reverse=True), dict[int, str](), 0
         for batch in self.batches([column]) if wanted else ():
             texts = batch[column]
@@ -46,9 +45,14 @@ class ParquetRows:
         return found
 
     def batches(self, columns: list[str], among: range | None = None) -> Iterator[dict[str, Texts]]:
-        """Yield `{column: texts}` in row order; null stays None, numbers become text.
+        """Yield the rows in order, as batches {column: texts}; null is None, numbers are text (see `as_text`).
 
-        With `among`, only the batches whose first row is one of these; files without one are not read.
+        Args:
+            columns: names of the columns to read.
+            among: yield only the batches whose first row is in this range; None yields all. Other files stay unread.
+
+        Raises:
+            UserError: a file cannot be read.
         """
         among = range(self.rows) if among is None else among
         end = 0
@@ -69,10 +73,13 @@ class ParquetRows:
 
 
 def open_rows(files: list[Path], columns: list[str], batch_rows: int) -> ParquetRows:
-    """Check that every file is parquet and has `columns` of text or numbers.
+    """Check that every file is parquet and has `columns` of text or numbers; return the rows, which are read later.
+
+    Args:
+        batch_rows: most rows read at a time; long rows make it fewer.
 
     Raises:
-        UserError: an empty file, not a parquet file, a missing column, a column of another type, no rows at all.
+        UserError: a file is empty or no parquet, a column is missing or of another type, or there are no rows at all.
     """
     rows, row_bytes = 0, 1.0
     for path in files:
@@ -86,20 +93,28 @@ def open_rows(files: list[Path], columns: list[str], batch_rows: int) -> Parquet
 
 
 def as_text(column: pa.Array) -> Texts:
-    """Return the values as text: 42 and 42.0 are "42", 0.5 is "0.5", true is "true"; NaN is null."""
+    """Return a column's values as text; null and NaN are None.
+
+    Whole numbers lose their ".0", because pandas turns integers into floats as soon as one is missing.
+
+    >>> as_text(pa.array([42.0, 0.5, None, float("nan")]))
+    ['42', '0.5', None, None]
+    >>> as_text(pa.array([True, False]))
+    ['true', 'false']
+    """
     if types.is_dictionary(column.type):
         return as_text(column.dictionary_decode())
     if types.is_null(column.type):
         return [None] * len(column)
     if types.is_floating(column.type):
-        # In its own precision: 0.1 in 32 bits is written 0.1, not the 0.10000000149011612 it is in 64.
+        # In the column's own precision: the float32 0.1 would be 0.10000000149011612 as a float64.
         return [_number(value) for value in column.to_numpy(zero_copy_only=False)]
     texts: Texts = column.cast(pa.string()).to_pylist()
     return texts
 
 
 def _number(value: np.floating) -> str | None:
-    """pandas turns integers into floats as soon as one is missing: write 42.0 as the 42 it was."""
+    """Return a number as text, without ".0" if it is whole; None for NaN."""
     number = float(value)
     if math.isnan(number):
         return None
@@ -110,7 +125,7 @@ def _open(path: Path) -> pq.ParquetFile:
     if path.stat().st_size == 0:
         raise UserError(f"{path} is an empty file (0 bytes); expected parquet")
     try:
-        # A buffer instead of whole column chunks: a file of one row group is then streamed too.
+        # Read through a buffer, not in whole column chunks, so that even a file of one row group is streamed.
         return pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is not a parquet file: {_line(error)}") from error
@@ -137,7 +152,7 @@ def _is_text_or_number(kind: pa.DataType) -> bool:
 
 
 def _bytes_per_row(metadata: pq.FileMetaData, columns: list[str]) -> float:
-    """Return the mean uncompressed bytes of `columns` in the fattest row group."""
+    """Return the mean uncompressed bytes of `columns` per row, in the row group where it is largest."""
     largest = 0.0
     for g in range(metadata.num_row_groups):
         group = metadata.row_group(g)

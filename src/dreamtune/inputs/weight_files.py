@@ -1,4 +1,4 @@
-"""Where a checkpoint's safetensors are. Torch-free: the plan asks before any job is submitted."""
+"""Find the safetensors files of a checkpoint. Torch-free, because planning looks for them before any job starts."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,10 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint, in the order of their names.
+    """Return the safetensors files of the checkpoint in `folder`, sorted by name.
 
     Raises:
-        UserError: there are none, or one that the index names is missing.
+        UserError: there is none, or one is missing that the index lists.
     """
     if (folder / MODEL_WEIGHTS).exists():
         return [folder / MODEL_WEIGHTS]
@@ -33,10 +33,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def index_names(folder: Path) -> list[str]:
-    """Return the files that the index in `folder` names, in order.
+    """Return the names of the files that the index of weights in `folder` lists, sorted.
 
     Raises:
-        UserError: it is no index of weights.
+        UserError: the file is no index of weights.
     """
     try:
         return sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))

@@ -1,1 +1,1 @@
-"""One typed section of the configuration per module, so that a stage's code digest sees only its own."""
+"""The configuration's sections, one typed module each: a stage's code digest covers only those that it imports."""

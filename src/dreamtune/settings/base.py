@@ -1,7 +1,7 @@
-"""The base of every section: strict types, no unknown keys, each field marked *result* or *runtime*.
+"""The base class of every section: strict types, no unknown keys, each field marked *result* or *runtime*.
 
-A *result* field can change what a stage writes, so it is part of the stage's version. A *runtime* field
-(threads, logging, checkpoint interval, paths) cannot, so it is frozen beside the version but never hashed.
+A *result* field can change what a stage writes, so it is hashed into the stage's version. A *runtime* field (threads,
+logging, checkpoint interval, paths) cannot: it is recorded in the version's config.json and never hashed.
 """
 
 import re
@@ -15,22 +15,22 @@ NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 def _scientific(value: Any) -> Any:
-    """YAML 1.1 reads `2e-5` as text; to everybody else it is a number."""
+    """Return the number that a text such as `2e-5` writes: YAML 1.1 reads it as text, not as a number."""
     return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
 
 
 Float = Annotated[float, BeforeValidator(_scientific)]
-# A job may have another home than the user who plans it: in a container it is the work folder.
+# `~` is resolved while planning: in a container a job's home folder is the work folder, not the user's.
 UserPath = Annotated[str, AfterValidator(lambda path: str(Path(path).expanduser()) if path.startswith("~") else path)]
 
 
 class Section(BaseModel):
-    """A frozen, strict section of the configuration."""
+    """Base class of a section of the configuration: immutable, strictly typed, without unknown keys."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     def by_kind(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return (result fields, runtime fields) as plain JSON values."""
+        """Return two mappings of field names to plain JSON values: the result fields, then the runtime fields."""
         values = self.model_dump(mode="json")
         kinds = {name: _kind(field.json_schema_extra) for name, field in type(self).model_fields.items()}
         return (
@@ -44,12 +44,12 @@ def _kind(extra: Any) -> str:
 
 
 def result(default: Any, description: str, **limits: Any) -> Any:
-    """A field that changes what the stage writes (hashed into its version)."""
+    """Declare a field that can change what the stage writes: it is hashed into the stage's version."""
     return _field("result", default, description, limits)
 
 
 def runtime(default: Any, description: str, **limits: Any) -> Any:
-    """A field that changes only how the stage runs (never hashed)."""
+    """Declare a field that changes only how the stage runs: it is never hashed."""
     return _field("runtime", default, description, limits)
 
 

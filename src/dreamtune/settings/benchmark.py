@@ -4,9 +4,13 @@ from dreamtune.settings.base import Section, UserPath, result, runtime
 
 
 class Benchmark(Section):
-    """A parquet file with a question and an answer column, answered and graded beside the test split."""
+    """Parquet files with a question and an answer column, which are answered and graded like the test split."""
 
     name: str = result(..., "short name, used in paths and in the report", pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    files: list[UserPath] = runtime(..., "parquet files or globs, or a pinned hf://datasets/… path", min_length=1)
+    files: list[UserPath] = runtime(
+        ...,
+        "parquet files or globs, or hf://datasets/OWNER/NAME@REVISION/PATH.parquet with a 40-digit revision",
+        min_length=1,
+    )
     question: str = result("question", "column that holds the question")
     answer: str = result("answer", "column that holds the reference answer")

@@ -1,4 +1,4 @@
-"""From a parquet file of rows to tokens: columns, template, split, lengths."""
+"""The training data: which parquet files, which columns, the template, the split and the longest example."""
 
 from typing import Literal
 
@@ -10,19 +10,21 @@ PLACEHOLDERS = ("{question}", "{reasoning}", "{answer}")
 
 
 class Columns(Section):
-    """Names of the parquet columns that fill the template."""
+    """Names of the parquet columns whose text fills the template."""
 
     question: str = result("question", "column that holds the question")
-    reasoning: str | None = result("reasoning", "column that holds the worked reasoning; null where there is none")
+    reasoning: str | None = result(
+        "reasoning", "column that holds the worked reasoning; null if the template has no {reasoning}"
+    )
     answer: str = result("answer", "column that holds the reference answer")
 
 
 class Split(Section):
-    """Held-out rows are chosen by a hash of the normalised question, so that no duplicate straddles the split."""
+    """Shares of the rows held out, chosen by a hash of the normalised question: duplicates are never split apart."""
 
-    validation: Float = result(0.02, "share of the rows that validate during training", ge=0.0, lt=1.0)
-    test: Float = result(0.1, "share of the rows held out for the final evaluation", ge=0.0, lt=1.0)
-    seed: int = result(0, "seed of the split's hash")
+    validation: Float = result(0.02, "share of the rows (0 to 1) used for validation during training", ge=0.0, lt=1.0)
+    test: Float = result(0.1, "share of the rows (0 to 1) held out for the final evaluation", ge=0.0, lt=1.0)
+    seed: int = result(0, "seed of the hash that assigns a question to a split")
 
     @model_validator(mode="after")
     def leaves_training_rows(self) -> "Split":
@@ -32,7 +34,7 @@ class Split(Section):
 
 
 class DataConfig(Section):
-    """The training data. Its files' contents are hashed, their paths are not."""
+    """Settings of the training data. A version depends on the files' contents, not on their paths."""
 
     files: list[UserPath] = runtime(
         ..., "parquet files or globs, or hf://datasets/OWNER/NAME@REVISION/PATH.parquet with a 40-digit revision"
@@ -40,20 +42,25 @@ class DataConfig(Section):
     columns: Columns = result(Columns, "names of the parquet columns")
     template: str = result(
         "Question: {question}\n\nLet's think step by step.\n{reasoning}\n\nTherefore, the final answer is: {answer}",
-        "text of one example; what stands before {reasoning} (or {answer}, if there is no reasoning) is the prompt, "
-        "the rest is the response; the end token follows",
+        "text of one example: the text before {reasoning} (before {answer}, if there is no reasoning) is the prompt, "
+        "the rest is the response; an end token follows the response",
     )
-    beginning_token: bool = result(True, "put the tokenizer's beginning token before the prompt, where it has one")
-    split: Split = result(Split, "how rows are held out")
-    max_tokens: int = result(2048, "longest example in tokens: prompt, response and its end token", ge=8)
+    beginning_token: bool = result(
+        True, "whether the tokenizer's beginning-of-sequence token, if it has one, stands before the prompt"
+    )
+    split: Split = result(Split, "which rows are held out for validation and test")
+    max_tokens: int = result(
+        2048, "length limit of an example in tokens: prompt, response and one end token together", ge=8
+    )
     too_long: Literal["shorten_reasoning", "drop", "truncate"] = result(
         "shorten_reasoning",
-        "what happens to a longer example: cut its reasoning and keep the answer, drop it, or cut its end",
+        "what happens to an example over max_tokens: shorten_reasoning cuts its reasoning and keeps its answer, drop "
+        "leaves it out, truncate cuts its end",
     )
     shorten_from: Literal["end", "start"] = result("end", "which end of the reasoning shorten_reasoning cuts")
     duplicates: Literal["keep", "drop"] = result(
         "keep",
-        "what happens to a second row with the same question; the test split asks each question once anyway",
+        "what happens to a further row with the same question; the test split holds each question once in either case",
     )
     contaminated: Literal["keep", "drop"] = result(
         "keep",
@@ -61,9 +68,9 @@ class DataConfig(Section):
         "evaluate.benchmarks (the same question, or a shared n-gram in question or answer)",
     )
     ngram: int = result(13, "length in words of the n-grams of the contamination audit", ge=2)
-    rows_per_shard: int = result(100_000, "rows of one Arrow shard", ge=1)
-    batch_rows: int = runtime(2_000, "rows tokenised at a time; bounds the memory", ge=1)
-    scatter: int = runtime(1, "jobs that share the tokenising of the rows", ge=1)
+    rows_per_shard: int = result(100_000, "most rows in one Arrow file", ge=1)
+    batch_rows: int = runtime(2_000, "rows tokenised at a time; fewer need less memory", ge=1)
+    scatter: int = runtime(1, "number of jobs that tokenise the rows side by side, each a part of them", ge=1)
 
     @field_validator("template")
     @classmethod

@@ -1,4 +1,4 @@
-"""Generation: the sampler of Dream (and of LLaDA), greedy for the headline."""
+"""Settings of generation with the denoising sampler of Dream and LLaDA; the main setting is greedy by default."""
 
 from typing import Literal
 
@@ -8,39 +8,46 @@ from dreamtune.settings.base import Float, Section, result, runtime
 
 
 class GenerateConfig(Section):
-    """Settings of the denoising sampler; the same for base and tuned."""
+    """Settings of the denoising sampler; base and tuned model answer with the same ones."""
 
-    max_new_tokens: int = result(512, "positions denoised after the prompt", ge=1)
-    steps: int | None = result(None, "denoising steps; null takes one per new token", ge=1)
+    max_new_tokens: int = result(512, "masked positions appended to the prompt and denoised, in tokens", ge=1)
+    steps: int | None = result(None, "denoising steps per answer; null takes one step per new token", ge=1)
     block_length: int | None = result(
-        None, "positions that are finished before the next ones begin, from the left; null takes all at once", ge=1
+        None, "positions per block; blocks are finished one after the other, from the left; null makes one block", ge=1
     )
     refresh: Literal["step", "block"] = result(
         "step",
-        "when a row goes through the model as a whole: at each step, which is exact, or when a block begins, whose "
-        "further steps compute the block alone and see the rest as it was then",
+        "when prompt and answer are run through the model as a whole: at every denoising step (exact), or only when a "
+        "block begins (faster: its further steps compute the block alone and reuse the cached rest)",
     )
     threshold: Float | None = result(
         None,
-        "reveal besides the step's share each position whose token has this probability, untempered",
+        "probability, before temperature, from which a step reveals a position in addition to its fixed share; null "
+        "reveals only the share",
         gt=0.0,
         le=1.0,
     )
     order: Literal["origin", "maskgit_plus", "topk_margin", "entropy"] = result(
-        "entropy", "which masked positions are revealed first"
+        "entropy",
+        "which masked positions a step reveals: random ones (origin), or those with the highest probability of their "
+        "token (maskgit_plus), the largest margin between the two likeliest tokens (topk_margin), the lowest entropy",
     )
     ranking: Literal["untempered", "official"] = result(
-        "untempered", "rank positions before or, as the official sampler does, after temperature and filtering"
+        "untempered",
+        "whether positions are ranked by the model's own distribution (untempered) or, as in the official sampler, by "
+        "the one after temperature, top_p and top_k",
     )
-    temperature: Float = result(0.0, "0 is greedy", ge=0.0)
-    top_p: Float | None = result(None, "sample among the likeliest tokens of this total probability", gt=0.0, le=1.0)
-    top_k: int | None = result(None, "sample among so many of the likeliest tokens", ge=1)
+    temperature: Float = result(0.0, "softmax temperature; 0 takes the likeliest token (greedy)", ge=0.0)
+    top_p: Float | None = result(
+        None, "sample among the likeliest tokens whose probabilities add up to this; null among all", gt=0.0, le=1.0
+    )
+    top_k: int | None = result(None, "sample among this many of the likeliest tokens; null among all", ge=1)
     samples: int = result(1, "answers per question", ge=1)
     seed: int = result(0, "seed of the sampling noise")
-    max_prompts: int | None = result(None, "answer only the first so many questions; null answers all", ge=1)
-    prompts: list[str] = result(list, "questions of your own, answered besides the test split and never graded")
-    batch_size: int = runtime(16, "rows denoised together; a row's answer does not depend on it", ge=1)
-    scatter: int = runtime(1, "jobs that share the rows of one version", ge=1)
+    max_prompts: int | None = result(None, "answer only this many questions, the first ones; null answers all", ge=1)
+    prompts: list[str] = result(list, "your own questions, answered in addition to the test split and never graded")
+    batch_size: int = runtime(16, "sequences denoised together; an answer does not depend on it", ge=1)
+    scatter: int = runtime(1, "number of jobs that answer the questions side by side, each a part of them", ge=1)
 
     @model_validator(mode="after")
     def every_block_has_a_step(self) -> "GenerateConfig":
@@ -54,13 +61,15 @@ class GenerateConfig(Section):
 
 
 class Sampling(Section):
-    """A second generation setting beside the greedy headline; every other field is the headline's."""
+    """A second generation setting; the fields that it does not have are those of `generate`."""
 
     temperature: Float = result(0.7, "softmax temperature", gt=0.0)
-    top_p: Float | None = result(0.9, "sample among the likeliest tokens of this total probability", gt=0.0, le=1.0)
-    top_k: int | None = result(None, "sample among so many of the likeliest tokens", ge=1)
+    top_p: Float | None = result(
+        0.9, "sample among the likeliest tokens whose probabilities add up to this; null among all", gt=0.0, le=1.0
+    )
+    top_k: int | None = result(None, "sample among this many of the likeliest tokens; null among all", ge=1)
     samples: int = result(1, "answers per question", ge=1)
 
     def applied_to(self, generate: GenerateConfig) -> GenerateConfig:
-        """Return `generate` with this second setting's numbers."""
+        """Return `generate` with the fields of this setting in place of its own."""
         return generate.model_copy(update=self.model_dump())

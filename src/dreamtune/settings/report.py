@@ -1,4 +1,4 @@
-"""The comparison that the verdict rests on, and what the report shows."""
+"""Settings of the comparison that the verdict rests on, and of the report."""
 
 from typing import Literal
 
@@ -6,16 +6,18 @@ from dreamtune.settings.base import Float, Section, result
 
 
 class Comparison(Section):
-    """What the verdict is decided on, fixed before anything is seen."""
+    """Settings of the paired comparison that decides the verdict, fixed before any result is seen."""
 
-    primary: Literal["accuracy", "nll"] = result("accuracy", "the measure that decides the verdict")
-    alpha: Float = result(0.05, "two-sided significance level", gt=0.0, lt=1.0)
-    resamples: int = result(10_000, "resamples of bootstrap and permutation", ge=100)
-    seed: int = result(0, "seed of bootstrap and permutation")
+    primary: Literal["accuracy", "nll"] = result(
+        "accuracy", "the measure that decides the verdict: accuracy, or the held-out negative log-likelihood (nll)"
+    )
+    alpha: Float = result(0.05, "significance level of the two-sided test", gt=0.0, lt=1.0)
+    resamples: int = result(10_000, "random resamples in each bootstrap and each permutation test", ge=100)
+    seed: int = result(0, "seed of bootstrap and permutation test")
 
 
 class ReportConfig(Section):
-    """What the report shows."""
+    """Settings of the report."""
 
     title: str | None = result(None, "heading of the report; null takes the experiment's name")
-    examples: int = result(60, "answers shown side by side", ge=0)
+    examples: int = result(60, "questions whose answers by base and tuned are shown side by side", ge=0)

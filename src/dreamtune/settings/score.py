@@ -1,4 +1,4 @@
-"""How a completion is graded."""
+"""Settings of the grading of completions."""
 
 from typing import Literal
 
@@ -8,14 +8,14 @@ Extractor = Literal["final_answer", "boxed", "answer_tag", "announced", "bare", 
 
 
 class ScoreConfig(Section):
-    """How a completion is graded."""
+    """Settings of the grading of completions against reference answers."""
 
     extractors: list[Extractor] = result(
         lambda: ["boxed", "answer_tag", "final_answer", "announced", "bare", "last_number"],
-        "how the answer is found in a completion, tried in this order",
+        "ways of finding the answer in a completion, tried in this order until one finds something",
         min_length=1,
     )
-    marker: str = result("the final answer is:", "the text that announces the answer, for final_answer")
+    marker: str = result("the final answer is:", "text after which the extractor final_answer expects the answer")
     timeout_s: int = result(
         1,
         "CPU seconds for comparing an answer with its reference; a second try has ten times as many, and after that "

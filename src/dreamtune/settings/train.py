@@ -1,4 +1,4 @@
-"""Training: the objective, the adapter, the optimiser; and what smoke and full change of it."""
+"""Settings of training: objective, adapter, optimiser, memory; and the changes that the runs smoke and full make."""
 
 from typing import Literal
 
@@ -7,56 +7,88 @@ from dreamtune.settings.lora import LoraSettings
 
 
 class TrainConfig(Section):
-    """One training run. `smoke` and `full` override `rows`, `epochs`, `max_steps` and `log_every`."""
+    """Settings of a training run. `smoke` and `full` override `rows`, `epochs`, `max_steps` and `log_every`."""
 
     objective: Literal["elbo", "cart", "uniform", "copy"] = result(
         "elbo",
-        "weight of a masked token: 1/t (elbo), context-adaptive (cart), 1 (uniform); copy masks nothing and is kept "
-        "to show that it fails",
+        "weight of a masked token's loss at masking rate t: 1/t (elbo), more with visible tokens nearby (cart), or 1 "
+        "(uniform); copy masks nothing, so the input holds the answer: it is kept to show that the canaries catch it",
     )
-    complementary: bool = result(False, "train each document on a mask and on its complement in the same window")
-    max_tail: int = result(64, "at most so many further end tokens after the first, drawn per row", ge=0)
+    complementary: bool = result(
+        False, "train on each document twice per optimiser step: with a random mask, and with its complement"
+    )
+    max_tail: int = result(
+        64, "most end tokens appended after the first one; their number is drawn per row, 0 to this, uniformly", ge=0
+    )
     finetuning: Literal["lora", "full"] = result(
-        "lora", "what is trained: an adapter, or all weights (full; needs model.quantization none)"
+        "lora", "lora trains an adapter; full trains all weights (full fine-tuning; needs model.quantization none)"
     )
-    lora: LoraSettings = result(LoraSettings, "the adapter")
+    lora: LoraSettings = result(LoraSettings, "the low-rank adapter; unused in full fine-tuning")
     learning_rate: Float = result(2e-5, "peak learning rate", gt=0.0)
-    schedule: Literal["cosine", "linear", "constant"] = result("cosine", "decay after the warm-up, to 0 at the end")
-    warmup: Float = result(0.03, "share of all steps over which the learning rate rises from 0", ge=0.0, le=1.0)
-    optimizer: Literal["adamw", "paged_adamw_8bit"] = result("adamw", "paged_adamw_8bit needs a GPU")
-    betas: list[Float] = result(lambda: [0.9, 0.999], "AdamW's two decay rates", min_length=2, max_length=2)
+    schedule: Literal["cosine", "linear", "constant"] = result(
+        "cosine", "course of the learning rate after the warm-up: down to 0 at the last step, or constant"
+    )
+    warmup: Float = result(
+        0.03, "share of all steps (0 to 1) over which the learning rate rises linearly from 0", ge=0.0, le=1.0
+    )
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = result(
+        "adamw", "AdamW, or bitsandbytes' paged AdamW with an 8-bit state, which needs a GPU"
+    )
+    betas: list[Float] = result(
+        lambda: [0.9, 0.999], "AdamW's decay rates of first and second moment", min_length=2, max_length=2
+    )
     weight_decay: Float = result(0.0, "AdamW's decoupled weight decay", ge=0.0)
-    max_grad_norm: Float = result(1.0, "gradient norm above which gradients are scaled down", gt=0.0)
-    global_batch: int = result(8, "documents of one optimiser step", ge=1)
-    rows: int | None = result(None, "train only on the first so many rows; null takes all", ge=1)
-    epochs: int = result(3, "passes over the training rows", ge=1)
-    max_steps: int | None = result(None, "stop after so many optimiser steps; null runs all epochs", ge=1)
-    seed: int = result(0, "seed of order, masks, tails, dropout and adapter initialisation")
-    validate_every: int | None = result(None, "steps between validations; null validates once per epoch", ge=1)
-    validation_rows: int = result(256, "validation rows used, always the same with the same masks", ge=0)
-    gpus: int = runtime(1, "processes, each on a GPU of its own, that share every window of a training; per node", ge=1)
-    nodes: int = runtime(1, "nodes with so many GPUs each; more than one needs SLURM", ge=1)
+    max_grad_norm: Float = result(1.0, "gradient norm above which gradients are scaled down to it", gt=0.0)
+    global_batch: int = result(8, "documents per optimiser step, on all GPUs together", ge=1)
+    rows: int | None = result(None, "train only on this many rows, the first ones; null trains on all", ge=1)
+    epochs: int = result(3, "times that each training row is trained on", ge=1)
+    max_steps: int | None = result(None, "stop after this many optimiser steps; null runs all epochs", ge=1)
+    seed: int = result(0, "seed of order, masks, number of end tokens, dropout and adapter initialisation")
+    validate_every: int | None = result(
+        None, "optimiser steps between validations; null validates once per epoch", ge=1
+    )
+    validation_rows: int = result(
+        256, "validation rows used: the first ones, under the same masks at every validation; 0 for none", ge=0
+    )
+    gpus: int = runtime(
+        1, "GPUs per node, one process each (on the CPU: processes); they share the documents of every step", ge=1
+    )
+    nodes: int = runtime(1, "nodes, each with that many GPUs; more than one needs SLURM", ge=1)
     micro_batch_tokens: int | None = runtime(
-        None, "tokens of one forward pass; splits a window, never changes its loss; null plans it", ge=1
+        None,
+        "tokens of one micro-batch; the gradients of a step's micro-batches are accumulated, so the loss does not "
+        "depend on it; null chooses it by the free memory",
+        ge=1,
     )
     recompute_layers: int | None = runtime(
         None,
-        "decoder layers whose activations are recomputed in the backward pass: 0 none, the model's number of layers "
-        "all; null plans it",
+        "decoder layers with activation checkpointing: they recompute their activations in the backward pass, which "
+        "saves memory and costs time; 0 is none; null chooses it by the free memory",
         ge=0,
     )
     weights: Literal["auto", "packed", "dequantised"] = runtime(
-        "auto", "how 4-bit weights are held in memory: packed, or as the same numbers dequantised; auto plans it"
+        "auto",
+        "how 4-bit weights are held: packed, or dequantised once into the same numbers (faster, about four times the "
+        "memory); auto chooses by the free memory",
     )
-    compile: bool | None = runtime(None, "torch.compile each decoder layer; null: on a GPU")
-    memory_gib: Float | None = runtime(None, "GPU memory that may be taken; null takes what is free", gt=0.0)
+    compile: bool | None = runtime(
+        None, "whether each decoder layer is compiled by torch.compile; null compiles on a GPU only"
+    )
+    memory_gib: Float | None = runtime(
+        None, "GPU memory in GiB that a process may take, the model included; null takes all that is free", gt=0.0
+    )
     log_every: int = runtime(5, "optimiser steps between log lines", ge=1)
-    checkpoint_minutes: Float = runtime(10.0, "minutes between checkpoints; one is written per epoch besides", gt=0.0)
-    checkpoint_steps: int | None = runtime(None, "optimiser steps between checkpoints besides", ge=1)
-    keep_checkpoints: int = runtime(2, "newest checkpoints that are kept", ge=1)
-    tensorboard: bool = runtime(False, "also write TensorBoard events into the stage's folder")
+    checkpoint_minutes: Float = runtime(
+        10.0, "most minutes between checkpoints; another one is written at the end of each epoch", gt=0.0
+    )
+    checkpoint_steps: int | None = runtime(
+        None, "optimiser steps between further checkpoints; null writes none by the step", ge=1
+    )
+    keep_checkpoints: int = runtime(2, "number of checkpoints kept, the newest ones", ge=1)
+    tensorboard: bool = runtime(False, "whether TensorBoard events are written, too, into the version's folder")
     on_failed_gate: Literal["stop", "continue"] = runtime(
-        "stop", "continue trains on after smoke's canaries failed; the verdict can then only be invalid"
+        "stop",
+        "whether the full run starts although a canary of smoke failed; with continue the verdict can only be invalid",
     )
 
     @property
@@ -66,22 +98,22 @@ class TrainConfig(Section):
 
 
 class RunOverrides(Section):
-    """What a run (`smoke` or `full`) changes of `train`; null keeps what stands there."""
+    """The settings of `train` that a run (`smoke` or `full`) overrides; null keeps the value of `train`."""
 
-    rows: int | None = result(None, "train only on the first so many rows", ge=1)
-    epochs: int | None = result(None, "passes over the rows", ge=1)
-    max_steps: int | None = result(None, "stop after so many optimiser steps", ge=1)
-    log_every: int | None = runtime(None, "optimiser steps between log lines", ge=1)
+    rows: int | None = result(None, "train only on this many rows, the first ones; null as in train", ge=1)
+    epochs: int | None = result(None, "times that each row is trained on; null as in train", ge=1)
+    max_steps: int | None = result(None, "stop after this many optimiser steps; null as in train", ge=1)
+    log_every: int | None = runtime(None, "optimiser steps between log lines; null as in train", ge=1)
 
     def applied_to(self, train: TrainConfig) -> TrainConfig:
-        """Return `train` with this run's numbers."""
+        """Return `train` with the values that this run overrides."""
         given = {name: value for name, value in self.model_dump().items() if value is not None}
         return train.model_copy(update=given)
 
 
 class SmokeOverrides(RunOverrides):
-    """What the smoke run changes of `train`: by default 64 rows for one epoch, each step logged."""
+    """The settings of `train` that the smoke run overrides: by default 64 rows for one epoch, each step logged."""
 
-    rows: int | None = result(64, "train only on the first so many rows", ge=1)
-    epochs: int | None = result(1, "passes over the rows", ge=1)
-    log_every: int | None = runtime(1, "optimiser steps between log lines", ge=1)
+    rows: int | None = result(64, "train only on this many rows, the first ones; null as in train", ge=1)
+    epochs: int | None = result(1, "times that each row is trained on; null as in train", ge=1)
+    log_every: int | None = runtime(1, "optimiser steps between log lines; null as in train", ge=1)
