@@ -38,7 +38,7 @@ class FileDigests:
         self.memory = memory
         self.known: dict[str, list[Any]] = {}
         self.changed = False
-        with suppress(OSError, ValueError):  # without a memory, or with one cut short, every file is read again
+        with suppress(OSError, ValueError):  # none yet, or cut short: then every file is read once more
             self.known = json.loads(memory.read_text())
 
     def of(self, path: Path) -> str:

@@ -26,7 +26,7 @@ class ModelConfig(Section):
         "bfloat16", "number type of the computation and of all weights that are not quantised"
     )
     device: Literal["auto", "cpu", "cuda"] = runtime("auto", "where the model runs; auto takes a GPU if there is one")
-    threads: int = runtime(0, "CPU threads that torch uses; 0 leaves the number to torch", ge=0)
+    threads: int = runtime(0, "CPU threads of torch; 0 leaves torch's own choice", ge=0)
 
     @field_validator("attention")
     @classmethod
