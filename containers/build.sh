@@ -39,7 +39,7 @@ work=$(mktemp -d "$PWD/containers/.build-XXXXXX") # on the image's disk, because
 trap 'rm -rf "$work"' EXIT
 "$PYTHON" -m venv "$work/venv"
 "$work/venv/bin/pip" --disable-pip-version-check wheel -qq --wheel-dir "$work/wheels" --requirement "$LOCK"
-# gzip's highest level would make the image a twelfth smaller and take three minutes more than level 3.
+# A higher level would make the image a twelfth smaller and take three minutes more than level 3.
 APPTAINER_TMPDIR=$work apptainer build "${base[@]}" --bind "$work/wheels:/mnt:ro" \
     --mksquashfs-args "-comp gzip -Xcompression-level 3" \
     --build-arg PIP_OPTIONS="--quiet --no-index --find-links /mnt" "$work/image.sif" containers/dreamtune.def ||

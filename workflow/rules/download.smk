@@ -20,6 +20,6 @@ rule download:  # only on request; fetches all sources, also those that finished
     params:
         sources=list(SOURCES.values()),
     message:
-        "Fetch what the configuration names on the hub"
+        "Fetch all models and data files that the configuration takes from the hub"
     shell:
         "python3 workflow/scripts/download.py {params.sources:q} 2>&1 | tee {log}"

@@ -157,9 +157,9 @@ class _Run:
         Those found get a reason in `dropped` [rows], if contaminated rows are dropped.
         """
         questions, answers = ([part[i] for i in train] for part in (rows.questions, rows.answers))
-        shares = self.overlap.check(questions, ids[train])
+        shares = self.overlap.look_up(questions, ids[train])
         for benchmark in self.against:
-            dropped[train[benchmark.check(questions, answers, ids[train])]] = "contaminated_by_benchmark"
+            dropped[train[benchmark.look_up(questions, answers, ids[train])]] = "contaminated_by_benchmark"
         if self.data.contaminated == "drop":
             dropped[train[shares]] = "contaminated"
 

@@ -89,9 +89,9 @@ def _locate(imported: str) -> Iterator[tuple[str, Path]]:
     >>> [name for name, _ in _locate("dreamtune.digests.sha256_file")]
     ['dreamtune', 'dreamtune.digests']
     """
-    parts = imported.split(".")
-    for end in range(1, len(parts) + 1):
-        stem = SRC.joinpath(*parts[:end])
+    names = imported.split(".")
+    for end in range(1, len(names) + 1):
+        stem = SRC.joinpath(*names[:end])
         for path in (stem.with_suffix(".py"), stem / "__init__.py"):
             if path.is_file():
-                yield ".".join(parts[:end]), path
+                yield ".".join(names[:end]), path

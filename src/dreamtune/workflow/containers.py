@@ -206,8 +206,8 @@ def places(path: Path) -> Iterator[Path]:
     /disk2/set/a.
     """
     yield path
-    for part in (*reversed(path.parents), path):
-        if part.is_symlink():
-            target = part.parent / part.readlink() / path.relative_to(part)
+    for folder in (*reversed(path.parents), path):
+        if folder.is_symlink():
+            target = folder.parent / folder.readlink() / path.relative_to(folder)
             yield from places(Path(os.path.normpath(target)))
             return
