@@ -6,6 +6,7 @@ SLURM_LOCK := containers/requirements-slurm.lock
 ENVIRONMENT := $(PYTHON) containers/environment.py
 # The environment's real path, because .venv may be switched to another environment while a target runs.
 RUN = PATH="$(realpath .venv)/bin:$$PATH"
+WORKERS ?= 2
 
 .PHONY: setup setup-slurm environment demo test test-processors test-cluster browser format schema lock image prune
 
@@ -24,13 +25,15 @@ demo: environment
 	@$(RUN) snakemake --cores 2 --quiet rules host --configfile config/demo.yaml
 	@$(RUN) python workflow/scripts/print_verdict.py demo demo-copy
 
+# The type checker runs beside the tests; what it says stands below their summary, and fails the target as they do.
 test: environment
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) snakefmt --check Snakefile workflow/rules
-	$(RUN) mypy
 	$(RUN) snakemake --lint --configfile config/demo.yaml
-	$(RUN) pytest --durations=10
+	@export $(RUN); said=$$(mktemp); trap 'rm -f "$$said"' EXIT; mypy > "$$said" 2>&1 & types=$$!; \
+	$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10; \
+	tests=$$?; wait $$types; types=$$?; echo "mypy: $$(cat "$$said")"; [ "$$tests $$types" = "0 0" ]
 	@$(MAKE) --no-print-directory test-processors
 
 # Run the numeric tests again as processors without AVX-512 compute: with AVX2, and with SSE. On machines other than

@@ -217,7 +217,7 @@ def compare(arguments: argparse.Namespace, model: ModelConfig, shards: Path, ada
         scores = pl.read_parquet(out / "scores.parquet")
         exact = scores if name == OFFICIAL else exact
         line: dict[str, Any] = {"setting": name, "questions": scores.height}
-        line["accuracy"] = float(scores["correct"].sum()) / scores.height
+        line["accuracy"] = float(scores["correct"].sum()) / (scores.height - int(scores["undecided"].sum()))
         line["against"] = None if name == OFFICIAL else accuracy_table.paired(exact, scores)
         steps = settings_of(name, arguments, 1).steps or arguments.new_tokens
         line["tokens_per_step"] = arguments.new_tokens / steps

@@ -18,7 +18,8 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
-from dreamtune.data.shard_writer import SCHEMA, ShardWriter
+from dreamtune.data.shard_writer import ShardWriter
+from dreamtune.formats.shards import SHARD
 from dreamtune.generate.loading import load_to_generate
 from dreamtune.generate.sampler import generate
 from dreamtune.model.loading import count_parameters, empty_model
@@ -128,7 +129,7 @@ def write_shards(folder: Path, lengths: Sequence[int], ids: dict[str, int] = IDS
         for i, tokens in enumerate(lengths)
     ]
     writer = ShardWriter(folder, "train", 1000)
-    writer.write(pa.Table.from_pylist(table, SCHEMA))
+    writer.write(pa.Table.from_pylist(table, SHARD))
     meta = {"max_tokens": max(lengths), "tokenizer": ids, "splits": {"train": writer.close()}}
     (folder / "shards.json").write_text(json.dumps(meta))
     return folder

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace, finetuning: str, processes: int) -> float
         done = subprocess.run([*command, __file__, "--work", folder], stderr=log)
     said = (folder / "log").read_text().splitlines()
     values: dict[str, Any] = {"finetuning": finetuning, "processes": processes, "rc": done.returncode}
-    values["said"] = [line for line in said if "tokens a pass" in line or done.returncode][-3:]
+    values["said"] = [line for line in said if "tokens a micro-batch" in line or done.returncode][-3:]
     if done.returncode == 0:
         found = json.loads((folder / "out/training.json").read_text())
         lines = [json.loads(line) for line in (folder / "out/train_log.jsonl").read_text().splitlines()]

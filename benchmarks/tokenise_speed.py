@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dreamtune.data.encode import columns_of
 from dreamtune.data.prepare import prepare_shards
-from dreamtune.data.template import render_parts
+from dreamtune.data.template import render_segments
 from dreamtune.data.tokenizer import Tokenizer, load_tokenizer
 from dreamtune.settings.data import Columns, DataConfig
 from dreamtune.settings.model import ModelConfig
@@ -100,7 +100,7 @@ def same_examples(data: DataConfig, folder: str) -> Map:
 
     def tokens_of(batch: Batch) -> dict[str, list[Any]]:
         q, r, a = (batch[name] for name in columns_of(data))
-        n, ids = len(q), ids_of(tokenizer, render_parts(data.template, q, r, a))
+        n, ids = len(q), ids_of(tokenizer, render_segments(data.template, q, r, a))
         prompts = [start + prompt for prompt in ids[:n]]
         examples = [p + r + a + end for p, r, a in zip(prompts, ids[n : 2 * n], ids[2 * n :], strict=True)]
         return {"input_ids": examples, "prompt_tokens": list(map(len, prompts)), "question": q, "answer": a}

@@ -37,7 +37,7 @@ GSM8K = (62, 95, 105, 112, 119, 125, 131, 137, 143, 150, 156, 163, 171, 179, 188
 PADDED = 1024
 WARM_UP = 5  # steps that are not counted: in them lengths are met that nothing was compiled for yet
 SMALL = {"weights": "packed", "recompute_layers": 10_000, "memory_gib": 11.0}
-PLAN = "{micro_batch_tokens} tokens a pass, {recompute_layers} layers recomputed, {weights}"
+PLAN = "{micro_batch_tokens} tokens a micro-batch, {recompute_layers} layers recomputed, {weights}"
 TARGETS = {"full rows": 7.0, "GSM8K lengths": 35.0, "share": 0.65, "1 x 1,024": 8.0, "1 x 4,096": 10.0}
 
 

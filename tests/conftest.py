@@ -1,10 +1,34 @@
-"""What several tests share: where the real data may lie, and the mark that skips without it."""
+"""What all tests share: warm Pythons, the order of the files, where the real data may lie, and the mark without it."""
 
+import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests themselves run side by side
+
 import pytest
+
+import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT / "tests" / "fixtures"
 SHARED = ROOT.parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"needs the real data and checkpoints in {SHARED}")
+# The files that take minutes, the longest first: of two workers that share the files, neither is left with one at last.
+LONGEST = ("workflow", "processes", "full_finetuning_workflow", "kill", "download", "scattered", "resuming")
+STOP_SERVERS = pytest.StashKey()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    cluster = any("cluster" in argument for argument in config.args)  # its jobs start outside of this session
+    if not cluster and not hasattr(config, "workerinput"):  # once for all workers, which inherit the environment
+        config.stash[STOP_SERVERS] = warm.start()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if STOP_SERVERS in config.stash:
+        config.stash[STOP_SERVERS]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))

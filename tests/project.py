@@ -1,25 +1,39 @@
 """A private copy of the project, on which tests run real Snakemake and edit what they like."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import pytest
+import yaml
+
+import warm
 from conftest import ROOT
+from dreamtune.config import parse_config
+from dreamtune.workflow import code, plan
+from dreamtune.workflow.experiments import Folders, make_plan
+from dreamtune.workflow.plan import Plan
 
 PARTS = ("Snakefile", "workflow", "src", "profiles", "config", "resources", "containers/requirements.lock")
 MICRO = "micro.yaml"
 
 
 class Project:
-    """`snakemake` in a copy of the project under `folder`, by default with the smallest config of every stage."""
+    """`snakemake` in a copy of the project under `folder`, by default with the smallest config of every stage.
+
+    Snakemake and the scripts run in forks of warm Pythons (docs/testing.md), or, with `real`, on the real interpreter.
+    """
 
     longest_s = 600  # that a run may take
 
-    def __init__(self, folder: Path, config: str = MICRO, cores: int = 2) -> None:
+    def __init__(self, folder: Path, config: str = MICRO, cores: int = 2, real: bool = False) -> None:
         self.folder = folder
+        self.python = sys.executable if real else warm.python()
         self.options = ("--cores", str(cores), "--configfile", config)
         for part in PARTS:
             source, target = ROOT / part, folder / part
@@ -29,19 +43,20 @@ class Project:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
         shutil.copy2(ROOT / "tests/fixtures/micro.yaml", folder / MICRO)
-        venv = Path(sys.executable).parent
-        self.environment = os.environ | {"PATH": f"{venv}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+        path = dict.fromkeys(str(Path(python).parent) for python in (self.python, sys.executable))
+        self.environment = os.environ | {"PATH": ":".join([*path, os.environ["PATH"]]), "OMP_NUM_THREADS": "1"}
+        self.environment["PYTHON_EXEC"] = self.python  # which torchrun starts its processes with
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "snakemake", *arguments, *self.options]
+        return [self.python, "-m", "snakemake", *arguments, *self.options]
 
     def start(self, *arguments: str, log: str = "snakemake.log") -> subprocess.Popen[bytes]:
-        """Start Snakemake in a process group of its own."""
+        """Start Snakemake in a process group of its own, on the real interpreter: it is started to be killed."""
         with (self.folder / log).open("ab") as output:
             return subprocess.Popen(
-                self.command(*arguments),
+                [sys.executable, *self.command(*arguments)[1:]],
                 cwd=self.folder,
-                env=self.environment,
+                env=self.environment | {"PYTHON_EXEC": sys.executable},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -66,6 +81,32 @@ class Project:
         table = re.search(r"^job +count\n-.*\n((?:\w+ +\d+\n)+)", self.snakemake("-n", *arguments), re.MULTILINE)
         counts = dict(line.split() for line in table.group(1).splitlines()) if table else {}
         return {rule: int(n) for rule, n in counts.items() if rule not in {"total", "all"}}
+
+    def plan(self) -> tuple[Plan, dict[str, Folders]]:
+        """Return what the Snakefile would plan, made in this process from the copy's configuration and code."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            patch.setattr(code, "SRC", self.folder / "src")
+            patch.setattr(plan, "ROOT", self.folder)
+            return make_plan(parse_config(yaml.safe_load(Path(MICRO).read_text())))
+
+    def stale(self) -> dict[str, int]:
+        """Return how many versions of each stage are planned and not finished: what `jobs` returns, without Snakemake.
+
+        It differs where a finished version was deleted: only Snakemake knows that nothing is in need of it any more.
+        """
+        planned, latest = self.plan()
+        found = Counter(stage for stage, version in planned if not self._has(f"{stage}/{version}/manifest.json"))
+        links = {name: {key: str(path) for key, path in folders.items()} for name, folders in latest.items()}
+        found["publish"] = sum(not self._has(f"latest/{name}") or self.published(name) != links[name] for name in links)
+        return dict(+found)
+
+    def _has(self, path: str) -> bool:
+        return (self.folder / "results" / path).exists()
+
+    def published(self, experiment: str) -> dict[str, str]:
+        """Return the version folders that an experiment's links lead to, by name."""
+        return json.loads((self.folder / "results/latest" / experiment / "versions.json").read_text())
 
     def edit(self, file: str, old: str, new: str) -> None:
         path = self.folder / file

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import polars as pl
 import tokenizers
 from tokenizers import models, pre_tokenizers
@@ -47,8 +46,7 @@ def prepare(folder: Path, rows: dict[str, list[Any]], **settings: Any) -> tuple[
 
 def read(out: Path, split: str = "train") -> list[dict[str, Any]]:
     """Return the split's rows as dictionaries."""
-    rows: datasets.Dataset = read_split(out, split)
-    return [dict(row) for row in rows]
+    return list(read_split(out, split))
 
 
 def splits_of(out: Path) -> dict[str, list[dict[str, Any]]]:

@@ -59,7 +59,7 @@ def test_a_home_folder_is_that_of_the_user_who_plans(monkeypatch: pytest.MonkeyP
         ({"data": {"files": ["x"], "columns": {"reasoning": None}}}, "go together"),
         ({"model": {}}, "model.path: this key is required"),
         ({"model": None}, "model: this key is required"),
-        ({"model": {"path": "x", "attention": "causal"}}, "no causal objective"),
+        ({"model": {"path": "x", "attention": "causal"}}, "unknown key 'model.attention'"),
         ({"evaluate": {"benchmarks": [{"name": "test", "files": ["y"]}]}}, "cannot be named test"),
         ({"evaluate": {"benchmarks": [{"name": "x", "files": ["y"]}] * 2}}, "two benchmarks are named x"),
     ],

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from dreamtune.data.shard_writer import SCHEMA, ShardWriter
+from dreamtune.data.shard_writer import ShardWriter
+from dreamtune.formats.shards import SHARD
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import LoraSettings, TrainConfig
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
@@ -70,7 +71,7 @@ def make_shards(folder: Path, train: int = 24, validation: int = 6) -> Path:
     for name, count, first in (("train", train, 0), ("validation", validation, 10_000), ("test", 0, 0)):
         writer = ShardWriter(folder, name, 10)
         if count:
-            writer.write(pa.Table.from_pylist(make_rows(count, first), SCHEMA))
+            writer.write(pa.Table.from_pylist(make_rows(count, first), SHARD))
         splits[name] = writer.close()
     meta = {"max_tokens": MAX_TOKENS, "tokenizer": IDS, "splits": splits}
     (folder / "shards.json").write_text(json.dumps(meta))

@@ -8,7 +8,6 @@ The adapter was trained on weights rounded to 4 bits and is added here to the un
 much that changes. Only one file of weights is in memory at a time.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ from dreamtune.errors import UserError
 from dreamtune.evaluate.draws import nats_per_token
 from dreamtune.evaluate.elbo import heldout_nll
 from dreamtune.evaluate.examples import read_examples
+from dreamtune.files import write_json
 from dreamtune.inputs.hub import model_folder
-from dreamtune.model.adapter_format import WEIGHTS, read_adapter_config
+from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, read_adapter_config
 from dreamtune.model.loading import load, load_model
 from dreamtune.model.official_format import family_of, native_key, read_config
 from dreamtune.model.official_writer import rewrite
@@ -76,7 +76,7 @@ def merge_adapter(
     if shards is not None and likelihood is not None:
         with out_of_memory("lower evaluate.likelihood.batch_tokens, or set model.device to cpu"):
             summary["nll"] = _compare(model, adapter, merged, shards, likelihood)
-    (out / "merge.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_json(out / "merge.json", summary)
     return summary
 
 
@@ -86,7 +86,7 @@ def _read_updates(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]
     for key, allowed in PLAIN.items():
         if config.get(key, allowed[0]) not in allowed:
             raise UserError(f"the adapter in {adapter} has {key} = {config[key]!r}; only plain LoRA can be merged")
-    with safe_open(adapter / WEIGHTS, "pt") as file:
+    with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as file:
         tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118, not a mapping
     scale = config["lora_alpha"] / config["r"]
     updates = {}

@@ -16,7 +16,7 @@ def training_tokens(train: TrainConfig, rows: int, mean_tokens: float) -> float:
     rows = min(train.rows or rows, rows)
     per_epoch = math.ceil(rows / train.global_batch)
     steps = min(per_epoch * train.epochs, train.max_steps or per_epoch * train.epochs)
-    halves = 2 if train.complementary and train.objective != "copy" else 1
+    halves = 2 if train.pairs_masks else 1
     documents = halves * min(steps * train.global_batch, rows * train.epochs)
     return documents * (mean_tokens + train.max_tail / 2)
 

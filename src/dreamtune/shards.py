@@ -1,15 +1,20 @@
-"""Reading the shards of `prepare_shards`: memory-mapped Arrow files and what describes them."""
+"""Reading the shards of `prepare_shards`: memory-mapped Arrow files and what describes them.
+
+The files are those of `datasets`, and `datasets.Dataset.from_file` opens them too. They are read with pyarrow alone,
+because importing `datasets` and its pandas takes each process a second.
+"""
 
 import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import datasets
+import pyarrow as pa
 
 from dreamtune.errors import UserError
-
-META = "shards.json"
-SPLITS = ("train", "validation", "test")
+from dreamtune.formats.shards import SHARDS_FILE
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -20,17 +25,54 @@ def read_meta(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: `folder` is no finished output of prepare_shards.
     """
-    path = Path(folder) / META
+    path = Path(folder) / SHARDS_FILE
     if not path.exists():
-        raise UserError(f"{folder} holds no {META}; it is not a finished output of prepare_shards")
+        raise UserError(f"{folder} holds no {SHARDS_FILE}; it is not a finished output of prepare_shards")
     meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return meta
 
 
-def read_split(folder: Path, split: str) -> datasets.Dataset:
+class Split:
+    """The rows of one split, memory-mapped: a row is read from its file when it is asked for.
+
+    As with a `datasets.Dataset`, `split[3]` is a row, a dictionary by column; `split[:2]` and `split[[7, 0]]` are
+    several rows, a list for each column; and iterating yields row after row.
+
+    Attributes:
+        table: all rows as an Arrow table, for work on whole columns.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self._batches = table.to_batches()
+        self._ends = list(accumulate(batch.num_rows for batch in self._batches))
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self._batches:
+            yield from batch.to_pylist()
+
+    def __getitem__(self, rows: int | slice | Sequence[int]) -> dict[str, Any]:
+        if isinstance(rows, int):
+            return {name: values[0] for name, values in self[[rows]].items()}
+        numbers = range(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        # Not with Table.take: it first joins all of a column's batches in memory, for each call.
+        return pa.Table.from_batches([self._one(number) for number in numbers], self.table.schema).to_pydict()
+
+    def _one(self, number: int) -> pa.RecordBatch:
+        place = number + len(self) if number < 0 else number
+        if not 0 <= place < len(self):
+            raise IndexError(f"row {number} of a split of {len(self)} rows")
+        which = bisect_right(self._ends, place)
+        return self._batches[which].slice(place - self._ends[which] + self._batches[which].num_rows, 1)
+
+
+def read_split(folder: Path, split: str) -> Split:
     """Return one split, its files memory-mapped and concatenated, in source order.
 
-    Columns: example_id, input_ids, prompt_tokens, complete, question, answer (see `dreamtune.data.shard_writer`).
+    Columns: example_id, input_ids, prompt_tokens, complete, question, answer (see `formats.shards.SHARD`).
 
     Raises:
         UserError: the split does not exist or has no rows.
@@ -41,4 +83,8 @@ def read_split(folder: Path, split: str) -> datasets.Dataset:
     files = splits[split]["files"]
     if not files:
         raise UserError(f"the {split} split in {folder} has no rows; raise data.split.{split} or bring more data")
-    return datasets.concatenate_datasets([datasets.Dataset.from_file(str(Path(folder) / file)) for file in files])
+    return Split(pa.concat_tables([_mapped(Path(folder) / file) for file in files]))
+
+
+def _mapped(file: Path) -> pa.Table:
+    return pa.ipc.open_stream(pa.memory_map(str(file))).read_all()

@@ -3,14 +3,14 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import warm
 from conftest import ROOT
 
 
 def run(work: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "benchmarks/generate_throughput.py"), "--work", str(work), "--toy", *more]
+    command = [warm.python(), str(ROOT / "benchmarks/generate_throughput.py"), "--work", str(work), "--toy", *more]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 

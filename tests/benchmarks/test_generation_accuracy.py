@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+import warm
 from conftest import ROOT
 from dreamtune.contamination.questions import normalise
 from dreamtune.data.tokenizer import load_tokenizer
@@ -129,7 +130,7 @@ def run_script(*options: str) -> tuple[subprocess.CompletedProcess[str], list[di
     """Run the benchmark; return how it ended and the lines it reported."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *options], env=environment, capture_output=True, text=True, timeout=300
+        [warm.python(), str(SCRIPT), *options], env=environment, capture_output=True, text=True, timeout=300
     )
     return done, [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 

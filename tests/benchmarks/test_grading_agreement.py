@@ -3,12 +3,12 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+import warm
 from conftest import ROOT, SHARED, needs_shared
 from dreamtune.scoring.score import is_correct
 
@@ -33,7 +33,7 @@ def test_kinds_of_disagreement(completion: str, reference: str, correct: bool) -
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "benchmarks/grading_agreement.py"), *arguments]
+    command = [warm.python(), str(ROOT / "benchmarks/grading_agreement.py"), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 

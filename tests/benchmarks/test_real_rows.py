@@ -3,9 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import warm
 from conftest import ROOT, SHARED, needs_shared
 
 
@@ -13,7 +13,7 @@ from conftest import ROOT, SHARED, needs_shared
 def test_gsm8k_goes_all_the_way(tmp_path: Path) -> None:
     small = ["--steps", "4", "--smoke-rows", "8", "--prompts", "4", "--new-tokens", "4", "--draws", "1"]
     rows = ["--data", str(SHARED / "data/gsm8k_train.parquet"), "--tokenizer", str(SHARED / "tokenizer/dream")]
-    command = [sys.executable, str(ROOT / "benchmarks/real_rows.py"), *rows, *small, "--work", str(tmp_path / "work")]
+    command = [warm.python(), str(ROOT / "benchmarks/real_rows.py"), *rows, *small, "--work", str(tmp_path / "work")]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr

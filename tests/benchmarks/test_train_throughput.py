@@ -3,14 +3,14 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import warm
 from conftest import ROOT
 
 
 def test_toy_scale(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks/train_throughput.py"), "--work", str(tmp_path), "--toy"]
+    command = [warm.python(), str(ROOT / "benchmarks/train_throughput.py"), "--work", str(tmp_path), "--toy"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -18,6 +18,7 @@ from peft import PeftModel
 from dreamtune.data import tables
 from dreamtune.errors import UserError
 from dreamtune.model import loading as model
+from dreamtune.model import logits
 from dreamtune.objective.diffusion import Document, Noise, Noised, corrupt
 from dreamtune.objective.loss import supervised_rows
 from dreamtune.objective.packing import Batch, collate
@@ -110,7 +111,7 @@ def test_end_tokens_after_a_cut_answer(plant: Plant, tmp_path: Path) -> None:
 
 def test_an_end_token_in_the_place_of_the_cut(plant: Plant, tmp_path: Path) -> None:
     """The same fault in the shards: every row ends in an end token, whether its answer is complete or not."""
-    original = tables._parts
+    original = tables._segments
 
     def faulty(rows: Any, outcome: Any, i: int, end: list[int], from_start: bool) -> tuple[list[int], ...]:
         *parts, last = original(rows, outcome, i, end, from_start)
@@ -163,7 +164,7 @@ def twice(hidden: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("shift", [forgotten, twice])
 def test_a_shift_off_by_one(plant: Plant, shards: Path, tmp_path: Path, shift: Any) -> None:
     """A shifted family read as an unshifted one, and the reverse: the loss is finite, falls, and means nothing."""
-    original = model.hidden_states
+    original = logits.hidden_states
     plant(original, lambda *given, **packing: shift(original(*given, **packing)))
     assert caught(tmp_path, shards) == {"rows_aligned"}
 

@@ -14,7 +14,7 @@ from dreamtune.evaluate import elbo
 from dreamtune.evaluate.likelihood import evaluate_likelihood
 from dreamtune.generate.answers import generate_answers
 from dreamtune.generate.choosing import choose
-from dreamtune.model import loading as model
+from dreamtune.model import logits
 from dreamtune.report.reads import Reads
 from dreamtune.report.summary import build_summary
 from dreamtune.settings.generate import GenerateConfig
@@ -121,7 +121,7 @@ def test_a_model_that_is_shown_something_else(
     def faulty(m: Any, jobs: Any, mask_id: int) -> np.ndarray:
         seen = pad_sequence([torch.tensor(view(job, mask_id)) for job in jobs], batch_first=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(elbo, "hidden_states", lambda m, _, attention: model.hidden_states(m, seen, attention))
+            patch.setattr(elbo, "hidden_states", lambda m, _, attention: logits.hidden_states(m, seen, attention))
             return original(m, jobs, mask_id)
 
     plant(original, faulty)

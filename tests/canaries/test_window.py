@@ -18,6 +18,7 @@ from dreamtune.canaries import window as canaries
 from dreamtune.canaries.alignment import _places, rows_aligned
 from dreamtune.checks import Check, at, failed, verdict
 from dreamtune.evaluate import soft_canaries
+from dreamtune.model import logits
 from dreamtune.model.loading import attach_lora, load
 from dreamtune.model.logits import apply_head
 from dreamtune.objective import loss
@@ -103,7 +104,7 @@ def test_loss_outside_the_response_is_found(shards: Path, column: int) -> None:
 
 
 def test_documents_that_see_each_other_are_found(model: PeftModel, shards: Path) -> None:
-    """As if the boundaries had been forgotten: the whole pass is one document."""
+    """As if the boundaries had been forgotten: the whole micro-batch is one document."""
     batches, _ = window(shards, tokens=1000)
     assert canaries.documents_apart(model, batches, IDS)["passed"]
     open_batch = replace(batches[0], boundaries=torch.tensor([0, len(batches[0].input_ids)], dtype=torch.int32))
@@ -115,16 +116,17 @@ def test_documents_that_see_each_other_are_found(model: PeftModel, shards: Path)
 def test_end_tokens_after_a_cut_answer_are_found(shards: Path) -> None:
     """The row says that the answer is complete when the document is made, and that it is cut when it is judged."""
     batches, stored = window(shards, max_tail=20, seed=3)
-    assert any(row.document.tail_tokens for batch in batches for row in batch.rows)
+    assert any(row.document.tail_tokens for batch in batches for row in batch.noised)
     cut = {example: row | {"complete": False} for example, row in stored.items()}
     assert canaries.loss_only_on_response(batches, stored, END)["passed"]
     assert not canaries.loss_only_on_response(batches, cut, END)["passed"]
 
 
 def test_a_causal_mask_is_found(tmp_path: Path, shards: Path) -> None:
-    config = make_model(tmp_path / "base").model_copy(update={"attention": "causal"})
+    model = load(make_model(tmp_path / "base"))
+    model.config.is_causal = True
     batches, _ = window(shards)
-    check = canaries.attends_both_ways(load(config), batches, IDS)
+    check = canaries.attends_both_ways(model, batches, IDS)
     assert not check["passed"] and check["value"] > 0
 
 
@@ -175,7 +177,7 @@ def test_the_rows_compared_are_those_of_one_document(shards: Path, tokens: int, 
     for batch in (b for batches in epoch(shards, tokens, complementary=complementary) for b in batches):
         row, column = (numbers[_places(batch)] for numbers in batch.places())
         for number, place in zip(row, column, strict=True):
-            document = batch.rows[number].document
+            document = batch.noised[number].document
             assert 2 <= place < min(len(document.tokens) - document.tail_tokens, len(document.tokens) - 1)
         seen += len(row)
     assert seen > 50
@@ -199,8 +201,9 @@ def test_only_so_many_rows_pass_the_head_at_once(
         most = max(most, len(rows))
         return apply_head(m, rows)
 
-    for module in (canaries, loss):
+    for module in (canaries, logits):
         monkeypatch.setattr(module, "apply_head", head)
+    for module in (canaries, loss):
         monkeypatch.setattr(module, "HEAD_ROWS", 5)
     for chunked, one in zip(checks_of(), whole, strict=True):
         assert (chunked["name"], chunked["passed"]) == (one["name"], one["passed"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dreamtune.data.template import render_answer, render_parts, render_prompt, render_reasoning, split_template
+from dreamtune.data.template import render_answer, render_prompt, render_reasoning, render_segments, split_template
 from dreamtune.settings.data import DataConfig
 
 NOTEBOOK = DataConfig(files=["x"]).template
@@ -35,7 +35,7 @@ def test_braces_and_placeholders_in_a_row_are_left_alone() -> None:
 @pytest.mark.parametrize("template", [NOTEBOOK, BARE])
 def test_rows_are_rendered_alike_alone_and_together(template: str) -> None:
     questions, reasonings, answers = ["a", "{reasoning}"], ["b", ""], ["c", "{question}"]
-    together = render_parts(template, questions, reasonings, answers)
+    together = render_segments(template, questions, reasonings, answers)
     assert together == [
         *(render_prompt(template, text) for text in questions),
         *(render_reasoning(template, text) for text in reasonings),

@@ -21,6 +21,8 @@ from dreamtune.evaluate.draws import EVERYTHING, nats_per_token, per_example
 from dreamtune.evaluate.elbo import Job, batches, heldout_nll, mask_positions, plan_jobs
 from dreamtune.evaluate.examples import Example
 from dreamtune.evaluate.soft_canaries import context_helps, no_gap, prompt_matters, shuffled_prompts
+from dreamtune.model import logits
+from dreamtune.model.facts import Facts, set_facts
 from dreamtune.model.loading import attach_lora
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
@@ -36,8 +38,8 @@ def tiny_model(seed: int = 0) -> Any:
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = Qwen2Config(vocab_size=VOCABULARY, num_key_value_heads=1, initializer_range=0.7, **sizes)
     config.is_causal = False
+    set_facts(config, Facts("dream"))
     model = Qwen2ForCausalLM(config).eval()
-    model.dreamtune_family, model.dreamtune_revision = "dream", None  # type: ignore[assignment]
     return model
 
 
@@ -287,7 +289,7 @@ def test_only_the_masked_rows_reach_the_head(monkeypatch: pytest.MonkeyPatch) ->
 
     fake = SimpleNamespace(parameters=lambda: iter([torch.zeros(1)]))
     monkeypatch.setattr(elbo, "hidden_states", lambda model, ids, mask: torch.zeros(*ids.shape, 4))
-    monkeypatch.setattr(elbo, "apply_head", head)
+    monkeypatch.setattr(logits, "apply_head", head)
     example = examples(1)[0]
     ce = elbo.summed_cross_entropy(fake, [Job(example, 0, (0, 2)), Job(example, 1, (1,))], MASK)
     assert seen == [3]

@@ -139,6 +139,22 @@ def test_ungradable_questions_are_set_apart() -> None:
     assert (block["questions"], block["ungradable"], block["base"]["value"]) == (4, 2, 0.5)
 
 
+def test_undecided_questions_are_said_in_the_sentence() -> None:
+    block = changed(60, 10)
+    assert "undecided" not in verdict(block, nll(-0.5)).sentence
+    doubtful = block | {"undecided": 2}
+    said = verdict(doubtful, nll(-0.5))
+    assert said.headline == "Improved: 125 → 175 of 300 held-out questions correct, 2 left out as undecided"
+    assert "2 left out as undecided" in said.reasons[0]
+    for other in (
+        verdict(block | {"undecided": 2}, nll(-0.5), full=False),
+        verdict(block | {"undecided": 2}, nll(0.0)),
+    ):
+        assert "2 left out as undecided" in other.sentence
+    alone = verdict(nothing("questions") | {"undecided": 7}, nll(0.0))
+    assert "the grader left all 7 held-out questions undecided" in alone.sentence
+
+
 def test_answers_to_other_questions_are_refused() -> None:
     with pytest.raises(UserError, match="not the same ones"):
         compare_scores(scores(np.ones(4)), scores(np.ones(5)), "correct", FAST)

@@ -9,6 +9,8 @@ import pytest
 
 from dreamtune.evaluate.comparison import compare_samples, compare_scores
 from dreamtune.evaluate.votes import majority, numbers_of_tries, pass_at_k
+from dreamtune.formats.scores import UNDECIDED
+from dreamtune.scoring import meaning
 from dreamtune.scoring.equivalence import equivalent
 from dreamtune.scoring.meaning import classes_of_answers, group_by_meaning
 from dreamtune.settings.report import Comparison
@@ -115,3 +117,39 @@ def test_one_sample_has_pass_at_1_and_no_vote() -> None:
     assert block == {"pass_at_k": {"1": compare_scores(base, tuned, "correct", FAST)}, "majority": None}
     nobody = base.with_columns(gradable=False)
     assert compare_samples(nobody, nobody, FAST) == {"pass_at_k": {}, "majority": None}
+
+
+def test_an_answer_undecided_beside_another_leaves_no_majority(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = {("f(x)", "g(x)"), ("g(x)", "f(x)"), ("g(x)", "h(x)"), ("5", "f(x)")}  # the last one way only
+    decided = equivalent
+    monkeypatch.setattr(meaning, "equivalent", lambda a, b, t: None if (a, b) in slow else decided(a, b, t))
+    assert group_by_meaning(["f(x)", "g(x)", "4", "g(x)", None], 1.0) == [0, UNDECIDED, 1, UNDECIDED, None]
+    assert group_by_meaning(["f(x)", "5", "4", "5.0"], 1.0) == [0, UNDECIDED, 1, UNDECIDED]
+    # What equals a later answer belongs to it, whatever stays undecided beside an earlier one.
+    assert group_by_meaning(["h(x)", "x+y", "g(x)", "y+x"], 1.0) == [0, 1, UNDECIDED, 1]
+    frame = scores([["4", "5", "4", "4"], ["f(x)", "g(x)", "4", "4"], [None, None, None, None]])
+    assert majority(frame).rows() == [(0, True), (1, None), (2, False)]
+    block: Any = compare_samples(frame, scores([["4"] * 4] * 3), FAST)
+    assert (block["majority"]["questions"], block["majority"]["undecided"]) == (2, 1)
+    assert block["pass_at_k"]["4"]["questions"] == 3 and block["pass_at_k"]["4"]["undecided"] == 0
+
+
+def test_a_question_with_an_undecided_answer_is_left_out_on_both_sides() -> None:
+    frames = scores([["4", "4"], ["4", "5"], ["5", "4"]]), scores([["4", "4"], ["5", "5"], ["4", "4"]])
+    for place, (left, other) in enumerate((frames, frames[::-1])):
+        row = (pl.col("example_id") == 1) & (pl.col("sample") == place)
+        doubtful = left.with_columns(correct=pl.when(~row).then("correct"))
+        sides = (doubtful, other) if place == 0 else (other, doubtful)
+        base, tuned = (frame.filter(pl.col("example_id") != 1) for frame in frames)
+        block = compare_scores(*sides, "correct", FAST)
+        assert block.pop("undecided") == 1
+        assert block == {k: v for k, v in compare_scores(base, tuned, "correct", FAST).items() if k != "undecided"}
+        found: Any = compare_samples(*sides, FAST)
+        assert found["majority"]["undecided"] == 1 and found["majority"]["questions"] == 2
+        assert {k: b["questions"] for k, b in found["pass_at_k"].items()} == {"1": 2, "2": 2}
+    nobody = frames[0].with_columns(correct=pl.lit(None, pl.Boolean))
+    block = compare_scores(nobody, frames[1], "correct", FAST)
+    assert (block["gain"]["value"], block["questions"], block["undecided"]) == (None, 0, 3)
+    assert compare_samples(nobody, frames[1], FAST)["majority"] is None

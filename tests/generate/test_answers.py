@@ -12,9 +12,10 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from conftest import FIXTURES
-from dreamtune.data.shard_writer import SCHEMA, ShardWriter
+from dreamtune.data.shard_writer import ShardWriter
 from dreamtune.data.tokenizer import load_tokenizer
 from dreamtune.errors import UserError
+from dreamtune.formats.shards import SHARD
 from dreamtune.generate.answers import generate_answers
 from dreamtune.generate.sampler import generate
 from dreamtune.model.loading import attach_lora, load_model
@@ -65,7 +66,7 @@ def make_shards(folder: Path, base: ModelConfig, test_rows: int = 5) -> Path:
     for name, content in (("train", rows), ("validation", []), ("test", rows)):
         writer = ShardWriter(folder, name, 100)
         if content:
-            writer.write(pa.Table.from_pylist(content, SCHEMA))
+            writer.write(pa.Table.from_pylist(content, SHARD))
         splits[name] = writer.close()
     ids = load_tokenizer(base.path).describe()
     meta = {"template": TEMPLATE, "beginning_token": True, "max_tokens": 64, "tokenizer": ids, "splits": splits}

@@ -267,7 +267,9 @@ def test_what_cannot_be_answered_is_refused_in_one_line(dream: Any) -> None:
     with pytest.raises(UserError, match="prompt 1 is empty"):
         generate(dream, [[1], []], GenerateConfig())
     with pytest.raises(UserError, match="causally"):
-        generate(load_model(DREAM, attention="causal"), [[1]], GenerateConfig())
+        causal = load_model(DREAM)
+        causal.config.is_causal = True
+        generate(causal, [[1]], GenerateConfig())
     headless = load_model(DREAM)
     headless.config.mask_token_id = None
     with pytest.raises(UserError, match="mask_token_id"):

@@ -167,7 +167,7 @@ def test_only_what_lies_on_the_hub_is_a_source() -> None:
 def project(hub: FakeHub, tmp_path: Path) -> Project:
     """A project whose model and data lie on the hub."""
     (tmp_path / "project").mkdir()
-    project = Project(tmp_path / "project")
+    project = Project(tmp_path / "project", real=True)  # the hub's library reads its variables when it is imported
     project.environment |= environment(hub, tmp_path)
     project.edit(MICRO, "path: resources/tiny-dream", f"path: owner/tiny\n  revision: '{REVISION}'")
     project.edit(MICRO, "resources/tiny-dream/rows.parquet", ROWS)

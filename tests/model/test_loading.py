@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from conftest import FIXTURES, ROOT
 from dreamtune.generate.loading import load_to_generate
+from dreamtune.model.facts import facts_of
 from dreamtune.model.loading import attach_lora, count_parameters, empty_model, load, load_model
 from dreamtune.model.logits import apply_head, hidden_states, token_logits, unwrap
 from dreamtune.model.nf4 import keep_dequantised
@@ -90,9 +91,11 @@ def test_padding_is_hidden() -> None:
         assert_close(token_logits(model, ids, mask)[:, :20], token_logits(model, ids[:, :20]), model)
 
 
-def test_causal_attention_on_request() -> None:
+def test_a_configuration_that_is_causal_makes_the_model_so() -> None:
+    """Nothing here asks for that; the planted faults do, and what is causal by mistake must not go unseen."""
     ids = reference(DREAM)["input_ids"]
-    model = load_model(DREAM, dtype="float32", attention="causal")
+    model = load_model(DREAM, dtype="float32")
+    model.config.is_causal = True
     with torch.no_grad():
         assert_close(hidden_states(model, ids)[:, :10], hidden_states(model, ids[:, :10]), model)
 
@@ -128,7 +131,7 @@ def test_adapter_acts_through_the_wrapper_and_can_be_disabled() -> None:
     assert_close(base, token_logits(load_model(DREAM, dtype="float32"), ids).detach(), model)
     assert (changed - base).abs().max() > 0.1
     assert_close(changed[:, 1:], raw[:, :-1], model)
-    assert model.dreamtune_family == "dream" and unwrap(model).config.mask_token_id == 500
+    assert facts_of(model.config).family == "dream" and unwrap(model).config.mask_token_id == 500
 
 
 def test_the_7b_counts() -> None:

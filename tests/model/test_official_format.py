@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from dreamtune.errors import UserError
-from dreamtune.model.adapter_format import WEIGHTS
+from dreamtune.model.adapter_format import ADAPTER_WEIGHTS
 from dreamtune.model.loading import attach_lora, load_model
 from dreamtune.settings.lora import LoraSettings
 from tests.model.test_loading import DREAM, LLADA, tuned
@@ -95,11 +95,11 @@ def test_bad_adapters_are_refused_in_one_line(tmp_path: Path) -> None:
 
     fewer = tmp_path / "fewer"
     tuned().save_pretrained(fewer)
-    tensors = load_file(fewer / WEIGHTS)
-    save_file(dict(list(tensors.items())[2:]), fewer / WEIGHTS)
+    tensors = load_file(fewer / ADAPTER_WEIGHTS)
+    save_file(dict(list(tensors.items())[2:]), fewer / ADAPTER_WEIGHTS)
     assert "missing from the file" in refusal(path=DREAM, adapter=fewer)
 
-    (fewer / WEIGHTS).rename(fewer / "adapter_model.bin")
+    (fewer / ADAPTER_WEIGHTS).rename(fewer / "adapter_model.bin")
     assert "pickled" in refusal(path=DREAM, adapter=fewer)
 
 

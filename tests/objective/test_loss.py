@@ -84,11 +84,11 @@ def test_the_bound_is_unbiased(two_tokens: None) -> None:
 WINDOW = [corrupt(document(e, 3, 6 + 3 * e, e % 3), noise(rate=0.2 + 0.15 * e)) for e in range(5)]
 
 
-def gradient(model: nn.Module, passes: list[list[Noised]], multiple: int = 1) -> Tensor:
+def gradient(model: nn.Module, micro_batches: list[list[Noised]], multiple: int = 1) -> Tensor:
     """Return the gradient of a window's loss as training adds it up, flat."""
     model.zero_grad()
-    tokens = sum(row.loss_tokens for rows in passes for row in rows)
-    for rows in passes:
+    tokens = sum(row.loss_tokens for rows in micro_batches for row in rows)
+    for rows in micro_batches:
         (loss_sums(model, collate(rows, multiple=multiple))[0] / tokens).backward()
     return flat(model)
 

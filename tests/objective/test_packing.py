@@ -1,4 +1,4 @@
-"""Packing: documents behind each other, found again, and shared out among passes."""
+"""Packing: documents behind each other, found again, and shared out among micro-batches."""
 
 import numpy as np
 import torch
@@ -34,29 +34,29 @@ def test_every_supervised_token_is_found_again() -> None:
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(1, 200))
-def test_passes_hold_every_document_once_and_keep_to_the_budget(lengths: list[int], budget: int) -> None:
+def test_micro_batches_hold_every_document_once_and_keep_to_the_budget(lengths: list[int], budget: int) -> None:
     window = rows(*lengths)
-    passes = split_window(window, budget)
-    assert sorted(row.document.example_id for part in passes for row in part) == list(range(len(lengths)))
-    sizes = [sum(len(row.input_ids) for row in part) for part in passes]
-    assert all(size <= budget or len(part) == 1 for size, part in zip(sizes, passes, strict=True))
+    micro_batches = split_window(window, budget)
+    assert sorted(row.document.example_id for part in micro_batches for row in part) == list(range(len(lengths)))
+    sizes = [sum(len(row.input_ids) for row in part) for part in micro_batches]
+    assert all(size <= budget or len(part) == 1 for size, part in zip(sizes, micro_batches, strict=True))
     total = sum(len(row.input_ids) for row in window)
     if total <= budget:
-        assert len(passes) == 1
-    # Two passes that fit into one together would be one too many, but for what the greedy rule cannot see.
-    assert len(passes) <= max(1, 2 * -(-total // budget), sum(len(row.input_ids) > budget for row in window) * 2)
+        assert len(micro_batches) == 1
+    # Two micro-batches that fit into one together would be one too many, but for what the greedy rule cannot see.
+    assert len(micro_batches) <= max(1, 2 * -(-total // budget), sum(len(row.input_ids) > budget for row in window) * 2)
 
 
-def test_passes_are_of_similar_size() -> None:
+def test_micro_batches_are_of_similar_size() -> None:
     sizes = [sum(len(row.input_ids) for row in part) for part in split_window(rows(*range(5, 69)), 700)]
     assert max(sizes) - min(sizes) < 70
 
 
-def test_no_rows_make_no_pass() -> None:
+def test_no_rows_make_no_micro_batch() -> None:
     assert split_window([], 10) == []
 
 
-def test_what_fills_a_row_up_is_a_document_of_its_own() -> None:
+def test_padding_is_one_more_document() -> None:
     window = rows(4, 10)
     plain, filled = collate(window), collate(window, multiple=16)
     assert filled.boundaries.tolist() == [0, 8, 22, 32] and len(filled.input_ids) == len(filled.position_ids) == 32

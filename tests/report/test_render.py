@@ -11,10 +11,11 @@ import pytest
 import vl_convert
 
 from conftest import ROOT
+from dreamtune.files import finite
+from dreamtune.readable import duration, number, percent, points
 from dreamtune.report.charts import lengths_figure
-from dreamtune.report.reads import finite
 from dreamtune.report.render import chart_library
-from dreamtune.report.text import duration, json_for_script, number, percent, points, reveal
+from dreamtune.report.text import json_for_script, reveal
 from report_fixture import BIDI, HOSTILE, write_answers, write_reads
 from report_page import ESTIMATE, SCHEMA, Page, render
 

@@ -8,6 +8,7 @@ import pytest
 
 from dreamtune.report.reads import Reads
 from dreamtune.report.summary import build_summary
+from dreamtune.report.view import comparison_tables
 from dreamtune.scoring.score import score_answers
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.score import ScoreConfig
@@ -61,6 +62,19 @@ def test_a_base_that_collapsed_is_no_reason(tmp_path: Path) -> None:
     spoil(reads, "base")
     said = summary(reads)
     assert not any("collapsed" in reason for reason in said["reasons"]) and len(said["warnings"]) == 1
+
+
+def test_undecided_questions_are_counted_and_left_out(tmp_path: Path) -> None:
+    reads = write_reads(tmp_path, questions=12)
+    file = reads["scores/test/greedy/base"] / "scores.parquet"
+    row = pl.col("example_id") == 3
+    undecided = pl.read_parquet(file).with_columns(correct=pl.when(~row).then("correct"), undecided=row)
+    undecided.write_parquet(file)
+    said = summary(reads)
+    counted = {name: (said[name]["questions"], said[name]["undecided"]) for name in ("accuracy", "strict", "lenient")}
+    assert counted == {"accuracy": (11, 1), "strict": (12, 0), "lenient": (12, 0)}
+    assert "of 11 held-out questions correct, 1 left out as undecided" in said["sentence"]
+    assert comparison_tables(said)[0]["undecided"] == 1
 
 
 def test_settings_stand_beside_their_numbers_and_must_agree(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from dreamtune.formats.scores import GRADES
 from dreamtune.scoring.form import left_to_right, order_correlation, summarise_answers
-from dreamtune.scoring.score import SCHEMA, score_answers, score_row
+from dreamtune.scoring.score import score_answers, score_row
 from dreamtune.settings.score import ScoreConfig
 
 FORWARD = {"order": "entropy", "ranking": "official", "temperature": 0.7}
@@ -169,5 +170,5 @@ def test_tokens_per_pass_are_those_of_all_answers() -> None:
     known = [score_row(row | {"tokens": [1] * n, "passes": p}, ScoreConfig()) for n, p in ((6, 3), (4, 2))]
     unknown = [score_row(row | {"tokens": [1] * n}, ScoreConfig()) for n in (6, 4)]
     for rows, expected in ((known, 2.0), (unknown, None)):
-        scores = pl.DataFrame(rows, schema=SCHEMA)
+        scores = pl.DataFrame(rows, schema=GRADES)
         assert summarise_answers(scores, pl.Series(["2", "2"]), {})["tokens_per_pass"] == expected

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from dreamtune.errors import UserError
-from dreamtune.scoring.score import distinct, reads_leniently, reads_strictly, repetition, score_answers
+from dreamtune.scoring import score as scoring
+from dreamtune.scoring.score import distinct, is_correct, reads_leniently, reads_strictly, repetition, score_answers
 from dreamtune.settings.score import ScoreConfig
 
 MARKER = "the final answer is:"
@@ -69,6 +70,24 @@ def test_score_answers_counts_every_row_once(tmp_path: Path) -> None:
     summary = json.loads((out / "scores.json").read_text())
     assert (summary["correct"], summary["strict"], summary["lenient"]) == (2, 1, 3)
     assert summary["parse_failed"] == 0.25
+
+
+def test_an_undecided_answer_has_no_grade_and_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "equivalent", lambda answer, *_: None if answer == "x" else answer == "42")
+    assert is_correct("the final answer is: 42", "42") is True and is_correct("the final answer is: x", "42") is False
+    essay = "Suppose the contrary, and consider the smallest such set in the family. " * 5
+    rows = [(0, "42", "the final answer is: 42"), (1, "42", "the final answer is: x"), (2, "42", "nothing")]
+    rows += [(3, "42", "the final answer is: y"), (4, essay, "the final answer is: x")]
+    out = tmp_path / "out"
+    out.mkdir()
+    counts = score_answers(ScoreConfig(extractors=["final_answer"]), _answers(tmp_path / "answers", [*rows]), out)
+    assert counts == {"rows": 5, "own_prompts": 0, "gradable": 4, "ungradable": 1, "correct": 1, "undecided": 1}
+    scores = pl.read_parquet(out / "scores.parquet").sort("example_id")
+    assert scores["gradable"].to_list() == [True, True, True, True, False]
+    assert scores["correct"].to_list() == [True, None, False, False, None]
+    assert scores["undecided"].to_list() == [False, True, False, False, False]
+    assert scores["strict"].to_list() == [True, False, False, False, None]
+    assert json.loads((out / "scores.json").read_text())["undecided"] == 1
 
 
 def test_no_rows_and_missing_columns(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from conftest import ROOT
 from dreamtune.config import parse_config
 from dreamtune.errors import UserError
+from dreamtune.model.facts import facts_of
 from dreamtune.model.loading import load
 from dreamtune.model.logits import hidden_states
 from dreamtune.objective.loss import loss_sums
@@ -24,7 +25,7 @@ from dreamtune.train import full_finetuning
 from dreamtune.train import micro_batches as accumulate
 from dreamtune.train.checkpoint import newest
 from dreamtune.train.optimizer import learning_rate
-from dreamtune.train.windows import Share, TrainingWindows, idle, passes
+from dreamtune.train.windows import Share, TrainingWindows, micro_batches, without_targets
 from dreamtune.workflow.experiments import make_plan, plan_merge
 from tests.train.test_resuming import Killed, kill_after
 from tiny import plan, settings
@@ -39,7 +40,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def test_it_trains_what_plain_adamw_does(train: Train, base: ModelConfig, shards: Path) -> None:
-    """The reference is written down anew: no sharding, one document a pass, torch's own sums and optimiser."""
+    """The reference is written out here: no sharding, one document a micro-batch, torch's own sums and optimiser."""
     out = train(**FULL)
     model, given = load(base), settings(**FULL)
     windows = TrainingWindows(read_split(shards, "train"), read_meta(shards), given)
@@ -100,7 +101,7 @@ def test_the_result_is_a_checkpoint_like_the_base(train: Train, base: ModelConfi
     tokens = torch.arange(10)[None]
     tuned, untuned = load(model, out / "model"), load(model)
     assert not torch.equal(hidden_states(tuned, tokens), hidden_states(untuned, tokens))
-    assert tuned.dreamtune_family == "dream" and tuned.config.is_causal is False
+    assert facts_of(tuned.config).family == "dream" and tuned.config.is_causal is False
 
 
 def test_another_start_than_the_base_is_caught(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,18 +138,18 @@ def test_tied_embeddings_are_one_line(train: Train, base: ModelConfig, tmp_path:
 
 
 def test_every_process_takes_as_many_passes(shards: Path) -> None:
-    """Those without documents take idle ones, which have nothing to predict; the sums are of the others alone."""
+    """Processes that lack a micro-batch get one without targets, which changes no sum."""
     windows = TrainingWindows(read_split(shards, "train"), read_meta(shards), settings())
     rows = windows.noised(1)
-    alone = passes(rows, Share(), plan(20))
+    alone = micro_batches(rows, Share(), plan(20))
     assert len(alone) % 3 and len(alone) > 1
-    shares = [passes(rows, Share(process, 3, lockstep=True), plan(20)) for process in range(3)]
+    shares = [micro_batches(rows, Share(process, 3, synchronous=True), plan(20)) for process in range(3)]
     assert len({len(share) for share in shares}) == 1
     given = [documents for share in shares for documents in share]
     working = [documents for documents in given if any(row.supervised.any() for row in documents)]
     assert len(given) - len(working) == -len(alone) % 3
     assert sorted(map(id, (row for documents in working for row in documents))) == sorted(map(id, rows))
-    spare = idle(rows[0])
+    spare = without_targets(rows[0])
     assert spare.loss_tokens == rows[0].loss_tokens  # of the window, which counts each document once
     assert not spare.weights.any() and not spare.elbo_weights.any()
     assert replace(spare, supervised=rows[0].supervised, weights=rows[0].weights).input_ids is rows[0].input_ids
@@ -188,7 +189,7 @@ def test_there_is_nothing_to_merge(base: ModelConfig, tmp_path: Path) -> None:
 
 
 def test_memory_that_does_not_suffice_says_what_helps(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The window is not begun anew: other processes would wait for the passes of the first attempt."""
+    """The window is not repeated: other processes would wait for the micro-batches of the first attempt."""
 
     def no_memory(*_: Any) -> Any:
         raise torch.OutOfMemoryError

@@ -15,9 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from project import MICRO, Project
-from tests.train.test_processes import lines
-
-ONCE = "  learning_rate: 1e-3"  # a line of `train` in the config, for further keys to stand beside
+from tests.train.test_processes import ONCE, lines, plant
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +26,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.edit(MICRO, ONCE, f"{ONCE}\n  finetuning: full\n  checkpoint_steps: 1\n  keep_checkpoints: 9")
     project.edit(MICRO, "likelihood: {draws: 1,", "likelihood: {draws: 2, batch_tokens: 128,")
     project.edit(MICRO, "  sampled: {temperature: 0.7, top_p: 0.9}\n", "")
-    project.edit(MICRO, "micro_batch_tokens: 512", "micro_batch_tokens: 64")  # several passes for each process
+    project.edit(MICRO, "micro_batch_tokens: 512", "micro_batch_tokens: 64")  # several micro-batches for each process
     project.edit(MICRO, "full: {rows: 16, epochs: 1", "full: {rows: 20, epochs: 2")
     project.snakemake()
     shutil.copytree(project.folder / "results/train_adapter", project.folder / "one")
@@ -112,30 +110,20 @@ def test_two_processes_train_what_one_does(again: Project) -> None:
     same_training(again)
 
 
-def plant(project: Project) -> Path:
-    """Put the finished smoke and a full that is only planned into results/; return the folder of full."""
-    smoke, full = runs(project)["smoke"], runs(project)["full"]
-    trainings = project.folder / "results/train_adapter"
-    shutil.copytree(smoke, trainings / smoke.name)
-    (trainings / full.name).mkdir()
-    shutil.copy2(full / "config.json", trainings / full.name)
-    return trainings / full.name
-
-
 def test_two_processes_go_on_from_the_checkpoint_of_one(again: Project) -> None:
-    begun = plant(again)
+    begun = plant(again, **runs(again))
     shutil.copytree(runs(again)["full"] / "checkpoints/step-000003", begun / "checkpoints/step-000003")
     assert again.snakemake(target(again)).count("resuming from step-000003") == 1
     same_training(again)
 
 
 def test_two_processes_that_are_asked_to_stop_keep_one_checkpoint(again: Project) -> None:
-    begun = plant(again)
+    begun = plant(again, **runs(again))
     driver = again.start(target(again))
     while driver.poll() is None and not list((begun / "checkpoints").glob("step-*")):
         time.sleep(0.02)
     os.killpg(driver.pid, signal.SIGTERM)
-    assert driver.wait(120) != 0
+    assert driver.wait(240) != 0
     said = (begun / "job.log").read_text()
     assert said.count("a checkpoint after step") == 1, said
     assert again.snakemake(target(again)).count("resuming from step-") == 1

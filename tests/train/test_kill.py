@@ -1,4 +1,7 @@
-"""Killed in the middle of the full run, in three ways; then the same command again, nothing unlocked by hand."""
+"""Killed in the middle of the full run, in three ways; then the same command again, nothing unlocked by hand.
+
+What is killed are real processes, from Snakemake to the training; what goes on from it may be a fork of a warm Python.
+"""
 
 import copy
 import json
@@ -9,18 +12,19 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from project import MICRO, Project
 
-STEPS = 80  # so many that it still trains when Snakemake has started again
+STEPS = 40  # so many that it still trains when Snakemake has started again
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with shards and smoke run done, whose full run has 80 steps and a checkpoint every 4."""
+    """A project with shards and smoke run done, whose full run has 40 steps and a checkpoint every 4."""
     project = Project(tmp_path_factory.mktemp("kill"))
     project.edit(MICRO, "full: {rows: 16,", f"full: {{rows: {8 * STEPS},")
     project.edit(MICRO, "checkpoint_minutes: 10.0", "checkpoint_steps: 4")
@@ -48,17 +52,13 @@ def _copy(project: Project, folder: Path) -> Project:
 
 def _training(project: Project, rows: int) -> str:
     """Return the planned version folder of the training run on so many rows."""
-    code = (
-        "import sys, yaml; sys.path.insert(0, 'src')\n"
-        "from dreamtune.config import parse_config; from dreamtune.workflow.experiments import make_plan\n"
-        f"plan, _ = make_plan(parse_config(yaml.safe_load(open('{MICRO}'))))\n"
-        "print(*[f'results/{s}/{v}' for (s, v), spec in plan.items()"
-        f" if s == 'train_adapter' and spec['settings']['train']['rows'] == {rows}])"
-    )
-    done = subprocess.run(
-        [*project.command()[:1], "-c", code], cwd=project.folder, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+    plan, _ = project.plan()
+    [version] = [v for (s, v), spec in plan.items() if _rows(spec) == rows and s == "train_adapter"]
+    return f"results/train_adapter/{version}"
+
+
+def _rows(spec: dict[str, Any]) -> int | None:
+    return spec["settings"].get("train", {}).get("rows")
 
 
 def _trainer(project: Project) -> psutil.Process:
@@ -83,19 +83,19 @@ def _wait(condition: Callable[[], object], seconds: float = 120) -> None:
 
 def _kill_training(driver: subprocess.Popen[bytes], project: Project) -> None:
     _trainer(project).kill()
-    assert driver.wait(60) != 0
+    assert driver.wait(240) != 0
 
 
 def _kill_all(driver: subprocess.Popen[bytes], project: Project) -> None:
     trainer = _trainer(project)
     os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait(60)
+    driver.wait(240)
     _wait(lambda: not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE)
 
 
 def _kill_driver(driver: subprocess.Popen[bytes], project: Project) -> None:
     driver.kill()
-    driver.wait(60)
+    driver.wait(240)
     assert _trainer(project).is_running()  # the training goes on, and the next call starts a second one beside it
 
 
@@ -111,7 +111,7 @@ def _warn_all(driver: subprocess.Popen[bytes], project: Project) -> None:
 
 def _ask_all(driver: subprocess.Popen[bytes], project: Project, number: signal.Signals) -> None:
     os.killpg(driver.pid, number)
-    assert driver.wait(60) != 0
+    assert driver.wait(240) != 0
     _wait(lambda: not _processes(project))
     full = _training(project, rows=8 * STEPS)
     last = (project.folder / full / "job.log").read_text().splitlines()[-1]

@@ -21,6 +21,7 @@ from dreamtune.generate.layers import prepare_for_generation
 from dreamtune.generate.row import Request
 from dreamtune.generate.sampler import denoise
 from dreamtune.model import attention
+from dreamtune.model.facts import Facts, set_facts
 from dreamtune.model.loading import attach_lora, load, load_model
 from dreamtune.objective.diffusion import corrupt
 from dreamtune.objective.loss import loss_sums
@@ -72,7 +73,7 @@ def test_windows_of_any_length_share_two_graphs(
     lora = settings().lora.model_copy(update={"dropout": 0.0, "target_modules": ["q_proj", "v_proj"]})
     config = make_model(tmp_path / "base").model_copy(update={"dtype": "bfloat16"})
     plain, model = (attach_lora(load(config), lora, 0).eval() for _ in range(2))
-    model.get_base_model().config.dreamtune_flash = True
+    set_facts(model.get_base_model().config, Facts("dream", flash=True))
     prepare_layers(model, MicroBatchPlan(1000, 0, "packed", compile=True))
     draw = np.random.default_rng(0)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The plan of the passes: what it chooses for which card, and that it gets smaller when it must."""
+"""The plan of micro-batches: what it chooses for which card, and that it gets smaller when it must."""
 
 from dataclasses import replace
 from typing import Any
@@ -47,7 +47,7 @@ def test_rows_that_are_longer_than_a_pass_would_be_still_fit_into_one(card: Any)
 
 
 def test_small_windows_take_one_pass(card: Any) -> None:
-    """A window of 8 GSM8K rows has some 1,330 tokens; those above the mean must not fall into two passes."""
+    """A window of 8 GSM8K rows has some 1,330 tokens; those above the mean must not fall into two micro-batches."""
     assert 1330 < card(80, longest=458, window=1330).micro_batch_tokens < 2 * 1330
 
 

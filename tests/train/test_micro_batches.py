@@ -12,7 +12,7 @@ from dreamtune.errors import UserError
 from dreamtune.objective.diffusion import corrupt
 from dreamtune.objective.packing import collate
 from dreamtune.train import micro_batches as accumulate
-from dreamtune.train.micro_batches import make_smaller, make_window, passes_of
+from dreamtune.train.micro_batches import make_smaller, make_window, window_sums
 from dreamtune.train.run import prepare_run
 from dreamtune.train.windows import Share
 from tiny import make_model, make_shards, plan, settings
@@ -45,18 +45,18 @@ def test_a_pass_of_several_documents_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_nothing_waits_for_the_gpu_inside_a_window(tmp_path: Path) -> None:
-    """From the masks on, over several passes forward and backward: torch stops at whatever would wait."""
+    """From the masks on, over several micro-batches forward and backward: torch stops at whatever would wait."""
     changes = {"device": "cuda", "dtype": "bfloat16", "quantization": "nf4"}
     base = make_model(tmp_path / "base").model_copy(update=changes)
     run = prepare_run(settings(micro_batch_tokens=32), base, make_shards(tmp_path / "shards"), tmp_path)
     run.model.train()
     for step in (1, 2, 3):  # compiles, and that waits
-        passes_of(run, make_window(run, step), step)
+        window_sums(run, make_window(run, step), step)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         window = make_window(run, 3)
-        sums = passes_of(run, window, 3)
+        sums = window_sums(run, window, 3)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(window.batches) > 1 and sums is not None and sums.isfinite().all()

@@ -38,7 +38,7 @@ def prepare(project: Project) -> None:
     """Let processes differ in nothing but rounding, and have something to share."""
     project.edit(MICRO, "lora: {rank: 4,", "lora: {dropout: 0.0, rank: 4,")
     project.edit(MICRO, ONCE, f"{ONCE}\n  checkpoint_steps: 1\n  keep_checkpoints: 9")
-    project.edit(MICRO, "micro_batch_tokens: 512", "micro_batch_tokens: 64")  # several passes for each process
+    project.edit(MICRO, "micro_batch_tokens: 512", "micro_batch_tokens: 64")  # several micro-batches for each process
     project.edit(MICRO, "full: {rows: 16, epochs: 1", "full: {rows: 20, epochs: 2")
 
 
@@ -155,9 +155,12 @@ def test_two_nodes_train_what_one_process_does(again: Project, tmp_path: Path) -
     same_training(again)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_two_processes_that_are_asked_to_stop_keep_one_checkpoint(again: Project, number: signal.Signals) -> None:
-    """The launcher, whose processes have sessions of their own, passes the signal on, and waits for the checkpoint."""
+def test_two_processes_that_are_asked_to_stop_keep_one_checkpoint(again: Project) -> None:
+    """The launcher, whose processes have sessions of their own, passes the signal on, and waits for the checkpoint.
+
+    SIGTERM is shown with full fine-tuning (test_full_finetuning_workflow.py).
+    """
+    number = signal.SIGUSR1
     again.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
     smoke, full = runs(again)
     begun = plant(again, smoke, full)
@@ -165,8 +168,8 @@ def test_two_processes_that_are_asked_to_stop_keep_one_checkpoint(again: Project
     while driver.poll() is None and not list((begun / "checkpoints").glob("step-*")):
         time.sleep(0.02)
     os.killpg(driver.pid, number)
-    assert driver.wait(60) != 0
-    end = time.monotonic() + 60
+    assert driver.wait(240) != 0
+    end = time.monotonic() + 240
     while not (begun / "job.log").read_text().splitlines()[-1].startswith("train_adapter: "):
         assert time.monotonic() < end  # under SIGUSR1 Snakemake itself ends at once, before its job
         time.sleep(0.05)
@@ -195,7 +198,8 @@ def test_more_gpus_than_the_run_offers_are_one_line_before_any_job(tmp_path: Pat
     project = Project(tmp_path)
     project.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
     project.edit(MICRO, "device: cpu", "device: cuda")
-    project.environment["CUDA_VISIBLE_DEVICES"] = ""
+    if torch.cuda.is_available():  # else it would be of no use, and cost a real process for each job
+        project.environment["CUDA_VISIBLE_DEVICES"] = ""
     output = project.snakemake("--quiet", "all", fails=True)
     [line] = [line for line in output.splitlines() if line.startswith("dreamtune: ")]
     assert line == (
@@ -228,5 +232,5 @@ def test_how_processes_end(tmp_path: Path, does: str, says: str, status: int) ->
     """The others, which would wait for ever, are ended too."""
     (tmp_path / "child.py").write_text(f"import os, sys, time\nif os.environ['RANK'] == '1': {does}\ntime.sleep(600)")
     launcher = [sys.executable, str(ROOT / "workflow/scripts/torchrun.py"), "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*launcher, "child.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*launcher, "child.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.stderr.strip() == says and done.returncode == status

@@ -159,7 +159,7 @@ def test_passes_and_recomputing_change_nothing_but_rounding(train: Train) -> Non
 def test_out_of_memory_takes_smaller_passes_and_goes_on(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: int
 ) -> None:
-    """In the middle of a window, after other passes of it have added to the gradients: nothing is counted twice."""
+    """In the middle of a window, after other micro-batches have added to the gradients: nothing is counted twice."""
     lora = settings().lora.model_copy(update={"dropout": 0.0})
     whole = train("whole", lora=lora, micro_batch_tokens=200)
     original, calls = accumulate.loss_sums, 0

@@ -79,8 +79,8 @@ def test_processes_share_a_window_exactly(shards: Path) -> None:
         all_windows.window(3, Share(process, 3), replace(plan(), cut_tokens=(None, 20, 30)[process]))
         for process in range(3)
     ]
-    ids = [row.document.example_id for part in parts for batch in part.batches for row in batch.rows]
-    assert sorted(ids) == sorted(row.document.example_id for batch in whole.batches for row in batch.rows)
+    ids = [row.document.example_id for part in parts for batch in part.batches for row in batch.noised]
+    assert sorted(ids) == sorted(row.document.example_id for batch in whole.batches for row in batch.noised)
     assert {(p.loss_tokens, p.nll_tokens, p.tokens) for p in parts} == {
         (whole.loss_tokens, whole.nll_tokens, whole.tokens)
     }
@@ -133,11 +133,11 @@ def test_dropout_seed_differs_between_batches_and_steps(shards: Path) -> None:
 def test_validation_is_masked_whatever_is_trained(shards: Path, objective: str) -> None:
     meta, split = read_meta(shards), read_split(shards, "validation")
     batches = list(validation_batches(split, meta, settings(objective=objective, validation_rows=5), Share(), plan(40)))
-    rows = [row for batch in batches for row in batch.rows]
+    rows = [row for batch in batches for row in batch.noised]
     assert len(rows) == 5 and all(row.document.tail_tokens == 0 for row in rows)
     assert all((row.input_ids[row.supervised] == MASK).all() and row.nll_tokens > 0 for row in rows)
     again = list(validation_batches(split, meta, settings(validation_rows=5), Share(), plan(1000)))
-    ids = {row.document.example_id: row.input_ids.tolist() for row in again[0].rows}
+    ids = {row.document.example_id: row.input_ids.tolist() for row in again[0].noised}
     assert all(ids[row.document.example_id] == row.input_ids.tolist() for row in rows)
 
 

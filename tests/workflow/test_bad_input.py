@@ -1,13 +1,18 @@
-"""What a user can get wrong, through real Snakemake: one clear line, no traceback, nothing half-written."""
+"""What a user can get wrong: one clear line, no traceback, nothing half-written.
+
+Through the plan and the script of the first stage, as the workflow runs them, and once each through Snakemake.
+"""
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from dreamtune.errors import UserError
 from project import MICRO, Project
 
 ROWS, MODEL = "resources/tiny-dream/rows.parquet", "resources/tiny-dream"
@@ -16,6 +21,26 @@ ROWS, MODEL = "resources/tiny-dream/rows.parquet", "resources/tiny-dream"
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return Project(tmp_path_factory.mktemp("bad"))
+
+
+def prepare(project: Project) -> str:
+    """Return what the workflow's first stage says: the plan, in this process, and then the job that it leads to."""
+    try:
+        plan, latest = project.plan()
+    except UserError as error:
+        return f"dreamtune: {error}"
+    [shards] = {folders["shards"] for folders in latest.values()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project.folder)
+        plan.freeze()
+    command = [project.python, "workflow/scripts/prepare_shards.py", "--out", str(shards)]
+    done = subprocess.run(command, cwd=project.folder, env=project.environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    return done.stdout + done.stderr
+
+
+def through_snakemake(project: Project) -> str:
+    return project.snakemake("--until", "prepare_shards", fails=True)
 
 
 def without_a_column(folder: Path) -> None:
@@ -53,23 +78,27 @@ def without_a_mask_token(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "expected"),
+    ("spoil", "expected", "how"),
     [
-        (without_a_column, f"{ROWS} has no column 'solution'"),
-        (without_bytes, f"{ROWS} is an empty file"),
-        (without_rows, "no rows in"),
-        (as_csv, f"{ROWS} is not a parquet file"),
-        (without_weights, f"{MODEL} holds no model.safetensors"),
-        (with_pickled_weights, f"{MODEL} has only pickled weights (pytorch_model.bin)"),
-        (without_a_mask_token, "has no mask token"),
+        (without_a_column, f"{ROWS} has no column 'solution'", through_snakemake),
+        (without_a_column, f"{ROWS} has no column 'solution'", prepare),
+        (without_bytes, f"{ROWS} is an empty file", prepare),
+        (without_rows, "no rows in", prepare),
+        (as_csv, f"{ROWS} is not a parquet file", prepare),
+        (without_weights, f"{MODEL} holds no model.safetensors", through_snakemake),
+        (without_weights, f"{MODEL} holds no model.safetensors", prepare),
+        (with_pickled_weights, f"{MODEL} has only pickled weights (pytorch_model.bin)", prepare),
+        (without_a_mask_token, "has no mask token", prepare),
     ],
 )
-def test_one_line_and_nothing_left(project: Project, spoil: Callable[[Path], None], expected: str) -> None:
+def test_one_line_and_nothing_left(
+    project: Project, spoil: Callable[[Path], None], expected: str, how: Callable[[Project], str]
+) -> None:
     kept = project.folder / "kept"
     shutil.copytree(project.folder / MODEL, kept)
     try:
         spoil(project.folder)
-        output = project.snakemake("--until", "prepare_shards", fails=True)
+        output = how(project)
     finally:
         shutil.rmtree(project.folder / MODEL)
         kept.rename(project.folder / MODEL)
@@ -95,7 +124,7 @@ def test_a_bad_benchmark_is_one_line_before_anything_is_trained(
     try:
         project.edit(MICRO, "evaluate:", f"evaluate:\n  benchmarks: [{{name: b, {benchmark}}}]")
         project.edit(MICRO, "data:", "data:\n  contaminated: drop")
-        output = project.snakemake("--until", "prepare_shards", fails=True)
+        output = prepare(project)
     finally:
         (project.folder / MICRO).write_text(kept)
     [line] = [line for line in output.splitlines() if expected in line]

@@ -43,9 +43,13 @@ def one_of(names):
     return "|".join(names) or "(?!)"
 
 
+def versions_of(stage):
+    """Return the constraint of a rule's versions: only its own stage's, as Snakemake reads it again for each file."""
+    return one_of(PLAN.unfinished(stage)) if MAIN else "[0-9a-f]{12}"
+
+
 wildcard_constraints:
     source="[0-9a-f]{12}",
-    version=one_of(PLAN.unfinished()) if MAIN else "[0-9a-f]{12}",
     cut="[0-9a-f]{12}",
     marker=one_of(m.rpartition("-")[2] for m in MARKERS.values() if not exists(m)) if MAIN else "[0-9a-f]{12}",
 

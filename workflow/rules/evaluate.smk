@@ -8,6 +8,8 @@ rule generate_answers:
         "results/generate_answers/{version}/job.log",
     benchmark:
         "results/generate_answers/{version}/benchmark.tsv"
+    wildcard_constraints:
+        version=versions_of("generate_answers"),
     resources:
         **demand("generate_answers"),
         gpu=gpus("generate_answers"),
@@ -30,6 +32,8 @@ rule evaluate_likelihood:
         "results/evaluate_likelihood/{version}/job.log",
     benchmark:
         "results/evaluate_likelihood/{version}/benchmark.tsv"
+    wildcard_constraints:
+        version=versions_of("evaluate_likelihood"),
     resources:
         **demand("evaluate_likelihood"),
         gpu=gpus("evaluate_likelihood"),
@@ -51,6 +55,8 @@ rule score_answers:
         "results/score_answers/{version}/job.log",
     benchmark:
         "results/score_answers/{version}/benchmark.tsv"
+    wildcard_constraints:
+        version=versions_of("score_answers"),
     resources:
         **demand("score_answers"),
     params:
@@ -73,6 +79,8 @@ rule render_report:
         "results/render_report/{version}/job.log",
     benchmark:
         "results/render_report/{version}/benchmark.tsv"
+    wildcard_constraints:
+        version=versions_of("render_report"),
     resources:
         **demand("render_report"),
     params:

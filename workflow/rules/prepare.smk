@@ -8,6 +8,8 @@ rule prepare_shards:
         "results/prepare_shards/{version}/job.log",
     benchmark:
         "results/prepare_shards/{version}/benchmark.tsv"
+    wildcard_constraints:
+        version=versions_of("prepare_shards"),
     resources:
         **demand("prepare_shards"),
     params:
@@ -28,6 +30,8 @@ rule audit_contamination:
         "results/audit_contamination/{version}/job.log",
     benchmark:
         "results/audit_contamination/{version}/benchmark.tsv"
+    wildcard_constraints:
+        version=versions_of("audit_contamination"),
     resources:
         **demand("audit_contamination"),
     params:

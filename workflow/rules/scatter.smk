@@ -10,6 +10,8 @@ for STAGE in SECTIONS:
             done=f"results/{STAGE}/{{version}}/parts/{{cut}}/{{part}}-of-{{parts}}/part.json",
         log:
             f"results/{STAGE}/{{version}}/parts/{{cut}}/{{part}}-of-{{parts}}/job.log",
+        wildcard_constraints:
+            version=versions_of(STAGE),
         resources:
             **demand(STAGE),
             gpu=gpus(STAGE, part=True),

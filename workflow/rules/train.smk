@@ -7,6 +7,8 @@ rule train_adapter:
         "results/train_adapter/{version}/job.log",
     benchmark:
         "results/train_adapter/{version}/benchmark.tsv"
+    wildcard_constraints:
+        version=versions_of("train_adapter"),
     container:
         of_version("train_adapter", lambda spec: SIF if launch.processes(spec)[1] == 1 else None)
     threads: of_version("train_adapter", lambda spec: launch.processes(spec)[0])
@@ -36,6 +38,8 @@ rule merge_adapter:
         "results/merge_adapter/{version}/job.log",
     benchmark:
         "results/merge_adapter/{version}/benchmark.tsv"
+    wildcard_constraints:
+        version=versions_of("merge_adapter"),
     resources:
         **demand("merge_adapter"),
         gpu=gpus("merge_adapter"),

@@ -1,7 +1,7 @@
-"""Leak canaries: does the loss measure prediction, or can the model see what it is asked for?
+"""Leak canaries: does the loss measure prediction, or can the model see the tokens it has to predict?
 
-They look at the arrays that the loss consumed and at what the model makes of them, never at the objective's name:
-the notebook's objective fails them because its targets stand in its own input. See docs/canaries.md for all of them.
+A canary looks at the arrays that the loss consumes and at the model's scores of them, never at the objective's name.
+The notebook's objective fails because its targets stand in its own input. docs/canaries.md describes every canary.
 """
 
 import math
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dreamtune.checks import Check, check
 from dreamtune.model.logits import apply_head
+from dreamtune.model.modes import evaluation_mode
 from dreamtune.objective.diffusion import Noised, corrupt
 from dreamtune.objective.loss import HEAD_ROWS, token_losses
 from dreamtune.objective.packing import Batch, collate, hidden_rows
@@ -25,7 +26,7 @@ FAULTS = {
     "loss_only_on_response": "prompt or the end of a cut answer was trained on",
     "targets_do_not_matter": "predictions changed with the very token they predict",
     "attends_both_ways": "the model did not see the tokens that follow a mask",
-    "documents_apart": "documents that share a forward pass saw each other",
+    "documents_apart": "documents that share a micro-batch saw each other",
     "loss_finite": "the loss was not finite",
     "loss_plausible": "the loss was implausible: near zero, or worse than a uniform guess",
     "starts_from_base": "the run did not start from the base model",
@@ -35,18 +36,16 @@ FAULTS = {
 def check_window(
     model: nn.Module, batches: Sequence[Batch], stored: dict[int, Any], ids: dict[str, int]
 ) -> list[Check]:
-    """Run every canary that needs nothing but a window of the training path.
+    """Return the checks of every canary that needs only one window, made as training makes it.
 
     Args:
         model: base with adapter; it is put into evaluation mode and back.
-        batches: what the loss consumes at one step.
+        batches: the micro-batches of one optimiser step.
         stored: example_id -> row of the shards, for each document of the window.
         ids: special tokens and vocabulary size, as in shards.json.
     """
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        checks = [
+    with evaluation_mode(model):
+        return [
             targets_hidden(batches, ids["mask_id"]),
             loss_only_on_response(batches, stored, ids["end_id"]),
             targets_do_not_matter(model, batches, ids),
@@ -54,33 +53,32 @@ def check_window(
             documents_apart(model, batches, ids),
             *loss_is_sane(model, batches, ids["vocab_size"]),
         ]
-    model.train(training)
-    return checks
 
 
-def is_telling(rows: Sequence[Noised]) -> bool:
-    """Return whether a window can be judged at all: some supervised position has a token after it."""
-    return any(row.supervised[:-1].any() for row in rows)
+def can_be_judged(window: Sequence[Noised]) -> bool:
+    """Return whether the canaries can judge a window: some supervised position has a token after it."""
+    return any(noised.supervised[:-1].any() for noised in window)
 
 
 def targets_hidden(batches: Sequence[Batch], mask_id: int) -> Check:
-    """Every supervised position must hold the mask token in the input."""
+    """Return the check that every supervised position holds the mask token in the input."""
     held = torch.cat([batch.input_ids[batch.positions] for batch in batches])  # [N]
     visible = int((held != mask_id).sum())
     return _check("targets_hidden", visible == 0 and len(held) > 0, visible, f"0 of {len(held)} targets in the input")
 
 
 def loss_only_on_response(batches: Sequence[Batch], stored: dict[int, Any], end_id: int) -> Check:
-    """Prompt, and whatever follows a cut answer, must carry no loss.
+    """Return the check that neither the prompt nor a token after a cut answer carries loss.
 
-    What may be supervised is derived anew from the shards: the stored response and, after a complete one, end tokens.
-    An end token at the cut of an answer says that it is complete, so it may not be supervised either.
+    Which positions may be supervised is worked out from the shards, independently of the objective: the stored response
+    and, after a complete one, end tokens. An end token where an answer was cut would claim that the answer is complete,
+    so it may not be supervised either.
     """
     wrong = 0
     for batch in batches:
         documents, columns = batch.places()
-        for number, row in enumerate(batch.rows):
-            source, tokens = stored[row.document.example_id], row.document.tokens
+        for number, noised in enumerate(batch.noised):
+            source, tokens = stored[noised.document.example_id], noised.document.tokens
             end = len(source["input_ids"])
             allowed = np.zeros(len(batch.input_ids), bool)  # [T], more than any document has
             allowed[max(source["prompt_tokens"], 1) : end] = True
@@ -94,23 +92,26 @@ def loss_only_on_response(batches: Sequence[Batch], stored: dict[int, Any], end_
 
 
 def targets_do_not_matter(model: nn.Module, batches: Sequence[Batch], ids: dict[str, int]) -> Check:
-    """Replace one supervised token per row *before* corruption: the logits that score it must keep every bit."""
+    """Return the check that predictions do not depend on their own targets.
+
+    It replaces one supervised token of each document *before* corruption. The logits that score it must keep every bit.
+    """
     changed = tested = 0
     for batch in batches:
-        rows, places = [], []
-        for start, row in zip(batch.starts, batch.rows, strict=True):
-            supervised = np.flatnonzero(row.supervised)
-            rows.append(row)
+        altered, places = [], []
+        for start, noised in zip(batch.starts, batch.noised, strict=True):
+            supervised = np.flatnonzero(noised.supervised)
+            altered.append(noised)
             if len(supervised):
                 place = int(supervised[len(supervised) // 2])
-                tokens = row.document.tokens.copy()
+                tokens = noised.document.tokens.copy()
                 tokens[place] = _other_token(int(tokens[place]), ids)
-                rows[-1] = corrupt(replace(row.document, tokens=tokens), row.noise)
+                altered[-1] = corrupt(replace(noised.document, tokens=tokens), noised.noise)
                 places.append(start + place)
         if places:
             positions = torch.tensor(places, device=batch.input_ids.device)
-            after = collate(rows, batch.input_ids.device)
-            changed += int((_moved(model, batch, after, positions) > 0).sum())
+            after = collate(altered, batch.input_ids.device)
+            changed += int((_changed_logits(model, batch, after, positions) > 0).sum())
             tested += len(places)
     return _check(
         "targets_do_not_matter", changed == 0 and tested > 0, changed, f"0 of {tested} scores move with the target"
@@ -118,50 +119,54 @@ def targets_do_not_matter(model: nn.Module, batches: Sequence[Batch], ids: dict[
 
 
 def attends_both_ways(model: nn.Module, batches: Sequence[Batch], ids: dict[str, int]) -> Check:
-    """Replace what follows a row's first supervised position: the logits that score it must change.
+    """Return the check that a prediction depends on the tokens after it.
 
-    They would not under a causal mask, which some combinations of transformers' flags switch on without a word.
+    It replaces all tokens after a document's first supervised position. The logits that score this position must
+    change. Under a causal mask, which some combinations of transformers' flags switch on silently, they would not.
     """
     blind = tested = 0
     for batch in batches:
         altered, places = batch.input_ids.clone(), []
-        for start, row in zip(batch.starts, batch.rows, strict=True):
-            supervised = np.flatnonzero(row.supervised[:-1])
+        for start, noised in zip(batch.starts, batch.noised, strict=True):
+            supervised = np.flatnonzero(noised.supervised[:-1])
             if len(supervised):
-                place, end = int(supervised[0]), len(row.input_ids)
-                later = [_other_token(int(token), ids) for token in row.input_ids[place + 1 :]]
+                place, end = int(supervised[0]), len(noised.input_ids)
+                later = [_other_token(int(token), ids) for token in noised.input_ids[place + 1 :]]
                 altered[start + place + 1 : start + end] = torch.tensor(later, device=altered.device)
                 places.append(start + place)
         if places:
             positions = torch.tensor(places, device=altered.device)
-            blind += int((_moved(model, batch, replace(batch, input_ids=altered), positions) == 0).sum())
+            blind += int((_changed_logits(model, batch, replace(batch, input_ids=altered), positions) == 0).sum())
             tested += len(places)
     return _check("attends_both_ways", blind == 0 and tested > 0, blind, f"0 of {tested} scores blind to later tokens")
 
 
 def documents_apart(model: nn.Module, batches: Sequence[Batch], ids: dict[str, int]) -> Check:
-    """Replace every second document of a pass: the logits that score the others must keep every bit."""
+    """Return the check that documents of one micro-batch do not see each other.
+
+    It replaces every second document of a micro-batch. The logits that score the others must keep every bit.
+    """
     changed = tested = 0
     for batch in batches:
         altered, places = batch.input_ids.clone(), []
-        for number, (start, row) in enumerate(zip(batch.starts, batch.rows, strict=True)):
-            supervised = np.flatnonzero(row.supervised)
+        for number, (start, noised) in enumerate(zip(batch.starts, batch.noised, strict=True)):
+            supervised = np.flatnonzero(noised.supervised)
             if number % 2:
-                others = [_other_token(int(token), ids) for token in row.input_ids]
+                others = [_other_token(int(token), ids) for token in noised.input_ids]
                 altered[start : start + len(others)] = torch.tensor(others, device=altered.device)
-            elif len(supervised) and len(batch.rows) > 1:
+            elif len(supervised) and len(batch.noised) > 1:
                 places.append(start + int(supervised[len(supervised) // 2]))
         if places:
             positions = torch.tensor(places, device=altered.device)
-            changed += int((_moved(model, batch, replace(batch, input_ids=altered), positions) > 0).sum())
+            changed += int((_changed_logits(model, batch, replace(batch, input_ids=altered), positions) > 0).sum())
             tested += len(places)
     return _check(
-        "documents_apart", changed == 0, changed, f"0 of {tested} scores move with another document of the same pass"
+        "documents_apart", changed == 0, changed, f"0 of {tested} scores move with another document of the micro-batch"
     )
 
 
 def loss_is_sane(model: nn.Module, batches: Sequence[Batch], vocab_size: int) -> list[Check]:
-    """The mean cross entropy must be finite (hard), not above a uniform guess and not near zero (soft)."""
+    """Return two checks of the mean cross entropy: it is finite (hard), and between 0 and a uniform guess (soft)."""
     losses = torch.cat([token_losses(model, batch) for batch in batches if len(batch.positions)])  # [N]
     mean, guess = losses.mean().item(), math.log(vocab_size)
     finite = bool(torch.isfinite(losses).all())
@@ -175,28 +180,31 @@ def loss_is_sane(model: nn.Module, batches: Sequence[Batch], vocab_size: int) ->
 
 
 def starts_from_base(model: PeftModel, batches: Sequence[Batch]) -> Check:
-    """Before the first step the adapter must add nothing: what enters the head is the base's, to the bit."""
-    training, worst = model.training, 0.0
-    model.eval()
-    with torch.no_grad():
+    """Return the check that the adapter adds nothing before the first step: its hidden states are the base's bits."""
+    worst = 0.0
+    with evaluation_mode(model):
         for batch in batches:
             adapted = hidden_rows(model, batch)  # [T, D]
             with model.disable_adapter():
                 base = hidden_rows(model, batch)
             worst = max(worst, float((adapted - base).abs().max()))
-    model.train(training)
     return base_check(worst)
 
 
 def base_check(difference: float) -> Check:
-    """Return what is to be said of a model that differs from the base by so much at the most."""
+    """Return the check that a model equals the base.
+
+    Args:
+        difference: the largest absolute difference that was found, in hidden states or in weights.
+    """
     return _check("starts_from_base", difference == 0.0, difference, "differs from the base by 0")
 
 
-def _moved(model: nn.Module, batch: Batch, other: Batch, positions: Tensor) -> Tensor:
-    """Return how many of the logits that score the tokens at `positions` [n] differ between two equally long batches.
+def _changed_logits(model: nn.Module, batch: Batch, other: Batch, positions: Tensor) -> Tensor:
+    """Return for each of the `positions` [n] how many of the V logits that score it differ between two batches: [n].
 
-    Equal inputs of equal shape give equal bits, also on a GPU: no kernel of the forward pass adds up with atomics.
+    The batches must be equally long: equal inputs of equal shape give equal bits, also on a GPU, since no kernel of
+    the forward pass adds up with atomics.
     """
     rows = [hidden_rows(model, b)[positions] for b in (batch, other)]
     chunks = zip(*(hidden.split(HEAD_ROWS) for hidden in rows), strict=True)
@@ -204,7 +212,7 @@ def _moved(model: nn.Module, batch: Batch, other: Batch, positions: Tensor) -> T
 
 
 def _other_token(token: int, ids: dict[str, int]) -> int:
-    """Return an ordinary token that is not this one."""
+    """Return a token that is neither `token` nor special."""
     special = {ids["mask_id"], ids["end_id"], ids["pad_id"], ids["beginning_id"]}
     return next(
         other for step in range(1, len(special) + 2) if (other := (token + step) % ids["vocab_size"]) not in special

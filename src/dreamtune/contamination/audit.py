@@ -3,11 +3,12 @@
 Rows of both are read in bounded batches; `dreamtune.contamination.benchmark` does the comparison.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from dreamtune.contamination.benchmark import BATCH_ROWS, BenchmarkOverlap
+from dreamtune.files import write_json
+from dreamtune.formats.shards import CONTAMINATION_FILE
 from dreamtune.progress import Progress
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.shards import read_split
@@ -30,13 +31,12 @@ def audit_contamination(shards: Path, benchmark: Benchmark, ngram: int, out: Pat
         UserError: there are no training rows, or the benchmark's file or column is missing or holds no question.
     """
     overlap = BenchmarkOverlap(benchmark, ngram)
-    train = read_split(shards, "train").select_columns(["example_id", "question", "answer"]).with_format("arrow")
+    train = read_split(shards, "train").table.select(["example_id", "question", "answer"])
     with Progress(f"comparing with {benchmark.name}", len(train)) as progress:
-        for batch in train.iter(BATCH_ROWS):
+        for batch in train.to_batches(BATCH_ROWS):
             questions, answers = (batch[name].to_pylist() for name in ("question", "answer"))
             overlap.look_up(questions, answers, batch["example_id"].to_numpy())
             progress.advance(len(questions))
     counts = {"benchmark": benchmark.name, "ngram": ngram, "train_rows": len(train), **overlap.counts()}
-    text = json.dumps(counts | overlap.pairs(), indent=2, ensure_ascii=False, allow_nan=False)
-    (out / "contamination.json").write_text(text + "\n", encoding="utf-8")
+    write_json(out / CONTAMINATION_FILE, counts | overlap.pairs())
     return counts

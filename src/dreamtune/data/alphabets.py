@@ -1,12 +1,12 @@
-"""Which script a text is written in, by the Unicode blocks of its letters. It measures script, not language."""
+"""The script of a text, such as Latin or Cyrillic, by the Unicode blocks of its letters: script, not language."""
 
 import re
 
 import numpy as np
 
-SAMPLE = 1_000  # characters of a text that are looked at
-ENOUGH = 20  # letters below which a text has no script: a number, a formula, the letter of a choice
-# Of each script the blocks of its letters (unicode.org, Blocks.txt); in the first block of Latin, its letters alone.
+SAMPLE = 1_000  # only this many characters at the start of a text are looked at
+ENOUGH = 20  # a text with fewer letters has no script: a number, a formula, the letter of a choice
+# For each script the code points of its blocks (unicode.org, Blocks.txt); of Latin's first block only the letters.
 BLOCKS: dict[str, tuple[tuple[int, int], ...]] = {
     "Latin": (
         *((0x41, 0x5A), (0x61, 0x7A), (0xAA, 0xAA), (0xBA, 0xBA), (0xC0, 0xD6), (0xD8, 0xF6), (0xF8, 0x2AF)),
@@ -29,7 +29,7 @@ BLOCKS: dict[str, tuple[tuple[int, int], ...]] = {
     "Georgian": ((0x10A0, 0x10FF), (0x1C90, 0x1CBF)),
     "Ethiopic": ((0x1200, 0x139F),),
     "Hangul": ((0x1100, 0x11FF), (0x3130, 0x318F), (0xAC00, 0xD7AF)),
-    # Japanese mixes the two, and a short answer in it may hold either alone.
+    # Japanese mixes Han and Kana, and a short Japanese answer may hold only one of them.
     "Han and Kana": (
         *((0x3041, 0x30FA), (0x3105, 0x312F), (0x31F0, 0x31FF), (0xFF66, 0xFF9D)),
         *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFD)),
@@ -37,13 +37,14 @@ BLOCKS: dict[str, tuple[tuple[int, int], ...]] = {
 }
 NAMES = ("", *BLOCKS)
 LATIN = NAMES.index("Latin")
-# A sign that writes a syllable or a word says as much as several letters: a question of seven Han signs is a sentence.
-WEIGHTS = np.array([0 if not name else 3 if name in ("Hangul", "Han and Kana") else 1 for name in NAMES])
-LATEX = re.compile(r"\\[A-Za-z]+")  # the letters of \frac are no language's
+# A sign for a syllable or a word counts as several letters: a question of seven Han signs is a sentence.
+LETTER_WEIGHTS = np.array([0 if not name else 3 if name in ("Hangul", "Han and Kana") else 1 for name in NAMES])
+LATEX = re.compile(r"\\[A-Za-z]+")  # the letters of \frac say nothing about the text's script
 NO_LETTERS = bytes(b for b in range(256) if not bytes([b]).isalpha())
 
 
 def _script_of_code_points() -> np.ndarray:
+    """Return the script of every code point, [0x110000] uint8, an index into NAMES."""
     scripts = np.zeros(0x110000, np.uint8)
     for number, name in enumerate(NAMES):
         for first, last in BLOCKS.get(name, ()):
@@ -55,16 +56,22 @@ SCRIPTS = _script_of_code_points()  # [code points], index into NAMES
 
 
 def scripts_of(texts: list[str]) -> np.ndarray:
-    """Return [texts] uint8, the script of most letters of each text as an index into NAMES; 0 for too few letters."""
+    """Return the script of most letters of each text, [texts] uint8, an index into NAMES; 0 for too few letters.
+
+    >>> texts = ["How many apples are left over?", "Сколько яблок осталось у Анны?", "17"]
+    >>> [NAMES[number] for number in scripts_of(texts)]
+    ['Latin', 'Cyrillic', '']
+    """
     return np.fromiter(map(_script_of, texts), np.uint8, len(texts))
 
 
 def _script_of(text: str) -> int:
+    """Return the index into NAMES of one text's script, see `scripts_of`."""
     sample = text[:SAMPLE]
     if "\\" in sample:
         sample = LATEX.sub("", sample)
     if sample.isascii():  # nearly all texts, in a tenth of the time
         return LATIN if len(sample.encode().translate(None, NO_LETTERS)) >= ENOUGH else 0
     codes = np.frombuffer(sample.encode("utf-32-le", "surrogatepass"), np.uint32)
-    letters = np.bincount(SCRIPTS[codes], minlength=len(NAMES)) * WEIGHTS  # [scripts]
+    letters = np.bincount(SCRIPTS[codes], minlength=len(NAMES)) * LETTER_WEIGHTS  # [scripts]
     return int(letters.argmax()) if letters.sum() >= ENOUGH else 0

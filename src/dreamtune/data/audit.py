@@ -1,4 +1,4 @@
-"""The audit of the data: what each truncation policy would lose, lengths, repeats, leaks, oddities of the text."""
+"""The audit of the data: losses under each truncation policy, lengths, repeats, contamination, oddities of the text."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,13 +22,20 @@ CHARACTER_COLUMNS = ("question_characters", "reasoning_characters", "answer_char
 def audit_lengths(
     lengths: Path, data: DataConfig, duplicates: dict[str, int], contamination: dict[str, Any], unknown: int
 ) -> dict[str, Any]:
-    """Return the content of audit.json from lengths.parquet and the counts of the two passes.
+    """Return the content of audit.json.
 
-    `policies` says for every policy at `data.max_tokens`: rows_lost (dropped), answers_lost (dropped, or kept without
-    the whole answer and its end token), rows_shortened and reasoning_tokens_lost (answer whole, reasoning cut).
-    `tokens` are lengths before truncation, `kept_tokens` and `response_tokens` those in the shards, per split; so are
-    `characters` those of all rows with text, `kept_characters` those of the rows in the shards. `flags` gives for what
-    looks odd the rows and the first example ids, `scripts` the rows by the script of their letters.
+    `policies` has for every truncation policy at `data.max_tokens`: rows_lost (dropped), answers_lost (dropped, or kept
+    without the whole answer and its end token), rows_shortened and reasoning_tokens_lost (answer whole, reasoning cut).
+    `tokens` has lengths before truncation; `kept_tokens` and `response_tokens` lengths in the shards, by split.
+    `characters` has lengths of all rows with text; `kept_characters` those of the rows in the shards, by split. `flags`
+    has for each oddity of the text its number of rows and the first example ids; `scripts` the rows by script.
+
+    Args:
+        lengths: lengths.parquet, a finished file.
+        data: settings of the stage.
+        duplicates: counts of repeated questions, see `Survey.duplicates`.
+        contamination: counts and pairs, see `heldout_contamination`, and `benchmarks`.
+        unknown: number of tokens that the vocabulary could not write.
     """
     table = pl.scan_parquet(lengths)  # one column at a time is read: a table of all would cost 100 bytes a row
     usable = table.filter(pl.col("prompt_tokens").is_not_null())
@@ -42,7 +49,7 @@ def audit_lengths(
         "too_long": data.too_long,
         "source_rows": _rows(table),
         "rows_with_text": _rows(usable),
-        "rows": {name: _rows(part) for name, part in by_split.items()},
+        "rows": {name: _rows(rows) for name, rows in by_split.items()},
         "dropped": dict(sorted(dropped.iter_rows())),
         "policies": _policies(usable, data.max_tokens),
         **lengths_of,
@@ -64,10 +71,15 @@ def heldout_contamination(
 ) -> dict[str, Any]:
     """Return how training and held-out questions overlap; reads the held-out shards' questions once.
 
-    `copies` is the number of normalised questions that stand on both sides. `pairs` are the first of many: example
-    ids, the shared words (`text`) and excerpts of both questions, which `questions_of` finds by their ids; the longest
-    overlaps come first.
-    `kept_share` below 1 says that only that share of the n-grams was compared.
+    The result's `pairs` are examples, the longest overlaps first: example ids, the shared words (`text`) and excerpts
+    of both questions. A `kept_share` below 1 means that only this share of the n-grams was compared.
+
+    Args:
+        out: folder of the shards.
+        splits: "splits" of shards.json.
+        overlap: of all training rows with the held-out questions.
+        copies: number of normalised questions that occur on both sides.
+        questions_of: takes example ids, returns their questions.
     """
     touched = {f"{name}_rows": _touched(out, splits[name]["files"], overlap) for name in ("validation", "test")}
     texts = questions_of(pair.other for pair in overlap.pairs)
@@ -91,6 +103,7 @@ def heldout_contamination(
 
 
 def _touched(out: Path, files: list[str], overlap: Overlap) -> int:
+    """Return the number of rows in a split's files whose question shares an n-gram with a training row."""
     count = 0
     for name in files:
         with pa.OSFile(str(out / name)) as file, pa.ipc.open_stream(file) as stream:
@@ -104,13 +117,14 @@ def _rows(table: pl.LazyFrame) -> int:
 
 
 def _policies(usable: pl.LazyFrame, max_tokens: int) -> dict[Policy, dict[str, int]]:
-    """Return what each policy would lose, from the lengths of all rows that have text."""
+    """Return the losses under each truncation policy, from the lengths of all rows that have text."""
     table = usable.select(TOKEN_COLUMNS[:3]).collect()
     prompt, reasoning, answer = (column.to_numpy() for column in table)  # [rows] int32
     return {policy: _losses(fit(policy, prompt, reasoning, answer, max_tokens), reasoning) for policy in POLICIES}
 
 
 def _losses(outcome: Fit, reasoning: np.ndarray) -> dict[str, int]:
+    """Return one policy's losses; `reasoning` [rows] has the tokens before truncation."""
     lost = outcome.dropped != ""
     whole = ~lost & outcome.complete
     shortened = whole & (outcome.reasoning < reasoning)
@@ -128,25 +142,33 @@ def _distributions(usable: pl.LazyFrame, by_split: dict[str, pl.LazyFrame]) -> d
     return {
         "tokens": {column: _quantiles(usable, pl.col(column)) for column in TOKEN_COLUMNS},
         "characters": {column: _quantiles(usable, pl.col(column)) for column in CHARACTER_COLUMNS},
-        "kept_tokens": {name: _quantiles(part, pl.col("kept_tokens")) for name, part in by_split.items()},
-        "response_tokens": {name: _quantiles(part, response) for name, part in by_split.items()},
+        "kept_tokens": {name: _quantiles(rows, pl.col("kept_tokens")) for name, rows in by_split.items()},
+        "response_tokens": {name: _quantiles(rows, response) for name, rows in by_split.items()},
         "kept_characters": {
-            name: {column: _quantiles(part, pl.col(column)) for column in CHARACTER_COLUMNS}
-            for name, part in by_split.items()
+            name: {column: _quantiles(rows, pl.col(column)) for column in CHARACTER_COLUMNS}
+            for name, rows in by_split.items()
         },
     }
 
 
 def _quantiles(table: pl.LazyFrame, length: pl.Expr) -> dict[str, float]:
-    """Return the distribution of `length`, exactly, from how often each value occurs."""
+    """Return minimum, quantiles, maximum and mean of a length; {} without rows.
+
+    The quantiles are exact, and equal numpy's: they come from a count of each value, which is small for any number of
+    rows. Between two rows they are interpolated.
+
+    >>> found = _quantiles(pl.LazyFrame({"tokens": [10, 20, 20, 40]}), pl.col("tokens"))
+    >>> found["p25"], found["median"], found["p75"], found["mean"]
+    (17.5, 20.0, 25.0, 22.5)
+    """
     counts = table.select(length.alias("length")).group_by("length").len().sort("length").collect(engine="streaming")
     if not counts.height:
         return {}
     values, occurrences = counts["length"].to_numpy(), counts["len"].to_numpy().astype(np.int64)
-    upto = np.cumsum(occurrences)  # rows of at most this length
+    upto = np.cumsum(occurrences)  # [values], number of rows that are at most this long
     middle = {}
     for name, share in QUANTILES.items():
-        place = share * (upto[-1] - 1)  # between two rows the quantile is interpolated, as numpy does
+        place = share * (upto[-1] - 1)  # place in the sorted rows, from 0; a fraction lies between two rows
         low, high = (values[np.searchsorted(upto, row, side="right")] for row in (int(place), int(np.ceil(place))))
         middle[name] = float(low + (high - low) * (place - int(place)))
     mean = float((values * occurrences).sum() / upto[-1])
@@ -154,7 +176,7 @@ def _quantiles(table: pl.LazyFrame, length: pl.Expr) -> dict[str, float]:
 
 
 def _warnings(audit: dict[str, Any], data: DataConfig) -> list[str]:
-    """Return what a user should know before training, one sentence each."""
+    """Return the warnings that a user should read before training, one sentence each."""
     warnings = []
     rows, chosen = audit["rows_with_text"], audit["policies"][data.too_long]
     if chosen["answers_lost"]:

@@ -1,4 +1,4 @@
-"""One batch of rows as tokens: rendered, tokenised part by part, and every unusable row given its reason."""
+"""Encoding a batch of rows: render the template, tokenise prompt, reasoning and answer, name a reason to drop a row."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from dreamtune.data.oddities import row_flags
-from dreamtune.data.template import has_reasoning, render_parts
+from dreamtune.data.template import has_reasoning, render_segments
 from dreamtune.data.tokenizer import Tokenizer
 from dreamtune.errors import UserError
 from dreamtune.inputs.parquet_rows import Texts
@@ -18,12 +18,12 @@ class EncodedRows:
     """A batch of rows in tokens.
 
     Attributes:
-        questions, reasonings, answers: [rows] the rows' texts; empty where there is none.
-        dropped: [rows] object; the reason a row cannot be used, empty for one that can.
+        questions, reasonings, answers: [rows] texts; empty for a row that lacks one of them.
+        dropped: [rows] object; the reason why a row cannot be used, empty for a usable row.
         prompts: [rows] lists of tokens, beginning token included.
-        reasoning_ids, answer_ids: [rows] lists of tokens; the end token is not among them.
-        unknown: tokens the vocabulary could not write.
-        flags: [rows] what looks odd about the texts, with the columns of `flags.SCHEMA`.
+        reasoning_ids, answer_ids: [rows] lists of tokens, without the end token.
+        unknown: number of tokens in the batch that the vocabulary could not write.
+        flags: [rows] oddities of the texts, with the columns of `oddities.FLAG_COLUMNS`.
     """
 
     questions: list[str]
@@ -37,20 +37,24 @@ class EncodedRows:
     flags: pl.DataFrame
 
     def lengths(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the tokens of prompt, reasoning and answer, [rows] each."""
-        parts = (self.prompts, self.reasoning_ids, self.answer_ids)
-        prompt, reasoning, answer = (np.fromiter(map(len, part), np.int64, len(part)) for part in parts)
+        """Return the numbers of tokens of prompt, reasoning and answer, [rows] int64 each."""
+        segments = (self.prompts, self.reasoning_ids, self.answer_ids)
+        prompt, reasoning, answer = (np.fromiter(map(len, tokens), np.int64, len(tokens)) for tokens in segments)
         return prompt, reasoning, answer
 
 
 def columns_of(data: DataConfig) -> list[str]:
-    """Return the columns the template needs, none twice."""
+    """Return the names of the columns that are read from the data, each once."""
     names = (data.columns.question, data.columns.reasoning, data.columns.answer)
     return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def check_template(data: DataConfig, tokenizer: Tokenizer) -> None:
-    """Refuse a template that spells out a token which is placed, never written."""
+    """Check that the template's text does not spell out a special token (end, mask, beginning, padding).
+
+    Raises:
+        UserError: it does. Special tokens are added as tokens, never written as text.
+    """
     found = set(tokenizer.encode(data.template)) & tokenizer.special_ids()
     if found:
         names = ", ".join(sorted(str(tokenizer.backend.id_to_token(i)) for i in found))
@@ -61,21 +65,27 @@ def check_template(data: DataConfig, tokenizer: Tokenizer) -> None:
 
 
 def encode_rows(batch: dict[str, Texts], data: DataConfig, tokenizer: Tokenizer) -> EncodedRows:
-    """Render and tokenise `batch`; one call for all parts keeps the cores busy."""
+    """Render and tokenise a batch of rows. One call of the tokenizer for all texts keeps the cores busy.
+
+    Args:
+        batch: column name -> [rows] texts, or None for null.
+        data: gives columns, template and beginning token.
+        tokenizer: of the base model.
+    """
     questions, answers = batch[data.columns.question], batch[data.columns.answer]
     reasonings: Texts = batch[data.columns.reasoning] if data.columns.reasoning else [""] * len(questions)
     needs_reasoning = has_reasoning(data.template)
     texts_of_rows = zip(questions, reasonings, answers, strict=True)
     dropped = np.array([_unusable(*row, needs_reasoning) for row in texts_of_rows], dtype=object)
     usable = dropped == ""
-    q, r, a = (_blanked(part, usable) for part in (questions, reasonings, answers))
-    texts, n = render_parts(data.template, q, r, a), len(q)
+    q, r, a = (_blanked(column, usable) for column in (questions, reasonings, answers))
+    texts, n = render_segments(data.template, q, r, a), len(q)
     ids = tokenizer.encode_batch(texts)
-    # A row that spells out the mask or the end token would train on, or stop at, a token it did not mean.
+    # A text that spells out a special token, such as the mask or the end token, would be encoded as that token.
     if any(str(tokenizer.backend.id_to_token(i)) in "\n".join(texts) for i in tokenizer.special_ids()):
-        spelled_out = np.array([not tokenizer.special_ids().isdisjoint(part) for part in ids])
+        spelled_out = np.array([not tokenizer.special_ids().isdisjoint(tokens) for tokens in ids])
         dropped[usable & spelled_out.reshape(3, n).any(axis=0)] = "special_token_in_text"
-    unknown = 0 if tokenizer.unknown_id is None else sum(part.count(tokenizer.unknown_id) for part in ids)
+    unknown = 0 if tokenizer.unknown_id is None else sum(tokens.count(tokenizer.unknown_id) for tokens in ids)
     start = [tokenizer.beginning_id] if data.beginning_token and tokenizer.beginning_id is not None else []
     prompts = [start + prompt for prompt in ids[:n]]
     odd = row_flags(q, r if data.columns.reasoning else None, a)
@@ -83,7 +93,10 @@ def encode_rows(batch: dict[str, Texts], data: DataConfig, tokenizer: Tokenizer)
 
 
 def _unusable(question: str | None, reasoning: str | None, answer: str | None, needs_reasoning: bool) -> str:
-    """Name the first thing a row lacks. An empty reasoning is one; a missing one is never the word "None"."""
+    """Return the reason why a row cannot be used, "" for a usable row.
+
+    An empty reasoning is usable. A null one is not, where the template shows it: it must not become the word "None".
+    """
     if question is None:
         return "null_question"
     if not question.strip():
@@ -96,6 +109,7 @@ def _unusable(question: str | None, reasoning: str | None, answer: str | None, n
 
 
 def _blanked(texts: Texts, usable: np.ndarray) -> list[str]:
+    """Return the texts [rows] with "" for null and for rows that are not `usable` [rows] bool."""
     if usable.all() and None not in texts:
         return texts  # type: ignore[return-value]  # no None is left in it
     return [text if text and use else "" for text, use in zip(texts, usable, strict=True)]

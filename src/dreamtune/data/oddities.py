@@ -1,8 +1,8 @@
-"""What looks odd about a row's text: blank or repeated parts, remnants of a bad conversion, another script.
+"""Flags for oddities of a row's text: blank or repeated fields, remnants of a bad conversion, another script.
 
-A flag drops nothing. It is named by what it measures: `script` is the script of the letters
-(`alphabets.py`), and `few_english_words` the share of English function words. No language is identified: a model for
-that weighs several megabytes and takes longer than tokenising the row.
+A flag drops no row. Its name says what it measures: `script` is the script of the letters (`alphabets.py`), and
+`few_english_words` the share of English function words. No language is identified: a model for that weighs several
+megabytes and takes longer than tokenising the row.
 """
 
 from typing import Any
@@ -13,11 +13,11 @@ import pyarrow as pa
 
 from dreamtune.data.alphabets import LATIN, NAMES, scripts_of
 
-EXAMPLES = 5
+EXAMPLES = 5  # example ids given for each flag
 NOTABLE = 0.01  # share of the rows above which a flag becomes a warning
-LONG = 10  # an answer is long from so many times the 95th percentile of all answers
-PARTS = ("question", "reasoning", "answer")
-ROW_FLAGS = {  # the columns of lengths.parquet, each with what a warning says of the rows that have it
+LONG = 10  # an answer is long above this many times the 95th percentile of all answers
+FIELDS = ("question", "reasoning", "answer")
+ROW_FLAGS = {  # columns of lengths.parquet -> words with which a warning describes the flagged rows
     "blank_reasoning": "have a blank reasoning",
     "answer_equals_question": "have an answer that repeats the question",
     "control_characters": "hold control characters or invisible ones",
@@ -31,34 +31,37 @@ FLAGS = ROW_FLAGS | {
     "other_script": "are in another script than most rows",
     "long_answer": f"have an answer more than {LONG} times as long as the 95th percentile",
 }
-SCHEMA = pa.schema([("script", pa.string()), *((name, pa.bool_()) for name in ROW_FLAGS)])
+FLAG_COLUMNS = pa.schema([("script", pa.string()), *((name, pa.bool_()) for name in ROW_FLAGS)])
 
 # All control characters but tab, line feed and carriage return; zero-width space, word joiner, byte order mark.
 CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x9F\u{200B}\u{2060}\u{FEFF}]"
 # UTF-8 that was read as Latin-1 or Windows-1252: accented letters, quotation marks, signs, the mark, emoji.
 MOJIBAKE = "Ã[\u0080-\u00bf]|â€|Â[\u00a0-\u00bf]|ï»¿|ðŸ"
-# Names of one letter are left out, which mathematics writes: <a, b>.
+# Tags with a name of one letter are left out, because mathematics writes <a, b>.
 TAGS = "br|hr|div|span|table|tbody|tr|td|th|li|ul|ol|em|strong|sup|sub|img|pre|blockquote|h[1-6]"
 HTML = rf"(?i)</?(?:{TAGS})(?:\s[^<>]*)?/?>|</?p>|&(?:nbsp|lt|gt|amp|quot|#\d+);"
-# Words that no other large language in Latin script has, so neither "in" nor "die". English runs at a third of them.
+# English function words that no other large language in Latin script has, so neither "in" nor "die". They are about a
+# third of the words of an English text.
 ENGLISH = (
     "the|of|and|is|that|are|with|for|what|how|from|this|which|if|be|by|it|his|her|their|each|has|have|was|were|they|"
     "then|than|find|many|at|to"
 )
-ENGLISH_SHARE = 0.04  # of the words of the first SAMPLE characters
-WORDS = 20  # of two letters and more, below which a question is too short to tell
-SAMPLE = 1_000
+ENGLISH_SHARE = 0.04  # share of such words in the first SAMPLE characters below which a question is flagged
+WORDS = 20  # a question with fewer words of two letters and more is too short to tell
+SAMPLE = 1_000  # characters
 
 
 def row_flags(questions: list[str], reasonings: list[str] | None, answers: list[str]) -> pl.DataFrame:
     """Return `script` (text, null for too few letters) and the ROW_FLAGS (bool) of each row.
 
-    `reasonings` is None where the data has no such column.
+    Args:
+        questions, answers: [rows] texts.
+        reasonings: [rows] texts, or None if the data has no such column.
     """
-    parts = {"question": questions, "reasoning": reasonings or [""] * len(questions), "answer": answers}
-    texts = pl.DataFrame(parts, schema=dict.fromkeys(PARTS, pl.String))
-    question, answer = (pl.col(part).str.strip_chars().str.to_lowercase() for part in ("question", "answer"))
-    scripts = np.stack([scripts_of(part) for part in parts.values()])  # [3, rows]
+    fields = {"question": questions, "reasoning": reasonings or [""] * len(questions), "answer": answers}
+    texts = pl.DataFrame(fields, schema=dict.fromkeys(FIELDS, pl.String))
+    question, answer = (pl.col(field).str.strip_chars().str.to_lowercase() for field in ("question", "answer"))
+    scripts = np.stack([scripts_of(field) for field in fields.values()])  # [3, rows]
     of_question, of_reasoning, of_answer = scripts
     row_script = np.where(of_question, of_question, np.where(of_reasoning, of_reasoning, of_answer))
     lowest = np.where(scripts, scripts, len(NAMES)).min(axis=0)
@@ -76,17 +79,18 @@ def row_flags(questions: list[str], reasonings: list[str] | None, answers: list[
 
 
 def _few_english_words() -> pl.Expr:
+    """Return an expression over the column `question`: true if a long enough text has hardly an English word."""
     text = pl.col("question").str.head(SAMPLE).str.replace_all(r"\\[A-Za-z]+", " ")
     words = text.str.count_matches(r"\p{L}{2,}")
     return (words >= WORDS) & (text.str.count_matches(rf"(?i)\b(?:{ENGLISH})\b") < ENGLISH_SHARE * words)
 
 
 def count_flags(usable: pl.LazyFrame, answer_p95: float | None) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
-    """Return rows by script, the commonest first, and for each of FLAGS its rows and the ids of the first EXAMPLES.
+    """Return the number of rows by script, the commonest first, and of each of FLAGS with its first example ids.
 
     Args:
         usable: the rows of lengths.parquet that have text.
-        answer_p95: 95th percentile of their answers' characters; None without rows.
+        answer_p95: 95th percentile of their answers' lengths in characters; None without rows.
     """
     by_script = usable.group_by(pl.col("script").fill_null("none")).len().collect()
     scripts = dict(by_script.sort(["len", "script"], descending=[True, False]).iter_rows())
@@ -104,10 +108,15 @@ def count_flags(usable: pl.LazyFrame, answer_p95: float | None) -> tuple[dict[st
 
 
 def flag_warnings(flags: dict[str, dict[str, Any]], rows: int) -> list[str]:
-    """Return one sentence for each flag that a notable share of `rows` has, but not most of them by nature."""
+    """Return a sentence for each flag that at least the share NOTABLE of the rows has.
+
+    Args:
+        flags: as `count_flags` returns them.
+        rows: number of rows with text.
+    """
     found = []
     for name, flag in flags.items():
-        # Rows without English words are odd among others that have them; in a corpus of French they are the corpus.
+        # Rows without English words are odd among rows that have them, but not where most rows have none (French data).
         most = name == "few_english_words" and flag["rows"] > rows / 2
         if flag["rows"] >= max(NOTABLE * rows, 1) and not most:
             examples = ", ".join(map(str, flag["examples"]))

@@ -2,20 +2,19 @@
 
 Usage: `prepare_shards(data, model, out, benchmarks)` fills the empty folder `out`:
 
-    out/train/train-00000.arrow …    likewise validation/, test/; columns in `dreamtune.data.shard_writer`
+    out/train/train-00000.arrow …    likewise validation/, test/; columns in `dreamtune.formats.shards`
     out/shards.json                  template, tokenizer ids, rows and tokens per split, dropped rows by reason
-    out/lengths.parquet              one row per source row: split, reason, tokens and characters of each part, flags
+    out/lengths.parquet              one row per source row: split, reason, tokens and characters by segment, flags
     out/audit.json                   what each truncation policy would lose; duplicates; contamination; flags; warnings
 
-Of a part of a version OUT/part.arrow alone: its stretch of rows, tokenised. What needs all rows (split, duplicates,
-contamination, the audit) and all writing is left to the job that gathers the parts.
+Several jobs can share the work. Each then tokenises one part, a stretch of the rows, and writes only OUT/part.arrow. A
+last job takes these tokens and does the rest, which needs all rows: split, duplicates, contamination, shards, audit.
 
-The rows are read twice, a batch at a time: first the questions (split, duplicates, held-out n-grams), then everything;
-and the questions once more, as far as the overlapping pairs that audit.json quotes.
+The rows are read twice, a batch at a time: first the questions (split, duplicates, held-out n-grams), then all columns.
+The questions of the overlapping pairs that audit.json quotes are looked up once more at the end.
 Held-out rows go through the same truncation policy as training rows; see `dreamtune.data.truncation.fit`.
 """
 
-import json
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +36,8 @@ from dreamtune.data.tables import LENGTHS, lengths_table, shard_table
 from dreamtune.data.tokenizer import Tokenizer, load_tokenizer
 from dreamtune.data.truncation import fit
 from dreamtune.errors import UserError
+from dreamtune.files import write_json
+from dreamtune.formats.shards import AUDIT_FILE, LENGTHS_FILE, SHARDS_FILE
 from dreamtune.inputs.files import resolve_files
 from dreamtune.inputs.parquet_rows import ParquetRows, open_rows
 from dreamtune.part import Part
@@ -45,7 +46,7 @@ from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.data import DataConfig
 from dreamtune.settings.model import ModelConfig
 
-AHEAD = 2  # batches that are tokenised while one is written
+AHEAD = 2  # number of batches that are tokenised while another is written
 
 
 def prepare_shards(
@@ -56,12 +57,15 @@ def prepare_shards(
     part: Part | None = None,
     parts: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Fill `out` and return the counts: source_rows, rows per split, dropped rows by reason.
+    """Fill the empty folder `out` and return counts: source_rows, rows by split, dropped rows by reason, warnings.
 
     Args:
+        data: settings of the stage.
+        model: settings of the base model, whose tokenizer is used.
+        out: as the module's docstring describes it.
         benchmarks: training rows that overlap one of these are dropped.
-        part: only tokenise the batches that begin in this part's stretch of the rows.
-        parts: folders of all parts, whose tokens are taken instead.
+        part: set for a job that only tokenises the batches that begin in this part's stretch of the rows.
+        parts: output folders of such jobs, all of them, whose tokens are used; empty to tokenise here.
 
     Raises:
         UserError: unreadable or missing data or benchmark, no usable tokenizer, or no training row left.
@@ -73,7 +77,7 @@ def prepare_shards(
         return {"rows": write_part(_tokenised(rows, data, tokenizer, part.stretch(rows.rows)), out)}
     against = [BenchmarkOverlap(benchmark, data.ngram) for benchmark in benchmarks]
     survey = survey_questions(rows, data)
-    run = _Run(data, tokenizer, survey, against, out)
+    run = _SecondPass(data, tokenizer, survey, against, out)
     for encoded in read_parts(parts) if parts else _tokenised(rows, data, tokenizer, range(rows.rows)):
         run.write(encoded)
     meta = run.finish(rows.rows)
@@ -82,30 +86,36 @@ def prepare_shards(
     contamination["benchmarks"] = {
         each.name: {"train_rows": each.rows} | each.counts() | each.pairs() for each in against
     }
-    audit = audit_lengths(out / "lengths.parquet", data, survey.duplicates(), contamination, run.unknown)
-    _write_json(out / "audit.json", audit)
-    _write_json(out / "shards.json", meta)
+    audit = audit_lengths(out / LENGTHS_FILE, data, survey.duplicates(), contamination, run.unknown)
+    write_json(out / AUDIT_FILE, audit)
+    write_json(out / SHARDS_FILE, meta)
     counts = {split: content["rows"] for split, content in meta["splits"].items()}
     return {"source_rows": rows.rows, "rows": counts, "dropped": meta["dropped"], "warnings": audit["warnings"]}
 
 
-class _Run:
-    """The second pass: decides about each row, in source order, and writes it."""
+class _SecondPass:
+    """The second reading of the rows, in source order: keep or drop each, and write the kept ones to the shards.
+
+    Args:
+        survey: results of the first reading.
+        against: benchmarks that training rows must not overlap.
+        out: folder of the shards.
+    """
 
     def __init__(
         self, data: DataConfig, tokenizer: Tokenizer, survey: Survey, against: list[BenchmarkOverlap], out: Path
     ) -> None:
         self.data, self.tokenizer, self.survey, self.against, self.out = data, tokenizer, survey, against, out
         self.writers = {name: ShardWriter(out, name, data.rows_per_shard) for name in SPLIT_NAMES if name}
-        self.lengths = pq.ParquetWriter(out / "lengths.parquet", LENGTHS)
+        self.lengths = pq.ParquetWriter(out / LENGTHS_FILE, LENGTHS)
         self.overlap = Overlap(survey.heldout)
         self.dropped: Counter[str] = Counter()
         self.row, self.unknown = 0, 0
-        self.groups = survey.groups()  # [rows], the number of each row's question
-        self.taken = np.zeros(int(self.groups.max()) + 1, bool)  # [questions], whether a usable row had it already
+        self.groups = survey.groups()  # [rows], each row's question as a number
+        self.taken = np.zeros(int(self.groups.max()) + 1, bool)  # [questions], whether an earlier usable row asked it
 
     def write(self, rows: EncodedRows) -> None:
-        """Fit, drop and write one batch; the first reason a row meets is the one it is counted under."""
+        """Truncate, drop and write the rows of one batch; a row counts under the first reason to drop it."""
         ids = np.arange(self.row, self.row + len(rows.questions))
         splits = self.survey.splits[ids]
         outcome = fit(self.data.too_long, *rows.lengths(), self.data.max_tokens)
@@ -114,7 +124,7 @@ class _Run:
         repeats = self._repeats(dropped, self.groups[ids])
         if self.data.duplicates == "drop":
             dropped[repeats] = "duplicate"
-        # Asked twice, a question would count twice, and the tests take questions for independent.
+        # A test question that is asked twice would count twice, where the statistics assume independent questions.
         dropped[repeats & (splits == TEST) & (dropped == "")] = "repeated_test_question"
         kept = dropped == ""
         from_start = self.data.too_long == "shorten_reasoning" and self.data.shorten_from == "start"
@@ -129,7 +139,11 @@ class _Run:
         self.unknown += rows.unknown
 
     def finish(self, source_rows: int) -> dict[str, Any]:
-        """Close the files and return the content of shards.json."""
+        """Close the files and return the content of shards.json.
+
+        Raises:
+            UserError: no row is left for training.
+        """
         self.lengths.close()
         splits = {name: writer.close() for name, writer in self.writers.items()}
         kept = sum(writer.rows for writer in self.writers.values())
@@ -152,11 +166,15 @@ class _Run:
         }
 
     def _drop_contaminated(self, rows: EncodedRows, train: np.ndarray, ids: np.ndarray, dropped: np.ndarray) -> None:
-        """Look for the batch's training rows `train` [training rows] among the held-out questions and the benchmarks.
+        """Compare training rows with the held-out questions and the benchmarks, and count the overlaps.
 
-        Those found get a reason in `dropped` [rows], if contaminated rows are dropped.
+        Args:
+            rows: a batch.
+            train: [training rows], their places in the batch.
+            ids: [rows] example ids.
+            dropped: [rows] reasons, changed in place for rows that overlap and have to go.
         """
-        questions, answers = ([part[i] for i in train] for part in (rows.questions, rows.answers))
+        questions, answers = ([column[i] for i in train] for column in (rows.questions, rows.answers))
         shares = self.overlap.look_up(questions, ids[train])
         for benchmark in self.against:
             dropped[train[benchmark.look_up(questions, answers, ids[train])]] = "contaminated_by_benchmark"
@@ -164,26 +182,45 @@ class _Run:
             dropped[train[shares]] = "contaminated"
 
     def _repeats(self, dropped: np.ndarray, groups: np.ndarray) -> np.ndarray:
-        """Return [rows] bool: all usable rows but the first of each question, in this batch and before it."""
+        """Return which usable rows of a batch repeat the question of an earlier usable row, here or in a batch before.
+
+        Args:
+            dropped: [rows] object; reasons, "" for a usable row.
+            groups: [rows], each row's question as a number.
+
+        Returns:
+            [rows] bool.
+
+        Rows that ask questions 0, 1, 0, 2, 0, where question 1 was asked in a batch before, and the first row is
+        dropped already, so that it is the third that asks question 0 first:
+
+        >>> from types import SimpleNamespace
+        >>> second_pass = SimpleNamespace(taken=np.array([False, True, False]))
+        >>> dropped = np.array(["too_long", "", "", "", ""], object)
+        >>> _SecondPass._repeats(second_pass, dropped, groups=np.array([0, 1, 0, 2, 0])).tolist()
+        [False, True, False, False, True]
+        """
         repeats, usable = np.zeros(len(groups), bool), np.flatnonzero(dropped == "")
-        first = usable[np.unique(groups[usable], return_index=True)[1]]
+        first = usable[np.unique(groups[usable], return_index=True)[1]]  # of each question asked in this batch
         repeats[np.setdiff1d(usable, first[~self.taken[groups[first]]])] = True
         self.taken[groups[usable]] = True
         return repeats
 
 
 def _tokenised(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer, among: range) -> Iterator[EncodedRows]:
-    """Yield the batches that begin among these rows."""
+    """Yield the tokenised batches that begin in the range of rows `among`, with a progress bar."""
     with Progress("tokenising", len(among)) as progress:
-        for encoded in _ahead(rows, data, tokenizer, among):
+        for encoded in _prefetched(rows, data, tokenizer, among):
             yield encoded
-            progress.advance(min(len(encoded.questions), len(among) - progress.done))  # the last may reach beyond
+            # The last batch may reach beyond the range.
+            progress.advance(min(len(encoded.questions), len(among) - progress.done))
 
 
-def _ahead(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer, among: range) -> Iterator[EncodedRows]:
-    """Tokenise the next batches on all cores while the last one is written; the tokenizer releases Python's lock.
+def _prefetched(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer, among: range) -> Iterator[EncodedRows]:
+    """Yield tokenised batches, of which AHEAD more are worked on by threads while the caller writes one.
 
-    Two are under way, so that the cores have work while the lists of the other batch are made under the lock.
+    The tokenizer uses all cores and releases Python's lock; making the lists of a batch holds it. With two batches
+    under way, one is tokenised while the lists of the other are made.
     """
     with ThreadPoolExecutor(AHEAD) as pool:
         waiting = deque[Future[EncodedRows]]()
@@ -193,7 +230,3 @@ def _ahead(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer, among: ran
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

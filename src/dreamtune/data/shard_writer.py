@@ -1,23 +1,14 @@
-"""Writing a split as Arrow stream files, the format in which `datasets` keeps and memory-maps its tables."""
+"""Writing a split as files in Arrow's stream format, which `datasets` memory-maps."""
 
 from pathlib import Path
 
 import pyarrow as pa
 
-SCHEMA = pa.schema(
-    [
-        ("example_id", pa.int64()),  # row number in the concatenated source files
-        ("input_ids", pa.list_(pa.int32())),  # beginning token, prompt, response, and its end token if complete
-        ("prompt_tokens", pa.int32()),  # so many of input_ids are the prompt, beginning token included
-        ("complete", pa.bool_()),  # False: the answer was cut, and no end token follows
-        ("question", pa.string()),
-        ("answer", pa.string()),
-    ]
-)
+from dreamtune.formats.shards import SHARD
 
 
 class ShardWriter:
-    """Appends tables to `folder/SPLIT/SPLIT-00000.arrow` and opens the next file every `rows_per_shard` rows."""
+    """Writer of one split: FOLDER/SPLIT/SPLIT-00000.arrow and so on, each with `rows_per_shard` rows but the last."""
 
     def __init__(self, folder: Path, split: str, rows_per_shard: int) -> None:
         self.folder, self.split, self.rows_per_shard = folder, split, rows_per_shard
@@ -26,19 +17,19 @@ class ShardWriter:
         self.stream: pa.ipc.RecordBatchStreamWriter | None = None
 
     def write(self, table: pa.Table) -> None:
-        """Append `table` (of SCHEMA), across as many files as its rows need."""
+        """Append a table that has the columns `formats.shards.SHARD`; its rows may go to several files."""
         while table.num_rows:
             room = self.rows_per_shard - self.rows % self.rows_per_shard
             if self.stream is None or room == self.rows_per_shard:
                 self._next_file()
-            part, table = table.slice(0, room), table.slice(room)
+            head, table = table.slice(0, room), table.slice(room)
             assert self.stream is not None
-            self.stream.write_table(part)
-            self.rows += part.num_rows
-            self.tokens += pa.compute.sum(pa.compute.list_value_length(part["input_ids"])).as_py()
+            self.stream.write_table(head)
+            self.rows += head.num_rows
+            self.tokens += pa.compute.sum(pa.compute.list_value_length(head["input_ids"])).as_py()
 
     def close(self) -> dict[str, object]:
-        """Finish the last file and return what shards.json says of the split."""
+        """Finish the last file and return the split's entry in shards.json: rows, tokens, files."""
         if self.stream is not None:
             self.stream.close()
             self.stream = None
@@ -49,5 +40,5 @@ class ShardWriter:
         name = f"{self.split}/{self.split}-{len(self.files):05d}.arrow"
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
-        self.stream = pa.ipc.new_stream(str(path), SCHEMA)
+        self.stream = pa.ipc.new_stream(str(path), SHARD)
         self.files.append(name)

@@ -1,7 +1,7 @@
-"""The first pass over the rows: each question's hash, its split, and the n-grams of the held-out questions.
+"""The first reading of the rows: each question's hash, its split, and the n-grams of the held-out questions.
 
-A row costs 9 bytes here; nothing else grows with the file. A held-out question counts for contamination even if its row
-is dropped later: that errs on the strict side, and needs no second look at the other columns.
+A row costs 9 bytes of memory; nothing else here grows with the file. A held-out question counts for contamination even
+if its row is dropped later: this errs on the strict side, and does not need the other columns.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ SPLIT_NAMES = ("train", "validation", "test", None)
 
 @dataclass(frozen=True)
 class Survey:
-    """What the first pass learned.
+    """Results of the first reading of the rows.
 
     Attributes:
-        hashes: [rows] uint64, of the normalised question; 0 where there is none.
-        splits: [rows] uint8, index into SPLIT_NAMES; NO_SPLIT where there is no question.
+        hashes: [rows] uint64, hash of the normalised question; 0 for a row without one.
+        splits: [rows] uint8, index into SPLIT_NAMES; NO_SPLIT for a row without a question.
         heldout: n-grams of the questions of validation and test.
     """
 
@@ -33,23 +33,23 @@ class Survey:
     heldout: NgramIndex
 
     def groups(self) -> np.ndarray:
-        """Return [rows] int32: rows with the same question have the same number."""
+        """Return each row's question as a number, [rows] int32: rows with the same question have the same number."""
         return np.unique(self.hashes, return_inverse=True)[1].astype(np.int32)
 
     def duplicates(self) -> dict[str, int]:
-        """Count rows that repeat an earlier row's question, and the questions that occur more than once."""
+        """Return the number of rows that repeat an earlier row's question, and of questions that occur repeatedly."""
         counts = np.unique(self.hashes[self.splits != NO_SPLIT], return_counts=True)[1]
         return {"rows": int((counts - 1).sum()), "questions": int((counts > 1).sum())}
 
     def straddling(self) -> int:
-        """Count the questions that stand both in train and in a held-out split; the split's rule makes it 0."""
+        """Return the number of questions that are both in train and in a held-out split: 0, since the hash decides."""
         train = self.hashes[self.splits == TRAIN]
         heldout = self.hashes[(self.splits == VALIDATION) | (self.splits == TEST)]
         return len(np.intersect1d(train, heldout))
 
 
 def survey_questions(rows: ParquetRows, data: DataConfig) -> Survey:
-    """Read the question column once."""
+    """Read the question column once, and return each row's hash and split and the held-out n-grams."""
     hashes, splits = np.zeros(rows.rows, np.uint64), np.full(rows.rows, NO_SPLIT, np.uint8)
     index, start = NgramIndex(data.ngram), 0
     with Progress("reading questions", rows.rows) as progress:
@@ -57,10 +57,10 @@ def survey_questions(rows: ParquetRows, data: DataConfig) -> Survey:
             questions = batch[data.columns.question]
             there = np.array([bool(q and q.strip()) for q in questions])
             batch_hashes = [question_hash(q, data.split.seed) if q else 0 for q in questions]
-            part = slice(start, start + len(questions))
-            hashes[part] = np.where(there, np.array(batch_hashes, np.uint64), 0)
-            splits[part] = np.where(there, assign(hashes[part], data.split), NO_SPLIT)
-            heldout = np.flatnonzero(there & (splits[part] != TRAIN))
+            span = slice(start, start + len(questions))
+            hashes[span] = np.where(there, np.array(batch_hashes, np.uint64), 0)
+            splits[span] = np.where(there, assign(hashes[span], data.split), NO_SPLIT)
+            heldout = np.flatnonzero(there & (splits[span] != TRAIN))
             index.add([questions[i] or "" for i in heldout], heldout + start)
             start += len(questions)
             progress.advance(len(questions))
@@ -69,6 +69,13 @@ def survey_questions(rows: ParquetRows, data: DataConfig) -> Survey:
 
 
 def assign(hashes: np.ndarray, split: Split) -> np.ndarray:
-    """Return each hash's split: the lowest `test` share of all hashes is test, the next `validation` share follows."""
+    """Return each hash's split, an index into SPLIT_NAMES.
+
+    The lowest share `split.test` of all hashes is test, the next share `split.validation` is validation:
+
+    >>> hashes = np.array([0.05, 0.15, 0.5]) * 2.0**64
+    >>> [SPLIT_NAMES[number] for number in assign(hashes, Split(test=0.1, validation=0.1))]
+    ['test', 'validation', 'train']
+    """
     u = hashes / 2.0**64
     return np.where(u < split.test, TEST, np.where(u < split.test + split.validation, VALIDATION, TRAIN))

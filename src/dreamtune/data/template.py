@@ -1,7 +1,7 @@
-"""The template of one example, cut into the three parts that are tokenised apart.
+"""The template of an example, cut into three segments: prompt, reasoning and answer.
 
-Prompt, reasoning and answer each get their own tokens, so that a prompt has the same tokens when it is generated from
-as when it was trained on, and so that cutting the reasoning never changes a token of the answer.
+Each segment is tokenised by itself, so that a prompt has the same tokens in generation as in training, and so that
+cutting the reasoning never changes a token of the answer.
 """
 
 import functools
@@ -11,10 +11,13 @@ QUESTION, REASONING, ANSWER = "{question}", "{reasoning}", "{answer}"
 
 @functools.cache
 def split_template(template: str) -> tuple[str, str, str]:
-    """Return (prompt part, reasoning part, answer part); joined they are the template.
+    """Return the template's segments (prompt, reasoning, answer); joined they are the template.
 
-    The prompt part ends before {reasoning}, or before {answer} if there is no reasoning. The reasoning part is the
-    bare placeholder or empty: what introduces the answer belongs to the answer, which survives when reasoning is cut.
+    The prompt ends before {reasoning}, or before {answer} if there is no reasoning. The reasoning is the bare
+    placeholder or empty. Words that introduce the answer belong to the answer, which survives when reasoning is cut.
+
+    >>> split_template("Q: {question}\\n\\n{reasoning}\\n\\nAnswer: {answer}")
+    ('Q: {question}\\n\\n', '{reasoning}', '\\n\\nAnswer: {answer}')
     """
     before_answer, answer = template.split(ANSWER)
     if REASONING not in before_answer:
@@ -24,12 +27,12 @@ def split_template(template: str) -> tuple[str, str, str]:
 
 
 def has_reasoning(template: str) -> bool:
-    """Say whether the template shows the reasoning."""
+    """Return whether the template shows the reasoning."""
     return bool(split_template(template)[1])
 
 
 def render_prompt(template: str, question: str) -> str:
-    """Return the text the model is given: everything before its response."""
+    """Return the prompt, the text before the model's response."""
     return split_template(template)[0].replace(QUESTION, question)
 
 
@@ -39,18 +42,22 @@ def render_reasoning(template: str, reasoning: str) -> str:
 
 
 def render_answer(template: str, answer: str) -> str:
-    """Return the answer with the words that introduce it; the end token is not text and follows as a token."""
+    """Return the answer with the template's words that introduce it, without the end token, which is not text."""
     return split_template(template)[2].replace(ANSWER, answer)
 
 
-def render_parts(template: str, questions: list[str], reasonings: list[str], answers: list[str]) -> list[str]:
-    """Return the prompts of all rows, then all reasonings, then all answers: what the three functions above return."""
+def render_segments(template: str, questions: list[str], reasonings: list[str], answers: list[str]) -> list[str]:
+    """Return the rendered segments of many rows: all prompts, then all reasonings, then all answers.
+
+    Equal to `render_prompt`, `render_reasoning` and `render_answer` of each row, but faster.
+    """
     prompt, reasoning, answer = split_template(template)
     texts = _filled(prompt, QUESTION, questions)
     texts += _filled(reasoning, REASONING, reasonings) if reasoning else [""] * len(reasonings)
     return texts + _filled(answer, ANSWER, answers)
 
 
-def _filled(part: str, placeholder: str, values: list[str]) -> list[str]:
-    before, after = part.split(placeholder)
+def _filled(segment: str, placeholder: str, values: list[str]) -> list[str]:
+    """Return the segment's text once for each value, with the value in the place of the placeholder."""
+    before, after = segment.split(placeholder)
     return [before + value + after for value in values]

@@ -1,6 +1,6 @@
-"""The tokenizer, read natively (no remote code, no torch) from a local folder or from the hub.
+"""The tokenizer, read natively (no remote code, no torch) from a local folder or from the hub's cache.
 
-`tokenizer.json` is taken where it exists. Dream's official repository has none: its tokenizer is Qwen2's byte-level
+`tokenizer.json` is read where it exists. Dream's official repository has none: its tokenizer is Qwen2's byte-level
 BPE with further special tokens, which is built here from `vocab.json`, `merges.txt` and `tokenizer_config.json`.
 """
 
@@ -20,21 +20,21 @@ QWEN2_CLASSES = {"Qwen2Tokenizer", "Qwen2TokenizerFast", "DreamTokenizer", "Drea
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# An encoded token takes some 100 bytes until its ids are copied out; this bounds that to about 150 MB.
+# The tokenizers library takes some 100 bytes for each encoded token; encoding in chunks bounds this to about 150 MB.
 CHUNK_CHARACTERS = 3_000_000
-BROKEN = "\ufffd"  # what a decoder writes for bytes that are no character, or not yet one
+BROKEN = "\ufffd"  # a decoder writes it for bytes that are no character, or only the start of one
 
 
 class Tokenizer:
     """A fast tokenizer and the ids of its special tokens.
 
     Attributes:
-        mask_id: the token that stands for "not yet known".
+        mask_id: the mask token, in the place of a token that is not known yet.
         end_id: the token after a complete response.
-        beginning_id: the token before a prompt, None where the tokenizer has none.
-        pad_id: the token that fills up a batch; the end token where the tokenizer has none of its own.
-        unknown_id: the token for what the vocabulary cannot write, None where every text can be written.
-        vocab_size: entries of the tokenizer, and more than any special id; the model may have further rows.
+        beginning_id: the token before a prompt, None if the tokenizer has none.
+        pad_id: the padding token; the end token if the tokenizer has none.
+        unknown_id: the token for text that the vocabulary cannot write, None if every text can be written.
+        vocab_size: number of entries, above every special id; the model's embeddings may have more rows.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Return the tokens of each text; all cores work on them, and a text that repeats is encoded once."""
+        """Return the tokens of each text, see `encode`. Uses all cores, and encodes a text that repeats only once."""
         distinct = list(dict.fromkeys(texts))
         tokens: list[list[int]] = []
         for chunk in _chunks(distinct):
@@ -65,13 +65,14 @@ class Tokenizer:
         return [known[text] for text in texts]
 
     def decode(self, ids: list[int]) -> str:
-        """Return the text of `ids`, special tokens dropped."""
+        """Return the text of tokens, without the special ones."""
         return self.backend.decode(list(ids), skip_special_tokens=True)
 
     def pieces(self, ids: list[int]) -> list[str]:
-        """Return the text each token adds to that before it; joined they are `decode(ids)`.
+        """Return the text that each token adds to the text before it; joined they are `decode(ids)`.
 
-        Of a character whose bytes are spread over several tokens, the last of them carries all.
+        A character whose bytes are spread over several tokens is added by the last of them. For the bytes F0 9F, 98 80
+        and 21 as three tokens the pieces are "", "😀" and "!".
         """
         alone = [self.decode([i]) for i in ids]
         if "".join(alone) == self.decode(ids):
@@ -85,12 +86,12 @@ class Tokenizer:
         return pieces
 
     def special_ids(self) -> set[int]:
-        """Return the ids that steer the model and must not come out of a row's text."""
+        """Return the ids of mask, end, padding and beginning token, which a row's text must not contain."""
         ids = (self.mask_id, self.end_id, self.pad_id, self.beginning_id)
         return {i for i in ids if i is not None}
 
     def describe(self) -> dict[str, int | None]:
-        """Return what shards.json says of the tokenizer."""
+        """Return the tokenizer's entry in shards.json: its special ids and vocab_size."""
         return {
             "mask_id": self.mask_id,
             "end_id": self.end_id,
@@ -127,7 +128,7 @@ def load_tokenizer(path: str, revision: str | None = None) -> Tokenizer:
 
 
 def _chunks(texts: list[str]) -> Iterator[list[str]]:
-    """Cut `texts` into runs of about CHUNK_CHARACTERS, so that long rows do not multiply the memory."""
+    """Yield the texts in order, in chunks of about CHUNK_CHARACTERS, so that memory does not grow with long rows."""
     if sum(map(len, texts)) <= CHUNK_CHARACTERS:
         yield texts
         return
@@ -142,6 +143,7 @@ def _chunks(texts: list[str]) -> Iterator[list[str]]:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file, {} if the file is missing; a UserError if it holds no JSON object."""
     if not path.exists():
         return {}
     try:
@@ -154,11 +156,12 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _backend(folder: Path, config: dict[str, Any], model_config: dict[str, Any]) -> tokenizers.Tokenizer:
+    """Return the tokenizers library's object for a folder; `config` is its tokenizer_config.json."""
     native = folder / "tokenizer.json"
     if native.exists():
         try:
             return tokenizers.Tokenizer.from_file(str(native))
-        except Exception as error:  # the library raises bare Exception for whatever it cannot parse
+        except Exception as error:  # the library raises a bare Exception for a file that it cannot parse
             raise UserError(f"{native} is not a tokenizer: {error}") from error
     if not ((folder / "vocab.json").exists() and (folder / "merges.txt").exists()):
         raise UserError(f"{folder} holds no tokenizer; expected tokenizer.json, or vocab.json and merges.txt")
@@ -172,7 +175,11 @@ def _backend(folder: Path, config: dict[str, Any], model_config: dict[str, Any])
 
 
 def _qwen2(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
-    """Build Qwen2's byte-level BPE with the added tokens of `tokenizer_config.json` or `added_tokens.json`."""
+    """Return Qwen2's byte-level BPE with the added tokens of `tokenizer_config.json` or `added_tokens.json`.
+
+    Raises:
+        UserError: the files are no BPE vocabulary, or an added token would get another id than it says.
+    """
     try:
         bpe = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
     except Exception as error:  # bare Exception again
@@ -194,6 +201,7 @@ def _qwen2(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
 
 
 def _added_tokens(folder: Path, config: dict[str, Any]) -> dict[int, tokenizers.AddedToken]:
+    """Return the tokens beside the vocabulary by their ids."""
     described = config.get("added_tokens_decoder")
     if described is not None:
         return {int(i): tokenizers.AddedToken(**token) for i, token in described.items()}
@@ -204,7 +212,10 @@ def _added_tokens(folder: Path, config: dict[str, Any]) -> dict[int, tokenizers.
 def _special_id(
     backend: tokenizers.Tokenizer, name: str, configs: list[dict[str, Any]], model_config: dict[str, Any]
 ) -> int | None:
-    """Look a special token up by its text in the tokenizer's own files, then by its id in the model's config.json."""
+    """Return the id of a special token such as "mask" or "eos", or None.
+
+    The tokenizer's own files, which name its text, come before the model's config.json, which has its id.
+    """
     for config in configs:
         token = config.get(f"{name}_token")
         content = token.get("content") if isinstance(token, dict) else token

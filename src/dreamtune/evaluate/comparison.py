@@ -34,14 +34,15 @@ def compare_scores(base: pl.DataFrame, tuned: pl.DataFrame, reading: str, compar
 
     One sample per question: Wilson's intervals, Newcombe's paired one, exact McNemar. Several: the same intervals for
     the effective number of answers, and a permutation test over questions, of which each counts with its mean.
+    A question with an undecided answer of either model is left out of both; `undecided` counts these questions.
 
     Raises:
         UserError: the two do not answer the same questions.
     """
-    questions = _by_question(base, tuned, reading)
+    questions, undecided = _by_question(base, tuned, reading)
     samples = max(questions["samples"].to_list(), default=0)
     x, y = ((questions[who] / questions["samples"]).to_numpy() for who in ("base", "tuned"))
-    return _compare(x, y, samples, _ungradable(base), comparison)
+    return _compare(x, y, samples, _left_out(base, undecided), comparison)
 
 
 def compare_samples(base: pl.DataFrame, tuned: pl.DataFrame, comparison: Comparison) -> Block:
@@ -54,23 +55,29 @@ def compare_samples(base: pl.DataFrame, tuned: pl.DataFrame, comparison: Compari
     Raises:
         UserError: the two do not answer the same questions.
     """
-    questions = _by_question(base, tuned, "correct")
-    samples, ungradable = min(questions["samples"].to_list(), default=0), _ungradable(base)
+    questions, undecided = _by_question(base, tuned, "correct")
+    samples, left_out = min(questions["samples"].to_list(), default=0), _left_out(base, undecided)
     tried = questions["samples"].to_numpy()
     at_k = {}
     for k in numbers_of_tries(samples):
         x, y = (pass_at_k(tried, questions[who].to_numpy(), k) for who in ("base", "tuned"))
-        at_k[str(k)] = _compare(x, y, samples, ungradable, comparison)
+        at_k[str(k)] = _compare(x, y, samples, left_out, comparison)
     voted = None
     if samples > 1 and all("answer_class" in frame.columns for frame in (base, tuned)):
         both = majority(base).join(majority(tuned), on="example_id", suffix="_tuned", maintain_order="left")
-        x, y = both["correct"].to_numpy().astype(float), both["correct_tuned"].to_numpy().astype(float)
-        voted = _compare(x, y, 1, ungradable, comparison) | {"samples": samples}
+        decided = both.drop_nulls()
+        x, y = (decided[name].to_numpy().astype(float) for name in ("correct", "correct_tuned"))
+        left_out = _left_out(base, both.height - decided.height)
+        voted = _compare(x, y, 1, left_out, comparison) | {"samples": samples}
     return {"pass_at_k": at_k, "majority": voted}
 
 
-def _by_question(base: pl.DataFrame, tuned: pl.DataFrame, reading: str) -> pl.DataFrame:
-    """Return example_id, samples, and how many of them are right in base and in tuned, of each gradable question."""
+def _by_question(base: pl.DataFrame, tuned: pl.DataFrame, reading: str) -> tuple[pl.DataFrame, int]:
+    """Return example_id, samples, and how many of them are right in base and in tuned, of each question that counts.
+
+    A gradable question counts if the reading exists (is not null) for every sample of both models. The second value is
+    the number of gradable questions with an undecided sample: those in which `correct`, if it is the reading, is null.
+    """
     keys = [frame.filter(pl.col("example_id") >= 0).select("example_id", "sample") for frame in (base, tuned)]
     if not keys[0].sort("example_id", "sample").equals(keys[1].sort("example_id", "sample")):
         raise UserError(
@@ -78,19 +85,21 @@ def _by_question(base: pl.DataFrame, tuned: pl.DataFrame, reading: str) -> pl.Da
             "both must come from the same test split: generate both again"
         )
     both = base.join(tuned, on=["example_id", "sample"], suffix="_tuned").filter("gradable").sort("example_id")
-    pair = both.select("example_id", "sample", base=reading, tuned=f"{reading}_tuned").drop_nulls()
-    return pair.group_by("example_id", maintain_order=True).agg(
+    pair = both.select("example_id", "sample", base=reading, tuned=f"{reading}_tuned")
+    unread = pair.filter(pl.any_horizontal(pl.col("base", "tuned").is_null())).select("example_id").unique()
+    counted = pair.join(unread, on="example_id", how="anti", maintain_order="left")
+    questions = counted.group_by("example_id", maintain_order=True).agg(
         pl.col("base", "tuned").cast(pl.Float64).sum(), pl.len().alias("samples")
     )
+    return questions, unread.height if reading == "correct" else 0
 
 
-def _compare(x: np.ndarray, y: np.ndarray, samples: int, ungradable: int, comparison: Comparison) -> Block:
+def _compare(x: np.ndarray, y: np.ndarray, samples: int, left_out: dict[str, int], comparison: Comparison) -> Block:
     """Return the block of a comparison of base x and tuned y, [questions] in 0 to 1."""
     if not len(x):
-        return nothing("questions")
+        return nothing("questions") | left_out
     block = _single(x, y, comparison) if samples == 1 else _several(x, y, samples, comparison)
-    counts = {"questions": len(x), "samples": samples, "ungradable": ungradable}
-    return block | counts | {"level": 1 - comparison.alpha}
+    return block | {"questions": len(x), "samples": samples, **left_out, "level": 1 - comparison.alpha}
 
 
 def compare_nll(frame: pl.DataFrame, comparison: Comparison) -> Block:
@@ -168,8 +177,10 @@ def _ratio(x: np.ndarray, y: np.ndarray, comparison: Comparison) -> Interval:
     return ratio_interval(x, y, comparison.resamples, comparison.seed, comparison.alpha)
 
 
-def _ungradable(scores: pl.DataFrame) -> int:
-    return scores.filter((pl.col("example_id") >= 0) & ~pl.col("gradable"))["example_id"].n_unique()
+def _left_out(scores: pl.DataFrame, undecided: int) -> dict[str, int]:
+    """Return how many questions are not compared, by reason."""
+    ungradable = scores.filter((pl.col("example_id") >= 0) & ~pl.col("gradable"))["example_id"].n_unique()
+    return {"ungradable": ungradable, "undecided": undecided}
 
 
 def _finite(value: float | None) -> float | None:

@@ -27,16 +27,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from torch.nn.functional import cross_entropy
 
 from dreamtune.evaluate.draws import EVERYTHING
 from dreamtune.evaluate.examples import Example
-from dreamtune.model.logits import apply_head, hidden_states
+from dreamtune.model.logits import hidden_states, row_losses
 from dreamtune.noise import open_uniforms
 from dreamtune.progress import Progress
 from dreamtune.settings.likelihood import LikelihoodConfig
 
-HEAD_ROWS = 1024  # rows that pass the head at once; bounds the float32 logits to HEAD_ROWS x vocabulary
+AT_ONCE = 1024  # rows that pass the head together; twice `loss.HEAD_ROWS`, as nothing is kept for a backward pass
 Reading = Callable[[], AbstractContextManager[Any]]  # puts the model into a state: adapter off, adapter on
 
 
@@ -97,9 +96,7 @@ def summed_cross_entropy(model: Any, jobs: Sequence[Job], mask_id: int) -> np.nd
     device = next(model.parameters()).device
     hidden = hidden_states(model, inputs.to(device), None if bool(seen.all()) else seen.to(device))  # [B, L, D]
     picked = hidden[rows.to(device), columns.to(device)]  # [M, D]
-    chunks = zip(picked.split(HEAD_ROWS), targets.to(device).split(HEAD_ROWS), strict=True)  # bounds the logits
-    losses = torch.cat([cross_entropy(apply_head(model, h).float(), t, reduction="none") for h, t in chunks])
-    losses = losses.double().cpu()
+    losses = row_losses(model, picked, targets.to(device), AT_ONCE).double().cpu()
     return torch.zeros(len(jobs), dtype=torch.float64).index_add_(0, rows, losses).numpy()
 
 

@@ -36,9 +36,9 @@ def read_examples(
     rows = read_split(shards, split)
     among = min(spread_over or len(rows), len(rows))
     count = min(max_rows or among, among)
-    chosen = rows.select(np.linspace(0, among - 1, count).astype(int) if spread_over else range(count))
+    chosen = np.linspace(0, among - 1, count).astype(int).tolist() if spread_over else range(count)
     examples = []
-    for row in chosen:
+    for row in map(rows.__getitem__, chosen):
         tokens, prompt = row["input_ids"], row["prompt_tokens"]
         stop = tokens.index(end_id, prompt) + 1 if end_id in tokens[prompt:] else len(tokens)
         if stop > prompt:

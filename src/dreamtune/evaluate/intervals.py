@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 import numpy as np
+import scipy  # which loads scipy.stats, a second's work, at its first use
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, nct, norm
-from scipy.stats import t as student_t
 
 Floats = NDArray[np.float64]
 CHUNK = 4_000_000  # resampled values held at a time: 32 MB
@@ -51,12 +50,12 @@ def question_share(values: ArrayLike, samples: int, alpha: float = 0.05) -> Inte
     variance = float(x.var(ddof=1)) / n if n > 1 else 0.0
     effective = min(n * samples, max(n, share * (1 - share) / variance)) if variance > 0 else n
     if n > 1:
-        effective *= (float(norm.isf(alpha / 2)) / float(student_t.isf(alpha / 2, n - 1))) ** 2
+        effective *= (float(scipy.stats.norm.isf(alpha / 2)) / float(scipy.stats.t.isf(alpha / 2, n - 1))) ** 2
     return Interval(share, *_wilson_limits(share, effective, alpha), n)
 
 
 def _wilson_limits(share: float, n: float, alpha: float) -> tuple[float, float]:
-    z = float(norm.isf(alpha / 2))
+    z = float(scipy.stats.norm.isf(alpha / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
@@ -65,7 +64,7 @@ def _wilson_limits(share: float, n: float, alpha: float) -> tuple[float, float]:
 def mcnemar_exact(lost: int, won: int) -> float:
     """Return the exact two-sided p of McNemar's test: of the changed answers, are half won and half lost?"""
     changed = lost + won
-    return min(1.0, 2 * float(binom.cdf(min(lost, won), changed, 0.5))) if changed else 1.0
+    return min(1.0, 2 * float(scipy.stats.binom.cdf(min(lost, won), changed, 0.5))) if changed else 1.0
 
 
 def paired_difference(base: ArrayLike, tuned: ArrayLike, alpha: float = 0.05) -> Interval:
@@ -155,8 +154,8 @@ def ratio_interval(
     if error <= 1e-12 * max(1.0, abs(value)):
         return Interval(value, value, value, n)
     effective = max(2.0, float(y.sum() ** 2 / (y**2).sum()))
-    quantile = float(student_t.isf(alpha / 2, effective - 1))
-    tail = float(norm.sf(quantile * sqrt(effective / (effective - 1))))
+    quantile = float(scipy.stats.t.isf(alpha / 2, effective - 1))
+    tail = float(scipy.stats.norm.sf(quantile * sqrt(effective / (effective - 1))))
     errors = _studentised_errors(x - value * y, y, resamples, seed, error)
     low, high = np.quantile(errors, [tail, 1 - tail], method="weibull")
     return Interval(value, value - max(float(high), quantile) * error, value + max(-float(low), quantile) * error, n)
@@ -206,12 +205,13 @@ def detectable_gain(n: int, changed: int, alpha: float = 0.05, power: float = PO
         return None
     observed = min(1.0, (changed + 1) / (n + 1))
     changes = np.arange(n + 1)
-    tolerated = binom.ppf(alpha / 2, changes, 0.5) - 1  # the most losses among them at which p < alpha; -1 for none
+    # [changes], the most losses among so many changes at which p < alpha; -1 for none
+    tolerated = scipy.stats.binom.ppf(alpha / 2, changes, 0.5) - 1
 
     def found(gain: float) -> float:
         share = max(observed, gain)
-        lost = binom.cdf(tolerated, changes, (share - gain) / (2 * share))
-        return float((binom.pmf(changes, n, share) * np.where(tolerated >= 0, lost, 0.0)).sum())
+        lost = scipy.stats.binom.cdf(tolerated, changes, (share - gain) / (2 * share))
+        return float((scipy.stats.binom.pmf(changes, n, share) * np.where(tolerated >= 0, lost, 0.0)).sum())
 
     return _smallest(found, 1.0, power)
 
@@ -233,11 +233,12 @@ def detectable_mean(
     noise, spread = _ratio_error(d, w) * w.mean() * sqrt(n), float(w.std(ddof=1))
     if noise == 0:
         return 0.0
-    critical = float(student_t.isf(alpha / 2, n - 1))
+    critical = float(scipy.stats.t.isf(alpha / 2, n - 1))
 
     def found(effect: float) -> float:
         shift = effect * w.mean() * sqrt(n) / np.hypot(noise, effect * spread)
-        return float(nct.sf(critical, n - 1, min(shift, 30.0)))  # beyond 30 scipy loses its precision; the power is 1
+        # Beyond a shift of 30, where the power is 1, scipy loses its precision.
+        return float(scipy.stats.nct.sf(critical, n - 1, min(shift, 30.0)))
 
     return _smallest(found, 100 * noise / w.mean(), power)
 

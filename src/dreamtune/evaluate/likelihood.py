@@ -7,7 +7,6 @@ of a version OUT/part.parquet alone. Batches are formed first and dealt out to t
 and with it every bit of its likelihood, is the same for any number of parts.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -32,6 +31,9 @@ from dreamtune.evaluate.elbo import (
 )
 from dreamtune.evaluate.examples import Example, read_examples
 from dreamtune.evaluate.soft_canaries import shuffled_prompts, soft_canaries
+from dreamtune.files import read_json, write_json
+from dreamtune.formats.likelihood import BINS_FILE, LIKELIHOOD, LIKELIHOOD_FILE
+from dreamtune.formats.training import TRAINING_FILE
 from dreamtune.gather import gather
 from dreamtune.model.adapter_format import is_checkpoint
 from dreamtune.model.loading import load
@@ -88,9 +90,10 @@ def evaluate_likelihood(
         return {"rows": table.height}
     frame, canaries = _conclude(tasks, table, likelihood, trained)
     frame = frame.with_columns(everything_masked=pl.col("draw") == EVERYTHING)
-    frame.write_parquet(out / "likelihood.parquet")
+    assert frame.schema == LIKELIHOOD, f"the table has other columns than {LIKELIHOOD}: {frame.schema}"
+    frame.write_parquet(out / LIKELIHOOD_FILE)
     summary = summarise(frame, likelihood, canaries)
-    (out / "likelihood.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_json(out / BINS_FILE, summary)
     return {"rows": summary["rows"], "draws": likelihood.draws, "tokens": summary["tokens"]}
 
 
@@ -99,7 +102,7 @@ def plan_tasks(
 ) -> tuple[Task, Task, Task]:
     """Return what the headline needs, and what the soft canaries need besides."""
     few = likelihood.model_copy(update={"draws": min(TRAIN_DRAWS, likelihood.draws)})
-    rows = json.loads((trained.parent / "training.json").read_text(encoding="utf-8"))["rows"]
+    rows = read_json(trained.parent / TRAINING_FILE)["rows"]
     training = read_examples(shards, "train", min(TRAIN_ROWS, len(examples)), spread_over=rows)
     return (
         Task("likelihood", plan_jobs(examples, likelihood)),

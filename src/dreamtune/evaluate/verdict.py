@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dreamtune.readable import nats, number, p_value, points
 from dreamtune.settings.report import Comparison
 
 Name = Literal[
@@ -67,7 +68,7 @@ def decide(
         _detectable_words(comparison, detectable),
         *_collapse_words(collapse),
         *(
-            f"warning from {c['source']}: {c['name']} ({_number(c['value'])}; expected {c['expected']})"
+            f"warning from {c['source']}: {c['name']} ({number(c['value'], 4)}; expected {c['expected']})"
             for c in _failed(canaries, False)
         ),
     )
@@ -83,7 +84,7 @@ def _faults(canaries: Sequence[Mapping[str, Any]], gates: Mapping[str, bool | No
         by_name.setdefault(c["name"], []).append(c)
     faults = []
     for name, of_name in by_name.items():
-        seen = ", ".join(f"{_number(c['value'])} in {c['source']}" for c in of_name)
+        seen = ", ".join(f"{number(c['value'], 4)} in {c['source']}" for c in of_name)
         faults.append(f"{name} is {seen}; expected {of_name[0]['expected']}")
     unrun = [f"{run}: its canaries did not run (no gate.json)" for run, passed in gates.items() if passed is None]
     # The canary of the sampler says nothing of training, so it cannot stand for those that never ran.
@@ -135,13 +136,16 @@ def _headline(name: Name, primary: str, accuracy: Mapping[str, Any], nll: Mappin
 def _accuracy_words(accuracy: Mapping[str, Any]) -> tuple[str, str]:
     """Return what happened, and its interval and p."""
     base, tuned, gain = accuracy["base"], accuracy["tuned"], accuracy["gain"]
+    undecided = accuracy.get("undecided", 0)
     if gain["value"] is None:
-        return "not enough data, no held-out question has a checkable answer", ""
+        no_grade = f"the grader left all {undecided} held-out questions undecided"
+        return f"not enough data, {no_grade if undecided else 'no held-out question has a checkable answer'}", ""
     n = base["n"]
     before, after = (f"{block['value'] * n:.1f}".removesuffix(".0") for block in (base, tuned))
-    limits = f"{100 * accuracy['level']:.3g} % interval {_points(gain['low'])} to {_points(gain['high'])}"
+    limits = f"{100 * accuracy['level']:.3g} % interval {points(gain['low'])} to {points(gain['high'])}"
     fact = f"{before} → {after} of {n} held-out {'question' if n == 1 else 'questions'} correct"
-    return fact, f"{_points(gain['value'])} points, {limits}, {_p(gain['p'])}"
+    fact += f", {undecided} left out as undecided" if undecided else ""
+    return fact, f"{points(gain['value'])} points, {limits}, {p_value(gain['p'])}"
 
 
 def _nll_words(nll: Mapping[str, Any]) -> tuple[str, str]:
@@ -152,8 +156,8 @@ def _nll_words(nll: Mapping[str, Any]) -> tuple[str, str]:
     fact = f"held-out NLL {nll['base']['value']:.3f} → {nll['tuned']['value']:.3f} nats per token"
     if delta["low"] is None or delta["p"] is None:
         return fact, "not enough data for an interval"
-    limits = f"{100 * nll['level']:.3g} % interval {_signed(delta['low'])} to {_signed(delta['high'])}"
-    return fact, f"{_signed(delta['value'])}, {limits}, {_p(delta['p'])}"
+    change, low, high = (nats(delta[name], signed=True) for name in ("value", "low", "high"))
+    return fact, f"{change}, {100 * nll['level']:.3g} % interval {low} to {high}, {p_value(delta['p'])}"
 
 
 def _reason(
@@ -175,19 +179,3 @@ def _detectable_words(comparison: Comparison, detectable: float | None) -> str:
 
 def _collapse_words(ways: Sequence[str]) -> list[str]:
     return [f"the tuned model's answers collapsed: {', '.join(ways)}"] if ways else []
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

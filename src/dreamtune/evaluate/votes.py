@@ -4,6 +4,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
+from dreamtune.formats.scores import UNDECIDED
+
 
 def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray[np.float64]:
     """Return per question the chance that of k samples at least one is right: 1 − C(n − c, k) / C(n, k).
@@ -35,6 +37,7 @@ def numbers_of_tries(samples: int) -> list[int]:
 def majority(scores: pl.DataFrame) -> pl.DataFrame:
     """Return example_id and correct: whether the answer that most samples of a gradable question give is right.
 
+    `correct` is null for a question with an undecided answer, be it beside its reference or beside another answer.
     A tie goes to the class whose first answer came first: samples are exchangeable, so that is a draw by lot which
     repeats itself, and a question stays right or wrong, as McNemar's test needs. Without a parsed answer it is wrong.
     Answers that the reference tells apart ("5 m" and "5", where it is 5 cm) do not vote together.
@@ -51,4 +54,6 @@ def majority(scores: pl.DataFrame) -> pl.DataFrame:
     )
     chosen = classes.unique("example_id", keep="first", maintain_order=True).select("example_id", "correct")
     everyone = asked.select("example_id").unique(maintain_order=True)
-    return everyone.join(chosen, on="example_id", how="left").with_columns(pl.col("correct").fill_null(False))
+    undecided = asked.filter(pl.col("correct").is_null() | (pl.col("answer_class") == UNDECIDED))["example_id"]
+    decided = pl.when(~pl.col("example_id").is_in(undecided.implode())).then(pl.col("correct").fill_null(False))
+    return everyone.join(chosen, on="example_id", how="left").with_columns(correct=decided)

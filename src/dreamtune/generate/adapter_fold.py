@@ -1,7 +1,7 @@
-"""Adding an adapter into dense weights in memory, layer by layer, where their type keeps enough of it.
+"""Merge an adapter into dense weights in memory, layer by layer, where the weights' type keeps enough of the update.
 
-bfloat16 has 8 bits: an update that is small beside the weight is mostly rounded away, and then the sum is another
-model than the one that was trained. So it is measured.
+bfloat16 has 8 significant bits: an update that is small beside the weight is mostly rounded away, and the merged
+weights are then another model than the one that was trained. So the rounding is measured for each layer.
 """
 
 from typing import Any
@@ -15,14 +15,14 @@ TOLERANCE = 0.05  # of the update's Frobenius norm
 
 @torch.no_grad()
 def fold_where_exact(tuned: Any, tolerance: float = TOLERANCE) -> list[str]:
-    """Replace each adapted layer by its base layer with the update added, if that is exact enough; return their names.
+    """Merge the adapter, in place, into each layer where rounding costs little; return these layers' names.
 
-    For a weight W and its update D that is ‖round(W + D) − (W + D)‖ ≤ tolerance · ‖D‖, of the layer as a whole; any
-    other layer stays as it is. Changes `tuned` in place.
+    A layer with weight W and update D is merged if ‖round(W + D) − (W + D)‖ ≤ tolerance · ‖D‖, in Frobenius norms.
+    Any other layer keeps its adapter beside the weight.
 
     Args:
-        tuned: a PeftModel of one plain LoRA whose base layers are dense.
-        tolerance: share of the update that rounding may take.
+        tuned: a PeftModel with one plain LoRA adapter, whose base layers are dense.
+        tolerance: the share of the update's norm that rounding may take.
     """
     folded = []
     for name, layer in list(tuned.named_modules()):
@@ -42,7 +42,7 @@ def fold_where_exact(tuned: Any, tolerance: float = TOLERANCE) -> list[str]:
 
 
 def cast_factors(tuned: Any, dtype: torch.dtype) -> Any:
-    """Cast the factors of the adapter that are left to `dtype`, which the layers' inputs have; return the model."""
+    """Cast the LoRA factors that were not merged to `dtype`, the type of the layers' inputs; return the model."""
     for name, parameter in tuned.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(dtype)
@@ -50,6 +50,7 @@ def cast_factors(tuned: Any, dtype: torch.dtype) -> Any:
 
 
 def _update(layer: Any, adapter: str) -> torch.Tensor:
+    """Return the LoRA update alpha / r · B A, [out, in] float32."""
     a, b = layer.lora_A[adapter].weight.float(), layer.lora_B[adapter].weight.float()
     scale: float = layer.scaling[adapter]
     return scale * (b @ a)

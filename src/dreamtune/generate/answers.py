@@ -1,12 +1,13 @@
-"""Answers of a model to the test split or to a benchmark (to questions typed in: see `dreamtune.generate.ask`).
+"""Answers of a model to the questions of the test split or of a benchmark.
 
 `generate_answers` writes OUT/answers.parquet (one row per question and sample), OUT/timings.parquet (seconds, apart
-because they differ from run to run) and OUT/generation.json; of a part of a version, OUT/part.parquet alone.
+because they differ from run to run) and OUT/generation.json. A job that makes one part of a version writes
+OUT/part.parquet only. Questions typed on a command line are answered by `dreamtune.generate.ask`.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from dreamtune.data.template import render_prompt
 from dreamtune.data.tokenizer import Tokenizer, load_tokenizer
 from dreamtune.device.gpus import take_gpu
 from dreamtune.device.memory import out_of_memory
+from dreamtune.files import write_json
+from dreamtune.formats.answers import ANSWERS, ANSWERS_FILE, GENERATION_FILE, TIMINGS, TIMINGS_FILE
 from dreamtune.generate.loading import load_to_generate
 from dreamtune.generate.parts import read_parts, write_part
 from dreamtune.generate.sampler import Answer, Request, denoise, no_mask_left
@@ -30,24 +33,7 @@ from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta, read_split
 
-BATCH_ROWS = 2_000
-SCHEMA = pl.Schema(
-    {
-        "example_id": pl.Int64(),  # row of the source or of the benchmark; -1, -2, … for the user's own prompts
-        "sample": pl.Int32(),
-        "question": pl.String(),
-        "answer": pl.String(),  # the reference; null for the user's own prompts
-        "prompt_tokens": pl.Int32(),
-        "completion": pl.String(),  # up to the end token
-        "tokens": pl.List(pl.Int32()),  # up to and including the first end token
-        "pieces": pl.List(pl.String()),  # the text each of these adds to the completion
-        "ended": pl.Boolean(),
-        "steps": pl.Int32(),  # denoising steps until the row was finished
-        "passes": pl.Int32(),  # forward passes it took part in
-        "unmasked_at": pl.List(pl.Int32),  # the step, from 0, at which each token was revealed
-    }
-)
-TIMES = pl.Schema({"example_id": pl.Int64(), "sample": pl.Int32(), "seconds": pl.Float64()})
+BATCH_ROWS = 2_000  # rows of a benchmark that are read and tokenised together
 
 
 @dataclass(frozen=True)
@@ -61,7 +47,13 @@ class Question:
 
 
 class Prompter:
-    """Turns a question into the tokens a prompt of the shards has."""
+    """Turns questions into prompts, with the same tokens as `prepare_shards` gives them.
+
+    Args:
+        tokenizer: the model's.
+        template: text with `{question}`; the prompt ends where reasoning or answer begins.
+        beginning_token: whether the tokenizer's beginning token, if it has one, stands before the prompt.
+    """
 
     def __init__(self, tokenizer: Tokenizer, template: str, beginning_token: bool) -> None:
         begins = beginning_token and tokenizer.beginning_id is not None
@@ -69,6 +61,7 @@ class Prompter:
         self.beginning = [tokenizer.beginning_id] if begins and tokenizer.beginning_id is not None else []
 
     def __call__(self, questions: list[str]) -> list[list[int]]:
+        """Return the token ids of each question's prompt."""
         prompts = self.tokenizer.encode_batch([render_prompt(self.template, question) for question in questions])
         return [self.beginning + prompt for prompt in prompts]
 
@@ -83,11 +76,20 @@ def generate_answers(
     part: Part | None = None,
     parts: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Answer the benchmark, or without one the test split and the user's own prompts; return the counts.
+    """Answer the questions of a benchmark or of the test split, and write the files (see the module's docstring).
 
     Args:
-        part: answer only this part's share of the rows, and write that.
-        parts: folders of all parts, whose answers are put together without loading the model.
+        generate: settings of the sampler.
+        model: the base model, its precision and device.
+        shards: output of prepare_shards: its test split, template and tokenizer.
+        benchmark: the questions to answer; None for those of the test split and the user's own `generate.prompts`.
+        adapter: an adapter, or the checkpoint of full fine-tuning; None for the base model.
+        out: folder for the files.
+        part: the part of the version that this job makes; None makes all of it.
+        parts: folders of all finished parts, whose answers are gathered without loading the model.
+
+    Returns:
+        counts for the manifest: questions, rows, dropped, tokens, share ended, seconds.
 
     Raises:
         UserError: a model, adapter or benchmark file that cannot be used, or parts that do not fit together.
@@ -115,7 +117,7 @@ def generate_answers(
         return {"rows": len(rows)}
     _write(questions, answers, tokenizer, generate, out)
     summary = summarise(questions, answers, dropped, tokenizer, generate)
-    (out / "generation.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_json(out / GENERATION_FILE, summary)
     return {key: summary[key] for key in ("questions", "rows", "dropped", "tokens", "ended", "seconds")}
 
 
@@ -126,7 +128,7 @@ def summarise(
     tokenizer: Tokenizer,
     generate: GenerateConfig,
 ) -> dict[str, Any]:
-    """Return the content of generation.json; its seconds are those of the forward passes, of all parts together."""
+    """Return the content of generation.json; `seconds` is the time of all forward passes, over all parts."""
     tokens, passes = sum(len(a.tokens) for a in answers), sum(a.passes for a in answers)
     seconds = sum(a.seconds for a in answers)
     return {
@@ -145,14 +147,14 @@ def summarise(
 
 
 def requests_of(questions: list[Question], generate: GenerateConfig) -> list[Request]:
-    """Return `generate.samples` requests of each question, side by side."""
+    """Return `generate.samples` requests for each question, one after the other."""
     return [Request(q.prompt, q.example_id, sample) for q in questions for sample in range(generate.samples)]
 
 
 def answer(model: Any, tokenizer: Tokenizer, requests: list[Request], generate: GenerateConfig) -> list[Answer]:
-    """Return the answer to each request, in order."""
+    """Return the answer to each request, in the order of `requests`."""
     config = unwrap(model).config
-    # The tokens of the shards are those the adapter was trained with.
+    # Mask and end token are the ones in the shards, which the adapter was trained with.
     config.mask_token_id, config.eos_token_id = tokenizer.mask_id, tokenizer.end_id
     answers: list[Answer | None] = [None] * len(requests)
     with Progress("answers", len(requests)) as progress:
@@ -163,7 +165,7 @@ def answer(model: Any, tokenizer: Tokenizer, requests: list[Request], generate: 
 
 
 def own_questions(prompts: list[str], prompter: Prompter) -> Iterator[Question]:
-    """Yield the user's own questions, numbered -1, -2, …; they have no reference answer."""
+    """Yield the user's own questions, without a reference answer; their example ids are -1, -2, …"""
     for number, (text, tokens) in enumerate(zip(prompts, prompter(prompts), strict=True)):
         yield Question(-1 - number, text, None, tokens)
 
@@ -172,20 +174,20 @@ def _test_questions(shards: Path, meta: dict[str, Any], max_prompts: int | None)
     if not meta["splits"]["test"]["rows"]:
         return
     rows = read_split(shards, "test")
-    for row in rows.select(range(min(len(rows), max_prompts or len(rows)))):
+    for row in islice(rows, max_prompts):
         prompt = list(row["input_ids"][: row["prompt_tokens"]])
         yield Question(row["example_id"], row["question"], row["answer"], prompt)
 
 
 def _benchmark_questions(benchmark: Benchmark, prompter: Prompter, dropped: dict[str, int]) -> Iterator[Question]:
-    """Yield the benchmark's questions, each once; count in `dropped` what is left out, by reason."""
+    """Yield each question of the benchmark once; count the rows that are left out in `dropped`, by reason."""
     columns = [benchmark.question, benchmark.answer]
     number, asked = 0, set[int]()
     for batch in open_rows(resolve_files(benchmark.files), columns, BATCH_ROWS).batches(columns):
         pairs = list(zip(batch[benchmark.question], batch[benchmark.answer], strict=True))
         prompts = prompter([question or "" for question, _ in pairs])
         for (question, reference), prompt in zip(pairs, prompts, strict=True):
-            reason = _left_out(question, reference, asked)
+            reason = _drop_reason(question, reference, asked)
             if reason or question is None:
                 dropped[reason] = dropped.get(reason, 0) + 1
             else:
@@ -194,8 +196,8 @@ def _benchmark_questions(benchmark: Benchmark, prompter: Prompter, dropped: dict
             number += 1
 
 
-def _left_out(question: str | None, reference: str | None, asked: set[int]) -> str:
-    """Return why a row is not asked, or an empty text."""
+def _drop_reason(question: str | None, reference: str | None, asked: set[int]) -> str:
+    """Return why a benchmark's row is left out; an empty text if its question is to be asked."""
     if not (question or "").strip():
         return "no_question"
     if not (reference or "").strip():
@@ -228,8 +230,8 @@ def _write(
         {"example_id": row["example_id"], "sample": row["sample"], "seconds": a.seconds}
         for row, a in zip(rows, answers, strict=True)
     ]
-    pl.DataFrame(rows, schema=SCHEMA).write_parquet(out / "answers.parquet")
-    pl.DataFrame(times, schema=TIMES).write_parquet(out / "timings.parquet")
+    pl.DataFrame(rows, schema=ANSWERS).write_parquet(out / ANSWERS_FILE)
+    pl.DataFrame(times, schema=TIMINGS).write_parquet(out / TIMINGS_FILE)
 
 
 def completion(a: Answer, tokenizer: Tokenizer) -> str:

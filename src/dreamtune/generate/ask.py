@@ -1,7 +1,7 @@
-"""Answers to questions typed in on a command line, printed on the terminal.
+"""Answer questions given on a command line, and print the answers on the terminal.
 
-Model, precision, template and, of an experiment, the settings of the sampler are those that the workflow used, as far
-as the command line does not say otherwise: the same question then gets the same answer.
+Unless the command line says otherwise, model, precision and template are those of the training, and the sampler's
+settings those of the experiment, so that a question gets the same answer as in the workflow.
 """
 
 import argparse
@@ -30,7 +30,7 @@ NOT_ASKED = ("prompts", "max_prompts", "scatter")  # settings that mean nothing 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a training from the folders beside its weights."""
+    """Facts about a training that its folders state."""
 
     weights: Path | None = None  # adapter, or checkpoint of full fine-tuning; None: the base model answers
     model: dict[str, Any] = field(default_factory=dict)  # of ModelConfig
@@ -46,11 +46,11 @@ def answer_questions(
     template: str,
     beginning_token: bool = True,
 ) -> list[str]:
-    """Return the completions of `questions`, `generate.samples` of each side by side.
+    """Return the completions of `questions`: `generate.samples` for the first question, then for the next.
 
     Args:
         weights: adapter folder, or checkpoint of full fine-tuning; None for the base model.
-        template: text with `{question}`; what stands before the reasoning or the answer is the prompt.
+        template: text with `{question}`; the prompt ends where reasoning or answer begins.
         beginning_token: whether the tokenizer's beginning token stands before the prompt.
 
     Raises:
@@ -63,7 +63,11 @@ def answer_questions(
 
 
 def ask(options: argparse.Namespace) -> int:
-    """Print the answers to the questions of a command line (see `add_arguments`); return the exit status."""
+    """Print the answers to the questions on a command line; return the exit status: 0, or 1 for a user's mistake.
+
+    Args:
+        options: parsed by a parser with `add_arguments`.
+    """
     try:
         known = Known() if options.adapter is None else known_of(options.adapter)
         model = _model(options, known)
@@ -84,7 +88,7 @@ def ask(options: argparse.Namespace) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `ask`: whom to ask, what, and one option for each setting of the sampler."""
+    """Add the command-line options of `ask`: the question, the model, and one option for each sampler setting."""
     add = parser.add_argument
     add("--prompt", action="append", required=True, metavar="QUESTION", help="may be given several times")
     add(
@@ -109,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def known_of(folder: Path) -> Known:
-    """Return what the folders of an experiment or of a training say of it.
+    """Read the folders of an experiment or of a training.
 
     Args:
         folder: results/latest/NAME, or the adapter or model folder of a training, whether or not its path leads through
@@ -137,13 +141,17 @@ def known_of(folder: Path) -> Known:
 
 
 def _frozen(version: Path) -> dict[str, Any]:
-    """Return a version's frozen configuration, whose paths start at the folder that holds results/; {} without one."""
+    """Return the configuration that a version was made with, or {} where it has no config.json.
+
+    Its paths are relative to the folder that holds results/.
+    """
     path = version / "config.json"
     spec: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return spec
 
 
 def _section(spec: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return one section of a frozen configuration: the fields that decide the result, and those that do not."""
     return spec.get("settings", {}).get(name, {}) | spec.get("runtime", {}).get(name, {})
 
 
@@ -158,7 +166,7 @@ def _model(options: argparse.Namespace, known: Known) -> ModelConfig:
 
 
 def _template(options: argparse.Namespace, known: Known) -> tuple[str, bool]:
-    """Return the template, and whether a beginning token stands before the prompt."""
+    """Return the template, and whether the tokenizer's beginning token stands before the prompt."""
     shards = options.shards or known.shards
     meta = read_meta(shards) if shards is not None else {}
     template = options.template or meta.get("template")
@@ -172,7 +180,7 @@ def _sampler_fields() -> Sequence[str]:
 
 
 def _shown(generate: GenerateConfig) -> list[str]:
-    """Return the settings that a reader of an answer should know of, as `name value`."""
+    """Return max_new_tokens and each setting that differs from its default, as `name value`."""
     usual = GenerateConfig()
     values = {name: getattr(generate, name) for name in _sampler_fields()}
     return [f"{k} {v}" for k, v in values.items() if k == "max_new_tokens" or v != getattr(usual, k)]

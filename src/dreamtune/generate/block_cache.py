@@ -1,15 +1,18 @@
-"""Keys and values of every position, so that a denoising step runs a row's block through the model and not the row.
+"""A KV cache for block-wise decoding: a denoising step runs only a row's current block through the model.
 
-Attention is bidirectional, so what is stored for a position outside the block belongs to the canvas of the last full
-pass: exact right after it, and then as old as the block's tokens that have been revealed since.
+The cache ("stored keys and values" in the settings and the documentation) holds keys and values of every position of
+a row, as the last full forward pass computed them. Attention is bidirectional, so those of positions outside the block
+depend on the block's tokens: they are exact right after the full pass, and stale by each token revealed since.
 
-**The seam.** `refresh` is the full pass of the rows that begin a block; `window` is one block's step. All that
-`window` reads and returns has a fixed shape on the device and nothing in it depends on values, so that it can be
-captured. In a shifted family a window begins one position before its block, whose row scores the block's first token.
+**Two kinds of forward pass.** `BlockCache.refresh` is the full pass of rows that begin a block. `BlockCache.window` is
+a denoising step of one block for each row; the *window* is the positions that it computes. In a shifted family a
+window begins one position before its block, since the hidden state there scores the block's first token. All tensors
+that `window` reads and returns have fixed shapes and stay on the device, and no branch depends on their values: a CUDA
+graph can capture it.
 
-On the CPU a window is filled up to a multiple of 16 columns: the kernels of matrix products treat the last few rows
-of a product apart, and a row's numbers would depend on how many others there are. What fills it up is computed and
-thrown away: it is not stored, so nothing attends to it.
+On the CPU a window is filled up to a multiple of 16 columns, because kernels treat the last few rows of a matrix
+product differently, and a row's bits would depend on the number of rows. The extra columns are computed and thrown
+away; their keys and values are not stored, so nothing attends to them.
 """
 
 import gc
@@ -20,34 +23,46 @@ import torch
 from dreamtune.generate.choosing import WIDTH, choose_all
 from dreamtune.generate.cuda_graphs import GRAPH_ROWS, Captured
 from dreamtune.generate.layers import prepare_for_generation
-from dreamtune.generate.packed_rows import pass_packed
+from dreamtune.generate.packed_rows import forward_packed
 from dreamtune.model.attention import packs
+from dreamtune.model.facts import facts_of
 from dreamtune.model.logits import unwrap
-from dreamtune.model.official_format import SHIFTED
 from dreamtune.settings.generate import GenerateConfig
 
 
 def block_cache(model: Any, slots: int, width: int, block: int, settings: GenerateConfig, mask_id: int) -> "BlockCache":
-    """Return the model's last cache if it was made for the same, else a new one: its graphs are worth keeping."""
+    """Return a cache for the model: the last one, with its CUDA graphs, if it was made with the same arguments.
+
+    Args:
+        model: from `dreamtune.model.loading`, with or without an adapter.
+        slots, width, block: see `BlockCache`.
+        settings: settings of the sampler.
+        mask_id: the mask token.
+    """
     base, names = unwrap(model), {"order", "ranking", "temperature", "top_p", "top_k"}
-    # What `choose` looks at; of the threshold, only whether there is one.
+    # The settings that `choose_all` reads; of the threshold it reads only whether there is one.
     choice = settings.model_dump(include=names) | {"threshold": settings.threshold is not None}
     wanted = (slots, width, block, choice, mask_id)
-    held = getattr(base, "dreamtune_cache", None)
-    if held is None or held[0] != wanted or held[1].model is not model:
-        base.dreamtune_cache = held = None
-        gc.collect()  # it holds itself, by its graphs; its memory must be free before the next takes as much
-        base.dreamtune_cache = held = (wanted, BlockCache(model, slots, width, block, settings, mask_id))
-    cache: BlockCache = held[1]
+    kept = prepare_for_generation(base)
+    if kept.cache is None or kept.cache[0] != wanted or kept.cache[1].model is not model:
+        kept.cache = None
+        gc.collect()  # graphs and cache refer to each other; free their memory before as much is taken again
+        kept.cache = wanted, BlockCache(model, slots, width, block, settings, mask_id)
+    cache: BlockCache = kept.cache[1]
     return cache
 
 
 class BlockCache:
-    """Room for `slots` rows of `width` positions of one model, of which blocks of `block` positions are denoised.
+    """Keys and values of `slots` rows of `width` positions, which are denoised in blocks of `block` positions.
+
+    In the shapes below, n is the number of rows in a forward pass, L the width, D the model's hidden size, w the length
+    of a window, and W that length filled up (w on a GPU).
 
     Attributes:
-        window_length: w, the columns of a window: the block's, and one before it in a shifted family.
+        keys, values: for each layer [slots, heads, L, head size].
+        visible: [slots, L] boolean, False at padding.
         shift: 1 in a shifted family, else 0.
+        window_length: w = block + shift.
     """
 
     def __init__(self, model: Any, slots: int, width: int, block: int, settings: GenerateConfig, mask_id: int) -> None:
@@ -57,18 +72,19 @@ class BlockCache:
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.model, self.settings, self.mask_id = model, settings, mask_id
         self.slots, self.block, self.device, self.packs = slots, block, weight.device, packs(base)
-        self.shift = int(base.dreamtune_family in SHIFTED)
+        self.shift = int(facts_of(config).shifted)
         self.window_length = block + self.shift
         exact = -(-self.window_length // WIDTH) * WIDTH if weight.device.type == "cpu" else self.window_length
-        self._columns = torch.arange(exact, device=weight.device).clamp(max=self.window_length - 1)  # [W] of the window
+        # [W] columns of the window to compute: all of them, then the last one again as filling
+        self._columns = torch.arange(exact, device=weight.device).clamp(max=self.window_length - 1)
         empty = {"dtype": weight.dtype, "device": weight.device}
         layers = range(config.num_hidden_layers)
         self.keys = [torch.zeros(slots, heads, width, size, **empty) for _ in layers]
         self.values = [torch.zeros(slots, heads, width, size, **empty) for _ in layers]
-        # An empty slot that is computed along must see something: softmax over nothing is no number.
+        # The windows of empty slots are computed too, and a softmax over no visible position would be NaN.
         self.visible = torch.ones(slots, width, dtype=torch.bool, device=weight.device)
-        self._window = Captured(self._all_windows, GRAPH_ROWS)
-        self._whole = Captured(self._all_rows, GRAPH_ROWS)
+        self._captured_window = Captured(self._choose_in_all_windows, GRAPH_ROWS)
+        self._captured_refresh = Captured(self._refresh_and_choose, GRAPH_ROWS)
         prepare_for_generation(base)
 
     def refresh(
@@ -79,39 +95,44 @@ class BlockCache:
         boundaries: torch.Tensor,
         positions: torch.Tensor,
     ) -> torch.Tensor:
-        """Take a full pass, store its keys and values, and return the window's hidden rows [n, W, D].
+        """Run rows through the model as a whole, store their keys and values, and return their windows.
 
         Args:
-            slots: [n], one for each row.
-            ids: [n, L] the canvases.
+            slots: [n], the slot of each row.
+            ids: [n, L] token ids of the canvases.
             visible: [n, L] boolean, False at padding.
-            boundaries: `attention.row_boundaries` of it, for a model that packs.
-            positions: [n, w] of the window.
+            boundaries: `attention.row_boundaries` of `visible`, used by a model that packs.
+            positions: [n, w], the positions of each row's window.
+
+        Returns:
+            hidden states [n, W, D], see `window`.
         """
         self.visible.index_copy_(0, slots, visible)
         if self.packs:
-            hidden = pass_packed(unwrap(self.model), ids, boundaries, stored=_Refresh(self, slots))  # [n, L, D]
+            hidden = forward_packed(unwrap(self.model), ids, boundaries, stored=_RefreshStore(self, slots))  # [n, L, D]
         else:
             everywhere = torch.arange(ids.shape[1], device=self.device).expand_as(ids)  # [n, L]
-            hidden = self._forward(ids, everywhere, visible, _Refresh(self, slots))
+            hidden = self._forward(ids, everywhere, visible, _RefreshStore(self, slots))
         index = positions[:, self._columns, None].expand(-1, -1, hidden.shape[-1])  # [n, W, D]
         return hidden.gather(1, index)
 
     def window(self, slots: torch.Tensor | None, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Run the window alone, against fresh keys of its own and stored ones elsewhere; return [n, W, D].
-
-        Column j scores the block's position j in either family; the columns from `block` on are of no use.
+        """Run the windows alone: they attend to their own, fresh keys and to the stored ones of all other positions.
 
         Args:
-            slots: [n]; None for all of them, in order.
-            ids: [n, w] the window's tokens.
-            positions: [n, w]; a window that reaches over its block's end repeats the last position, and its token.
+            slots: [n], the slot of each window; None for all slots, in order.
+            ids: [n, w] token ids.
+            positions: [n, w]; a window that is longer than the rest of its block repeats the last position.
+
+        Returns:
+            hidden states [n, W, D]. In every family column j scores position j of the block; the columns from `block`
+            on are not used.
         """
         visible = self.visible if slots is None else self.visible[slots]  # [n, L]
         columns = self._columns
-        return self._forward(ids[:, columns], positions[:, columns], visible, _Window(self, slots, positions))
+        return self._forward(ids[:, columns], positions[:, columns], visible, _WindowStore(self, slots, positions))
 
-    def refresh_choices(
+    def refresh_and_choose(
         self,
         slots: torch.Tensor,
         ids: torch.Tensor,
@@ -120,21 +141,27 @@ class BlockCache:
         positions: torch.Tensor,
         noise: torch.Tensor,
     ) -> torch.Tensor:
-        """Return what `choose` makes of `refresh`: [3, n, block] float64; `noise` is [n, block]."""
-        return self._whole(ids, slots, visible, boundaries, positions, noise)
+        """Refresh, and return token, confidence and probability of each block position: [3, n, block] float64.
 
-    def window_choices(
+        Args: those of `refresh`, and `noise`, [n, block] float64 inside (0, 1).
+        """
+        return self._captured_refresh(ids, slots, visible, boundaries, positions, noise)
+
+    def choose_in_window(
         self, slots: torch.Tensor | None, ids: torch.Tensor, positions: torch.Tensor, noise: torch.Tensor
     ) -> torch.Tensor:
-        """Return what `choose` makes of `window`: [3, n, block] float64; `noise` is [n, block]."""
+        """Run `window`, and return token, confidence and probability of each block position: [3, n, block] float64.
+
+        Args: those of `window`, and `noise`, [n, block] float64 inside (0, 1).
+        """
         if slots is None:
-            return self._window(ids, positions, noise)
+            return self._captured_window(ids, positions, noise)
         return self._choose(self.window(slots, ids, positions), noise)
 
-    def _all_windows(self, ids: torch.Tensor, positions: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def _choose_in_all_windows(self, ids: torch.Tensor, positions: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         return self._choose(self.window(None, ids, positions), noise)
 
-    def _all_rows(
+    def _refresh_and_choose(
         self,
         ids: torch.Tensor,
         slots: torch.Tensor,
@@ -146,7 +173,8 @@ class BlockCache:
         return self._choose(self.refresh(slots, ids, visible, boundaries, positions), noise)
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, visible: torch.Tensor, store: Any) -> torch.Tensor:
-        # Added to the scores, as the kernels want it: made once here, not by each layer.
+        """Return the hidden states [n, q, D] of tokens [n, q] at `positions`; `store` gives keys and values."""
+        # 0 or −inf, to be added to the attention scores: made once here and not by each layer.
         empty = self.keys[0].new_zeros(())
         mask = empty.masked_fill(~visible, -torch.inf)[:, None, None, :].expand(-1, 1, ids.shape[1], -1)  # [n, 1, q, L]
         hidden: torch.Tensor = (
@@ -157,26 +185,28 @@ class BlockCache:
         return hidden
 
     def _choose(self, hidden: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Return `choose_all` of the block's columns of hidden states [n, W, D]: [3, n, block] float64."""
         rows = hidden[:, : self.block].flatten(0, 1)
         chosen = choose_all(self.model, rows, noise.flatten(), self.settings, self.mask_id)
         return chosen.view(3, -1, self.block)
 
 
-class _Refresh:
-    """What a full pass does with keys and values: each layer's are kept."""
+class _RefreshStore:
+    """The cache during a full pass: each layer stores the keys and values of its rows."""
 
     def __init__(self, cache: BlockCache, slots: torch.Tensor) -> None:
         self._cache, self._slots = cache, slots
 
-    def of_layer(self, number: int) -> "_Kept":
-        """Return the part of one layer."""
-        return _Kept(self._cache.keys[number], self._cache.values[number], self._slots)
+    def of_layer(self, number: int) -> "_RefreshLayer":
+        """Return the keys and values of one layer."""
+        return _RefreshLayer(self._cache.keys[number], self._cache.values[number], self._slots)
 
 
-class _Kept:
-    """Keys and values of a full pass are stored in the rows' slots and returned as they are.
+class _RefreshLayer:
+    """One layer of the cache during a full pass.
 
-    They are [n, heads, L, d]; where the rows passed as one, [1, heads, n * L, d].
+    The pass hands in keys and values of [n, heads, L, d] or, with packed rows, [1, heads, n * L, d]. They are stored in
+    the rows' slots, and attended to as they are.
     """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor) -> None:
@@ -188,26 +218,33 @@ class _Kept:
         self.values.index_copy_(0, self.slots, self._by_row(value))
         return key, value
 
-    def _by_row(self, part: torch.Tensor) -> torch.Tensor:
-        return part.transpose(0, 1).reshape(part.shape[1], -1, *self.keys.shape[2:]).transpose(0, 1)
+    def _by_row(self, fresh: torch.Tensor) -> torch.Tensor:
+        """Return keys or values as [n, heads, L, d], whether or not the rows were packed."""
+        return fresh.transpose(0, 1).reshape(fresh.shape[1], -1, *self.keys.shape[2:]).transpose(0, 1)
 
 
-class _Window:
-    """What a window's pass does with keys and values: a layer hands in the window's and is given all positions'."""
+class _WindowStore:
+    """The cache during a window's pass: each layer hands in the window's keys and values, and attends to all."""
 
     def __init__(self, cache: BlockCache, slots: torch.Tensor | None, positions: torch.Tensor) -> None:
         self._cache, self._slots, self._positions = cache, slots, positions
 
-    def of_layer(self, number: int) -> "_Placed":
-        """Return the part of one layer: a copy, but where all slots take part, whose windows are fresh each time."""
+    def of_layer(self, number: int) -> "_WindowLayer":
+        """Return the keys and values of one layer, as a copy for the given slots.
+
+        Where all slots take part there is no copy: the window is written into the cache, and again at each step.
+        """
         keys, values = self._cache.keys[number], self._cache.values[number]
         if self._slots is not None:
             keys, values = keys[self._slots], values[self._slots]
-        return _Placed(keys, values, self._positions)
+        return _WindowLayer(keys, values, self._positions)
 
 
-class _Placed:
-    """The window's keys and values, [n, heads, W, d], stand in their places among the stored, [n, heads, L, d]."""
+class _WindowLayer:
+    """One layer of the cache during a window's pass.
+
+    The window's keys and values, [n, heads, W, d], replace the stored ones, [n, heads, L, d], at their positions.
+    """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, index: torch.Tensor) -> None:
         self.keys, self.values, self.index = keys, values, index  # index: [n, w]
@@ -217,9 +254,9 @@ class _Placed:
         return self._place(self.keys, key), self._place(self.values, value)
 
     def _place(self, stored: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
-        # A window that reaches over its block's end repeats the last position. Its copies are computed in other places
-        # of the products, and may differ in their last bit: which of them was written last would be left to chance.
-        columns = (self.index - self.index[:, :1])[:, None, :, None]  # [n, 1, w, 1], where each position stands first
+        # The last block may be shorter than the window, whose last position is then repeated. Copies can differ in
+        # their last bit, so the first is written for all: otherwise the result would depend on write order.
+        columns = (self.index - self.index[:, :1])[:, None, :, None]  # [n, 1, w, 1], the first column of each position
         fresh = fresh.gather(2, columns.expand(-1, fresh.shape[1], -1, fresh.shape[3]))
         rows = torch.arange(len(stored), device=stored.device)[:, None]  # [n, 1]
         stored[rows, :, self.index] = fresh.transpose(1, 2)

@@ -1,9 +1,9 @@
-"""From hidden rows of masked positions to a token for each, and a confidence that ranks it against the others.
+"""Choose a token for each masked position, and a confidence by which the positions are ranked.
 
-The official Dream sampler (Dream-org, generation_utils.py) does both on the tempered and filtered distribution, which
-`ranking: official` keeps. After a low temperature every position looks sure, the ranking becomes arbitrary and the
-text is written nearly left to right; `untempered` ranks on what the model said. At temperature 0 without filters the
-two are the same.
+The official Dream sampler (Dream-org, generation_utils.py) takes both from the distribution after temperature and
+filtering; `ranking: official` does so too. But after a low temperature every position looks sure, the ranking becomes
+arbitrary and the text is written nearly left to right. `ranking: untempered` ranks by the model's own distribution. At
+temperature 0 without filters the two are the same.
 """
 
 from collections.abc import Callable
@@ -15,46 +15,53 @@ import torch
 from dreamtune.model.logits import apply_head, unwrap
 from dreamtune.settings.generate import GenerateConfig
 
-# Two positions whose probabilities round to 1.0 in float32 would be ranked by chance. [N, V] numbers of 8 bytes.
+# In float32, probabilities of two positions can both round to 1.0, and their ranking would be arbitrary.
 PRECISE = torch.float64
-MAX_ELEMENTS = 2**25  # of one [N, V] block
-# Rows of a product, columns of a canvas are multiples of WIDTH, so that a row's bits depend on it alone.
+MAX_ELEMENTS = 2**25  # logits [N, V] held at once in PRECISE
+# The rows of a matrix product, and the columns of a canvas, are filled up to a multiple of WIDTH: the bits of a row
+# then do not depend on how many others are computed with it.
 WIDTH = 16
-GPU_ROWS = 1024  # that pass the head at once where no table of float64 is made of their logits
-Choices = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # token, confidence and probability of each position
+GPU_ROWS = 1024  # hidden rows that pass the head at once where their logits need not be held in PRECISE
+Chosen = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # token, confidence and probability of each position, [N]
 
 
 def choose_all(
     model: Any, rows: torch.Tensor, uniform: torch.Tensor, settings: GenerateConfig, mask_id: int
 ) -> torch.Tensor:
-    """Return token, confidence and probability of hidden rows, [3, N] float64, in which a token's number is exact.
+    """Return the chosen token, its confidence and its probability for each hidden row, [3, N] float64.
+
+    Token ids are whole numbers, which float64 holds exactly.
 
     Args:
-        model: whose head the rows pass.
-        rows: [N, D].
-        uniform: [N] float64 inside (0, 1), the noise of each.
-        settings: see `sampling.choose`; of the threshold only whether there is one.
-        mask_id: never chosen.
+        model: the model whose head turns the rows into logits.
+        rows: [N, D] hidden states.
+        uniform: [N] float64 inside (0, 1), the noise of each row.
+        settings: see `choose`; the probability is computed only where there is a threshold, else it is 0.
+        mask_id: the mask token, which is never chosen.
     """
     count = len(rows)
     fill = -count % WIDTH
     rows = torch.nn.functional.pad(rows, (0, 0, 0, fill))
     uniform = torch.nn.functional.pad(uniform, (0, fill), value=0.5)
-    choose_part, at_once = choose_rows, max(WIDTH, rows_per_block(unwrap(model).config.vocab_size) // WIDTH * WIDTH)
+    choose_chunk, at_once = choose_rows, max(WIDTH, rows_per_block(unwrap(model).config.vocab_size) // WIDTH * WIDTH)
     if rows.device.type == "cuda" and settings.temperature == 0:
-        choose_part = _compiled(_surest_rows if _plain(settings) else choose_rows)
+        choose_chunk = _compiled(_surest_rows if _plain(settings) else choose_rows)
         at_once = GPU_ROWS if _plain(settings) else at_once
-    parts = [
-        torch.stack([part.double() for part in choose_part(apply_head(model, some), numbers, settings, mask_id)])
-        for some, numbers in zip(rows.split(at_once), uniform.split(at_once), strict=True)
+    chosen = [
+        torch.stack([found.double() for found in choose_chunk(apply_head(model, chunk), noise, settings, mask_id)])
+        for chunk, noise in zip(rows.split(at_once), uniform.split(at_once), strict=True)
     ]
-    return torch.cat(parts, dim=1)[:, :count]
+    return torch.cat(chosen, dim=1)[:, :count]
 
 
-def choose_rows(logits: torch.Tensor, uniform: torch.Tensor, settings: GenerateConfig, mask_id: int) -> Choices:
-    """Return `choose`'s token and confidence [N] of logits [N, V], and the token's untempered probability [N].
+def choose_rows(logits: torch.Tensor, uniform: torch.Tensor, settings: GenerateConfig, mask_id: int) -> Chosen:
+    """Return the token and confidence that `choose` gives, and the token's untempered probability, each [N].
 
-    The probability is computed only where a threshold asks for it; else it is 0.
+    The probability is computed only where there is a threshold, else it is 0.
+
+    Args:
+        logits: [N, V].
+        uniform: [N], see `choose`.
     """
     tokens, confidence = choose(logits, uniform, settings, mask_id)
     if settings.threshold is None:
@@ -63,21 +70,23 @@ def choose_rows(logits: torch.Tensor, uniform: torch.Tensor, settings: GenerateC
 
 
 def _plain(settings: GenerateConfig) -> bool:
+    """Whether `surest` applies at temperature 0: ranked by entropy, without filters."""
     return settings.order == "entropy" and settings.top_p is None and settings.top_k is None
 
 
-def _surest_rows(logits: torch.Tensor, uniform: torch.Tensor, settings: GenerateConfig, mask_id: int) -> Choices:
+def _surest_rows(logits: torch.Tensor, uniform: torch.Tensor, settings: GenerateConfig, mask_id: int) -> Chosen:
+    """`surest`, with the arguments of `choose_rows`."""
     return surest(logits, mask_id)
 
 
 @cache
-def _compiled(function: Callable[..., Choices]) -> Callable[..., Choices]:
-    """Compiled, it reads the logits and writes no tables of their size."""
+def _compiled(function: Callable[..., Chosen]) -> Callable[..., Chosen]:
+    """Return the compiled function, which reads the logits and holds no other array of their size."""
     return torch.compile(function, dynamic=True)
 
 
 def rows_per_block(vocabulary: int) -> int:
-    """Return how many positions are looked at together, to bound the memory: some 1 GB with its temporaries."""
+    """Return how many positions to choose for at once: MAX_ELEMENTS logits take about 1 GB with all temporaries."""
     return max(1, MAX_ELEMENTS // vocabulary)
 
 
@@ -90,10 +99,10 @@ def choose(
         logits: [N, V].
         uniform: [N] float64 inside (0, 1), the noise of each position; unused at temperature 0.
         settings: order, ranking, temperature, top_p and top_k.
-        mask_id: never chosen, and left out of the probabilities.
+        mask_id: the mask token, which is never chosen and has no part in the probabilities.
 
     Returns:
-        tokens [N] int64, and confidence [N] float64: higher is revealed earlier.
+        tokens [N] int64, and confidence [N] float64: positions of higher confidence are revealed earlier.
     """
     logits = _without(logits, mask_id)  # [N, V]
     filtered = logits / settings.temperature if settings.temperature > 0 else logits
@@ -105,24 +114,28 @@ def choose(
 
 
 def untempered_probability(logits: torch.Tensor, tokens: torch.Tensor, mask_id: int) -> torch.Tensor:
-    """Return the probability [N] float64 that the model itself gives to each token [N], the mask token left out.
+    """Return the probability of each token before temperature and filtering, the mask token left out, [N] float64.
 
-    Of logits [N, V], which stay as they are.
+    Args:
+        logits: [N, V].
+        tokens: [N] int64.
+        mask_id: the mask token.
     """
     logits = _without(logits, mask_id)
     return (logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)).exp()
 
 
 def surest(logits: torch.Tensor, mask_id: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return what `choose` and `untempered_probability` return greedily, ranked by entropy, without PRECISE numbers.
+    """Return the likeliest token, minus the entropy, and the token's probability, computed in float32.
 
+    The same function as `choose` (temperature 0, order `entropy`, no filters) and `untempered_probability`, but faster.
     With the largest logit at 0 and S the sum of all other exponentials, the likeliest token has probability
     1 / (1 + S), and the entropy is log(1 + S) − Σ z·exp(z) / (1 + S). No sum cancels, so float32 keeps apart what is
-    nearly sure, at the speed of reading the logits. (The official sampler's 1e-10 inside the logarithm is left out.)
+    nearly sure, at the speed of reading the logits. The official sampler's 1e-10 inside the logarithm is left out.
 
     Args:
         logits: [N, V].
-        mask_id: never chosen, and left out of the probabilities.
+        mask_id: the mask token, which is never chosen and has no part in the probabilities.
 
     Returns:
         tokens [N] int64, minus their entropy in nats and their probability, both [N] float32.
@@ -138,12 +151,15 @@ def surest(logits: torch.Tensor, mask_id: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def _without(logits: torch.Tensor, mask_id: int) -> torch.Tensor:
-    """Return the logits in `PRECISE`, that of the mask token at −inf; out of place, so that a compiler can fuse it."""
+    """Return the logits in `PRECISE`, with −inf for the mask token; out of place, so that a compiler can fuse it."""
     return logits.to(PRECISE).masked_fill(torch.arange(logits.shape[-1], device=logits.device) == mask_id, -torch.inf)
 
 
 def _keep_likely(logits: torch.Tensor, top_p: float | None, top_k: int | None) -> torch.Tensor:
-    """Set to −inf all but the likeliest tokens: up to and including the one that reaches top_p, at most top_k."""
+    """Return the logits [N, V] with −inf for all tokens that top-p or top-k filtering excludes.
+
+    Top-p keeps the likeliest tokens up to and including the one with which their total probability reaches top_p.
+    """
     if top_p is None and top_k is None:
         return logits
     ranked, order = logits.sort(dim=-1, descending=True, stable=True)  # [N, V]
@@ -158,13 +174,14 @@ def _keep_likely(logits: torch.Tensor, top_p: float | None, top_k: int | None) -
 
 
 def _sample(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Return for each row the token at which the cumulative probability first exceeds its uniform number."""
+    """Return for each row of logits [N, V] the token at which its cumulative probability first exceeds `uniform`."""
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # [N, V]
     target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
 def _confidence(probabilities: torch.Tensor, tokens: torch.Tensor, order: str) -> torch.Tensor:
+    """Return the measure that `order` ranks by, [N]: minus the entropy, the margin, or the token's probability."""
     if order == "entropy":
         return (probabilities * (probabilities + 1e-10).log()).sum(dim=-1)  # 1e-10: as the official sampler
     if order == "topk_margin":

@@ -1,21 +1,26 @@
-"""A function of tensors, replayed on a GPU as a CUDA graph: a pass of few rows otherwise waits for its launches."""
+"""CUDA graphs of a function of tensors.
+
+A forward pass over few positions is so short that the GPU waits for the CPU to launch each kernel. A captured graph
+launches all of them at once.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-GRAPH_ROWS = 4096  # a pass of more positions keeps a GPU busy without a graph
-KEPT = 8  # graphs at a time
-WARM_UP = 3  # calls before the capture, in which kernels are chosen and compiled
+GRAPH_ROWS = 4096  # a forward pass over more positions keeps a GPU busy without a graph
+KEPT = 8  # graphs held at a time
+WARM_UP = 3  # calls before the capture, during which kernels are chosen and compiled
 
 
 class Captured:
-    """Calls `function`; on a GPU by a graph for each combination of argument shapes, captured at its first use.
+    """A function that is replayed on a GPU from a CUDA graph, one graph for each combination of argument shapes.
 
-    The function must launch the same kernels whatever its arguments hold, and read nothing back. What it returns is
-    overwritten by the next call. On the CPU, and where an argument has more than `most` rows, it is called as it is:
-    such passes keep the GPU busy by themselves, and a graph would keep their memory.
+    The graph is captured at the first call with those shapes. The function must launch the same kernels whatever
+    values its arguments hold, and read nothing back to the CPU. The next call overwrites the tensor that a call
+    returned. On the CPU, and where the first argument has more than `most` elements, the function is called directly:
+    such a forward pass keeps the GPU busy by itself, and a graph would hold its memory.
     """
 
     def __init__(self, function: Callable[..., torch.Tensor], most: int) -> None:

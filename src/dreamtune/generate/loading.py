@@ -1,4 +1,4 @@
-"""The model as generation wants it: many forward passes, none backward."""
+"""Load a model for generation: many forward passes and no backward pass."""
 
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,20 @@ from dreamtune.settings.model import ModelConfig
 
 
 def load_to_generate(config: ModelConfig, trained: Path | None = None) -> Any:
-    """Return the same model, prepared for many forward passes.
+    """Return the model that `model.loading.load` would return, in a form whose forward passes are faster.
 
-    Its 4-bit weights are held dequantised (equal to the bit) where there is room: on the CPU those of a small model,
-    on a GPU those that leave 4 GiB free. The 4-bit product would spend most of its time unpacking. An adapter is then
-    added into them: in float32 always (equal to rounding), in bfloat16 where the rounding of the sum is small beside
-    the update (`adapter_fold`). Kept unmerged is the adapter of every other layer, and all of it where the weights
-    stay 4-bit; in bfloat16 its factors are cast to bfloat16.
+    4-bit weights are held dequantised, which gives the same bits, where there is room: on the CPU those of a small
+    model, on a GPU those that leave 4 GiB free. A 4-bit product would spend most of its time unpacking weights. The
+    adapter is then merged into the dense weights: in float32 always (equal up to rounding), in bfloat16 in the layers
+    where rounding is small beside the update (`adapter_fold`). The other layers, and all layers that stay 4-bit, keep
+    the adapter beside the weight; its factors have the type `config.dtype`.
 
     Args:
-        trained: an adapter or, of full fine-tuning, a checkpoint, see `model.load`.
+        config: the base model, its precision and device.
+        trained: an adapter, or the checkpoint of full fine-tuning; None for the base model.
+
+    Raises:
+        UserError: files that are missing or damaged, or an adapter that does not fit the model.
     """
     adapter = None if trained is None or is_checkpoint(trained) else trained
     model = load(config, trained if adapter is None else None)

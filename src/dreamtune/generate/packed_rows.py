@@ -1,4 +1,7 @@
-"""A batch of rows of different lengths as one row of packed documents: nothing is padded away by a mask."""
+"""A forward pass over rows of different lengths, packed one behind the other into a single row.
+
+Attention stays within each document, so no mask has to hide the padding, and kernels that take no mask can run.
+"""
 
 from typing import Any
 
@@ -8,21 +11,32 @@ from dreamtune.model.logits import aligned, unwrap
 
 
 def packed_rows(model: Any, input_ids: torch.Tensor, boundaries: torch.Tensor) -> torch.Tensor:
-    """Return `hidden_states` [B, L, D] of input_ids [B, L], which pass as one row of packed documents.
+    """Return the hidden states [B, L, D] of input_ids [B, L]; row i is the one that scores token i.
 
-    No mask is needed for what fills a row up, so that faster attention runs; see `attention.row_boundaries`.
+    Args:
+        model: a model that `attention.packs`.
+        input_ids: [B, L], padding included.
+        boundaries: `attention.row_boundaries` of the batch, int32: each row's text is a document, and its padding
+            another one, which nothing else sees.
     """
     base = unwrap(model)
-    return aligned(base, pass_packed(base, input_ids, boundaries))
+    return aligned(base, forward_packed(base, input_ids, boundaries))
 
 
-def pass_packed(base: Any, input_ids: torch.Tensor, boundaries: torch.Tensor, **more: Any) -> torch.Tensor:
-    """Return the hidden rows [B, L, D] as the layers leave them; `more` goes to these."""
+def forward_packed(base: Any, input_ids: torch.Tensor, boundaries: torch.Tensor, **more: Any) -> torch.Tensor:
+    """Return the hidden states [B, L, D] of the last layer, before `aligned` shifts them.
+
+    Args:
+        base: the unwrapped model.
+        input_ids: [B, L].
+        boundaries: see `packed_rows`.
+        more: further arguments for every layer, such as `stored`.
+    """
     count, length = input_ids.shape
     places = torch.arange(length, device=input_ids.device).expand_as(input_ids)
     hidden: torch.Tensor = base.model(
         input_ids=input_ids.reshape(1, -1),
-        attention_mask=input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool),  # keeps transformers from making one, [T, T]
+        attention_mask=input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool),  # else transformers makes one of [T, T]
         position_ids=places.reshape(1, -1),
         use_cache=False,
         cu_seq_lens_q=boundaries,

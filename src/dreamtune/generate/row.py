@@ -1,8 +1,9 @@
-"""One answer in the making: its blocks, its schedule, its noise, and what of it is revealed.
+"""The state of one answer while it is denoised: its blocks, their schedule, the noise, and the revealed tokens.
 
-Blocks are denoised from the left, each finished before the next begins. The steps are spread over them in proportion
-to their positions, and each block has the official time schedule of its own steps. One block, the default, is the
-official sampler. A `threshold` may finish a block early; the next one then begins at its own first step.
+An answer is denoised block by block from the left; a block is finished before the next begins. The denoising steps are
+shared out among the blocks in proportion to their lengths, and within a block the reveals follow the official time
+schedule for that number of steps. With one block, the default, this is the official sampler. A `threshold` can finish
+a block before its last step; the next block then begins at its first step all the same.
 """
 
 from dataclasses import dataclass, field
@@ -14,13 +15,18 @@ from dreamtune.noise import open_uniforms
 from dreamtune.settings.generate import GenerateConfig
 
 LAST_TIME = 1e-3
-TOKEN, REVEAL = 0, 1  # what a random number is for
-HIDDEN = -1  # in `unmasked_at`: not revealed
+TOKEN, REVEAL = 0, 1  # key of a random number: it draws a token, or whether a position is revealed
+HIDDEN = -1  # in `unmasked_at`: still masked
 
 
 @dataclass(frozen=True)
 class Request:
-    """One answer to make. `example` and `sample` key its noise."""
+    """An answer that is to be generated.
+
+    Attributes:
+        prompt: token ids, beginning token included.
+        example, sample: keys of the noise; two requests that share both, and a seed, draw the same numbers.
+    """
 
     prompt: list[int]
     example: int
@@ -29,14 +35,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came out: `tokens` up to and including the first end token, if there is one.
+    """A generated answer.
 
     Attributes:
-        unmasked_at: the step, from 0, at which each of `tokens` was revealed.
+        request: the request that it answers.
+        tokens: the new tokens, up to and including the first end token, if there is one.
+        unmasked_at: the denoising step, from 0, at which each of `tokens` was revealed.
         ended: whether the last token is the end token.
         steps: denoising steps until the row was finished, those that revealed nothing included.
-        passes: forward passes that the row took part in, of the whole row or of one block.
-        seconds: this row's share of the time of the passes it was in.
+        passes: forward passes that the row took part in, each over the whole row or over one block.
+        seconds: the time of these forward passes, divided among the rows that took part.
     """
 
     request: Request
@@ -50,7 +58,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Special:
-    """The token ids that the sampler must know."""
+    """The ids of the mask token and of the end token."""
 
     mask_id: int
     end_id: int
@@ -58,18 +66,29 @@ class Special:
 
 @dataclass(frozen=True)
 class Block:
-    """Positions [start, end) of the answer, and the step, counted over all blocks, at which each share is due."""
+    """A stretch of the answer that is denoised by itself.
+
+    Attributes:
+        start, end: its positions are start, …, end − 1, counted from the end of the prompt.
+        first_step: the number of its first denoising step, counted over all blocks.
+        shares: [steps of the block] float32, see `reveal_shares`.
+    """
 
     start: int
     end: int
     first_step: int
-    shares: np.ndarray  # [steps of the block] float32, of the block's masked positions
+    shares: np.ndarray
 
 
 def reveal_shares(steps: int) -> np.ndarray:
-    """Return the share 1 − s/t of the masked positions that each step reveals, [steps] float32 as in the official one.
+    """Return the share of the still masked positions that each denoising step reveals, [steps] float32.
 
-    >>> reveal_shares(2).round(3).tolist()
+    Time runs from 1 to 0.001 in equal steps; a step from t to s reveals the share 1 − s/t. Computed in float32 like
+    the official Dream sampler (Dream-org, generation_utils.py).
+
+    Two steps go from 1 to 0.5005 to 0.001:
+
+    >>> [round(share, 4) for share in reveal_shares(2).tolist()]
     [0.4995, 0.998]
     """
     times = torch.linspace(1, LAST_TIME, steps + 1)  # [steps + 1]
@@ -77,7 +96,10 @@ def reveal_shares(steps: int) -> np.ndarray:
 
 
 def plan_blocks(settings: GenerateConfig) -> list[Block]:
-    """Return the blocks from left to right; the last is shorter where the length does not divide.
+    """Return the blocks of an answer from left to right, with their shares of the denoising steps.
+
+    `settings.block_length` and `settings.steps` default to one block, and to one step per new token. The last block
+    is shorter where the length does not divide. Five tokens in blocks of two, with four steps for all of them:
 
     >>> [(b.start, b.end, b.first_step) for b in plan_blocks(GenerateConfig(max_new_tokens=5, block_length=2, steps=4))]
     [(0, 2, 0), (2, 4, 1), (4, 5, 3)]
@@ -87,7 +109,7 @@ def plan_blocks(settings: GenerateConfig) -> list[Block]:
     blocks = []
     for start in range(0, total, length):
         end = min(start + length, total)
-        # No block is left without a step: steps ≥ blocks, so a whole one's part is at least 1, and start < total.
+        # Every block has a step: steps ≥ blocks, so a whole block has at least one, and the last begins before total.
         first, after = steps * start // total, steps * end // total
         blocks.append(Block(start, end, first, reveal_shares(after - first)))
     return blocks
@@ -95,25 +117,28 @@ def plan_blocks(settings: GenerateConfig) -> list[Block]:
 
 @dataclass(eq=False)
 class Row:
-    """What is revealed so far, and what the next step looks at."""
+    """An answer that is being denoised: the tokens revealed so far, and the plan of its next step.
 
-    index: int
+    The sampler scores the positions `candidates`, then calls `reveal`, which plans the next step, until `finished`.
+    """
+
+    index: int  # of the request
     request: Request
     settings: GenerateConfig
     blocks: list[Block]
     special: Special
-    slot: int = 0  # where the row's keys and values are stored
+    slot: int = 0  # place of the row's keys and values in the KV cache
     step: int = 0
     passes: int = 0
     seconds: float = 0.0
     finished: bool = False
     begins_block: bool = True  # whether the next step is the first of its block
     canvas: np.ndarray = field(init=False)  # [prompt + max_new_tokens] int64: prompt and answer as they stand
-    tokens: np.ndarray = field(init=False)  # [max_new_tokens], the answer's part of it; the mask token where hidden
-    unmasked_at: np.ndarray = field(init=False)  # [max_new_tokens] int32
-    candidates: np.ndarray = field(init=False)  # positions in the response that this step looks at
+    tokens: np.ndarray = field(init=False)  # [max_new_tokens], the answer in the canvas (a view)
+    unmasked_at: np.ndarray = field(init=False)  # [max_new_tokens] int32, the step of each reveal, or HIDDEN
+    candidates: np.ndarray = field(init=False)  # masked positions of the answer that the next step scores
     count: int = field(init=False)  # how many of them it reveals
-    drawn: np.ndarray | None = field(init=False, default=None)  # [candidates] bool: instead of the surest, these
+    drawn: np.ndarray | None = field(init=False, default=None)  # [candidates] bool: reveal these, not the surest
 
     def __post_init__(self) -> None:
         masks = np.full(self.settings.max_new_tokens, self.special.mask_id, np.int64)
@@ -125,12 +150,15 @@ class Row:
         self._plan_step()
 
     def noise(self, kind: int, positions: np.ndarray) -> np.ndarray:
-        """Return a number in (0, 1) for each position, at this step."""
+        """Return float64 random numbers in (0, 1), one for each of `positions`; `kind` is TOKEN or REVEAL.
+
+        They are a function of seed, kind, request, step and position alone.
+        """
         request = self.request
         return open_uniforms(self.settings.seed, kind, request.example, request.sample, self.step, positions)
 
     def _plan_step(self) -> None:
-        """Find what the next step reveals; steps that reveal nothing change nothing and need no forward pass."""
+        """Plan the next step that reveals something; a step that reveals nothing needs no forward pass."""
         hidden = self._hidden()
         if not len(hidden):
             self.block = self.waiting.pop()
@@ -143,28 +171,36 @@ class Row:
                 self._plan_draw(hidden, share, last)
             else:
                 self.candidates = hidden
-                # float32 as in the official sampler: a product just under a whole number must round as it does there
+                # In float32 like the official sampler: a product just below a whole number must round the same way.
                 self.count = len(hidden) if last else int(np.float32(len(hidden)) * share)
             if self.count:
                 return
             self.step += 1
 
     def _plan_draw(self, hidden: np.ndarray, share: np.float32, last: bool) -> None:
+        """Draw which hidden positions to reveal: each with probability `share`, at the last step all."""
         drawn = np.ones(len(hidden), bool) if last else self.noise(REVEAL, hidden) < share
         self.count = int(drawn.sum())
         if self.settings.threshold is None:
             self.candidates = hidden[drawn]
-        else:  # of the others, too, some may be sure
+        else:  # the others may still reach the threshold
             self.candidates, self.drawn = hidden, drawn
 
     def _hidden(self) -> np.ndarray:
+        """Return the positions of the current block that are still masked."""
         start, end = self.block.start, self.block.end
         return start + np.flatnonzero(self.unmasked_at[start:end] == HIDDEN)
 
     def reveal(self, tokens: np.ndarray, confidence: np.ndarray, probability: np.ndarray) -> None:
-        """Fill in the `count` surest candidates (of equally sure ones the first) and look whether that was all.
+        """Reveal the `count` candidates of highest confidence, the leftmost of equal ones, and plan the next step.
 
-        All three are [candidates]; with a threshold, every candidate whose probability reaches it is filled in too.
+        With order `origin` the candidates drawn beforehand are revealed instead. With a threshold every candidate whose
+        probability reaches it is revealed too.
+
+        Args:
+            tokens: [candidates] int64, the token chosen for each.
+            confidence: [candidates], see `choosing.choose`.
+            probability: [candidates], the untempered probability of each token.
         """
         chosen = np.zeros(len(self.candidates), bool)
         chosen[np.argsort(-confidence, kind="stable")[: self.count]] = True
@@ -185,7 +221,7 @@ class Row:
         return int(ends[0]) + 1 if len(ends) else len(self.tokens)
 
     def answer(self) -> Answer:
-        """Return what came out of a finished row."""
+        """Return the answer of a finished row."""
         length = self._length()
         tokens, unmasked_at = self.tokens[:length].tolist(), self.unmasked_at[:length].tolist()
         ended = tokens[-1] == self.special.end_id

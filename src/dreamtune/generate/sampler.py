@@ -1,16 +1,19 @@
-"""The reference sampler of masked diffusion: a canvas of mask tokens is revealed over a number of steps.
+"""The sampler of masked diffusion models: the mask tokens of a canvas are revealed over a number of denoising steps.
 
-Follows the official Dream sampler (Dream-org, generation_utils.py): time runs along linspace(1, 0.001, steps + 1), and
-going from t to s reveals int(masked · (1 − s/t)) positions, at the last step all. It differs on purpose in that the
-count is each row's own (the official one takes the batch's mean), the mask token is never chosen, and a row is
-finished as soon as everything before its first end token stands: finished rows leave the batch and waiting ones enter.
-With `refresh: block` only the rows that begin a block pass through the model as a whole (`block_cache.py`).
+A *canvas* is a prompt followed by `max_new_tokens` mask tokens. The sampler follows the official one of Dream
+(Dream-org, generation_utils.py): time runs along linspace(1, 0.001, steps + 1), and the step from t to s reveals
+int(masked · (1 − s/t)) positions, the last step all. It differs on purpose in three points: the number of masked
+positions is counted for each row (the official sampler takes the mean over the batch), the mask token is never chosen,
+and a row is finished as soon as everything up to its first end token is revealed. A finished row leaves the batch, and
+a waiting one enters. With `refresh: block` a row passes through the model as a whole only when it begins a block
+(`block_cache.py`).
 
-**What is guaranteed.** A row's tokens are a function of its logits, the settings and its own counters. Its canvas is
-padded to a width that depends on nothing but its own length, and only rows of one width share a batch; so in float32 on
-an Intel CPU, where MKL runs in strict mode (dreamtune.model), its logits, and with them its tokens, are equal to the
-bit alone and in any batch. Other libraries, bfloat16 and a GPU pick other kernels for other batch sizes: there logits
-agree to rounding, and a choice between two that are nearly equal can turn over. Another machine rounds differently.
+**What is guaranteed.** A row's tokens are a function of its logits, the settings and the keys of its request. A canvas
+is padded to a width that follows from its length alone, and only rows of one width share a batch. In float32 on an
+Intel CPU, where MKL runs in strict mode (dreamtune.model), a row therefore has the same logits, to the bit, alone and
+in any batch, and hence the same tokens. Other libraries, bfloat16 and GPUs pick other kernels for other batch sizes:
+there logits agree up to rounding, and a choice between two nearly equal tokens can turn over. Another machine rounds
+differently.
 """
 
 import time
@@ -37,13 +40,14 @@ __all__ = ["Answer", "Request", "denoise", "generate", "no_mask_left", "reveal_s
 
 
 def generate(model: Any, prompts: list[list[int]], settings: GenerateConfig) -> list[list[int]]:
-    """Return the new tokens of each prompt, in prompt order, up to and including the first end token.
+    """Return the new tokens for each prompt, in prompt order, up to and including the first end token.
 
-    The noise of a prompt is keyed by its tokens and by how often the same prompt stood before it in the list.
+    The noise is keyed by the prompt's tokens and by the number of equal prompts before it in the list, so that equal
+    prompts get different samples.
 
     Args:
         model: from `dreamtune.model.loading`, with or without an adapter.
-        prompts: token ids; the beginning token, where the model has one, stands in them.
+        prompts: token ids, including the beginning token where the model has one.
         settings: `samples`, `max_prompts` and `prompts` are not used here.
 
     Raises:
@@ -61,9 +65,17 @@ def generate(model: Any, prompts: list[list[int]], settings: GenerateConfig) -> 
 
 
 def denoise(model: Any, requests: Sequence[Request], settings: GenerateConfig) -> Iterator[tuple[int, Answer]]:
-    """Yield (index of the request, its answer) as rows finish, with `settings.batch_size` of them under way.
+    """Yield (index of the request, its answer) as answers are finished; up to `settings.batch_size` run together.
 
-    Raises what `generate` raises. The model is put into evaluation mode.
+    The model is put into evaluation mode.
+
+    Args:
+        model: from `dreamtune.model.loading`, with or without an adapter.
+        requests: prompts, with the keys of their noise.
+        settings: `samples`, `max_prompts` and `prompts` are not used here.
+
+    Raises:
+        UserError: an empty prompt, or a model without a mask or end token.
     """
     special, blocks = _check(model, requests), plan_blocks(settings)
     model.eval()
@@ -94,7 +106,7 @@ def denoise(model: Any, requests: Sequence[Request], settings: GenerateConfig) -
 
 
 def no_mask_left(answers: Sequence[Answer], mask_id: int) -> Check:
-    """Hard canary: what a sampler chose, and whatever it left hidden, must not be the mask token."""
+    """Return a hard canary: no token of an answer may be the mask token, be it chosen or never revealed."""
     left = sum(answer.tokens.count(mask_id) for answer in answers)
     total = sum(len(answer.tokens) for answer in answers)
     fault = "the sampler left mask tokens in the answers"
@@ -103,7 +115,7 @@ def no_mask_left(answers: Sequence[Answer], mask_id: int) -> Check:
 
 @torch.inference_mode()
 def _step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, special: Special) -> None:
-    """Take one denoising step of every row: one forward pass, the head on the candidate positions only."""
+    """Take one denoising step for every row: one forward pass, with the head at the candidate positions only."""
     device = next(model.parameters()).device
     ids, visible = _canvases(rows, width, special)
     hidden = _full_pass(model, torch.from_numpy(ids).to(device), visible)  # [B, L, D]
@@ -118,33 +130,36 @@ def _step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, spe
     tokens, confidence, probability = chosen.cpu().numpy()  # [N] each
     start = 0
     for row in rows:
-        part = slice(start, start + len(row.candidates))
-        row.reveal(tokens[part].astype(np.int64), confidence[part], probability[part])
-        start = part.stop
+        mine = slice(start, start + len(row.candidates))
+        row.reveal(tokens[mine].astype(np.int64), confidence[mine], probability[mine])
+        start = mine.stop
 
 
 def _full_pass(model: Any, ids: torch.Tensor, visible: np.ndarray) -> torch.Tensor:
-    """Return the hidden rows [B, L, D] of canvases [B, L]; of few rows on a GPU by a graph, kept with the model."""
+    """Return the hidden states [B, L, D] of canvases [B, L]; row i scores token i.
+
+    `visible` [B, L] is 0 at padding. On a GPU small batches run as a CUDA graph, which is kept with the model.
+    """
     if ids.device.type == "cpu":
         return hidden_states(model, ids, None if visible.all() else torch.from_numpy(visible))
     base = unwrap(model)
-    held = getattr(base, "dreamtune_pass", None)
-    if held is None or held[0] is not model:  # an adapter was put on, or taken off: other weights, other graphs
-        prepare_for_generation(base)
+    kept = prepare_for_generation(base)
+    if kept.full_pass is None or kept.full_pass[0] is not model:  # an adapter was put on, or taken off: other weights
         run = partial(packed_rows if packs(base) else _masked_rows, model)
-        base.dreamtune_pass = held = (model, Captured(run, GRAPH_ROWS))
+        kept.full_pass = model, Captured(run, GRAPH_ROWS)
     seen = row_boundaries(visible) if packs(base) else visible.astype(bool)
-    hidden: torch.Tensor = held[1](ids, torch.from_numpy(seen).to(ids.device))
+    hidden: torch.Tensor = kept.full_pass[1](ids, torch.from_numpy(seen).to(ids.device))
     return hidden
 
 
 def _masked_rows(model: Any, ids: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """Return the hidden states of a forward pass in which a mask hides the padding."""
     return hidden_states(model, ids, visible[:, None, None, :].expand(-1, 1, ids.shape[1], -1))
 
 
 def _canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows' canvases and which of their positions are no padding, both [B, L] int64."""
-    ids = np.full((len(rows), width), special.end_id, np.int64)  # what stands in the padding is hidden
+    """Return the rows' canvases, padded to `width`, and 1 where they are not padding, both [B, L] int64."""
+    ids = np.full((len(rows), width), special.end_id, np.int64)  # no position attends to padding: any token will do
     visible = np.zeros((len(rows), width), np.int64)
     for i, row in enumerate(rows):
         canvas = row.canvas
@@ -154,10 +169,10 @@ def _canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray
 
 @torch.inference_mode()
 def _cached_step(cache: BlockCache, rows: list[Row], width: int, special: Special) -> None:
-    """Take one denoising step of every row: those that begin a block pass whole, the others with their block alone.
+    """Take one denoising step for every row: a full pass for rows that begin a block, their windows for the others.
 
-    The windows come first. On a GPU they are those of all slots, for one shape at each step; what that writes into
-    the slots that are empty or about to be refreshed is overwritten by their next full pass.
+    The windows run first. On a GPU the windows of all slots run, so that every step has the same shape. What this
+    writes into slots that are empty or about to be refreshed is overwritten by their next full pass.
     """
     begin, within = ([row for row in rows if row.begins_block == first] for first in (True, False))
     if within:
@@ -166,7 +181,7 @@ def _cached_step(cache: BlockCache, rows: list[Row], width: int, special: Specia
         count = cache.slots if everywhere else len(within)
         ids, positions, noise = _windows(cache, at, count)
         slots = None if everywhere else _tensor(cache, np.array([row.slot for row in within]))
-        _reveal(at, cache.window_choices(slots, ids, positions, noise))
+        _reveal(at, cache.choose_in_window(slots, ids, positions, noise))
     if begin:
         canvases, visible = _canvases(begin, width, special)
         at = dict(enumerate(begin))
@@ -174,16 +189,19 @@ def _cached_step(cache: BlockCache, rows: list[Row], width: int, special: Specia
         slots = _tensor(cache, np.array([row.slot for row in begin]))
         boundaries = _tensor(cache, row_boundaries(visible))
         whole = _tensor(cache, canvases), _tensor(cache, visible.astype(bool)), boundaries
-        _reveal(at, cache.refresh_choices(slots, *whole, positions, noise))
+        _reveal(at, cache.refresh_and_choose(slots, *whole, positions, noise))
 
 
 def _windows(cache: BlockCache, at: dict[int, Row], count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return token ids and positions [count, w] and noise [count, block] of the windows, `at` saying whose is where."""
+    """Return token ids and positions [count, w], and noise [count, block], of the rows' windows.
+
+    `at` maps a place among the `count` windows to its row; windows at other places hold token 0 at position 0.
+    """
     ids = np.zeros((count, cache.window_length), np.int64)
     positions, noise = np.zeros_like(ids), np.full((count, cache.block), 0.5)
     for i, row in at.items():
         first, block = len(row.request.prompt), row.block
-        # A last block that is shorter repeats its last position, which changes nothing.
+        # Where the last block is shorter than the window, the window repeats the block's last position.
         reach = first + block.start - cache.shift + np.arange(cache.window_length)
         positions[i] = np.minimum(reach, first + block.end - 1)
         ids[i] = row.canvas[positions[i]]
@@ -192,8 +210,9 @@ def _windows(cache: BlockCache, at: dict[int, Row], count: int) -> tuple[torch.T
     return _tensor(cache, ids), _tensor(cache, positions), _tensor(cache, noise)
 
 
-def _reveal(at: dict[int, Row], choices: torch.Tensor) -> None:
-    tokens, confidence, probability = choices.cpu().numpy()  # [count, block] each
+def _reveal(at: dict[int, Row], chosen: torch.Tensor) -> None:
+    """Hand each row its tokens, confidences and probabilities of `chosen` [3, count, block]; see `_windows`."""
+    tokens, confidence, probability = chosen.cpu().numpy()  # [count, block] each
     for i, row in at.items():
         columns = row.candidates - row.block.start
         row.reveal(tokens[i, columns].astype(np.int64), confidence[i, columns], probability[i, columns])
@@ -204,12 +223,13 @@ def _tensor(cache: BlockCache, values: np.ndarray) -> torch.Tensor:
 
 
 def _check(model: Any, requests: Sequence[Request]) -> Special:
+    """Return the model's special tokens; raise UserError if model or requests cannot be used."""
     config = unwrap(model).config
     for name in ("mask_token_id", "eos_token_id"):
         if getattr(config, name, None) is None:
             raise UserError(f"the model names no {name}; set it in its config.json")
     if config.is_causal:
-        raise UserError("the model attends causally, so it cannot fill in masks; set model.attention to bidirectional")
+        raise UserError("the model attends causally, so it cannot fill in masks; load it by `load_model`")
     for number, request in enumerate(requests):
         if not request.prompt:
             raise UserError(f"prompt {number} is empty and has no beginning token, so nothing scores its first token")
@@ -217,7 +237,7 @@ def _check(model: Any, requests: Sequence[Request]) -> Special:
 
 
 def _fingerprint(prompt: Sequence[int]) -> int:
-    """Return 64 bits that name a prompt by its tokens."""
+    """Return a 64-bit hash of a prompt's tokens."""
     bits = np.zeros(1, np.uint64)
     for token in prompt:
         bits = (bits + np.uint64(token + 1)) * np.uint64(0x9E3779B97F4A7C15)

@@ -19,7 +19,7 @@ from huggingface_hub.utils import disable_progress_bars
 
 from dreamtune.errors import UserError
 from dreamtune.inputs.hub import HUB, HUB_MODEL, TEXTS, cache, cached_file, listed_files, missing_files, pinned_file
-from dreamtune.inputs.weight_files import PICKLES, WEIGHTS
+from dreamtune.inputs.weight_files import MODEL_WEIGHTS, PICKLES
 
 T = TypeVar("T")
 ATTEMPTS = 3
@@ -132,9 +132,9 @@ def _mistake(error: Exception, repository: str, revision: str, file: str, kind: 
 
 def _pickled(repository: str, revision: str, file: str) -> str:
     pickled = [n for n in listed_files(repository, revision) if any(Path(n).match(pattern) for pattern in PICKLES)]
-    if file != WEIGHTS or not pickled:
+    if file != MODEL_WEIGHTS or not pickled:
         return ""
-    return f", only pickled weights ({pickled[0]}), which can run code when read; convert them to {WEIGHTS} first"
+    return f", only pickled weights ({pickled[0]}), which can run code when read; convert them to {MODEL_WEIGHTS} first"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

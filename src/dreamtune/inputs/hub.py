@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamtune.errors import UserError
-from dreamtune.inputs.weight_files import INDEX, WEIGHTS, index_names
+from dreamtune.inputs.weight_files import INDEX, MODEL_WEIGHTS, index_names
 
 HUB = "hf://"
 HUB_FILE = re.compile(r"hf://datasets/(?P<repository>[^/@]+/[^/@]+)@(?P<revision>[0-9a-f]{40})/(?P<file>.+)")
@@ -107,8 +107,8 @@ def missing_files(repository: str, revision: str) -> list[str]:
         return ["config.json"]
     listed = listed_files(repository, revision)
     texts = [name for name in listed if "/" not in name and name.endswith(TEXTS)]
-    single = WEIGHTS in listed or (config.parent / WEIGHTS).exists() or not (config.parent / INDEX).exists()
-    weights = [WEIGHTS] if single else index_names(config.parent)
+    single = MODEL_WEIGHTS in listed or (config.parent / MODEL_WEIGHTS).exists() or not (config.parent / INDEX).exists()
+    weights = [MODEL_WEIGHTS] if single else index_names(config.parent)
     return [name for name in [*texts, *weights] if not (config.parent / name).exists()]
 
 

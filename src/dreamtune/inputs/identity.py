@@ -5,8 +5,6 @@ again before it starts and before it publishes: otherwise the result of a file t
 stored under the version of the earlier file.
 """
 
-import json
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 from dreamtune.digests import sha256_file
 from dreamtune.errors import UserError
+from dreamtune.files import read_json, write_json
 from dreamtune.inputs.files import resolve_files
 from dreamtune.inputs.hub import HUB, pinned_file
 from dreamtune.inputs.weight_files import weight_files
@@ -32,14 +31,18 @@ MODEL_FILES = TOKENIZER_FILES | {"generation_config.json", "model.safetensors.in
 
 
 class FileDigests:
-    """Digests of input files, remembered by path, size and time of change, so that a large file is read once."""
+    """Digests of input files, remembered by path, size and time of change, so that a large file is read once.
+
+    `identify` looks at an input once per object of this class, so make a new one to look again.
+    """
 
     def __init__(self, memory: Path) -> None:
         self.memory = memory
         self.known: dict[str, list[Any]] = {}
         self.changed = False
-        with suppress(OSError, ValueError):  # none yet, or cut short: then every file is read once more
-            self.known = json.loads(memory.read_text())
+        self.identified: dict[tuple[str | None, ...], Any] = {}
+        with suppress(OSError, ValueError):  # without a memory, or with one cut short, every file is read again
+            self.known = read_json(memory)
 
     def of(self, path: Path) -> str:
         """Return the SHA-256 of a file's content, 64 hex digits."""
@@ -54,13 +57,9 @@ class FileDigests:
         """Write the digests to `memory`; a failure is ignored, the next process then reads files again."""
         if not self.changed:
             return
-        beside = self.memory.with_suffix(f".{os.getpid()}")
-        try:
+        with suppress(OSError):
             self.memory.parent.mkdir(exist_ok=True)
-            beside.write_text(json.dumps(self.known))
-            beside.replace(self.memory)
-        except OSError:
-            return
+            write_json(self.memory, self.known)
 
     def of_model(self, path: str, revision: str | None) -> Any:
         """Return a model's identity: OWNER/NAME@REVISION, or for a local folder its files' digests by name.
@@ -111,12 +110,20 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
     found: dict[str, Any] = {}
     for name in names:
         if name in ("model", "tokenizer"):
-            of = digests.of_model if name == "model" else digests.of_tokenizer
-            found[name] = of(runtime["model"]["path"], runtime["model"]["revision"])
+            place = (name, runtime["model"]["path"], runtime["model"]["revision"])
         else:
-            files = runtime["benchmark" if name == "questions" else name]["files"]
-            found[name] = [identity for pattern in files for identity in _files(pattern, digests)]
+            place = ("files", *runtime["benchmark" if name == "questions" else name]["files"])
+        if place not in digests.identified:
+            digests.identified[place] = _identity_at(place, digests)
+        found[name] = digests.identified[place]
     return found
+
+
+def _identity_at(place: tuple[str, ...], digests: FileDigests) -> Any:
+    kind, *paths = place
+    if kind == "files":
+        return [identity for pattern in paths for identity in _files(pattern, digests)]
+    return digests.of_model(*paths) if kind == "model" else digests.of_tokenizer(*paths)
 
 
 def _files(pattern: str, digests: FileDigests) -> list[str]:

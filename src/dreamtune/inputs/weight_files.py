@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dreamtune.errors import UserError
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+MODEL_WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -15,8 +15,8 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         UserError: there is none, or one is missing that the index lists.
     """
-    if (folder / WEIGHTS).exists():
-        return [folder / WEIGHTS]
+    if (folder / MODEL_WEIGHTS).exists():
+        return [folder / MODEL_WEIGHTS]
     if (folder / INDEX).exists():
         names = index_names(folder)
         missing = [name for name in names if not (folder / name).exists()]
@@ -27,9 +27,9 @@ def weight_files(folder: Path) -> list[Path]:
     if pickled:
         raise UserError(
             f"{folder} has only pickled weights ({pickled[0]}), which can run code when read; convert them to "
-            f"{WEIGHTS} first"
+            f"{MODEL_WEIGHTS} first"
         )
-    raise UserError(f"{folder} holds no {WEIGHTS}")
+    raise UserError(f"{folder} holds no {MODEL_WEIGHTS}")
 
 
 def index_names(folder: Path) -> list[str]:

@@ -9,39 +9,50 @@ from safetensors import safe_open
 
 from dreamtune.errors import UserError
 
-CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+CONFIG, ADAPTER_WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 
 def trained_weights(training: Path) -> Path:
-    """Return the folder of what a finished training made: its adapter or, of full fine-tuning, its checkpoint."""
+    """Return a finished training's folder of weights: `adapter` in it or, after full fine-tuning, `model`."""
     return training / "model" if (training / "model").is_dir() else training / "adapter"
 
 
 def is_checkpoint(trained: Path) -> bool:
-    """Return whether such a folder is a model by itself, and no adapter."""
+    """Return whether a folder of trained weights is a whole checkpoint (full fine-tuning), and not an adapter."""
     return (trained / "config.json").exists()
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Return adapter_config.json of a folder that also has the weights as safetensors.
+    """Return the content of adapter_config.json, once the folder is known to hold the weights as safetensors too.
 
     Raises:
         UserError: one of the two files is missing, or the weights are pickled.
     """
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} holds no {CONFIG}; expected the adapter folder of a finished training")
-    if not (folder / WEIGHTS).exists():
+    if not (folder / ADAPTER_WEIGHTS).exists():
         if (folder / PICKLE).exists():
-            raise UserError(f"{folder} has a pickled adapter ({PICKLE}), which can run code; convert it to {WEIGHTS}")
-        raise UserError(f"{folder} holds no {WEIGHTS}")
+            raise UserError(
+                f"{folder} has a pickled adapter ({PICKLE}), which can run code; convert it to {ADAPTER_WEIGHTS}"
+            )
+        raise UserError(f"{folder} holds no {ADAPTER_WEIGHTS}")
     config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     return config
 
 
 def check_loaded(model: PeftModel, folder: Path) -> None:
-    """Raise a UserError unless the file's tensors are exactly the adapter's: PEFT would only warn."""
+    """Check that the adapter's file holds a tensor for each of the model's adapter weights, and no other.
+
+    PEFT would only warn, and leave the weights that are missing as they were initialised.
+
+    Args:
+        model: base with the adapter that was just loaded from `folder`.
+
+    Raises:
+        UserError: the names differ.
+    """
     expected = set(get_peft_model_state_dict(model))
-    with safe_open(folder / WEIGHTS, "pt") as file:
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
         given = set(file.keys())
     if given != expected:
         wrong = sorted(given ^ expected)

@@ -1,8 +1,8 @@
-"""Attention among the tokens of one document, where many documents stand one behind the other in a single row.
+"""Attention for packed documents: they stand one behind the other in a single row, and each attends only to itself.
 
-Packed that way nothing is padded, and every other layer sees one long row. On a GPU that has FlashAttention the kernel
-for sequences of varying length (torch.nn.attention.varlen) takes the whole row at once; elsewhere each document goes
-through `scaled_dot_product_attention` by itself, which is the same function.
+Packed documents need no padding, and every layer but attention sees one long row. On a GPU that has FlashAttention, its
+kernel for sequences of varying length (torch.nn.attention.varlen) takes the whole row at once; elsewhere each document
+goes through `scaled_dot_product_attention` by itself, which computes the same.
 """
 
 from itertools import pairwise
@@ -17,16 +17,18 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from dreamtune.model.facts import facts_of
+
 NAME = "sdpa_or_packed"
 FLASH_TYPES = (torch.bfloat16, torch.float16)
 AMPERE = (8, 0)  # compute capability from which torch's FlashAttention runs
 
 
 class Stored(Protocol):
-    """Keys and values of one layer, kept from one pass to the next."""
+    """Interface of a cache of one layer's keys and values, which lives from one forward pass to the next."""
 
     def update(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take those of a pass, [B, H_kv, q, d] each, and return those to attend to, [B, H_kv, L, d]."""
+        """Take the keys and values of a pass, [B, H_kv, q, d] each; return those to attend to, [B, H_kv, L, d] each."""
 
 
 def attend(
@@ -40,15 +42,17 @@ def attend(
     stored: "Stored | None" = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' SDPA attention; with `cu_seq_lens_q`, that of packed documents, each by itself.
+    """Compute attention: transformers' SDPA or, with `cu_seq_lens_q`, that of packed documents, each by itself.
+
+    transformers calls this function, by the name `NAME`, in every attention layer.
 
     Args:
         query: [B, H, L, d]; packed: [1, H, T, d].
         key: [B, H_kv, L, d], as is `value`; each of its heads serves H / H_kv query heads.
-        attention_mask: as transformers makes it; not looked at where documents are packed.
-        cu_seq_lens_q: [documents + 1] int32, where each document begins, and T.
+        attention_mask: as transformers makes it; ignored where documents are packed.
+        cu_seq_lens_q: [documents + 1] int32, where each document begins, and T. The name is transformers'.
         max_length_q: tokens of the longest document.
-        stored: takes this layer's keys and values and gives those to attend to, see `block_cache`.
+        stored: cache that takes this layer's keys and values and gives those to attend to, see `block_cache`.
 
     Returns:
         [B, L, H, d] (packed: [1, T, H, d]), and None for the weights, which are never formed.
@@ -63,14 +67,16 @@ def attend(
     config: Any = module.config
     count, length = cu_seq_lens_q.shape[0] - 1, query.shape[2]
     if not config.is_causal and count > 1 and count * max_length_q == length:
-        # All of one length: a batch, for which faster kernels exist. They plan anew for each length, so this is not
-        # for single documents, of which each has its own.
-        parts = [part.view(part.shape[1], count, -1, part.shape[3]).transpose(0, 1) for part in (query, key, value)]
-        batched = scaled_dot_product_attention(parts[0], parts[1], parts[2], enable_gqa=groups > 1)
+        # Documents of one length are a batch, for which faster kernels exist. These kernels are planned once for each
+        # length they meet, so a single document, whose length is new nearly every time, does not take this way.
+        batch = [
+            tensor.view(tensor.shape[1], count, -1, tensor.shape[3]).transpose(0, 1) for tensor in (query, key, value)
+        ]
+        batched = scaled_dot_product_attention(batch[0], batch[1], batch[2], enable_gqa=groups > 1)
         return batched.transpose(1, 2).reshape(1, length, query.shape[1], -1), None
-    if not config.is_causal and config.dreamtune_flash and query.dtype in FLASH_TYPES:
-        rows = [part[0].transpose(0, 1) for part in (query, key, value)]  # [T, heads, d]
-        rows[1:] = [part.repeat_interleave(groups, dim=1) for part in rows[1:]]
+    if not config.is_causal and facts_of(config).flash and query.dtype in FLASH_TYPES:
+        rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # [T, heads, d]
+        rows[1:] = [tensor.repeat_interleave(groups, dim=1) for tensor in rows[1:]]
         out = varlen_attn(rows[0], rows[1], rows[2], cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
         assert isinstance(out, torch.Tensor)  # a pair only where the weights' normaliser is asked for
         return out[None], None
@@ -87,7 +93,8 @@ def attend(
 def _grouped(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Attend under a mask that is the same for every query: [B, H, q, d] to [B, q, H, d].
 
-    The heads that share keys and values can then pass as further queries, and nothing is repeated for them.
+    The H / H_kv query heads that share keys and values are stacked as further queries of one head, so that keys and
+    values need not be repeated for them.
     """
     batch, heads, length, size = query.shape
     kv_heads = key.shape[1]
@@ -98,19 +105,25 @@ def _grouped(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: 
 
 
 def packs(base: Any) -> bool:
-    """Return whether a model passes rows of different lengths as packed documents, without a mask and without
-    waiting for the GPU."""
-    flash: bool = not base.config.is_causal and base.config.dreamtune_flash and base.dtype in FLASH_TYPES
+    """Return whether the model attends packed documents of different lengths in one FlashAttention kernel.
+
+    Where it does not, `attend` needs the boundaries on the host, which waits for the GPU, and computes document by
+    document; the sampler then pads and masks its rows instead.
+
+    Args:
+        base: the transformers model, without wrappers (`unwrap`).
+    """
+    flash: bool = not base.config.is_causal and facts_of(base.config).flash and base.dtype in FLASH_TYPES
     return flash
 
 
 def row_boundaries(visible: np.ndarray) -> np.ndarray:
-    """Return where documents begin and end, int32, when rows stand one behind the other in a single one.
+    """Return the boundaries [documents + 1] int32 of packed documents, when n padded rows are laid end to end.
 
-    Each row makes one, and what fills it up, where something does, another: nobody else sees it.
+    The text of a row is one document, and its padding, where it has some, another, so that no text attends to padding.
 
     Args:
-        visible: [n, L], false from the end of each row's text on.
+        visible: [n, L], false at padding, which stands at the end of a row.
 
     >>> row_boundaries(np.array([[1, 1, 0], [1, 1, 1]]))
     array([0, 2, 3, 6], dtype=int32)
@@ -122,7 +135,7 @@ def row_boundaries(visible: np.ndarray) -> np.ndarray:
 
 
 def flash_runs(device: torch.device) -> bool:
-    """Return whether torch's own FlashAttention runs there, for types of two bytes."""
+    """Return whether torch's own FlashAttention runs on the device, for bfloat16 and float16."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= AMPERE
 
 

@@ -1,7 +1,7 @@
-"""The model: loaded natively, bidirectional, optionally in NF4 and with an adapter; and the one place that shifts.
+"""Loading a model: as transformers' own class, bidirectional, optionally in NF4 and with an adapter on top.
 
-Everything else asks `token_logits` (or `hidden_states` and `apply_head`, its two halves), whose row i scores token i
-whatever the family, so no other module knows that Dream's head looks one position ahead.
+No code that comes with a checkpoint is executed. Loaded models answer through `logits.token_logits`, whose row i scores
+token i in every family.
 """
 
 import os
@@ -22,6 +22,7 @@ from dreamtune.inputs.hub import model_folder
 from dreamtune.inputs.weight_files import weight_files
 from dreamtune.model import attention as attention_kinds
 from dreamtune.model.adapter_format import check_loaded, is_checkpoint, read_adapter_config
+from dreamtune.model.facts import Facts, facts_of, set_facts
 from dreamtune.model.nf4 import forbid_repacking, nf4_config
 from dreamtune.model.official_format import (
     family_of,
@@ -39,8 +40,8 @@ CLASSES: dict[str, Any] = {
     "llada": LlamaForCausalLM,
     "llama": LlamaForCausalLM,
 }
-# transformers warns that a Dream or LLaDA folder is loaded as Qwen2 or Llama, which is what is meant here; what could
-# go wrong with it (keys that are missing or left over) is an error below.
+# transformers warns that a Dream or LLaDA folder is loaded as Qwen2 or Llama, which is intended here. The real danger,
+# missing or left-over keys, is an error below.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 asks by that name
@@ -60,7 +61,6 @@ def load_model(
     revision: str | None = None,
     adapter: str | Path | None = None,
     family: str | None = None,
-    attention: str = "bidirectional",
 ) -> Any:
     """Return the model in evaluation mode; `model(input_ids=, attention_mask=).logits` are the official raw logits.
 
@@ -68,12 +68,11 @@ def load_model(
         path: a folder in the official format (config.json and safetensors), or a hub name with `revision`.
         quantization: "none", or "nf4" for QLoRA (arXiv 2305.14314): linear layers in 4-bit NormalFloat, double
             quantised. Embeddings, norms and head stay in `dtype`.
-        dtype: "bfloat16" or "float32", of computation and of what is not quantised.
+        dtype: "bfloat16" or "float32", of the computation and of all weights that are not quantised.
         device: "cpu", "cuda" or "cuda:N".
         revision: the hub commit, 40 hex digits.
-        adapter: a PEFT folder, put on top (not merged).
+        adapter: a PEFT folder; the adapter is put on top, not merged.
         family: overrides config.json's model_type: "dream", "llada", "qwen2" or "llama".
-        attention: "bidirectional", or "causal" for an autoregressive checkpoint.
 
     Raises:
         UserError: no such checkpoint, not in a known format, no safetensors, or an adapter that does not fit.
@@ -84,8 +83,9 @@ def load_model(
     raw = read_config(folder)
     kind = family_of(raw, family)
     weight_files(folder)
-    model = _from_pretrained(folder, raw, kind, attention, quantization, DTYPES[dtype], numbered(device))
-    model.name_or_path, model.dreamtune_family, model.dreamtune_revision = str(path), kind, revision
+    model = _from_pretrained(folder, raw, kind, quantization, DTYPES[dtype], numbered(device))
+    model.name_or_path = str(path)
+    set_facts(model.config, Facts(kind, revision, attention_kinds.flash_runs(model.device)))
     model.config.mask_token_id = special_token_id(folder, raw, "mask")
     model.config.eos_token_id = special_token_id(folder, raw, "eos")
     if kind == "dream":
@@ -94,10 +94,15 @@ def load_model(
 
 
 def load(config: ModelConfig, trained: Path | None = None) -> Any:
-    """Return `load_model` of a config section; device "auto" is the GPU where there is one, threads are set.
+    """Load the model that the `model` section of a configuration describes, and set torch's number of CPU threads.
 
     Args:
-        trained: an adapter, put on top; or the checkpoint of full fine-tuning, loaded in place of the base.
+        config: as `load_model` takes it; device "auto" means the GPU where there is one.
+        trained: folder of a finished training's weights: an adapter is put on top of the base, a checkpoint of full
+            fine-tuning is loaded in its place.
+
+    Raises:
+        UserError: see `load_model`.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -110,15 +115,14 @@ def load(config: ModelConfig, trained: Path | None = None) -> Any:
         revision=None if tuned else config.revision,
         adapter=None if tuned else trained,
         family=config.family,
-        attention=config.attention,
     )
 
 
 def load_adapter(model: Any, adapter: Path) -> PeftModel:
-    """Put the adapter in a PEFT folder on top of the model.
+    """Return the model with the adapter of a PEFT folder on top, frozen.
 
     Raises:
-        UserError: it is not whole, or does not fit.
+        UserError: a file of the adapter is missing or damaged, or its weights do not fit the model.
     """
     read_adapter_config(adapter)
     try:
@@ -133,12 +137,13 @@ def load_adapter(model: Any, adapter: Path) -> PeftModel:
 
 
 def attach_lora(model: Any, lora: LoraSettings, seed: int) -> PeftModel:
-    """Return the model with a fresh adapter, whose weights (float32) alone are trainable.
+    """Return the model with a new LoRA adapter (Hu et al. 2021, arXiv 2106.09685); only its float32 weights train.
 
-    The initialisation is a function of `seed` alone: it is drawn on the CPU, whatever the device.
+    The initial weights depend on `seed` alone: they are drawn on the CPU, whatever the device. B is zero, so that the
+    adapter adds nothing before the first step.
 
     Raises:
-        UserError: a target module the model does not have.
+        UserError: `lora.target_modules` names a module that the model does not have.
     """
     targets: Any = "all-linear" if lora.target_modules == ["all-linear"] else list(lora.target_modules)
     settings = LoraConfig(
@@ -147,7 +152,7 @@ def attach_lora(model: Any, lora: LoraSettings, seed: int) -> PeftModel:
         lora_dropout=lora.dropout,
         target_modules=targets,
         bias="none",
-        revision=model.dreamtune_revision,
+        revision=facts_of(model.config).revision,
     )
     linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.model.named_modules() if isinstance(m, nn.Linear)})
     unknown = [] if targets == "all-linear" else [name for name in targets if name not in linear]
@@ -163,7 +168,7 @@ def attach_lora(model: Any, lora: LoraSettings, seed: int) -> PeftModel:
 
 
 def count_parameters(model: Any) -> tuple[int, int]:
-    """Return (trainable, total) numbers of parameters; a 4-bit weight counts with its logical shape."""
+    """Return (trainable, total) numbers of parameters; a 4-bit weight counts as the matrix it stands for."""
     trainable = total = 0
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)
@@ -174,11 +179,17 @@ def count_parameters(model: Any) -> tuple[int, int]:
 
 
 def empty_model(raw: dict[str, Any], dtype: str = "bfloat16") -> Any:
-    """Return the model of a config.json on the meta device: shapes without weights, to count and to predict memory."""
+    """Return the model that a config.json describes on torch's meta device: shapes without weights.
+
+    Callers count its parameters and predict its memory.
+
+    Args:
+        raw: the content of config.json.
+    """
     family = family_of(raw)
     with torch.device("meta"):
         model: Any = CLASSES[family](native_config(raw, family)).to(DTYPES[dtype])
-    model.dreamtune_family, model.dreamtune_revision = family, None
+    set_facts(model.config, Facts(family))
     return model
 
 
@@ -191,7 +202,6 @@ def _from_pretrained(
     folder: Path,
     raw: dict[str, Any],
     family: str,
-    attention: str,
     quantization: str,
     dtype: torch.dtype,
     device: str,
@@ -200,7 +210,7 @@ def _from_pretrained(
     try:
         model, found = CLASSES[family].from_pretrained(
             folder,
-            config=native_config(raw, family, attention),
+            config=native_config(raw, family),
             dtype=dtype,
             device_map={"": device},
             attn_implementation=attention_kinds.NAME,
@@ -211,7 +221,7 @@ def _from_pretrained(
             **options,
         )
     except torch.OutOfMemoryError:
-        raise  # says nothing of the files; whoever knows what to lower catches it
+        raise  # the files are not at fault; a caller that knows which setting to lower catches it
     except Exception as error:  # a cut file, a shape that differs: the library's own first line says which
         raise UserError(f"cannot read the weights in {folder}: {str(error).strip().splitlines()[0]}") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -219,12 +229,14 @@ def _from_pretrained(
             names = sorted(map(str, found[problem]))
             raise UserError(f"the weights in {folder} do not fit its config.json: {len(names)} {problem}, {names[0]}")
     forbid_repacking(model)
-    model.config.dreamtune_flash = attention_kinds.flash_runs(model.device)
     return model
 
 
 def _hide_padding_queries(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Let padding see nothing, as the official Dream does, so that raw logits agree there too; no token differs."""
+    """Before a forward pass: let queries at padding attend to nothing, as the official Dream code does.
+
+    Only the logits at padding depend on it. With it they agree with the official ones too.
+    """
     mask = kwargs.get("attention_mask")
     if mask is not None and mask.ndim == 2:
         seen = mask.bool()

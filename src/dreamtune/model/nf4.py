@@ -1,4 +1,4 @@
-"""4-bit NormalFloat weights by bitsandbytes, on the CPU and the GPU through one path."""
+"""4-bit NormalFloat (NF4) weights by bitsandbytes, on the CPU and the GPU through one path."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from bitsandbytes.nn import Linear4bit
 from torch import nn
 from transformers import BitsAndBytesConfig
 
-DENSE_BYTES = 2 * 2**30  # of the whole model, on the CPU
-ROOM_BYTES = 4 * 2**30  # left on a GPU for activations, logits and stored keys and values
+DENSE_BYTES = 2 * 2**30  # on the CPU: the largest model that is held dequantised
+ROOM_BYTES = 4 * 2**30  # on a GPU: the room that is left for activations, logits and stored keys and values
 
 
 def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -24,11 +24,11 @@ def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def forbid_repacking(model: nn.Module) -> None:
-    """Keep the layers as they were loaded.
+    """Stop bitsandbytes from repacking 4-bit weights for its bf16 CPU kernel.
 
-    On CPUs with AVX512-BF16 bitsandbytes 0.50 repacks the weights, for good, at the first forward pass in evaluation
-    mode, for a kernel that rounds to bf16 and has no backward pass: training after a validation would silently lose
-    its gradients, and results would depend on the processor.
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks the weights at the first forward pass in evaluation mode, and
+    never undoes it. The kernel behind it rounds to bf16 and has no backward pass: training after a validation would
+    silently lose its gradients, and results would depend on the processor.
     """
     for layer in model.modules():
         if isinstance(layer, Linear4bit):
@@ -36,10 +36,10 @@ def forbid_repacking(model: nn.Module) -> None:
 
 
 def keep_dequantised(model: Any) -> Any:
-    """Replace each 4-bit layer by one that holds the dequantised weights in `dtype`: same numbers, more memory.
+    """Replace each 4-bit layer by an ordinary one that holds its dequantised weights: same numbers, more memory.
 
-    The 4-bit product dequantises and multiplies at every call; on small models and on the CPU most of its time goes
-    there. Works inside a PEFT wrapper too. Changes `model` in place and returns it.
+    A 4-bit layer dequantises its weights in every forward pass, which takes most of its time on small models and on
+    the CPU. Works inside a PEFT wrapper too. Changes `model` in place and returns it.
     """
     for name, layer in list(model.named_modules()):
         if isinstance(layer, Linear4bit):
@@ -59,13 +59,19 @@ def dequantised(layer: Linear4bit) -> torch.Tensor:
 
 
 def has_room_for_dense(model: Any, parameters: int, dtype: torch.dtype) -> bool:
-    """Return whether the 4-bit layers of a model of so many `parameters` can be held dequantised (see the limits)."""
+    """Return whether the 4-bit layers can be held dequantised: DENSE_BYTES bounds the model on the CPU; on a GPU they
+    must fit into the free memory with ROOM_BYTES to spare.
+
+    Args:
+        parameters: number of the whole model's parameters.
+        dtype: type of the dequantised weights.
+    """
     if model.device.type == "cpu":
         return parameters * dtype.itemsize <= DENSE_BYTES
     return dequantised_bytes(model, dtype) + ROOM_BYTES <= torch.cuda.mem_get_info(model.device)[0]
 
 
 def dequantised_bytes(model: nn.Module, dtype: torch.dtype) -> int:
-    """Return what the 4-bit layers' weights take when held in `dtype`."""
+    """Return the bytes that the weights of all 4-bit layers take once they are dequantised to `dtype`."""
     layers = [layer for layer in model.modules() if isinstance(layer, Linear4bit)]
     return sum(layer.in_features * layer.out_features for layer in layers) * dtype.itemsize

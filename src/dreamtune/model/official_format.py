@@ -1,7 +1,7 @@
-"""The official checkpoint formats, read natively: config.json, key names, and where the safetensors are.
+"""The official checkpoint formats, read natively: config.json, the names of the weights, special tokens.
 
-Dream is Qwen2 with bidirectional attention and keeps Qwen2's key names; LLaDA is Llama with other ones. Nothing a
-checkpoint brings along is ever executed: a folder's Python files and pickles are not read.
+Dream is Qwen2 with bidirectional attention and keeps Qwen2's key names; LLaDA is Llama with key names that differ.
+No code that comes with a checkpoint is ever executed: a folder's Python files and pickles are not read.
 """
 
 import json
@@ -33,7 +33,7 @@ LLADA_BLOCK = {
     "up_proj": "mlp.up_proj",
     "ff_out": "mlp.down_proj",
 }
-# What LLaDA's configuration offers and Llama cannot do, with the only value that is the same model.
+# Options of LLaDA's configuration that Llama lacks, each with the only value that leaves the same model.
 LLADA_REQUIRED: dict[str, Any] = {
     "alibi": False,
     "attention_layer_norm": False,
@@ -48,10 +48,10 @@ LLADA_REQUIRED: dict[str, Any] = {
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return config.json.
+    """Return the content of a checkpoint folder's config.json.
 
     Raises:
-        UserError: missing, not JSON, or of a checkpoint that is already quantised.
+        UserError: the file is missing or not JSON, or the checkpoint is already quantised.
     """
     path = folder / "config.json"
     if not path.exists():
@@ -66,10 +66,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def family_of(raw: dict[str, Any], family: str | None = None) -> str:
-    """Return the family of a config.json; `family` overrides what its model_type says.
+    """Return the model family, "dream", "llada", "qwen2" or "llama", that a config.json belongs to.
+
+    Args:
+        raw: the content of config.json.
+        family: overrides the family that its model_type names.
 
     Raises:
-        UserError: a model_type of no known family.
+        UserError: the model_type belongs to no known family.
     """
     if family is None:
         kind = raw.get("model_type")
@@ -79,10 +83,13 @@ def family_of(raw: dict[str, Any], family: str | None = None) -> str:
     return family
 
 
-def native_config(raw: dict[str, Any], family: str, attention: str = "bidirectional") -> PretrainedConfig:
-    """Return the transformers configuration of the native class; `is_causal` stands on it.
+def native_config(raw: dict[str, Any], family: str) -> PretrainedConfig:
+    """Return the transformers configuration that a config.json of `family` stands for, with `is_causal` set on it.
 
     Setting the layers' `is_causal` instead is a trap: with a 2-D padding mask the model silently turns causal.
+
+    Raises:
+        UserError: a LLaDA variant that Llama cannot express.
     """
     rest = {key: value for key, value in raw.items() if key not in NOT_ARCHITECTURE}
     config: PretrainedConfig
@@ -92,7 +99,7 @@ def native_config(raw: dict[str, Any], family: str, attention: str = "bidirectio
         config = LlamaConfig(**rest)
     else:
         config = Qwen2Config(**rest)
-    config.is_causal = attention == "causal"
+    config.is_causal = False
     config.use_cache = False
     return config
 
@@ -123,7 +130,7 @@ def _llada_fields(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def key_patterns(family: str) -> dict[str, str]:
-    """Return the regular expressions that turn official into native key names; empty where they are the same."""
+    """Return regular expressions and replacements that turn official key names into native ones; {} if they agree."""
     if family != "llada":
         return {}
     top = {rf"^model\.transformer\.{old}\.": f"{new}." for old, new in LLADA_TOP.items()}
@@ -134,7 +141,11 @@ def key_patterns(family: str) -> dict[str, str]:
 
 
 def native_key(key: str, family: str) -> str:
-    """Return the native name of an official key."""
+    """Return the native name of a weight that has the name `key` in the official checkpoint.
+
+    >>> native_key("model.transformer.blocks.3.ff_proj.weight", "llada")
+    'model.layers.3.mlp.gate_proj.weight'
+    """
     for pattern, name in key_patterns(family).items():
         if re.match(pattern, key):
             return re.sub(pattern, name, key)

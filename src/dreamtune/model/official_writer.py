@@ -1,4 +1,4 @@
-"""A changed model as a checkpoint in the format of its base, which the official code loads."""
+"""Writing changed weights as a checkpoint in the format of the base, which the official code can load."""
 
 import shutil
 from collections.abc import Callable
@@ -13,14 +13,17 @@ from dreamtune.progress import track
 
 
 def rewrite(base: Path, target: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> int:
-    """Write a checkpoint with other weights into the new folder `target`; return its number of weight files.
+    """Write a checkpoint with changed weights into the new folder `target`; return its number of weight files.
 
-    The base's own files (config.json, tokenizer, index, Python files) are copied byte for byte; its safetensors are
-    written file by file under their own names and keys, so that only one file of weights is in memory at a time.
+    The base's other files (config.json, tokenizer, index, Python files) are copied byte for byte. Its safetensors are
+    written file by file under the same names and keys, so that only one file of weights is in memory at a time.
 
     Args:
         base: folder of the checkpoint in the official format.
-        change: given a key and the base's tensor, returns the tensor that takes its place.
+        change: takes a key and the base's tensor, and returns the tensor that is written in its place.
+
+    Raises:
+        FileExistsError: `target` exists.
     """
     target.mkdir(parents=True)
     for file in sorted(base.iterdir()):

@@ -1,15 +1,29 @@
-"""The objective: which tokens are hidden, and what it costs to predict them.
+"""The objective: which tokens are hidden, and how their prediction is scored. This module has steps 3 and 4.
 
-Masked diffusion (Sahoo et al. 2024, Shi et al. 2024) draws a mask rate t for a document, replaces each *response*
-token by the mask token with probability t, and predicts the replaced ones. One optimiser step minimises
+Masked diffusion (Sahoo et al. 2024, arXiv 2406.07524; Shi et al. 2024, arXiv 2406.04329) draws a mask rate t for a
+document, replaces each *response* token by the mask token with probability t, and trains the model to predict the
+replaced tokens. One optimiser step minimises
 
     sum of w * CE over the masked tokens / number of response tokens,
 
-both sums over the whole window of `global_batch` documents. With w = 1/t this is an upper bound (ELBO) on the
-negative log-likelihood, in nats per response token; whatever w is trained, the bound is what is reported.
+both sums over the whole window of `global_batch` documents. With w = 1/t this is an upper bound (the negative ELBO) on
+the negative log-likelihood, in nats per response token. Whatever w is trained, this bound is reported. Step by step:
 
-Nothing here is drawn from a generator that advances. Every random choice is a hash of what it belongs to, so that
-micro-batch, number of processes and resuming cannot enter it.
+    1. order     shuffle the epoch's rows, and cut the order into windows    train.windows.epoch_order
+    2. tail      append 0 to `max_tail` further end tokens to a response     train.windows.make_document
+    3. rate      draw t for each document, spread evenly over the order      objective.diffusion.mask_rates
+    4. corrupt   hide response tokens with probability t; weigh them by w    objective.diffusion.corrupt
+    5. split     share the window's documents out among micro-batches        objective.packing.split_window
+                 and give every process its turns at them                    train.windows.micro_batches
+    6. collate   pack a micro-batch's documents into one row [T]             objective.packing.collate
+    7. body      run all T tokens through the decoder layers                 objective.packing.hidden_rows
+    8. head      score only the N masked tokens: w * CE                      objective.loss.head_loss
+    9. divide    by the response tokens of the *window*; backward pass       train.micro_batches.forward_backward
+    10. sum      add up gradients over micro-batches                         train.micro_batches.accumulate
+                 and over processes; then the optimiser steps                train.train.fit
+
+No random number comes from a generator that advances. Each is a hash of what it is drawn for (seed, epoch, example,
+position), so that micro-batches, the number of processes and resuming cannot change it.
 """
 
 from dataclasses import dataclass
@@ -19,14 +33,14 @@ import numpy as np
 
 from dreamtune.noise import uniforms
 
-GOLDEN_RATIO = 0.6180339887  # steps of this size fill [0, 1) more evenly than chance, for every number of steps
+GOLDEN_RATIO = 0.6180339887  # steps of this size, wrapped at 1, fill [0, 1) evenly after any number of steps
 MIN_RATE = 1e-3  # bounds the weight 1/t
 CART_P = 0.3
-CART_REACH = 64  # beyond it a visible token adds less than (1 - 0.3)^64 = 1e-10
+CART_REACH = 64  # positions; a visible token further away would add less than (1 - 0.3)^64 = 1e-10
 
 
 class Draw(IntEnum):
-    """What a hash is drawn for, so that two uses of the same numbers never coincide."""
+    """The uses of random numbers. The use enters the hash, so that two uses with one seed stay independent."""
 
     ORDER = 1
     RATE = 2
@@ -37,55 +51,72 @@ class Draw(IntEnum):
 
 @dataclass(frozen=True)
 class Document:
-    """One example as it is trained: prompt, response, its end token and a tail of further end tokens."""
+    """One example as it is trained: prompt, response, the response's end token and a tail of further end tokens."""
 
     example_id: int
     tokens: np.ndarray  # [L] int64
-    prompt_tokens: int  # leading tokens that are given, the beginning token included
+    prompt_tokens: int  # leading tokens that are given and never masked, the beginning token included
     tail_tokens: int  # end tokens after the first; in the loss, never in the reported likelihood
 
 
 @dataclass(frozen=True)
 class Noise:
-    """All that decides how a document is corrupted, except the document: the same noise hides the same positions."""
+    """The settings of one corruption. With equal `Noise`, `corrupt` hides the same positions of a document again."""
 
     objective: str  # elbo, cart, uniform or copy
-    rate: float  # t, the probability with which the mask hides a response token
+    rate: float  # t, the probability that a response token is hidden
     seed: int
     epoch: int
     mask_id: int
-    draw: int = 0
-    complement: bool = False  # hide what the mask would show, and so with probability 1 - t
+    draw: int = 0  # counts several masks of one document in one epoch
+    complement: bool = False  # hide the response tokens that the mask shows, so with probability 1 - t
 
 
 @dataclass(frozen=True)
 class Noised:
-    """A corrupted document. All arrays are [L]; `weights` and `elbo_weights` are 0 wherever nothing is supervised."""
+    """A corrupted document. All arrays are [L]; both weights are 0 at positions that are not supervised."""
 
     document: Document
     noise: Noise
-    input_ids: np.ndarray  # int64, what the model sees
-    supervised: np.ndarray  # bool, positions that are predicted
+    input_ids: np.ndarray  # int64, what the model sees: the mask token at hidden positions
+    supervised: np.ndarray  # bool, positions whose token is predicted
     weights: np.ndarray  # float32, w of the trained loss
-    elbo_weights: np.ndarray  # float32, 1/t up to the first end token
-    loss_tokens: int  # what this document adds to the denominator of the loss
-    nll_tokens: int  # the same for the reported bound; 0 where nothing was hidden, and so no bound exists
+    elbo_weights: np.ndarray  # float32, w of the reported bound: 1/t up to the first end token, 0 in the tail
+    loss_tokens: int  # response tokens that this document adds to the denominator of the loss
+    nll_tokens: int  # the same for the reported bound; 0 under `copy`, which hides nothing and so has no bound
 
 
 def mask_rates(places: np.ndarray, seed: int, epoch: int, highest: float = 1.0) -> np.ndarray:
-    """Return t for the documents at these places of the epoch's order, in [MIN_RATE, highest].
+    """Return t of the documents at these places of the epoch's order, in [MIN_RATE, highest].
 
-    Successive places are a golden-ratio step apart, so that every window holds small, middle and large rates: the
-    variance of the bound comes mostly from t.
+    Successive places are a golden-ratio step apart, so that every window holds small, middle and large rates. Most of
+    the bound's variance comes from t, and this takes it out.
+
+    Args:
+        places: [n], counted from 0.
+
+    Returns:
+        [n] float64.
+
+    >>> mask_rates(np.arange(6), seed=0, epoch=0).round(2).tolist()
+    [0.57, 0.18, 0.8, 0.42, 0.04, 0.66]
     """
     start = uniforms((Draw.RATE, seed, epoch), np.zeros(1))
     return MIN_RATE + (highest - MIN_RATE) * ((start + places * GOLDEN_RATIO) % 1.0)
 
 
 def corrupt(document: Document, noise: Noise) -> Noised:
-    """Hide a part of the response; the prompt and position 0 (which no row of a shifted head scores) stay visible.
+    """Hide response tokens at random; the prompt and position 0 (which a shifted head cannot score) stay visible.
 
-    `copy` is the notebook's objective: it hides nothing and supervises every token, so the target stands in the input.
+    `copy` is the objective of the notebook that this project replaces, kept to show its failure: it hides nothing and
+    supervises every token, so that each target stands in its own input.
+
+    Four of these six response tokens are hidden at t = 0.5; the last is a tail, which the reported bound leaves out:
+
+    >>> document = Document(example_id=7, tokens=np.arange(10, 20), prompt_tokens=4, tail_tokens=1)
+    >>> noised = corrupt(document, Noise("elbo", rate=0.5, seed=0, epoch=0, mask_id=99))
+    >>> noised.input_ids.tolist(), noised.weights.tolist()[4:], noised.loss_tokens, noised.nll_tokens
+    ([10, 11, 12, 13, 14, 99, 99, 99, 99, 19], [0.0, 2.0, 2.0, 2.0, 2.0, 0.0], 6, 5)
     """
     length = len(document.tokens)
     response = np.arange(length) >= max(document.prompt_tokens, 1)
@@ -111,7 +142,12 @@ def corrupt(document: Document, noise: Noise) -> Noised:
 
 
 def _weights(objective: str, supervised: np.ndarray, elbo: np.ndarray) -> np.ndarray:
-    """Return w, [L], 0 where not supervised."""
+    """Return w of an objective by its name, [L], 0 at positions that are not supervised.
+
+    Args:
+        supervised: [L] bool.
+        elbo: [L], 1/t at supervised positions, else 0.
+    """
     if objective == "elbo":
         return elbo
     if objective == "uniform":
@@ -121,12 +157,18 @@ def _weights(objective: str, supervised: np.ndarray, elbo: np.ndarray) -> np.nda
 
 
 def cart_weights(visible: np.ndarray, p: float = CART_P) -> np.ndarray:
-    """Return Dream's context-adaptive weight of each position, [L]: how much visible context stands near it.
+    """Return Dream's context-adaptive weight (CART) of each position, [L]: how much visible context stands near it.
 
     A visible token d positions away adds p (1 - p)^(d - 1) / 2 (Ye et al. 2025, Dream 7B). p = 0.3 and the
-    normalisation are dllm's: the sum is divided by the number of maskable (response) tokens, whereas Dream-Coder's
-    trainer takes p = 0.1 and divides by the masked ones. Padding is no context here.
+    normalisation follow dllm (github.com/ZHZisZZ/dllm): the loss is divided by the number of maskable (response)
+    tokens, whereas Dream-Coder's trainer takes p = 0.1 and divides by the masked tokens. Padding is not context here.
+
+    Args:
+        visible: [L] bool, tokens that are not masked.
+
+    >>> cart_weights(np.array([True, True, False, False, False, True])).round(2).tolist()
+    [0.19, 0.2, 0.33, 0.28, 0.27, 0.09]
     """
     tail = p * (1 - p) ** np.arange(CART_REACH) / 2
-    kernel = np.concatenate([tail[::-1], [0.0], tail])
+    kernel = np.concatenate([tail[::-1], [0.0], tail])  # [2 CART_REACH + 1]; a token is not its own context
     return np.convolve(visible.astype(float), kernel)[CART_REACH : CART_REACH + len(visible)]

@@ -1,9 +1,9 @@
-"""The loss of a micro-batch: only supervised rows pass the head, some hundred at a time.
+"""The loss of a micro-batch: only supervised positions go through the head, a few hundred at a time.
 
-The logits of 8,192 tokens over Dream's 152,064 would fill 5 GB in float32. Here a chunk of them is alive at a time: the
-forward pass forms the gradients of its rows (and of the head, where it is trained) at once, from the softmax it has at
-hand, and the backward pass only scales them. (Cut cross entropy, Wijmans et al. 2024, and Liger's fused linear cross
-entropy do so too, in kernels of their own.)
+The logits of 8,192 tokens over Dream's vocabulary of 152,064 would fill 5 GB in float32. Here the logits of one chunk
+exist at a time. While a chunk's softmax is at hand, the forward pass also computes the gradients of its hidden rows
+(and of the head, where it is trained); the backward pass only scales them. Cut cross entropy (Wijmans et al. 2024,
+arXiv 2411.09009) and Liger's fused linear cross entropy work the same way, in custom GPU kernels.
 """
 
 import math
@@ -12,40 +12,39 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamtune.model.logits import apply_head, head_of
+from dreamtune.model.logits import head_of, row_losses
 from dreamtune.objective.packing import Batch, hidden_rows
 
-HEAD_ROWS = 512  # rows that pass the head at once; bounds the float32 logits to HEAD_ROWS x vocabulary
+HEAD_ROWS = 512  # hidden rows that go through the head at once; bounds the float32 logits to HEAD_ROWS x vocabulary
 
 
 def token_losses(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the cross entropy of each supervised token in nats, [N] float32, without a graph."""
+    """Return the cross entropy of each supervised token in nats, [N] float32, without an autograd graph."""
     with torch.no_grad():
-        chunks = zip(supervised_rows(model, batch).split(HEAD_ROWS), batch.targets.split(HEAD_ROWS), strict=True)
-        return torch.cat([_cross_entropy(apply_head(model, rows), targets) for rows, targets in chunks])
+        return row_losses(model, supervised_rows(model, batch), batch.targets, HEAD_ROWS)
 
 
 def loss_sums(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return (sum of w * CE, with its graph; sum of CE / t up to the first end token), both in nats.
+    """Return (sum of w * CE, with its autograd graph; sum of CE / t up to the first end token), both in nats.
 
-    The caller divides by the tokens of the whole *window* (`loss_tokens`, `nll_tokens`), of which this batch is a part.
+    The caller divides by the tokens of the whole *window* (`loss_tokens`, `nll_tokens`), to which this micro-batch
+    belongs.
     """
     head, rows = head_of(model), supervised_rows(model, batch)  # [N, D]
-    # Where the head is sharded, its `loss` is this function between gathering the whole weight and letting it go.
+    # FSDP gathers a sharded head's weight around the head's own method only, so there `head_loss` is called as one.
     function = getattr(head, "loss", partial(head_loss, head))
     loss, losses = function(rows, batch.targets, batch.weights)
     return loss, (losses * batch.elbo_weights).sum()
 
 
 def head_loss(head: nn.Linear, rows: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (sum of w * CE, with its graph; CE [N], without), in nats.
+    """Return (sum of w * CE, a scalar with its autograd graph; CE [N], without), in nats.
 
     Args:
-        head: [V, D], trained or frozen.
-        rows: [N, D] hidden rows.
+        head: output layer with weight [V, D], trained or frozen.
+        rows: [N, D] hidden rows, each of which scores its target.
         targets: [N] tokens.
         weights: [N] float32, w.
     """
@@ -58,24 +57,24 @@ def supervised_rows(model: nn.Module, batch: Batch) -> Tensor:
     return hidden_rows(model, batch)[batch.positions]
 
 
-def head_parts(count: int) -> list[slice]:
-    """Return the parts in which so many rows pass the head, as few as `HEAD_ROWS` allows and of nearly one size.
+def head_chunks(count: int) -> list[slice]:
+    """Return the slices of `count` hidden rows that go through the head in turn: few, and of nearly equal length.
 
-    A last part of a single row would be compiled anew, as the compiler treats a size of 1 apart.
+    Cut into full chunks, 513 rows would leave one for the last, which would be compiled separately: torch.compile
+    specialises on a size of 1.
 
-    >>> head_parts(513)
+    >>> head_chunks(513)
     [slice(0, 256, None), slice(256, 513, None)]
     """
-    parts = math.ceil(count / HEAD_ROWS)
-    return [slice(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), targets, reduction="none")
+    chunks = math.ceil(count / HEAD_ROWS)
+    return [slice(count * chunk // chunks, count * (chunk + 1) // chunks) for chunk in range(chunks)]
 
 
 class _HeadLoss(torch.autograd.Function):
-    """(sum of w * CE, CE [N]) of rows [N, D] under a head [V, D], which has a gradient too if it is trained."""
+    """Autograd function of `head_loss`: rows [N, D] and head [V, D] to (sum of w * CE, CE [N]).
+
+    The forward pass keeps d loss / d rows and, if the head is `trained`, d loss / d head.
+    """
 
     @staticmethod
     def forward(
@@ -84,25 +83,32 @@ class _HeadLoss(torch.autograd.Function):
         rows, kind = rows.to(head.dtype), rows.dtype
         losses = torch.empty(len(rows), dtype=_accumulated(head.dtype), device=rows.device)
         gradient = torch.empty_like(rows)
-        of_head = torch.zeros_like(head, dtype=losses.dtype) if trained else None  # adds up over the parts
-        slope = _slope(rows.device.type)
-        for part in head_parts(len(rows)):
-            losses[part], upstream = slope(rows[part] @ head.T, targets[part], weights[part])
-            gradient[part] = upstream @ head
-            if of_head is not None:
-                of_head += upstream.T @ rows[part]
-        ctx.save_for_backward(gradient.to(kind), None if of_head is None else of_head.to(head.dtype))
+        head_gradient = torch.zeros_like(head, dtype=losses.dtype) if trained else None  # summed over the chunks
+        losses_and_gradients = _chunk_function(rows.device.type)
+        for chunk in head_chunks(len(rows)):
+            losses[chunk], upstream = losses_and_gradients(rows[chunk] @ head.T, targets[chunk], weights[chunk])
+            gradient[chunk] = upstream @ head  # [n, V] @ [V, D]
+            if head_gradient is not None:
+                head_gradient += upstream.T @ rows[chunk]
+        ctx.save_for_backward(gradient.to(kind), None if head_gradient is None else head_gradient.to(head.dtype))
         ctx.mark_non_differentiable(losses)
         return (losses * weights).sum(), losses
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, of_head = ctx.saved_tensors
-        return gradient * upstream[0], None if of_head is None else of_head * upstream[0], None, None, None
+        gradient, head_gradient = ctx.saved_tensors
+        scaled = None if head_gradient is None else head_gradient * upstream[0]
+        return gradient * upstream[0], scaled, None, None, None
 
 
-def _losses_and_slope(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return CE [n], and d (w * CE) / d logits = w (softmax - onehot), [n, V] in the type of the logits."""
+def _losses_and_gradients(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return CE [n], and d (w * CE) / d logits = w (softmax - onehot), [n, V] in the type of the logits.
+
+    Args:
+        logits: [n, V].
+        targets: [n] tokens.
+        weights: [n], w.
+    """
     precise = logits.to(_accumulated(logits.dtype))  # [n, V]
     normaliser = precise.logsumexp(dim=-1, keepdim=True)
     losses = (normaliser - precise.gather(-1, targets[:, None])).squeeze(-1)
@@ -111,9 +117,9 @@ def _losses_and_slope(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple
 
 
 @cache
-def _slope(device_type: str) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """On a GPU as one compiled kernel, which reads the logits instead of writing half a dozen tables of their size."""
-    return torch.compile(_losses_and_slope, dynamic=True) if device_type == "cuda" else _losses_and_slope
+def _chunk_function(device_type: str) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return `_losses_and_gradients`; on a GPU as one compiled kernel, without half a dozen copies of the logits."""
+    return torch.compile(_losses_and_gradients, dynamic=True) if device_type == "cuda" else _losses_and_gradients
 
 
 def _accumulated(kind: torch.dtype) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Packing: the documents of one forward pass stand one behind the other in a single row, and nothing is padded."""
+"""Packing: the documents of a micro-batch stand one behind the other in a single row, without padding between them."""
 
 import math
 from collections.abc import Sequence
@@ -11,103 +11,114 @@ from torch import Tensor, nn
 from dreamtune.model.logits import hidden_states
 from dreamtune.objective.diffusion import Noised
 
-GPU_MULTIPLE = 64
+GPU_MULTIPLE = 64  # tokens; on a GPU a packed row is padded to a multiple, see `collate`
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One forward pass (micro-batch): T tokens, N of which (counted from the left) are supervised."""
+    """One micro-batch: documents packed into a row of T tokens, N of which are supervised, from left to right."""
 
-    rows: tuple[Noised, ...]
-    starts: tuple[int, ...]  # where each document begins
+    noised: tuple[Noised, ...]  # the corrupted documents
+    starts: tuple[int, ...]  # where each document begins in the row
     input_ids: Tensor  # [T] int64
     position_ids: Tensor  # [T] int64, counted from 0 in each document
-    boundaries: Tensor  # [documents + 1] int32: starts, and T; what fills the row up is one more document
-    widest: int  # tokens of the longest of these documents
-    positions: Tensor  # [N] int64, places in the row of T
-    targets: Tensor  # [N] int64
-    weights: Tensor  # [N] float32
-    elbo_weights: Tensor  # [N] float32
+    boundaries: Tensor  # [documents + 1] int32: `starts`, and T; padding counts as one more document
+    max_length: int  # tokens of the longest document, the padding's included
+    positions: Tensor  # [N] int64, where the supervised tokens stand in the row
+    targets: Tensor  # [N] int64, the tokens that stood there before corruption
+    weights: Tensor  # [N] float32, w of the trained loss
+    elbo_weights: Tensor  # [N] float32, w of the reported bound
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest document that was given."""
-        return max(len(row.input_ids) for row in self.rows)
+        """Tokens of the longest document, padding left out."""
+        return max(len(noised.input_ids) for noised in self.noised)
 
     def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the document, counted from 0, and the position within it, of each supervised token: [N] and [N]."""
+        """Return for each supervised token its document, counted from 0, and its position in it: [N] and [N]."""
         positions = self.positions.cpu().numpy()
         starts = np.asarray(self.starts)
         document = np.searchsorted(starts, positions, side="right") - 1
         return document, positions - starts[document]
 
 
-def split_window(rows: Sequence[Noised], micro_batch_tokens: int) -> list[list[Noised]]:
-    """Share documents out among as few forward passes as the budget allows, all of similar size.
+def split_window(documents: Sequence[Noised], micro_batch_tokens: int) -> list[list[Noised]]:
+    """Share documents out among as few micro-batches as the token budget allows, all of similar size.
 
-    The longest comes first and goes where least stands (Graham's rule). A document longer than the budget has a pass
-    to itself, as none can be cut.
+    The longest document comes first, and each goes to the micro-batch that has the fewest tokens so far (Graham 1969,
+    longest processing time first). Documents are never cut, so one that is longer than the budget stands alone.
+
+    With a budget of 12 tokens, documents of 5, 9, 3 and 4 make two micro-batches:
+
+    >>> from dreamtune.objective.diffusion import Document, Noise, corrupt
+    >>> noise = Noise("elbo", rate=1.0, seed=0, epoch=0, mask_id=9)
+    >>> window = [corrupt(Document(n, np.zeros(length, int), 1, 0), noise) for n, length in enumerate([5, 9, 3, 4])]
+    >>> [[len(noised.input_ids) for noised in documents] for documents in split_window(window, 12)]
+    [[9, 3], [5, 4]]
     """
-    by_length = sorted(rows, key=lambda row: -len(row.input_ids))
-    total = sum(len(row.input_ids) for row in rows)
-    passes: list[list[Noised]] = []
+    by_length = sorted(documents, key=lambda noised: -len(noised.input_ids))
+    total = sum(len(noised.input_ids) for noised in documents)
+    micro_batches: list[list[Noised]] = []
     fewest = math.ceil(total / micro_batch_tokens)
-    for count in range(min(fewest, len(rows)), len(rows) + 1):
-        passes = [[] for _ in range(count)]
-        filled = [0] * count
-        for row in by_length:
-            least = filled.index(min(filled))
-            passes[least].append(row)
-            filled[least] += len(row.input_ids)
-        if all(filled[i] <= micro_batch_tokens or len(passes[i]) == 1 for i in range(count)):
+    for count in range(min(fewest, len(documents)), len(documents) + 1):
+        micro_batches = [[] for _ in range(count)]
+        tokens = [0] * count
+        for noised in by_length:
+            least = tokens.index(min(tokens))
+            micro_batches[least].append(noised)
+            tokens[least] += len(noised.input_ids)
+        if all(tokens[i] <= micro_batch_tokens or len(micro_batches[i]) == 1 for i in range(count)):
             break
-    return passes  # at the latest, each document has a pass to itself
+    return micro_batches  # the last attempt has one document in each, which is always allowed
 
 
-def collate(rows: Sequence[Noised], device: torch.device | str = "cpu", multiple: int | None = None) -> Batch:
-    """Pack corrupted documents into one row on `device`; a GPU is not waited for.
+def collate(documents: Sequence[Noised], device: torch.device | str = "cpu", multiple: int | None = None) -> Batch:
+    """Pack corrupted documents into one micro-batch on `device`, without waiting for the GPU.
 
     Args:
-        rows: the documents.
-        device: where the tensors are wanted.
-        multiple: the row is filled up to a multiple of so many tokens by one more document that nothing looks at; on
-            a GPU passes of a new length were seen to take longer, so by default there are fewer lengths.
+        documents: at least one.
+        device: of the tensors.
+        multiple: the row is padded to a multiple of this many tokens. The padding is one more document, to which no
+            other attends. Default: GPU_MULTIPLE on a GPU, where a row of a new length was seen to take longer, so
+            that there are fewer lengths; 1 elsewhere.
     """
     multiple = multiple or (GPU_MULTIPLE if torch.device(device).type == "cuda" else 1)
-    lengths = [len(row.input_ids) for row in rows]
+    lengths = [len(noised.input_ids) for noised in documents]
     starts = np.cumsum([0, *lengths])[:-1].tolist()
-    fill = -sum(lengths) % multiple
-    lengths += [fill] if fill else []
+    padding = -sum(lengths) % multiple
+    lengths += [padding] if padding else []
     boundaries = np.cumsum([0, *lengths])
-    places = [start + np.flatnonzero(row.supervised) for start, row in zip(starts, rows, strict=True)]
+    places = [start + np.flatnonzero(noised.supervised) for start, noised in zip(starts, documents, strict=True)]
     return Batch(
-        rows=tuple(rows),
+        noised=tuple(documents),
         starts=tuple(starts),
-        input_ids=_to(np.concatenate([*(row.input_ids for row in rows), np.zeros(fill, np.int64)]), device),
+        input_ids=_to(
+            np.concatenate([*(noised.input_ids for noised in documents), np.zeros(padding, np.int64)]), device
+        ),
         position_ids=_to(np.concatenate([np.arange(length) for length in lengths]), device),
         boundaries=_to(boundaries.astype(np.int32), device),
-        widest=max(lengths),
+        max_length=max(lengths),
         positions=_to(np.concatenate(places), device),
-        targets=_to(np.concatenate([row.document.tokens[row.supervised] for row in rows]), device),
-        weights=_to(np.concatenate([row.weights[row.supervised] for row in rows]), device),
-        elbo_weights=_to(np.concatenate([row.elbo_weights[row.supervised] for row in rows]), device),
+        targets=_to(np.concatenate([noised.document.tokens[noised.supervised] for noised in documents]), device),
+        weights=_to(np.concatenate([noised.weights[noised.supervised] for noised in documents]), device),
+        elbo_weights=_to(np.concatenate([noised.elbo_weights[noised.supervised] for noised in documents]), device),
     )
 
 
 def hidden_rows(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the hidden row that scores each token, [T, D]; see `model.hidden_states`.
+    """Return the hidden states of a micro-batch, [T, D], whose row i scores token i; see `logits.hidden_states`.
 
-    In a shifted family the row of a document's first token is the last of the document before it. No first token is
-    ever supervised (`corrupt`), so nothing reads it.
+    In a shifted family the row of a document's first token comes from the document before it. `corrupt` never
+    supervises a first token, so nothing reads this row.
     """
-    unused = batch.input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool)  # keeps transformers from making one, [T, T]
+    unused = batch.input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool)  # without a mask transformers makes one, [T, T]
     return hidden_states(
         model,
         batch.input_ids[None],
         unused,
         batch.position_ids[None],
         cu_seq_lens_q=batch.boundaries,
-        max_length_q=batch.widest,
+        max_length_q=batch.max_length,
     )[0]
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from dreamtune.report.text import DASH, number, reveal
+from dreamtune.readable import DASH, number
+from dreamtune.report.text import reveal
 
 MAX_PAIRS = 25  # overlapping rows shown for one comparison
 Table = list[dict[str, Any]]

@@ -10,8 +10,9 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from dreamtune.report.reads import finite
-from dreamtune.report.text import READING_NAMES, duration, nats, number, percent
+from dreamtune.files import finite
+from dreamtune.readable import duration, nats, number, percent
+from dreamtune.report.text import READING_NAMES
 
 BASE, TUNED = "base", "tuned"
 INK, MUTED, GRID, GREY, ACCENT, WARN = (f"var(--{name})" for name in ("ink", "muted", "grid", "grey", "accent", "red"))

@@ -6,6 +6,8 @@ from typing import Any
 import polars as pl
 from markupsafe import escape
 
+from dreamtune.formats.answers import ANSWERS_FILE
+from dreamtune.formats.scores import SCORES_FILE
 from dreamtune.report.reads import Reads
 from dreamtune.report.text import json_for_script, reveal
 
@@ -48,7 +50,7 @@ def _graded(reads: Reads, key: str) -> pl.DataFrame | None:
     """Return the grades of both models and the kind of each question and sample, in order."""
     sides = []
     for who in ("base", "tuned"):
-        scores = reads.table(f"scores/{key}/{who}", "scores.parquet")
+        scores = reads.table(f"scores/{key}/{who}", SCORES_FILE)
         if scores is None:
             return None
         grades = scores.select("example_id", "sample", "gradable", "correct", "extracted", "repetition")
@@ -68,7 +70,7 @@ def _graded(reads: Reads, key: str) -> pl.DataFrame | None:
 def _joined(reads: Reads, key: str, chosen: pl.DataFrame) -> pl.DataFrame | None:
     """Return the chosen rows, in their order, with question, reference, and texts and tokens of both models."""
     for who in ("base", "tuned"):
-        answers = reads.lazy(f"answers/{key}/{who}", "answers.parquet")
+        answers = reads.lazy(f"answers/{key}/{who}", ANSWERS_FILE)
         if answers is None:
             return None
         names = answers.collect_schema().names()

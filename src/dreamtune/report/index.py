@@ -8,7 +8,8 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from dreamtune.report.text import DASH, nats, percent, points, reveal
+from dreamtune.readable import DASH, nats, percent, points
+from dreamtune.report.text import reveal
 from dreamtune.report.view import MOODS, hard_canaries
 
 HERE = Path(__file__).parent

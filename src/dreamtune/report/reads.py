@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from dreamtune.errors import UserError
+from dreamtune.files import finite
 
 
 class Reads:
@@ -57,17 +57,6 @@ class Reads:
         found = {tuple(name.split("/")[1:3]) for name in self.folders if name.startswith("scores/")}
         paired = [(s, g) for s, g in found if all(f"scores/{s}/{g}/{who}" in self.folders for who in ("base", "tuned"))]
         return sorted(paired, key=lambda pair: (pair[0] != "test", pair[0], pair[1] != "greedy", pair[1]))
-
-
-def finite(value: Any) -> Any:
-    """Return the JSON value with null in place of NaN and infinity, which strict JSON cannot hold."""
-    if isinstance(value, float):
-        return value if isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
 
 
 def _parse(path: Path) -> Any:

@@ -7,7 +7,6 @@ stands in the policy run, so that even a hole in the escaping would execute noth
 
 import base64
 import hashlib
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,10 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
+from dreamtune.files import write_json
+from dreamtune.formats.likelihood import BINS_FILE
+from dreamtune.formats.shards import AUDIT_FILE, CONTAMINATION_FILE, LENGTHS_FILE
+from dreamtune.formats.training import LOG_FILE
 from dreamtune.report import audit_view, charts, view
 from dreamtune.report.explorer import KINDS, choose_answers
 from dreamtune.report.reads import Reads
@@ -43,8 +46,7 @@ def render_report(
     """
     found = Reads(reads)
     summary = build_summary(found, comparison, experiment)
-    text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
-    (out / "summary.json").write_text(text + "\n", encoding="utf-8")
+    write_json(out / "summary.json", summary)
     (out / "report.html").write_text(page(report, experiment, found, summary), encoding="utf-8")
     gain = summary["accuracy"]["gain"]["value"]
     return {"verdict": summary["verdict"], "questions": summary["accuracy"]["base"]["n"], "accuracy_gain": gain}
@@ -52,12 +54,12 @@ def render_report(
 
 def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str, Any]) -> str:
     """Return the HTML."""
-    audit, manifests = reads.json("shards", "audit.json"), reads.manifests()
-    rows = reads.table("shards", "lengths.parquet")
+    audit, manifests = reads.json("shards", AUDIT_FILE), reads.manifests()
+    rows = reads.table("shards", LENGTHS_FILE)
     drawn = figures(reads, summary, audit)
     scripts = [chart_library(), (HERE / "page.js").read_text(encoding="utf-8")]
     contamination = {
-        name.split("/", 1)[1]: reads.json(name, "contamination.json")
+        name.split("/", 1)[1]: reads.json(name, CONTAMINATION_FILE)
         for name in reads.folders
         if name.startswith("contamination/")
     }
@@ -96,9 +98,9 @@ def figures(reads: Reads, summary: dict[str, Any], audit: dict[str, Any]) -> lis
     """Return the charts for which there are data."""
     drawn = [
         charts.accuracy_figure(summary),
-        charts.mask_rate_figure(reads.json("likelihood", "likelihood.json")),
-        *charts.training_figures(reads.json_lines("full", "train_log.jsonl")),
-        charts.lengths_figure(reads.table("shards", "lengths.parquet"), audit.get("max_tokens")),
+        charts.mask_rate_figure(reads.json("likelihood", BINS_FILE)),
+        *charts.training_figures(reads.json_lines("full", LOG_FILE)),
+        charts.lengths_figure(reads.table("shards", LENGTHS_FILE), audit.get("max_tokens")),
         charts.truncation_figure(audit),
         charts.stages_figure(summary["wall_s"]),
     ]

@@ -6,6 +6,7 @@ Format 1: `verdict`, `sentence`, `reasons`, `primary`, `alpha`, `minimum_detecta
 Each set and setting of `comparisons` also has `pass_at_k` ({"1": …, "2": …, "n": …}) and `majority` (null for one
 sample per question), blocks of the same form; `settings` of the generation; and `generation` and `scores` of both
 models. `warnings`: sentences on answers that collapsed or were written in another order than the configured one.
+In each reading `undecided` counts the questions left out on both sides because an answer has no grade.
 `accuracy` is mathematical equivalence of what `extractors` find, `strict` the reference's own characters after the
 marker, `lenient` the last number of the answer.
 """
@@ -16,7 +17,12 @@ import polars as pl
 
 from dreamtune.evaluate.comparison import compare_nll, compare_samples, compare_scores, nothing
 from dreamtune.evaluate.verdict import Verdict, decide
-from dreamtune.report.reads import Reads, finite
+from dreamtune.files import finite
+from dreamtune.formats.answers import GENERATION_FILE
+from dreamtune.formats.likelihood import BINS_FILE, LIKELIHOOD_FILE
+from dreamtune.formats.scores import RATES_FILE, SCORES_FILE
+from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
+from dreamtune.report.reads import Reads
 from dreamtune.settings.report import Comparison
 
 FORMAT = 1
@@ -28,7 +34,7 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
     """Return the content of summary.json."""
     comparisons = {f"{s}/{g}": _compare(reads, s, g, comparison) for s, g in reads.comparisons()}
     headline = comparisons.get("test/greedy") or {name: nothing("questions") for name in READINGS}
-    draws = reads.table("likelihood", "likelihood.parquet")
+    draws = reads.table("likelihood", LIKELIHOOD_FILE)
     nll = nothing("rows") if draws is None else compare_nll(draws, comparison)
     canaries = collect_canaries(reads)
     collapse = headline.get("tuned", {}).get("scores", {}).get("collapse", [])
@@ -39,12 +45,12 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
         "experiment": experiment,
         **_verdict(verdict, comparison, headline["accuracy"], nll),
         **{name: headline[name] for name in READINGS},
-        "nll": nll | {"draws": reads.json("likelihood", "likelihood.json").get("draws")},
+        "nll": nll | {"draws": reads.json("likelihood", BINS_FILE).get("draws")},
         "comparisons": comparisons,
         "warnings": [f"{name}, {text}" for name, block in comparisons.items() for text in block["warnings"]],
         "canaries": canaries,
-        "training": reads.json("full", "training.json"),
-        "smoke": reads.json("smoke", "training.json"),
+        "training": reads.json("full", TRAINING_FILE),
+        "smoke": reads.json("smoke", TRAINING_FILE),
         "wall_s": _wall_seconds(manifests),
         "versions": {name: manifest.get("version") for name, manifest in manifests.items()},
         "settings": _settings(manifests),
@@ -74,7 +80,7 @@ def _verdict(verdict: Verdict, comparison: Comparison, accuracy: Any, nll: Any) 
 
 def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison) -> dict[str, Any]:
     """Return the readings of one question set under one setting, what samples show together, and how answers look."""
-    sides = {who: reads.table(f"scores/{questions}/{setting}/{who}", "scores.parquet") for who in ("base", "tuned")}
+    sides = {who: reads.table(f"scores/{questions}/{setting}/{who}", SCORES_FILE) for who in ("base", "tuned")}
     base, tuned = sides["base"], sides["tuned"]
     if base is None or tuned is None:
         empty: dict[str, Any] = {
@@ -93,8 +99,8 @@ def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison)
     for who in sides:
         key = f"{questions}/{setting}/{who}"
         blocks[who] = {
-            "generation": reads.json(f"answers/{key}", "generation.json"),
-            "scores": reads.json(f"scores/{key}", "scores.json"),
+            "generation": reads.json(f"answers/{key}", GENERATION_FILE),
+            "scores": reads.json(f"scores/{key}", RATES_FILE),
         }
     blocks["settings"] = blocks["tuned"]["generation"].get("settings", {})
     return blocks | {"warnings": _warnings(blocks)}
@@ -117,9 +123,9 @@ def collect_canaries(reads: Reads) -> list[dict[str, Any]]:
     """Return the checks of both training runs (hard and soft), the likelihood (soft) and all answers (hard)."""
     found = []
     for source, file, key in (
-        *((run, "gate.json", "checks") for run in TRAINING_RUNS),
-        ("likelihood", "likelihood.json", "canaries"),
-        *((name, "generation.json", "canaries") for name in reads.folders if name.startswith("answers/")),
+        *((run, GATE_FILE, "checks") for run in TRAINING_RUNS),
+        ("likelihood", BINS_FILE, "canaries"),
+        *((name, GENERATION_FILE, "canaries") for name in reads.folders if name.startswith("answers/")),
     ):
         for check in reads.json(source, file).get(key, []):
             found.append({"source": source} | check)
@@ -128,7 +134,7 @@ def collect_canaries(reads: Reads) -> list[dict[str, Any]]:
 
 def _gates(reads: Reads) -> dict[str, bool | None]:
     """Return whether each training run's gate passed; None where a run left no gate.json."""
-    return {run: reads.json(run, "gate.json").get("passed") for run in TRAINING_RUNS if run in reads.folders}
+    return {run: reads.json(run, GATE_FILE).get("passed") for run in TRAINING_RUNS if run in reads.folders}
 
 
 def _wall_seconds(manifests: dict[str, dict[str, Any]]) -> dict[str, float]:

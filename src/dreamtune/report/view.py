@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from dreamtune.report.text import DASH, READING_NAMES, duration, nats, number, p_value, percent, plain, points, reveal
+from dreamtune.readable import DASH, duration, nats, number, p_value, percent, points
+from dreamtune.report.text import READING_NAMES, plain, reveal
 
 MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
 SAMPLER = (
@@ -71,6 +72,7 @@ def comparison_tables(summary: dict[str, Any]) -> Table:
             "readings": [_reading(label, reading) for label, reading in _readings(block)],
             "shapes": _shapes([block[who].get("scores", {}) for who in ("base", "tuned")]),
             "ungradable": block["accuracy"].get("ungradable"),
+            "undecided": block["accuracy"].get("undecided"),
             "sampler": _pairs(summary["settings"].get(f"answers/{name}/tuned", {}).get("generate", {}), SAMPLER),
         }
         for name, block in summary["comparisons"].items()

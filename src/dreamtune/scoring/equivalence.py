@@ -1,22 +1,39 @@
 r"""Whether two short answers mean the same: text, numbers, then mathematics (math-verify, over SymPy).
 
 The cheap readings decide wherever they apply, because SymPy reads words as products of letters (so "Navin" would
-equal "Vanni") and "4 2", a decoder's spacing of 42, as a mixed number. What is left goes to math-verify under one
-wall-clock limit, unless it could compute something huge (limits.py): then it is compared as text only.
+equal "Vanni") and "4 2", a decoder's spacing of 42, as a mixed number. What is left goes to math-verify, unless it
+could compute something huge (limits.py): then it is compared as text only.
+
+A comparison has a limit of CPU time, is tried once more with ten times that limit, and then counts as undecided. So
+the result follows from the two texts; how busy the machine is only decides how long it takes.
 """
 
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 
 from math_verify import parse, verify
+from sympy.core.cache import clear_cache
 
+from dreamtune.scoring import backstop
 from dreamtune.scoring.limits import OutOfTime, costly, time_limit
 from dreamtune.scoring.notation import MAX_CHARACTERS, strict_form, tidy
 from dreamtune.scoring.quantities import Quantity, read_quantity, same_quantity, without_unit
 
-SYMPY_SHARE = 0.85  # of the time limit: what follows an interruption takes time too
+SECOND_TRY = 10.0  # times the limit of the first
+# Pairs that take the parser and SymPy through their slow first steps: grammar tables, imports, caches.
+WARMING = (
+    ("(x+1)^2", "x^2+2x+1"),
+    (r"\frac{\sqrt{2}}{3}", r"\sqrt{2}/3"),
+    (r"[1,2)\cup(3,4]", r"(3,4]\cup[1,2)"),
+    (r"\{1,2\}", r"\{2,1\}"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\3\end{pmatrix}"),
+    ("x<3", r"(-\infty,3)"),
+    ("y=5x", "y=5x+1"),
+    (r"\sin(x)+\log_2 8", "x+e^{i\\pi}"),
+)
 MAX_WORDS = 5  # more words than this make a sentence
 OPTION = re.compile(
     r"(?:(?:option|choice|letter)\s+)?[(\[]?\s*(?P<letter>[A-Ja-j])\s*(?:(?P<stop>[)\].:]+)(?:\s*(?P<rest>\S.*))?)?",
@@ -47,24 +64,57 @@ QUALIFIED = re.compile(
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
-def equivalent(answer: str, reference: str, timeout_s: float = 1.0) -> bool:
-    """Whether `answer` means what `reference` means. Never raises, and gives up (False) after `timeout_s` seconds."""
+class ParserIsCold(BaseException):
+    """The parser is needed and was not used before. Passes the `except Exception` clauses around it."""
+
+
+def equivalent(answer: str, reference: str, timeout_s: float = 1.0) -> bool | None:
+    """Whether `answer` means what `reference` means; None if that stays undecided. Never raises.
+
+    Args:
+        answer: a short text, as the model gave it.
+        reference: the text it is compared with.
+        timeout_s: CPU seconds of this thread for the first try; a second one has `SECOND_TRY` times as many, and
+            after that the pair is undecided. Outside of the main thread there is no limit (see `limits.time_limit`).
+    """
     if strict_form(answer) == strict_form(reference):
         return bool(strict_form(answer))
     if max(len(answer), len(reference)) > 4 * MAX_CHARACTERS:
         return False
-    return _equivalent(answer, reference, timeout_s)
-
-
-@lru_cache(maxsize=4096)
-def _equivalent(answer: str, reference: str, timeout_s: float) -> bool:
     try:
-        with time_limit(timeout_s * SYMPY_SHARE):
-            return _same(tidy(answer), tidy(reference))
+        return _equivalent(answer, reference, timeout_s)
     except OutOfTime:
-        return False
-    except Exception:  # a parser built on recursion and regular expressions can fail in any way on model output
-        return False
+        return None
+
+
+@lru_cache(maxsize=4096)  # which keeps no exception, hence no pair that ran out of time
+def _equivalent(answer: str, reference: str, timeout_s: float) -> bool:
+    for seconds in (timeout_s, SECOND_TRY * timeout_s):
+        backstop.note(answer=answer, reference=reference)
+        try:
+            return _within(seconds, answer, reference)
+        except ParserIsCold:
+            warm_parser()
+            return _equivalent(answer, reference, timeout_s)
+        except OutOfTime:
+            clear_cache()  # SymPy marks what it is about to find out, and an interruption leaves such marks behind
+    raise OutOfTime
+
+
+def _within(seconds: float, answer: str, reference: str) -> bool:
+    with time_limit(seconds):
+        try:
+            return _same(tidy(answer), tidy(reference))
+        except Exception:  # a parser built on recursion and regular expressions can fail in any way on model output
+            return False
+
+
+@lru_cache(maxsize=1)
+def warm_parser() -> None:
+    """Let the parser and SymPy do once, outside of any limit, what only a process's first formulas cost (1 s)."""
+    for pair in WARMING:
+        with suppress(Exception):
+            _mathematically_equal(*pair)
 
 
 def _same(given: str, expected: str) -> bool:
@@ -79,6 +129,12 @@ def _same(given: str, expected: str) -> bool:
             return decided
     if max(len(given), len(expected)) > MAX_CHARACTERS or costly(given) or costly(expected):
         return False
+    if not warm_parser.cache_info().currsize:
+        raise ParserIsCold
+    return _mathematically_equal(given, expected)
+
+
+def _mathematically_equal(given: str, expected: str) -> bool:
     wanted, found = (parse(f"${without_unit(text)}$", parsing_timeout=None) for text in (expected, given))
     return bool(verify(wanted, found, timeout_seconds=None, allow_set_relation_comp=True))
 

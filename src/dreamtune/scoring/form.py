@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import kendalltau
+import scipy  # which loads scipy.stats, a second's work, at its first use
 
 # ASSUME: thresholds of a judgement, not of a test. Honest answers lie far below them (docs/statistics.md).
 ENOUGH_ANSWERS = 10  # fewer are not judged
@@ -55,7 +55,7 @@ def order_correlation(unmasked_at: Sequence[int]) -> float | None:
     """
     if len(set(unmasked_at)) < 2:
         return None
-    return float(kendalltau(np.arange(len(unmasked_at)), np.asarray(unmasked_at)).statistic)
+    return float(scipy.stats.kendalltau(np.arange(len(unmasked_at)), np.asarray(unmasked_at)).statistic)
 
 
 def summarise_answers(scores: pl.DataFrame, completions: pl.Series, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-r"""What keeps hostile mathematics cheap: a wall-clock limit, and a look at a formula before SymPy sees it.
+r"""What keeps hostile mathematics cheap: a limit of CPU time, and a look at a formula before SymPy sees it.
 
-Python cannot interrupt one huge integer power or factorial, so a timer alone is not enough: what might compute
-something astronomically large is refused unread.
+The limit counts the CPU time of the grading thread and never the wall clock, so that a grade does not depend on what
+else the machine is doing. Python cannot interrupt one huge integer power or factorial, so a timer alone is not enough:
+what might compute something astronomically large is refused unread.
 """
 
 import re
@@ -17,6 +18,7 @@ MAX_DEPTH = 20  # of nested parentheses and braces: the parser's time grows stee
 MAX_CARETS = 12
 MAX_EXPONENT = 10_000
 AGAIN_S = 0.05  # an exception that falls into a destructor or a callback is lost: raise it again
+SHORTEST_S = 1e-3  # a timer of 0 seconds is no timer
 NOISE = re.compile(r"\\left|\\right|\\[,;:! ]|\s|(?<=\d),(?=\d)")
 # An exponent: a group of two levels at most (deeper ones are refused), or one token.
 EXPONENT = re.compile(r"\^(?:\{((?:[^{}]|\{[^{}]*\})*)\}|\(((?:[^()]|\([^()]*\))*)\)|([-+]?[\d.]+|[^{(]))")
@@ -27,36 +29,56 @@ COSTLY = re.compile(r"[\d.]e[-+]?\d{4,}|\d{5,}!|!!|[)\]}]!|(?:binom|choose)[^=]*
 
 
 class OutOfTime(BaseException):
-    """Passes through the `except Exception` clauses of SymPy and math-verify."""
+    """A computation has used up its CPU time. Passes the `except Exception` clauses of SymPy and math-verify."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise OutOfTime after `seconds`, in the main thread only (elsewhere Python allows no timer signals).
+    """Raise OutOfTime once the block has used `seconds` of its thread's CPU time, at the latest where it ends.
 
-    A timer that was already running (a test runner's, say) goes on afterwards with what it had left.
+    Time spent waiting, and time in which other threads or processes have the CPU, does not count. The limit holds in
+    the main thread only: Python runs signal handlers nowhere else. In any other thread the block has no limit.
+
+    ITIMER_PROF counts the CPU time of all threads, hence never fires too late; a handler that finds time left sets it
+    again. If an ITIMER_PROF was already running (an outer `time_limit`, a profiler), it pauses and goes on afterwards
+    with the CPU time it had left. ITIMER_REAL and SIGALRM are not touched.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    running = True
+    running, used_up = True, False
+    end = time.thread_time() + seconds
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if running:
-            raise OutOfTime
+        nonlocal used_up
+        left = end - time.thread_time()
+        if not running:
+            return
+        if left > 0:
+            signal.setitimer(signal.ITIMER_PROF, max(left, SHORTEST_S), AGAIN_S)
+            return
+        used_up = True
+        raise OutOfTime
 
-    handler = signal.signal(signal.SIGALRM, stop)
-    started = time.monotonic()
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_S)
+    handler = signal.signal(signal.SIGPROF, stop)
+    before = time.process_time()
+    paused, interval = signal.setitimer(signal.ITIMER_PROF, max(seconds, SHORTEST_S), AGAIN_S)
     try:
-        yield
+        try:
+            yield
+        finally:
+            running = False
     finally:
-        running = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        if left:
-            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 1e-3), interval)
+        running = False  # again, for a signal that came just before the line above
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)  # drops a signal on its way: by default it would end the process
+        signal.signal(signal.SIGPROF, handler or signal.SIG_DFL)
+        if paused:
+            left = paused - (time.process_time() - before)
+            signal.setitimer(signal.ITIMER_PROF, max(left, SHORTEST_S), interval)
+    if used_up:  # the block swallowed the exception, so what it made cannot be trusted
+        raise OutOfTime
 
 
 def costly(text: str) -> bool:

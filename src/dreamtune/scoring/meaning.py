@@ -6,6 +6,8 @@ from fractions import Fraction
 
 import polars as pl
 
+from dreamtune.formats.scores import UNDECIDED
+from dreamtune.scoring import backstop
 from dreamtune.scoring.equivalence import equivalent
 from dreamtune.scoring.notation import strict_form
 from dreamtune.scoring.quantities import as_number
@@ -20,18 +22,24 @@ def classes_of_answers(scores: pl.DataFrame, timeout_s: float) -> pl.DataFrame:
     """Return example_id, sample and answer_class: within a question, answers that mean the same share a number.
 
     Numbers count from 0 in the order of the samples; an answer that could not be parsed has none and does not vote.
+    `UNDECIDED` marks an answer that stays undecided (see `group_by_meaning`).
     """
     questions = scores.sort("example_id", "sample").group_by("example_id", maintain_order=True)
     grouped = questions.agg("sample", "extracted")
-    classes = [group_by_meaning(answers, timeout_s) for answers in grouped["extracted"].to_list()]
+    classes = []
+    for example_id, answers in grouped.select("example_id", "extracted").iter_rows():
+        backstop.note(row=f"the votes on question {example_id}", answer="", reference="")
+        classes.append(group_by_meaning(answers, timeout_s))
     numbered = grouped.with_columns(answer_class=pl.Series(classes, dtype=pl.List(pl.Int32)))
     return numbered.drop("extracted").explode("sample", "answer_class")
 
 
 def group_by_meaning(answers: Sequence[str | None], timeout_s: float) -> list[int | None]:
-    """Return a class for each answer: bare numbers by value, equal texts, and what `grading.equivalent` finds equal.
+    """Return a class for each answer: bare numbers by value, equal texts, and what `equivalent` finds equal.
 
-    That is asked both ways, because it lets an answer say more than its reference ("yes, because …", a unit).
+    That is asked both ways, because it lets an answer say more than its reference ("yes, because …", a unit). An
+    answer that equals none of the others, but stays undecided beside one, gets `UNDECIDED`, as do later ones of its
+    text: it may belong to either class, so the question has no majority.
 
     >>> group_by_meaning(["0.5", r"\\frac{1}{2}", None, "7", "1/2", "7 cm", "7 m"], 1.0)
     [0, 0, None, 1, 0, 1, 1]
@@ -47,13 +55,27 @@ def group_by_meaning(answers: Sequence[str | None], timeout_s: float) -> list[in
         form = strict_form(answer) if number is None else number
         if form not in known:
             others = [i for i, other in enumerate(first) if number is None or not BARE_NUMBER.fullmatch(other)]
-            same = (i for i in others[:MAX_COMPARED] if _mean_the_same(answer, first[i], timeout_s))
-            known[form] = next(same, len(first))
+            known[form] = _class_of(answer, first, others[:MAX_COMPARED], timeout_s)
             if known[form] == len(first):
                 first.append(answer)
         classes.append(known[form])
     return classes
 
 
-def _mean_the_same(a: str, b: str, timeout_s: float) -> bool:
-    return equivalent(a, b, timeout_s) or equivalent(b, a, timeout_s)
+def _class_of(answer: str, first: Sequence[str], compared: Sequence[int], timeout_s: float) -> int:
+    """Return the class among `compared` whose first answer means the same, a new number if none does, or UNDECIDED."""
+    new = len(first)
+    for i in compared:
+        same = _mean_the_same(answer, first[i], timeout_s)
+        if same:
+            return i
+        new = UNDECIDED if same is None else new
+    return new
+
+
+def _mean_the_same(a: str, b: str, timeout_s: float) -> bool | None:
+    found = equivalent(a, b, timeout_s)
+    if found:
+        return True
+    back = equivalent(b, a, timeout_s)
+    return None if back is None else (back or found)

@@ -3,21 +3,25 @@
 Three readings stand side by side. `correct` is mathematical equivalence of what the configured extractors find, and
 is what the report calls accuracy. `strict` asks for the reference's own characters after the marker. `lenient` takes
 the last number of the completion, wherever it stands. Rows whose reference holds no checkable answer (a proof, an
-essay) are `gradable = False`: reported apart, never counted as wrong.
+essay) are `gradable = False`: reported apart, never counted as wrong. An answer whose comparison with the reference ran
+out of CPU time twice is `undecided`: it has no grade (`correct` is null), and is neither right nor wrong.
 
 Reads ANSWERS/answers.parquet and, for the order that was asked for, ANSWERS/generation.json; writes OUT/scores.parquet
 (one row per question and sample) and OUT/scores.json.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from dreamtune.errors import UserError
+from dreamtune.files import read_json, write_json
+from dreamtune.formats.answers import ANSWERS_FILE, GENERATION_FILE
+from dreamtune.formats.scores import GRADES, RATES_FILE, SCORES, SCORES_FILE
 from dreamtune.progress import track
-from dreamtune.scoring.equivalence import equivalent
+from dreamtune.scoring import backstop
+from dreamtune.scoring.equivalence import SECOND_TRY, equivalent
 from dreamtune.scoring.extraction import asks_for_a_proof, extract, final_answer, last_number, reference_answer
 from dreamtune.scoring.form import left_to_right, order_correlation, summarise_answers
 from dreamtune.scoring.meaning import classes_of_answers
@@ -25,38 +29,23 @@ from dreamtune.scoring.notation import strict_form
 from dreamtune.scoring.quantities import as_number
 from dreamtune.settings.score import ScoreConfig
 
+# Wall seconds without progress for each CPU second that one try may take: half of a hundredth of a core is enough.
+BACKSTOP = 90.0
 NEEDED = ("example_id", "sample", "question", "answer", "completion", "tokens", "ended")
-SCHEMA = pl.Schema(
-    {
-        "example_id": pl.Int64,
-        "sample": pl.Int32,
-        "gradable": pl.Boolean,
-        "correct": pl.Boolean,
-        "strict": pl.Boolean,
-        "lenient": pl.Boolean,  # null where the reference is not a number
-        "reference": pl.String,
-        "extracted": pl.String,
-        "extractor": pl.String,
-        "parse_failed": pl.Boolean,
-        "ended": pl.Boolean,
-        "tokens": pl.Int32,
-        "passes": pl.Int32,  # forward passes that the row took part in; null where the answers do not say
-        "repetition": pl.Float64,  # share of 4-grams that occurred before in the same answer
-        "distinct_2": pl.Float64,  # distinct 2-grams / 2-grams
-        "distinct_1": pl.Float64,  # distinct tokens / tokens
-        "choices": pl.Int32,  # steps that had a choice of tokens to reveal
-        "left_to_right": pl.Float64,  # share of the steps that revealed the leftmost hidden tokens; null: no choice
-        "order_correlation": pl.Float64,  # Kendall's tau-b of position and step; null where there is no order
-    }
-)
 
 
 def is_correct(completion: str, solution: str, score: ScoreConfig | None = None) -> bool:
-    """Whether the completion's answer means the solution's. False where the solution has no checkable answer."""
+    """Whether the completion's answer is shown to mean the solution's.
+
+    False also where the solution has no checkable answer, and where the comparison stays undecided after its second
+    try; scores.parquet tells these from wrong answers (`gradable`, `undecided`).
+    """
     score = score or ScoreConfig()
     reference = reference_answer(solution, score.marker)
     answer, _ = extract(completion, score.extractors, score.marker)
-    return reference is not None and answer is not None and equivalent(answer, reference, float(score.timeout_s))
+    if reference is None or answer is None:
+        return False
+    return equivalent(answer, reference, float(score.timeout_s)) is True
 
 
 def reads_strictly(completion: str, reference: str, marker: str) -> bool:
@@ -88,6 +77,8 @@ def distinct(tokens: list[int], n: int) -> float:
 def score_row(row: dict[str, Any], score: ScoreConfig) -> dict[str, Any]:
     """Return one row of scores.parquet for one row of answers.parquet."""
     completion = row["completion"] or ""
+    place = f"question {row['example_id']}, sample {row['sample']}"
+    backstop.note(row=place, answer=completion[-backstop.SHOWN :], reference=row["answer"] or "")
     ungradable = row["example_id"] < 0 or row["answer"] is None or asks_for_a_proof(row["question"])
     reference = None if ungradable else reference_answer(row["answer"], score.marker)
     answer, extractor = extract(completion, score.extractors, score.marker)
@@ -101,6 +92,7 @@ def score_row(row: dict[str, Any], score: ScoreConfig) -> dict[str, Any]:
         "sample": row["sample"],
         "gradable": reference is not None,
         **graded,
+        "undecided": reference is not None and graded["correct"] is None,
         "reference": reference,
         "extracted": answer,
         "extractor": extractor,
@@ -119,28 +111,29 @@ def score_row(row: dict[str, Any], score: ScoreConfig) -> dict[str, Any]:
 
 def score_answers(score: ScoreConfig, answers: Path, out: Path) -> dict[str, Any]:
     """Grade every row of `answers`/answers.parquet (see the module's docstring); return the counts."""
-    frame = pl.read_parquet(answers / "answers.parquet")
+    frame = pl.read_parquet(answers / ANSWERS_FILE)
     if missing := [name for name in NEEDED if name not in frame.columns]:
-        raise UserError(
-            f"{answers / 'answers.parquet'} has no column {missing[0]!r}; it has {', '.join(frame.columns)}"
-        )
+        raise UserError(f"{answers / ANSWERS_FILE} has no column {missing[0]!r}; it has {', '.join(frame.columns)}")
     columns = [*NEEDED, *(name for name in ("unmasked_at", "passes") if name in frame.columns)]
     rows = frame.select(columns).iter_rows(named=True)
-    scores = pl.DataFrame([score_row(r, score) for r in track(rows, "score", frame.height)], schema=SCHEMA)
-    # Which answers mean the same is decided here, so that the report can count votes without the grader.
-    classes = classes_of_answers(scores, float(score.timeout_s))
+    with backstop.backstop(BACKSTOP * SECOND_TRY * score.timeout_s):
+        scores = pl.DataFrame([score_row(r, score) for r in track(rows, "score", frame.height)], schema=GRADES)
+        # Which answers mean the same is decided here, so that the report can count votes without the grader.
+        classes = classes_of_answers(scores, float(score.timeout_s))
     scores = scores.join(classes, on=["example_id", "sample"], how="left", maintain_order="left")
-    scores.write_parquet(out / "scores.parquet")
+    assert scores.schema == SCORES, f"the table has other columns than {SCORES}: {scores.schema}"
+    scores.write_parquet(out / SCORES_FILE)
     asked = pl.col("example_id") >= 0
     form = summarise_answers(scores.filter(asked), frame.filter(asked)["completion"], _generation_settings(answers))
     summary = summarise(scores) | form
-    (out / "scores.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    return {name: summary[name] for name in ("rows", "own_prompts", "gradable", "ungradable", "correct")}
+    write_json(out / RATES_FILE, summary)
+    counted = ("rows", "own_prompts", "gradable", "ungradable", "correct")
+    return {name: summary[name] for name in (*counted, *(["undecided"] if summary["undecided"] else []))}
 
 
 def _generation_settings(answers: Path) -> dict[str, Any]:
-    file = answers / "generation.json"
-    settings: dict[str, Any] = json.loads(file.read_text()).get("settings", {}) if file.exists() else {}
+    file = answers / GENERATION_FILE
+    settings: dict[str, Any] = read_json(file).get("settings", {}) if file.exists() else {}
     return settings
 
 
@@ -154,6 +147,7 @@ def summarise(scores: pl.DataFrame) -> dict[str, Any]:
         "gradable": gradable.height,
         "ungradable": asked.height - gradable.height,
         "correct": int(gradable["correct"].sum()),
+        "undecided": int(gradable["undecided"].sum()),
         "strict": int(gradable["strict"].sum()),
         "lenient": int(gradable["lenient"].sum()),
         "lenient_rows": gradable.height - gradable["lenient"].null_count(),

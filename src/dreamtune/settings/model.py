@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-from pydantic import field_validator
-
 from dreamtune.settings.base import Section, UserPath, result, runtime
 
 
@@ -17,22 +15,9 @@ class ModelConfig(Section):
     family: Literal["dream", "llada", "qwen2", "llama"] | None = result(
         None, "architecture of the checkpoint; null reads it from the checkpoint's config.json"
     )
-    attention: Literal["bidirectional", "causal"] = result(
-        "bidirectional",
-        "bidirectional, also for an autoregressive checkpoint, which it adapts to diffusion; causal is to come",
-    )
     quantization: Literal["none", "nf4"] = result("nf4", "nf4: 4-bit NormalFloat, double quantised (QLoRA)")
     dtype: Literal["bfloat16", "float32"] = result(
         "bfloat16", "number type of the computation and of all weights that are not quantised"
     )
     device: Literal["auto", "cpu", "cuda"] = runtime("auto", "where the model runs; auto takes a GPU if there is one")
-    threads: int = runtime(0, "CPU threads of torch; 0 leaves torch's own choice", ge=0)
-
-    @field_validator("attention")
-    @classmethod
-    def has_an_objective(cls, attention: str) -> str:
-        if attention == "causal":
-            raise ValueError(
-                "there is no causal objective or sampler yet; bidirectional adapts such a checkpoint to diffusion"
-            )
-        return attention
+    threads: int = runtime(0, "CPU threads that torch uses; 0 leaves the number to torch", ge=0)

@@ -16,4 +16,9 @@ class ScoreConfig(Section):
         min_length=1,
     )
     marker: str = result("the final answer is:", "text after which the extractor final_answer expects the answer")
-    timeout_s: int = result(1, "seconds after which a comparison is given up and counted as wrong", ge=1)
+    timeout_s: int = result(
+        1,
+        "CPU seconds for comparing an answer with its reference; a second try has ten times as many, and after that "
+        "the answer has no grade and its question is left out of the comparison of base and tuned",
+        ge=1,
+    )

@@ -91,6 +91,11 @@ class TrainConfig(Section):
         "whether the full run starts although a canary of smoke failed; with continue the verdict can only be invalid",
     )
 
+    @property
+    def pairs_masks(self) -> bool:
+        """Whether each document stands in its window twice, with complementary masks; `copy` has no masks to pair."""
+        return self.complementary and self.objective != "copy"
+
 
 class RunOverrides(Section):
     """The settings of `train` that a run (`smoke` or `full`) overrides; null keeps the value of `train`."""

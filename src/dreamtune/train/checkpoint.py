@@ -1,22 +1,19 @@
 """Checkpoints that survive a kill at any moment, and two writers in one folder.
 
     work/checkpoints/step-000125/
-        adapter/            PEFT format, as the finished run writes it; or, of full fine-tuning,
-        model.safetensors   all weights in float32
+        adapter/            PEFT format, as the finished run writes it; or, after full fine-tuning,
+        model.safetensors   the whole model in float32
         optimizer.pt        state of the optimiser
         state.json          step, log so far, seconds so far, and the settings it belongs to
-        checksums.json      sha256 of the above
+        checksums.json      sha256 of the files above
 
-A checkpoint is written under a name that no other process has and then renamed, so a folder called step-... was once
+A checkpoint is written under a name that no other process uses and then renamed, so a folder called step-... was once
 complete; its checksums tell whether it still is. Order, masks and dropout are functions of the step, so no state of
 a random generator is kept.
 """
 
 import json
-import os
-import secrets
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,45 +26,47 @@ from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 
 from dreamtune.digests import sha256_file
+from dreamtune.files import finite, private_name, read_json, write_json
+from dreamtune.inputs.weight_files import MODEL_WEIGHTS
+from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, CONFIG
 from dreamtune.settings.model import ModelConfig
 
-ADAPTER, WEIGHTS, MODEL, OPTIMIZER, STATE, CHECKSUMS = (
-    "adapter",
-    "adapter_model.safetensors",
-    "model.safetensors",
-    "optimizer.pt",
-    "state.json",
-    "checksums.json",
-)
+ADAPTER, OPTIMIZER, STATE, CHECKSUMS = "adapter", "optimizer.pt", "state.json", "checksums.json"
 PREFIX = "step-"
-ABANDONED_S = 3600.0  # a half-written folder this old has no writer any more
+ABANDONED_S = 3600.0  # seconds; a half-written folder this old has no writer any more
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read back, complete and verified."""
+    """A checkpoint that was read from disk, complete and verified."""
 
     path: Path
-    state: dict[str, Any]
-    weights: dict[str, torch.Tensor]
+    state: dict[str, Any]  # state.json
+    weights: dict[str, torch.Tensor]  # the adapter's, or the whole model's after full fine-tuning
     optimizer: dict[str, Any]
 
 
 def save_adapter(weights: dict[str, torch.Tensor], config: PeftConfig, folder: Path, base: ModelConfig) -> None:
     """Write adapter_model.safetensors and adapter_config.json, PEFT's format.
 
-    The base model is named in the config only: the weights file is the same to the byte wherever the base lies.
+    Only the config names the base model, so that the file of weights has the same bytes wherever the base lies.
+
+    Args:
+        weights: as PEFT names them.
+        config: the adapter's.
+        folder: made if missing.
+        base: settings of the base model.
     """
     folder.mkdir(parents=True)
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
-        folder / WEIGHTS,
+        folder / ADAPTER_WEIGHTS,
         {"format": "pt"},
     )
     config.save_pretrained(str(folder))
-    path = folder / "adapter_config.json"
-    # PEFT writes a set of module names in the order of its hashes, which differs from process to process.
-    values = {k: sorted(v) if isinstance(v, list) else v for k, v in json.loads(path.read_text()).items()}
+    path = folder / CONFIG
+    # PEFT writes a set of module names in hash order, which differs from process to process; sorted, it is stable.
+    values = {k: sorted(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
     values |= {"base_model_name_or_path": base.path, "revision": base.revision, "inference_mode": True}
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -79,25 +78,27 @@ def save_checkpoint(
     optimizer: dict[str, Any],
     state: dict[str, Any],
 ) -> None:
-    """Write `folder`/step-NNNNNN beside its final name and rename it; an existing whole one is left as it is.
+    """Write the checkpoint `folder`/step-NNNNNN under another name and rename it; keep an existing one that is whole.
 
     Args:
-        write_weights: writes what is trained into the folder it is given.
+        folder: of all checkpoints of a run.
+        step: optimiser steps so far.
+        write_weights: writes the trained weights into the folder it is given.
         optimizer: state of the optimiser.
-        state: what else has to be known to go on.
+        state: plain JSON, everything else that a resumed run needs.
     """
     final = folder / f"{PREFIX}{step:06d}"
-    private = folder / f".{final.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
+    private = private_name(final)
     private.mkdir(parents=True)
     write_weights(private)
     torch.save(optimizer, private / OPTIMIZER)
-    (private / STATE).write_text(json.dumps(state), encoding="utf-8")
-    (private / CHECKSUMS).write_text(json.dumps(_digests(private)), encoding="utf-8")
+    write_json(private / STATE, finite(state))
+    write_json(private / CHECKSUMS, _digests(private))
     _move_into_place(private, final)
 
 
 def _move_into_place(private: Path, final: Path) -> None:
-    """Rename; where another writer was first, keep its checkpoint if whole (the two are the same), else replace it."""
+    """Rename `private` to `final`. If another writer was first, keep its checkpoint if whole (both are equal)."""
     for _ in range(3):
         try:
             private.rename(final)
@@ -118,18 +119,21 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Return whether every file is there and has the bytes that were written."""
+    """Return whether every file of a checkpoint is there and has the bytes that were written."""
     try:
-        digests = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        digests = read_json(folder / CHECKSUMS)
         return bool(digests) and digests == _digests(folder)
     except (OSError, ValueError):
         return False
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint, or None. A damaged one is named on stderr and deleted.
+    """Return the newest whole checkpoint of a run, or None. A damaged one is named on stderr and deleted.
 
-    Left where it is, it would count among those that `prune` keeps, and cost a whole one its place.
+    A damaged checkpoint that stays would count among those that `prune` keeps, and push out a whole one.
+
+    Args:
+        folder: of all checkpoints of a run; need not exist.
     """
     for path in _newest_first(folder):
         if not is_whole(path):
@@ -137,12 +141,12 @@ def newest(folder: Path) -> Checkpoint | None:
                 print(f"checkpoint {path} is damaged; deleted, looking for the one before it", file=sys.stderr)
                 shutil.rmtree(path, ignore_errors=True)
             continue
-        weights = path / MODEL
+        weights = path / MODEL_WEIGHTS
         try:
             return Checkpoint(
                 path=path,
-                state=json.loads((path / STATE).read_text(encoding="utf-8")),
-                weights=load_file(weights if weights.exists() else path / ADAPTER / WEIGHTS),
+                state=read_json(path / STATE),
+                weights=load_file(weights if weights.exists() else path / ADAPTER / ADAPTER_WEIGHTS),
                 optimizer=torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True),
             )
         except FileNotFoundError:  # pruned by another writer between the check and the reading
@@ -151,7 +155,7 @@ def newest(folder: Path) -> Checkpoint | None:
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:
-    """Yield the checkpoints from the newest; list anew after each, as another writer may have added or pruned some."""
+    """Yield the checkpoints from the newest; list the folder again after each, as another writer may change it."""
     seen: set[Path] = set()
     while paths := sorted(set(folder.glob(f"{PREFIX}*")) - seen):
         seen.add(paths[-1])
@@ -159,7 +163,7 @@ def _newest_first(folder: Path) -> Iterator[Path]:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what was left half-written long ago."""
+    """Delete all but the newest `keep` checkpoints, and half-written ones that are older than ABANDONED_S."""
     for path in sorted(folder.glob(f"{PREFIX}*"))[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(f".{PREFIX}*"):

@@ -1,6 +1,6 @@
-"""What a run trains, and how its processes share it: here an adapter, which each of them holds whole.
+"""The two kinds of fine-tuning: their interface, and the LoRA kind, of which every process holds a full copy.
 
-`full_finetuning` has the other kind: all weights, each process with a share of them.
+`full_finetuning` has the other kind: it trains the whole model, sharded over the processes by FSDP.
 """
 
 from abc import ABC, abstractmethod
@@ -25,57 +25,76 @@ from dreamtune.train.windows import Share
 
 
 class Finetuning(ABC):
-    """Both kinds. What is said to be asked of all processes together would wait for ever for one that does not ask."""
+    """Interface of the two kinds of fine-tuning.
 
-    model: Any
+    Methods marked *collective* must be called by every process; if one does not call, the others deadlock.
+    """
+
+    model: Any  # the model with what is trained, ready for forward passes
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The weights that are trained."""
+        """The weights that are trained: all that require a gradient."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     @abstractmethod
     def mixed_precision(self) -> AbstractContextManager[Any]:
-        """Return the context of forward and backward passes."""
+        """Return the context manager (autocast or none) in which a forward pass runs."""
 
     @abstractmethod
     def add_up(self, sums: Tensor) -> None:
-        """Add up `sums`, and the gradients, over the processes, in place. Asked of all of them together."""
+        """Sum the gradients and `sums` over the processes, in place. Collective.
+
+        Args:
+            sums: [n] float32, a process's own sums over its micro-batches of the window.
+        """
 
     def clip(self, max_norm: float) -> Tensor:
-        """Scale the gradients down to a norm of `max_norm`; return the norm before, a scalar."""
+        """Scale the gradients down to a norm of at most `max_norm`; return their norm before that, a scalar."""
         return nn.utils.clip_grad_norm_(self.parameters, max_norm)
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
-        """Return what is trained, on the first process ({} on others). Asked of all processes together."""
+        """Return the trained weights by name; full fine-tuning returns {} on all but the first process. Collective."""
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Return the whole state of the optimiser, on the first process. Asked of all processes together."""
+        """Return the whole state of the optimiser; only the first process may use it. Collective."""
         return optimizer.state_dict()
 
     @abstractmethod
     def restore(self, found: Checkpoint | None, optimizer: torch.optim.Optimizer) -> None:
-        """Put weights and optimiser back, bit for bit; only the first process has a checkpoint to give."""
+        """Put weights and optimiser back as a checkpoint holds them, bit for bit. Collective.
+
+        Args:
+            found: the checkpoint on the first process, None on the others.
+            optimizer: receives its state.
+        """
 
     @abstractmethod
     def write_weights(self, weights: dict[str, Tensor], checkpoint: Path) -> None:
-        """Write `weights` into the folder of a checkpoint."""
+        """Write the result of `weights()` into a checkpoint's folder."""
 
     @abstractmethod
     def write_result(self, weights: dict[str, Tensor], out: Path) -> None:
-        """Write what the run is made for."""
+        """Write the result of `weights()` as the output of the finished run: OUT/adapter or OUT/model."""
 
     @abstractmethod
     def starts_from_base(self, batches: Sequence[Batch]) -> Check:
-        """Judge whether the model is still the base, before the first step. Asked of all processes together."""
+        """Return the canary's check that the model equals the base before the first step. Collective.
+
+        Args:
+            batches: micro-batches on which hidden states may be compared.
+        """
 
 
 class LoraFinetuning(Finetuning):
-    """An adapter on a frozen base (LoRA; QLoRA where the base is 4-bit).
+    """Trains an adapter on a frozen base (LoRA, arXiv 2106.09685; QLoRA, arXiv 2305.14314, if the base is 4-bit).
 
     Args:
-        loaded: the base model; it is wrapped.
+        loaded: the base model; PEFT wraps it.
+        train: gives the adapter's shape and the seed of its first weights.
+        base: settings of the base model.
+        share: this process's.
     """
 
     def __init__(self, loaded: Any, train: TrainConfig, base: ModelConfig, share: Share):
@@ -83,31 +102,33 @@ class LoraFinetuning(Finetuning):
         self.base, self.share = base, share
 
     def mixed_precision(self) -> AbstractContextManager[Any]:
-        """On a GPU a bf16 model's adapter, whose weights are float32, multiplies in bf16 too."""
+        """Return bf16 autocast for a bf16 model on a GPU, where the float32 adapter shall multiply in bf16 too."""
         wanted = self.share.device.type == "cuda" and self.base.dtype == "bfloat16"
         return torch.autocast("cuda", torch.bfloat16) if wanted else nullcontext()
 
     def add_up(self, sums: Tensor) -> None:
-        """Each gradient is already divided by the *whole* window, so that a sum is exact.
+        """Sum the gradients and `sums` over the processes, in one all-reduce. Collective.
 
-        DistributedDataParallel would take the mean of every pass, whatever its number of tokens. All is one message.
+        Each loss is already divided by the response tokens of the *whole* window, so the sum is the window's gradient.
+        DistributedDataParallel would average micro-batches instead, whatever their numbers of tokens.
         """
         if self.share.processes == 1:
             return
         parameters = self.parameters
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        parts = [sums, *gradients]
-        added = reduce(torch.cat([part.flatten() for part in parts]), "sum").split([part.numel() for part in parts])
+        tensors = [sums, *gradients]
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        added = reduce(flat, "sum").split([tensor.numel() for tensor in tensors])
         sums.copy_(added[0])
         for parameter, gradient in zip(parameters, added[1:], strict=True):
             parameter.grad = gradient.view_as(parameter)
 
     def weights(self) -> dict[str, Tensor]:
-        """Every process has them all."""
+        """Return the adapter's weights; every process holds a full copy."""
         return get_peft_model_state_dict(self.model, save_embedding_layers=False)
 
     def restore(self, found: Checkpoint | None, optimizer: torch.optim.Optimizer) -> None:
-        """The others are sent a few ten megabytes."""
+        """Broadcast the first process's checkpoint, some ten megabytes, and load it on every process. Collective."""
         if self.share.processes > 1:
             [found] = broadcast_object_list([found])
         assert found is not None
@@ -115,13 +136,13 @@ class LoraFinetuning(Finetuning):
         optimizer.load_state_dict(found.optimizer)
 
     def write_weights(self, weights: dict[str, Tensor], checkpoint: Path) -> None:
-        """In PEFT's format, as the finished run writes it."""
+        """Write the adapter to CHECKPOINT/adapter in PEFT's format."""
         save_adapter(weights, self.model.peft_config["default"], checkpoint / ADAPTER, self.base)
 
     def write_result(self, weights: dict[str, Tensor], out: Path) -> None:
-        """OUT/adapter, in PEFT's format."""
+        """Write the adapter to OUT/adapter in PEFT's format."""
         self.write_weights(weights, out)
 
     def starts_from_base(self, batches: Sequence[Batch]) -> Check:
-        """The adapter must add nothing yet."""
+        """Return the check that the adapter adds nothing yet: hidden states with and without it are the same bits."""
         return starts_from_base(self.model, batches)

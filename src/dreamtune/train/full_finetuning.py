@@ -1,11 +1,12 @@
-"""Full fine-tuning: all weights are trained, each process holds a share of them (FSDP; Zhao et al. 2023).
+"""Full fine-tuning: every weight is trained, sharded over the processes by FSDP (Zhao et al. 2023, arXiv 2304.11277).
 
-Weights, gradients and optimiser stand in float32, so that updates much smaller than bf16's steps are not lost: 16 bytes
-a weight, divided by the processes. A module's weights are gathered in the model's type just before it computes, and
-gradients are added up over the processes in float32 right after. With one process, it gathers from itself.
+Weights, gradients and the optimiser's state are float32, so that updates much smaller than bf16's steps are not lost:
+16 bytes for each weight, divided by the number of processes. FSDP gathers a module's weights in the model's type just
+before the module computes, and sums its gradients over the processes in float32 right after. One process alone gathers
+from itself.
 
-Gathering is a message of all processes, so all must take the same number of passes (`Share.lockstep`), and one that
-runs out of memory cannot begin its window anew by itself: the run ends, and says so.
+Gathering is a collective operation, so all processes must run the same number of micro-batches (`Share.synchronous`).
+A process that runs out of memory cannot repeat its window alone: the run ends with a message.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,31 +36,32 @@ from dreamtune.checks import Check
 from dreamtune.device.memory import GIB
 from dreamtune.errors import UserError
 from dreamtune.inputs.hub import model_folder
-from dreamtune.inputs.weight_files import weight_files
+from dreamtune.inputs.weight_files import MODEL_WEIGHTS, weight_files
+from dreamtune.model.facts import facts_of
 from dreamtune.model.loading import DTYPES
 from dreamtune.model.official_format import native_key
 from dreamtune.model.official_writer import rewrite
 from dreamtune.objective.loss import head_loss
 from dreamtune.objective.packing import Batch
 from dreamtune.settings.model import ModelConfig
-from dreamtune.train.checkpoint import MODEL, Checkpoint
+from dreamtune.train.checkpoint import Checkpoint
 from dreamtune.train.finetuning import Finetuning
 
-# What the first process is given: everything, in the host's memory. And what each is sent: its share of that.
+# Gather: the first process receives the full state in the host's memory. Send: each process receives its shard of it.
 GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
 SEND = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
 class FullFinetuning(Finetuning):
-    """All weights of a model, sharded.
+    """Trains the whole model, sharded by FSDP.
 
     Args:
-        loaded: the base model, not quantised; it is changed in place.
-        base: where it was loaded from.
+        loaded: the base model, not quantised; it is sharded in place.
+        base: settings of the base model.
         device: of this process.
 
     Raises:
-        UserError: embeddings and head are one tensor, which two modules cannot shard.
+        UserError: embeddings and head are one tensor, which cannot be sharded with two modules.
     """
 
     def __init__(self, loaded: Any, base: ModelConfig, device: torch.device):
@@ -71,76 +73,85 @@ class FullFinetuning(Finetuning):
         self.base, self.folder = base, model_folder(base.path, base.revision)
         self.model = shard(loaded, DTYPES[base.dtype], device)
 
-    def besides_gib(self) -> float:
-        """Gradients and AdamW's two moments in float32; embeddings and head gathered, with their gradients."""
-        shares = sum(p.to_local().numel() for p in self.parameters)  # type: ignore[attr-defined]
-        return (12 * shares + 20 * self.model.lm_head.weight.numel()) / GIB
+    def fixed_gib(self) -> float:
+        """Return the GiB that training allocates on this process whatever the plan, beside weights and activations.
+
+        These are gradients and AdamW's two moments of this process's shard in float32, and the gathered embeddings and
+        head with their gradients.
+        """
+        sharded = sum(p.to_local().numel() for p in self.parameters)  # type: ignore[attr-defined]
+        return (12 * sharded + 20 * self.model.lm_head.weight.numel()) / GIB
 
     def mixed_precision(self) -> AbstractContextManager[Any]:
-        """Sharding sees to it."""
+        """Return an empty context: FSDP's own policy casts the weights, see `shard`."""
         return nullcontext()
 
     def add_up(self, sums: Tensor) -> None:
-        """The gradients have been, in each backward pass."""
+        """Sum `sums` over the processes, in place. FSDP summed the gradients during the backward passes. Collective."""
         sums.copy_(reduce(sums, "sum"))
 
     def clip(self, max_norm: float) -> Tensor:
-        """The norm is over the shares of all processes."""
+        """Scale the gradients down to `max_norm`; return their norm before, over all processes' shards. Collective."""
         norm: Any = super().clip(max_norm)
         return norm.full_tensor()
 
     def weights(self) -> dict[str, Tensor]:
-        """In float32, in the host's memory."""
+        """Return the model's weights in float32 in the host's memory, {} on all but the first process. Collective."""
         gathered: dict[str, Any] = get_model_state_dict(self.model, options=GATHER)
         return gathered
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """By the names of the weights."""
+        """Return the optimiser's state by the names of the weights, {} on all but the first process. Collective."""
         return get_optimizer_state_dict(self.model, optimizer, options=GATHER)
 
     def restore(self, found: Checkpoint | None, optimizer: torch.optim.Optimizer) -> None:
-        """Each process is sent its share."""
+        """Send each process its shard of the first process's checkpoint. Collective."""
         weights: dict[str, Any] = found.weights if found else {}
         set_model_state_dict(self.model, weights, options=SEND)
         set_optimizer_state_dict(self.model, optimizer, found.optimizer if found else {}, options=SEND)
 
     def write_weights(self, weights: dict[str, Tensor], checkpoint: Path) -> None:
-        """In float32 and under transformers' names."""
-        save_file({name: weight.contiguous() for name, weight in weights.items()}, checkpoint / MODEL)
+        """Write the model to CHECKPOINT/model.safetensors, in float32 and under transformers' names."""
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, checkpoint / MODEL_WEIGHTS)
 
     def write_result(self, weights: dict[str, Tensor], out: Path) -> None:
-        """OUT/model, as the base is stored: its files, names and types, so that the official code loads it."""
-        family = self.model.dreamtune_family
+        """Write the model to OUT/model with the base's files, keys and types, so that the official code loads it."""
+        family = facts_of(self.model.config).family
         rewrite(self.folder, out / "model", lambda key, stored: weights[native_key(key, family)].to(stored.dtype))
 
     def starts_from_base(self, batches: Sequence[Batch]) -> Check:
-        """Every weight must be the file's, to the bit."""
+        """Return the check that every weight equals the base's file to the bit. Collective."""
         held, kind, worst = dict(self.model.named_parameters()), DTYPES[self.base.dtype], 0.0
+        family = facts_of(self.model.config).family
         for key, stored in _stored(self.folder):
-            parameter: Any = held[native_key(key, self.model.dreamtune_family)]
+            parameter: Any = held[native_key(key, family)]
             whole = parameter.full_tensor()
             worst = max(worst, (whole.detach() - stored.to(whole.device, kind)).abs().max().item())
         return base_check(worst)
 
 
 def shard(model: Any, kind: torch.dtype, device: torch.device) -> Any:
-    """Give each process its share of every layer, of the embeddings with the last norm, and of the head.
+    """Shard a model in place with FSDP, and return it: each layer, the embeddings with the last norm, and the head.
+
+    Starts a process group of one where torch.distributed has none.
 
     Args:
-        model: from `load_model`; its weights become float32, layer by layer.
-        kind: type that weights are gathered in, which is also that of the computation.
+        model: from `load_model`; its weights become float32.
+        kind: type in which weights are gathered and the model computes.
+        device: of this process.
     """
     if not dist.is_initialized():
         dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for part in (*model.model.layers, model.model, model.lm_head):
-        for parameter in part.parameters():
-            if not isinstance(parameter, DTensor):
+    for module in (*model.model.layers, model.model, model.lm_head):
+        for parameter in module.parameters():
+            if not isinstance(parameter, DTensor):  # a layer's weights are DTensors once the layer is sharded
                 parameter.data = parameter.data.float()
-        sharded: Any = fully_shard(part, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
+        sharded: Any = fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
         sharded.set_gradient_divide_factor(1.0)  # a sum, not a mean: losses are divided by the whole window
         sharded.set_force_sum_reduction_for_comms(True)
+    # FSDP gathers the head's weight around its registered methods, so the chunked loss becomes one of them.
     model.lm_head.loss = MethodType(head_loss, model.lm_head)
     register_fsdp_forward_method(model.lm_head, "loss")
     return model

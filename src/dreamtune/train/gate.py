@@ -1,6 +1,5 @@
-"""The smoke run as a gate: whether full may start, and what it will take."""
+"""The smoke run as a gate: whether the full run may start, and how much time and memory it will take."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 from dreamtune.checks import failed
 from dreamtune.device.memory import device_gib
 from dreamtune.errors import UserError
+from dreamtune.files import read_json
+from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
 from dreamtune.prediction import slowdown, training_tokens
 from dreamtune.settings.train import TrainConfig
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
@@ -15,17 +16,21 @@ from dreamtune.train.windows import Share, TrainingWindows
 
 
 def open_gate(gate: Path | None, on_failed_gate: str) -> bool | None:
-    """Return whether smoke passed; None if there is no gate.
+    """Return whether the smoke run passed its checks; None for smoke itself, which has no gate.
+
+    Args:
+        gate: smoke's output folder, or None.
+        on_failed_gate: "stop" or "continue".
 
     Raises:
-        UserError: it did not pass and `on_failed_gate` is "stop", or there is no gate.json.
+        UserError: smoke failed and `on_failed_gate` is "stop", or its folder holds no gate.json.
     """
     if gate is None:
         return None
-    path = gate / "gate.json"
+    path = gate / GATE_FILE
     if not path.exists():
         raise UserError(f"{gate} holds no gate.json; the smoke run must finish before the full run starts")
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     if found["passed"]:
         return True
     message = f"the smoke run failed its gate: {'; '.join(failed(found['checks']))}"
@@ -36,10 +41,16 @@ def open_gate(gate: Path | None, on_failed_gate: str) -> bool | None:
 
 
 def announce_prediction(gate: Path, windows: TrainingWindows, share: Share, plan: MicroBatchPlan) -> dict[str, float]:
-    """Return `predict`, and say it.
+    """Print on stderr what smoke predicts for the full run, and return it, see `predict`.
+
+    Args:
+        gate: smoke's output folder.
+        windows: of the full run.
+        share: this process's.
+        plan: of the full run.
 
     Raises:
-        UserError: more memory than the device has, unless `on_failed_gate` is "continue".
+        UserError: the run needs more memory than the device has, unless `on_failed_gate` is "continue".
     """
     predicted = predict(gate, windows, ran_as(plan, windows.train, share.device.type), share.processes)
     need, there = predicted.get("predicted_memory_gib", 0.0), device_gib(share.device)
@@ -56,20 +67,22 @@ def announce_prediction(gate: Path, windows: TrainingWindows, share: Share, plan
 
 
 def predict(gate: Path, windows: TrainingWindows, ran: dict[str, Any], processes: int) -> dict[str, float]:
-    """Predict a run from what smoke measured: minutes by its tokens and processes, memory by its rehearsal.
+    """Predict a run from smoke's measurements: minutes by its tokens and processes, memory by smoke's peak.
 
-    The rehearsal took the heaviest pass that the split can give under the plan, and this run goes by smoke's plan.
+    Smoke's peak holds for this run too: smoke rehearsed the heaviest micro-batch that the whole split can make, and
+    both run by one plan.
 
     Args:
-        gate: smoke's output; its training.json says seconds per token and the memory at the peak.
+        gate: smoke's output folder; its training.json has the seconds per token and the peak memory.
         windows: of the run that is predicted.
         ran: plan and device of the run that is predicted, see `ran_as`.
-        processes: that share its windows.
+        processes: number of processes that share its windows.
 
     Returns:
-        predicted_minutes and predicted_memory_gib; {} where smoke ran in another way, so that no rate carries over.
+        predicted_minutes and predicted_memory_gib; {} if smoke ran by another plan or on another device, since its
+        rates say nothing then.
     """
-    smoke = json.loads((gate / "training.json").read_text(encoding="utf-8"))
+    smoke = read_json(gate / TRAINING_FILE)
     if smoke["ran_as"] != ran:
         return {}
     train, length = windows.train, float(windows.lengths[: windows.rows].mean())
@@ -81,13 +94,14 @@ def predict(gate: Path, windows: TrainingWindows, ran: dict[str, Any], processes
 
 
 def smoke_plan(gate: Path | None, train: TrainConfig, share: Share) -> MicroBatchPlan | None:
-    """Return the plan that smoke ran by and verified.
+    """Return the plan by which smoke ran, which its rehearsal has verified, if it is good for this run too.
 
-    None if that was on another device or by another number of processes, or if `train` asks otherwise.
+    Returns None without a gate, if smoke ran on another device, under another memory limit or with another number of
+    processes, or if `train` sets something that the plan does not follow.
     """
     if gate is None:
         return None
-    smoke = json.loads((gate / "training.json").read_text(encoding="utf-8"))
+    smoke = read_json(gate / TRAINING_FILE)
     ran = smoke["ran_as"]
     plan = MicroBatchPlan(**{name: value for name, value in ran.items() if name not in ("device", "memory_gib")})
     same = ran["device"] == share.device.type and ran["memory_gib"] == train.memory_gib
@@ -96,5 +110,5 @@ def smoke_plan(gate: Path | None, train: TrainConfig, share: Share) -> MicroBatc
 
 
 def ran_as(plan: MicroBatchPlan, train: TrainConfig, device: str) -> dict[str, Any]:
-    """Return what does not enter a run's result and does decide its speed and memory."""
+    """Return the settings that change only speed and memory: plan, device type, memory limit. JSON, as `ran_as`."""
     return plan.to_json() | {"device": device, "memory_gib": train.memory_gib}

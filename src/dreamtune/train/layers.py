@@ -1,4 +1,4 @@
-"""The decoder layers as a plan wants them run while training: compiled, or run again in the backward pass."""
+"""How decoder layers run in training, by the plan: compiled, and with activation checkpointing."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,10 +14,10 @@ from dreamtune.train.micro_batch_plan import MicroBatchPlan
 
 
 def prepare_layers(model: Any, plan: MicroBatchPlan) -> None:
-    """Replace the layers' forward passes as `plan` says; may be called again with another plan.
+    """Replace the forward methods of a model's decoder layers as `plan` says; may be called again with another plan.
 
-    Passes without gradients (validation, canaries) stay as they are: they would be compiled once more, for little.
-    Lengths are symbolic in what is compiled, so that windows of every size and all layers share it.
+    Forward passes without gradients (validation, canaries) keep the original methods: they would need a second
+    compilation that saves little. Compiled code has symbolic lengths, so that all layers and all lengths share it.
     """
     allow_variants()
     for number, layer in enumerate(unwrap(model).model.layers):
@@ -29,4 +29,5 @@ def prepare_layers(model: Any, plan: MicroBatchPlan) -> None:
 
 
 def _either(trained: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls `trained` while gradients are recorded, and `plain` otherwise."""
     return lambda *given, **named: (trained if torch.is_grad_enabled() else plain)(*given, **named)

@@ -1,6 +1,6 @@
-"""What a run remembers: one line per logged step, and the totals that training.json states.
+"""The history of a run: one line for each logged step, and the totals that end up in training.json.
 
-All of it is plain JSON and travels in the checkpoint, so that a resumed run's log has every step once.
+The history is plain JSON and is part of the checkpoint, so that a resumed run's log has every step exactly once.
 """
 
 import json
@@ -12,29 +12,30 @@ ENDS = 5  # log lines averaged for the first and the last loss
 
 
 class Events(Protocol):
-    """The one method of TensorBoard's SummaryWriter that is used."""
+    """Interface of TensorBoard's SummaryWriter, as far as it is used."""
 
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Record a value of the curve `tag` at a step."""
 
 
 @dataclass
 class History:
-    """The run so far. `pending` holds the steps since the last line, whose means the next line states."""
+    """The run so far, over all its attempts."""
 
-    step: int = 0
-    tokens: int = 0
-    wall_s: float = 0.0
-    peak_gib: float = 0.0
-    timed_steps: int = 0  # without the first step of each process, which warms up
+    step: int = 0  # optimiser steps
+    tokens: int = 0  # of all windows so far, padding not counted
+    wall_s: float = 0.0  # of all steps
+    peak_gib: float = 0.0  # of the device's memory
+    timed_steps: int = 0  # all steps but the first of each attempt, which warms up
     timed_tokens: int = 0
     timed_s: float = 0.0
     validation_s: float = 0.0
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    pending: list[dict[str, float]] = field(default_factory=list)
-    resumed_from: list[int] = field(default_factory=list)
+    lines: list[dict[str, Any]] = field(default_factory=list)  # of train_log.jsonl
+    pending: list[dict[str, float]] = field(default_factory=list)  # steps since the last line; the next has their means
+    resumed_from: list[int] = field(default_factory=list)  # steps of the checkpoints from which the run went on
 
     def to_state(self) -> dict[str, Any]:
-        """Return plain JSON, from which `History(**state)` is the same again."""
+        """Return plain JSON; `History(**state)` restores the same history from it."""
         return asdict(self)
 
     def add_step(
@@ -52,9 +53,14 @@ class History:
         """Count one optimiser step.
 
         Args:
-            loss: of its window, in the trained weights.
-            nll: sum of CE / t up to the first end tokens, in nats; nll_tokens: the tokens it belongs to.
-            wall_s: seconds of this step; `warm` if the process had made a step before.
+            step: number of the step, from 1.
+            loss: of the step's window, with the trained objective's weights w, in nats per response token.
+            nll: sum of CE / t up to the first end tokens, in nats.
+            nll_tokens: number of response tokens that `nll` is about.
+            grad_norm: norm of the window's gradient before clipping.
+            tokens: of the window, padding not counted.
+            wall_s: seconds of this step.
+            warm: whether the process had made a step before.
         """
         self.step, self.tokens, self.wall_s = step, self.tokens + tokens, self.wall_s + wall_s
         if warm:
@@ -65,7 +71,13 @@ class History:
         )
 
     def line(self, epoch: float, rate: float, memory_gib: float) -> dict[str, Any]:
-        """Return the log line of the steps since the last one, and begin anew; `memory_gib` is the peak so far."""
+        """Return the log line of the steps since the last line, and clear `pending`.
+
+        Args:
+            epoch: epochs so far, such as 1.5.
+            rate: the learning rate.
+            memory_gib: the peak of the device's memory so far.
+        """
 
         def total(name: str) -> float:
             return sum(record[name] for record in self.pending)
@@ -114,7 +126,13 @@ class History:
 
 
 class Log:
-    """train_log.jsonl, written as the run goes, and TensorBoard's events if asked for."""
+    """Writer of train_log.jsonl, line by line as the run goes, and of TensorBoard's events.
+
+    Args:
+        history: receives every line too.
+        path: of train_log.jsonl, which is started with the history's lines; None writes no file.
+        events: TensorBoard's writer; None writes no events.
+    """
 
     def __init__(self, history: History, path: Path | None, events: Events | None) -> None:
         self.history, self.path, self.events = history, path, events
@@ -122,7 +140,7 @@ class Log:
             path.write_text("".join(json.dumps(line) + "\n" for line in history.lines), encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
-        """Add a line to the history, the file and the events."""
+        """Add a line to the history, and to the file and the events where there are such."""
         self.history.lines.append(line)
         if self.path:
             with self.path.open("a", encoding="utf-8") as file:

@@ -1,15 +1,15 @@
-"""How a window is cut into forward passes, and what of a pass is kept or made twice: chosen from shape and free memory.
+"""The plan of micro-batches: their size, activation checkpointing and how weights are held, for the free memory.
 
-Nothing here changes the objective. Four things trade memory for time:
+Nothing here changes the objective. Four settings trade memory for time:
 
-    micro_batch_tokens   tokens of one pass; small passes wait for kernel launches and unpack the weights more often
-    recompute_layers     so many decoder layers keep their input alone and run again in the backward pass
-                         (activation checkpointing: 0 is none, all is full, anything between is selective)
-    weights              4-bit, unpacked at every use, or held dequantised (QLoRA's numbers to the bit, 3 x the memory)
+    micro_batch_tokens   tokens of a micro-batch; small ones wait for kernel launches and unpack the weights more often
+    recompute_layers     number of decoder layers with activation checkpointing: they keep only their input, and run
+                         again in the backward pass (0 is none, all is full, anything between is selective)
+    weights              packed (4-bit, unpacked at every use) or dequantised (the same numbers, three times the memory)
     compile              torch.compile of each layer: fewer kernels and fewer stored intermediates, some 10 s once
 
-`choose` takes the cheapest combination that fits by the estimates below; the rehearsal at the start of a run verifies
-it, and a pass that does not fit after all is made smaller (`shrink`).
+`choose` takes the cheapest combination that fits by the estimates below. A rehearsal at the start of the run verifies
+it, and a micro-batch that does not fit after all is made smaller (`shrink`).
 """
 
 import math
@@ -30,34 +30,34 @@ from dreamtune.model.nf4 import DENSE_BYTES
 from dreamtune.objective.loss import HEAD_ROWS
 from dreamtune.settings.train import TrainConfig
 
-TOKENS = (8192, 4096, 2048, 1024, 512)  # of a pass on a GPU; beyond the first nothing is gained
+TOKENS = (8192, 4096, 2048, 1024, 512)  # sizes of a micro-batch on a GPU; above the first nothing is gained
 CPU_TOKENS = 2048
-WIDEST = 1.5  # windows of so many times the mean still take one pass
-# In units of one token's forward pass (2 N FLOP), measured on an H200 in Dream 7B's shape:
+WINDOW_SPREAD = 1.5  # a micro-batch may be as large as a window of this many times the mean; larger would stay empty
+# Times in units of one token's forward pass (2 N FLOP), measured on an H200 in Dream 7B's shape:
 UNPACKING = 1250.0  # unpacking all 4-bit weights once
-LAUNCHING = 150.0  # what a pass costs before its first token
-GATHERING = 2500.0  # gathering all weights from the processes' shares once (7.6e9 of them on two H100s)
-# Multiples of a token's hidden and intermediate size that a layer keeps for its backward pass, in elements:
+LAUNCHING = 150.0  # launching the kernels of a micro-batch, whatever its size
+GATHERING = 2500.0  # gathering all weights from their FSDP shards once (7.6e9 weights on two H100s)
+# Elements that a layer keeps of a token for its backward pass, in multiples of the hidden and intermediate size:
 KEPT = {True: (8.5, 2.0), False: (16.0, 4.0)}  # compiled or not: (x hidden, x intermediate)
-WORKING = 2.5  # what one layer needs besides while it runs, in multiples of what it keeps
+WORKING = 2.5  # memory of the one layer that is running, in multiples of what it keeps
 
 
 @dataclass(frozen=True)
 class MicroBatchPlan:
-    """See the module's docstring."""
+    """How windows are cut into micro-batches and how these run; the module's docstring explains the settings."""
 
     micro_batch_tokens: int
     recompute_layers: int
     weights: str  # packed or dequantised
     compile: bool
-    cut_tokens: int | None = None  # to which this process cuts its passes further, after its memory ran out
+    cut_tokens: int | None = None  # to which this process cuts its micro-batches further, once its memory ran out
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return plain JSON; `MicroBatchPlan(**values)` restores the plan."""
         return asdict(self)
 
     def is_asked_for(self, train: TrainConfig) -> bool:
-        """Return whether this plan is as `train` has it, where it has something to say."""
+        """Return whether the plan follows every setting that `train` does not leave to it (None or "auto")."""
         return (
             train.micro_batch_tokens in (None, self.micro_batch_tokens)
             and train.recompute_layers in (None, self.recompute_layers)
@@ -68,26 +68,26 @@ class MicroBatchPlan:
     def __str__(self) -> str:
         compiled = "compiled" if self.compile else "not compiled"
         return (
-            f"{self.cut_tokens or self.micro_batch_tokens} tokens a pass, {self.recompute_layers} layers recomputed, "
-            f"{self.weights} weights, layers {compiled}"
+            f"{self.cut_tokens or self.micro_batch_tokens} tokens a micro-batch, {self.recompute_layers} layers "
+            f"recomputed, {self.weights} weights, layers {compiled}"
         )
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What memory depends on."""
+    """The sizes of a model on which its memory depends."""
 
     layers: int
     hidden: int
     intermediate: int
     vocabulary: int
-    packed: int  # parameters of the layers that can be held in 4 bits or dequantised; 0 if none are quantised
-    element: int  # bytes of a number of the model's type
-    sharded: bool = False  # all weights are trained, each process with a share of them
+    packed: int  # parameters of the 4-bit layers, which can be held packed or dequantised; 0 if none are quantised
+    element: int  # bytes of a number in the model's type
+    sharded: bool = False  # full fine-tuning under FSDP
 
     @classmethod
     def of(cls, model: nn.Module) -> "Shape":
-        """Read it off a loaded model, wrapped or not."""
+        """Return the shape of a loaded model, wrapped or not."""
         base = unwrap(model)
         packed = sum(m.in_features * m.out_features for m in base.modules() if isinstance(m, Linear4bit))
         config, sharded = base.config, any(isinstance(parameter, DTensor) for parameter in base.parameters())
@@ -97,7 +97,7 @@ class Shape:
             config.intermediate_size,
             config.vocab_size,
             packed,
-            config.dtype.itemsize,  # of the computation; shares are float32
+            config.dtype.itemsize,  # of the computation; FSDP shards are float32
             sharded,
         )
 
@@ -108,18 +108,20 @@ def choose(
     device: torch.device,
     longest: int,
     window_tokens: float,
-    besides_gib: float = 0.0,
+    fixed_gib: float = 0.0,
 ) -> MicroBatchPlan:
-    """Return the cheapest plan that fits into the free memory; what `train` sets is taken as it is.
+    """Return the cheapest plan that fits into the free memory and follows the settings in `train`.
 
     Args:
         model: just loaded, its weights still packed.
-        longest: tokens of the longest document; a pass holds at least one.
-        window_tokens: mean tokens of a window; larger passes have nothing to hold.
-        besides_gib: what is not there yet and does not depend on the plan: gradients, the optimiser's state.
+        train: gives plan settings and `memory_gib`; None and "auto" leave a setting to the plan.
+        device: of the model. On a CPU nothing is weighed: the plan has fixed values.
+        longest: tokens of the longest document; a micro-batch holds at least one document.
+        window_tokens: mean tokens of a process's share of a window; a larger micro-batch could not be filled.
+        fixed_gib: memory that will be allocated whatever the plan: gradients, the optimiser's state.
 
     Raises:
-        UserError: nothing fits.
+        UserError: no plan fits.
     """
     shape = Shape.of(model)
     if device.type != "cuda":
@@ -127,13 +129,13 @@ def choose(
         weights = train.weights if train.weights != "auto" else "dequantised" if small else "packed"
         tokens = train.micro_batch_tokens or CPU_TOKENS
         return MicroBatchPlan(tokens, min(train.recompute_layers or 0, shape.layers), weights, bool(train.compile))
-    free = free_gib(device, train.memory_gib) - besides_gib
+    free = free_gib(device, train.memory_gib) - fixed_gib
     plans = list(candidates(shape, train, longest, window_tokens))
     fitting = [plan for plan in plans if extra_gib(shape, plan, longest) <= free]
     if not fitting:
         least = min(extra_gib(shape, plan, longest) for plan in plans)
         raise UserError(
-            f"the smallest plan needs {least + besides_gib:.1f} GiB beside the model, and {free + besides_gib:.1f} GiB "
+            f"the smallest plan needs {least + fixed_gib:.1f} GiB beside the model, and {free + fixed_gib:.1f} GiB "
             f"are free; lower data.max_tokens (the longest row has {longest} tokens), leave train.micro_batch_tokens, "
             "recompute_layers and weights to the plan, or take a larger GPU"
             + (", or more of them (train.gpus)" if train.finetuning == "full" else "")
@@ -141,10 +143,15 @@ def choose(
     return min(fitting, key=lambda plan: cost(shape, plan))
 
 
-def agreed(plan: MicroBatchPlan, processes: int) -> MicroBatchPlan:
-    """Return the first process's plan on all of them: they take turns at the passes of *one* split of a window.
+def broadcast_plan(plan: MicroBatchPlan, processes: int) -> MicroBatchPlan:
+    """Return the first process's plan on every process. Collective.
 
-    Whoever has less memory than it cuts its own passes further, in its rehearsal.
+    All processes must split a window alike, since they take turns at its micro-batches. A process with less memory
+    cuts its own micro-batches further, in its rehearsal.
+
+    Args:
+        plan: this process's.
+        processes: their number.
     """
     if processes == 1:
         return plan
@@ -153,9 +160,9 @@ def agreed(plan: MicroBatchPlan, processes: int) -> MicroBatchPlan:
 
 
 def candidates(shape: Shape, train: TrainConfig, longest: int, window_tokens: float) -> Iterator[MicroBatchPlan]:
-    """Yield every plan that the settings allow."""
-    widest = math.ceil(WIDEST * window_tokens / 64) * 64
-    tokens = {max(min(size, widest), longest) for size in TOKENS}
+    """Yield every plan that the settings in `train` allow; see `choose` for the arguments."""
+    largest = math.ceil(WINDOW_SPREAD * window_tokens / 64) * 64
+    tokens = {max(min(size, largest), longest) for size in TOKENS}
     weights = ("packed", "dequantised") if train.weights == "auto" and shape.packed else (train.weights,)
     kinds = ("packed",) if not shape.packed else weights
     asked = train.recompute_layers
@@ -167,7 +174,16 @@ def candidates(shape: Shape, train: TrainConfig, longest: int, window_tokens: fl
 
 
 def cost(shape: Shape, plan: MicroBatchPlan) -> float:
-    """Return the time of a token, in units of its forward pass; weights have gradients only where all are trained."""
+    """Return the estimated time of a token, in units of its forward pass.
+
+    A backward pass costs one unit for the gradients of activations, and in full fine-tuning another for those of the
+    weights; activation checkpointing runs some of the forward pass again.
+
+    >>> shape = Shape(layers=28, hidden=3584, intermediate=18944, vocabulary=152064, packed=6_525_288_448, element=2)
+    >>> sizes = {"packed": 1024, "dequantised": 8192}
+    >>> [round(cost(shape, MicroBatchPlan(size, 0, kind, True)), 2) for kind, size in sizes.items()]
+    [4.73, 2.04]
+    """
     passes = (3 if shape.sharded else 2) + plan.recompute_layers / shape.layers
     unpacking = UNPACKING if shape.packed and plan.weights == "packed" else 0.0
     gathering = GATHERING if shape.sharded else 0.0
@@ -175,25 +191,50 @@ def cost(shape: Shape, plan: MicroBatchPlan) -> float:
 
 
 def extra_gib(shape: Shape, plan: MicroBatchPlan, longest: int) -> float:
-    """Return what a plan needs at its peak beside the model as it was loaded, in GiB."""
+    """Return the GiB that a plan needs at its peak, beside the model as it was loaded.
+
+    These are stored activations, the head's logits and, if weights are held dequantised, their growth.
+
+    Args:
+        longest: tokens of the longest document, which a micro-batch must hold whatever its budget.
+
+    Activation checkpointing of all 28 layers saves most of what 8,192 tokens of Dream 7B keep:
+
+    >>> shape = Shape(layers=28, hidden=3584, intermediate=18944, vocabulary=152064, packed=6_525_288_448, element=2)
+    >>> [round(extra_gib(shape, MicroBatchPlan(8192, layers, "packed", True), 2048), 1) for layers in (0, 28)]
+    [32.7, 5.0]
+    """
     tokens = max(plan.micro_batch_tokens, longest)
     by_hidden, by_intermediate = KEPT[plan.compile]
     kept = tokens * shape.element * (by_hidden * shape.hidden + by_intermediate * shape.intermediate)
     inputs = tokens * shape.element * shape.hidden * plan.recompute_layers
     activations = kept * (shape.layers - plan.recompute_layers) + inputs + WORKING * kept
     head = HEAD_ROWS * shape.vocabulary * (4 * shape.element + 4)
-    # 0.516 bytes a parameter: 4 bits, and a scale for every 64 in 8 bits
+    # A packed parameter takes 0.516 bytes: 4 bits, and its part of an 8-bit scale for every 64 parameters.
     weights = shape.packed * (shape.element - 0.516) if plan.weights == "dequantised" else 0.0
     return (activations + head + weights) / GIB
 
 
 def shrink(plan: MicroBatchPlan, layers: int, largest: int, longest: int) -> MicroBatchPlan | None:
-    """Return a plan that needs less memory: smaller passes first, then every layer recomputed; None if there is none.
+    """Return a plan that needs less memory, or None if there is none.
+
+    Micro-batches are halved first; once each holds a single document, every layer gets activation checkpointing.
 
     Args:
-        layers: of the model.
-        largest: tokens of the largest pass of the window that did not fit.
-        longest: tokens of its longest document, which cannot be cut.
+        plan: the plan that did not fit.
+        layers: number of the model's decoder layers.
+        largest: tokens of the largest micro-batch that ran under it.
+        longest: tokens of the longest document in there, which cannot be cut.
+
+    >>> plan = MicroBatchPlan(4096, recompute_layers=0, weights="packed", compile=True)
+    >>> plan = shrink(plan, layers=28, largest=3000, longest=2000)
+    >>> plan.cut_tokens, plan.recompute_layers
+    (2000, 0)
+    >>> plan = shrink(plan, layers=28, largest=2000, longest=2000)
+    >>> plan.cut_tokens, plan.recompute_layers
+    (2000, 28)
+    >>> shrink(plan, layers=28, largest=2000, longest=2000) is None
+    True
     """
     if largest > longest:
         return replace(plan, cut_tokens=max(largest // 2, longest))

@@ -1,4 +1,4 @@
-"""The forward and backward passes of a window, and what happens when one does not fit into the GPU's memory."""
+"""The micro-batches of a window: gradient accumulation, and a smaller plan when one does not fit into GPU memory."""
 
 import sys
 from collections.abc import Sequence
@@ -15,53 +15,76 @@ from dreamtune.objective.loss import loss_sums
 from dreamtune.objective.packing import Batch, collate
 from dreamtune.train.layers import prepare_layers
 from dreamtune.train.micro_batch_plan import MicroBatchPlan, shrink
-from dreamtune.train.prefetch import Ahead
+from dreamtune.train.prefetch import Prefetcher
 from dreamtune.train.run import Run
 from dreamtune.train.windows import TrainingWindows, Window, dropout_seed
 
-SMALLEST = "its layers are all recomputed and its longest document stands alone in a pass"
+SMALLEST = "its layers are all recomputed and its longest document stands alone in a micro-batch"
 
 
 def make_window(run: Run, step: int) -> Window:
-    """Return a step's window as the plan cuts it now."""
+    """Return the window of a step, cut into micro-batches by the run's current plan."""
     return run.windows.window(step, run.share, run.plan)
 
 
-def accumulate(run: Run, windows: Ahead[Window], step: int) -> tuple[Window, Tensor]:
-    """Add up the gradients of a window's passes, and return it with (weighted loss, nll), [2] float32 in nats.
+def accumulate(run: Run, windows: Prefetcher[Window], step: int) -> tuple[Window, Tensor]:
+    """Accumulate the gradients of a window's micro-batches; return the window, and its sums over this process.
 
-    On a GPU nothing waits for it in here. Out of memory, the window is cut into smaller passes and begun anew: the
-    sums are over the window, so that only rounding (and dropout's noise) tells.
+    The function does not wait for the GPU. If memory runs out, it shrinks the plan and repeats the window in smaller
+    micro-batches: both sums are over the window, so that only rounding (and dropout's noise) changes.
+
+    Args:
+        run: its plan may change.
+        windows: made ahead; the next one is started here.
+        step: number of the window, from 1.
+
+    Returns:
+        (the window, [2] float32: sum of w * CE, and sum of CE / t up to the first end tokens, in nats)
+
+    Raises:
+        UserError: one document does not fit into the memory.
+        Interrupted: the run was asked to stop; the window's gradients are incomplete.
     """
     window = windows[step]
-    while (sums := passes_of(run, window, step)) is None:
+    while (sums := window_sums(run, window, step)) is None:
         make_smaller(run, window.batches)
         window = make_window(run, step)
     windows.start(step + 1)  # while the GPU is busy with this one
     return window, sums
 
 
-def passes_of(run: Run, window: Window, step: int) -> Tensor | None:
-    """Return what a window's passes add up to, [2]; None, and no gradient, if one of them did not fit."""
+def window_sums(run: Run, window: Window, step: int) -> Tensor | None:
+    """Run a window's micro-batches and return their sums, [2] float32, see `accumulate`.
+
+    Returns None, with all gradients cleared, if a micro-batch did not fit into memory.
+    """
     try:
         sums = torch.zeros(2, device=run.share.device)
         for batch in window.batches:
-            if run.share.processes == 1:  # several agree on it after the window, lest they wait for each other
+            if run.share.processes == 1:  # several agree on a stop after the window (`stop_together`), or they deadlock
                 run.stop.check()
-            if len(batch.positions) == 0 and not run.share.lockstep:
-                continue  # nothing is hidden, so nothing is added to either sum
+            if len(batch.positions) == 0 and not run.share.synchronous:
+                continue  # no token is hidden, so neither sum nor any gradient would change
             torch.manual_seed(dropout_seed(run.train.seed, step, batch))
             sums += forward_backward(run, batch, window.loss_tokens)
         return sums
-    except torch.OutOfMemoryError:  # what the passes held is free only outside of here
-        if run.share.lockstep:  # the others would wait for ever for a pass that is not made
+    except torch.OutOfMemoryError:  # the activations are released only once this handler is left
+        if run.share.synchronous:  # the other processes would deadlock in a micro-batch that this one does not run
             raise
         run.optimizer.zero_grad()
         return None
 
 
 def forward_backward(run: Run, batch: Batch, loss_tokens: int) -> Tensor:
-    """Add a pass's share to the gradients; return (weighted loss, nll), [2], without a graph."""
+    """Run a micro-batch forward and backward: add (sum of w * CE) / `loss_tokens` to the gradients.
+
+    Args:
+        batch: the micro-batch.
+        loss_tokens: response tokens of the whole window.
+
+    Returns:
+        [2] float32 without an autograd graph: sum of w * CE, and sum of CE / t up to the first end tokens, in nats.
+    """
     with run.finetuning.mixed_precision():
         loss, nll = loss_sums(run.model, batch)
     (loss / loss_tokens).backward()
@@ -69,25 +92,33 @@ def forward_backward(run: Run, batch: Batch, loss_tokens: int) -> Tensor:
 
 
 def rehearse(run: Run) -> None:
-    """Take the heaviest pass that the run can meet, and throw its gradients away: what it needs is known from here on.
+    """Run one forward and backward pass on the largest micro-batch that this run can make, and discard the gradients.
 
-    Its text is nonsense, all of it masked. Whatever does not fit makes the plan smaller before the first step.
+    The micro-batch has dummy tokens, all masked. Its peak memory bounds every later step; if it does not fit, the plan
+    shrinks here, before the first step.
+
+    Raises:
+        UserError: one document does not fit into the memory.
     """
     run.model.train()
     while not fits(run, batch := heaviest_micro_batch(run.windows, run.plan, run.share.device)):
         make_smaller(run, (batch,))
     if run.share.process == 0:
-        later = ", gradients and optimizer to come" if run.share.lockstep else ""
+        later = ", gradients and optimizer to come" if run.share.synchronous else ""
         print(f"{run.plan}: {peak_gib(run.share.device):.2f} GiB in the rehearsal{later}", file=sys.stderr)
 
 
 def fits(run: Run, batch: Batch) -> bool:
-    """Try a pass, and leave no gradient behind."""
+    """Return whether a micro-batch fits into memory: run it forward and backward, and clear the gradients.
+
+    Raises:
+        torch.OutOfMemoryError: it does not fit in a run of synchronous processes, which cannot go on by themselves.
+    """
     try:
         forward_backward(run, batch, len(batch.positions))
         return True
     except torch.OutOfMemoryError:
-        if run.share.lockstep:
+        if run.share.synchronous:
             raise
         return False
     finally:
@@ -95,14 +126,18 @@ def fits(run: Run, batch: Batch) -> bool:
 
 
 def make_smaller(run: Run, batches: Sequence[Batch]) -> None:
-    """Give `run` a plan that needs less memory.
+    """Replace the run's plan by one that needs less memory, and say so on stderr.
+
+    Args:
+        run: its plan and its model's layers change.
+        batches: the micro-batches of which one did not fit.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no smaller plan.
     """
     torch.cuda.empty_cache()
-    watch(run.share.device)  # the peak of what failed says nothing of what is going to run
-    largest = max(sum(len(row.input_ids) for row in batch.rows) for batch in batches)
+    watch(run.share.device)  # forget the peak of the attempt that failed: the smaller plan will stay below it
+    largest = max(sum(len(noised.input_ids) for noised in batch.noised) for batch in batches)
     longest = max(batch.longest for batch in batches)
     layers = len(unwrap(run.model).model.layers)
     plan = shrink(run.plan, layers, largest, longest)
@@ -114,7 +149,10 @@ def make_smaller(run: Run, batches: Sequence[Batch]) -> None:
 
 
 def heaviest_micro_batch(windows: TrainingWindows, plan: MicroBatchPlan, device: torch.device) -> Batch:
-    """Return documents of the greatest length that together reach the budget, every token but the first masked."""
+    """Return the largest micro-batch that a run can make: documents of the greatest length, up to the plan's budget.
+
+    Every token but a document's first is masked, so that as many as possible go through the head.
+    """
     longest, tokens = windows.longest, plan.cut_tokens or plan.micro_batch_tokens
     lengths = [longest] * max(1, min(windows.documents, tokens // longest))
     rest = tokens - sum(lengths)

@@ -1,4 +1,4 @@
-"""The optimiser of the adapter and its learning rate, which is a function of the step alone."""
+"""The optimiser, and its learning rate as a function of the step alone."""
 
 import math
 from collections.abc import Iterable
@@ -14,7 +14,10 @@ from dreamtune.settings.train import TrainConfig
 def make_optimizer(
     parameters: Iterable[nn.Parameter], train: TrainConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Return AdamW, or its 8-bit form whose state moves to the host when the GPU's memory is short.
+    """Return the optimiser that `train.optimizer` names.
+
+    "adamw" is torch's fused AdamW. "paged_adamw_8bit" is that of bitsandbytes, whose 8-bit state moves to the host when
+    GPU memory is short (Dettmers et al., arXiv 2110.02861 and 2305.14314).
 
     Raises:
         UserError: paged_adamw_8bit without a GPU.
@@ -32,9 +35,18 @@ def make_optimizer(
 
 
 def learning_rate(step: int, total: int, train: TrainConfig) -> float:
-    """Return the learning rate of `step` (from 1): up from 0 over the warm-up, then down towards 0 after the last step.
+    """Return the learning rate of a step: linear warm-up from 0, then `train.schedule` down to 0.
 
-    Neither end is itself 0, so that no step is wasted.
+    Both zeros lie outside of the run, before the first and after the last step, so that no step is wasted.
+
+    Args:
+        step: counted from 1.
+        total: steps of the run.
+        train: gives `learning_rate`, `warmup` as a share of all steps, and `schedule`.
+
+    >>> train = TrainConfig(learning_rate=1.0, warmup=0.2, schedule="linear")
+    >>> [round(learning_rate(step, 10, train), 3) for step in range(1, 11)]
+    [0.333, 0.667, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
     """
     warmup = min(round(train.warmup * total), total - 1)
     if step <= warmup:
@@ -45,6 +57,6 @@ def learning_rate(step: int, total: int, train: TrainConfig) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter the same learning rate."""
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate

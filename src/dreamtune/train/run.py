@@ -1,4 +1,4 @@
-"""A training run: what the loop works on, how it begins, goes on from a checkpoint, and writes one."""
+"""A training run: the objects that the loop works on, how they are prepared, resumed from a checkpoint, and saved."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 from dreamtune.device.gpus import resolve_device, take_gpu
 from dreamtune.device.memory import limit_memory, numbered
 from dreamtune.errors import UserError
+from dreamtune.formats.training import LOG_FILE
 from dreamtune.interruption import StopSignals
 from dreamtune.model.loading import load
 from dreamtune.model.nf4 import keep_dequantised
@@ -29,56 +30,64 @@ from dreamtune.train.full_finetuning import FullFinetuning
 from dreamtune.train.gate import smoke_plan
 from dreamtune.train.layers import prepare_layers
 from dreamtune.train.log import History, Log
-from dreamtune.train.micro_batch_plan import MicroBatchPlan, agreed, choose
+from dreamtune.train.micro_batch_plan import MicroBatchPlan, broadcast_plan, choose
 from dreamtune.train.optimizer import make_optimizer
 from dreamtune.train.windows import Share, TrainingWindows, validation_batches
 
-SLOWEST_WRITE = timedelta(hours=2)  # for which the others wait while one process reads or writes a checkpoint
+SLOWEST_WRITE = timedelta(hours=2)  # the longest wait of the other processes while one reads or writes a checkpoint
 
 
 @dataclass
 class Run:
-    """What the loop works on. Every process holds all of it; only `share.process` 0 writes files."""
+    """All objects that the training loop works on. Every process has its own; only `share.process` 0 writes files."""
 
     train: TrainConfig
     base: ModelConfig
-    finetuning: Finetuning  # what is trained
+    finetuning: Finetuning  # the model, and which of its weights are trained
     optimizer: torch.optim.Optimizer
     windows: TrainingWindows
     validates: bool  # the same on every process, also on one whose share of the validation rows is empty
-    validation: tuple[Batch, ...]
+    validation: tuple[Batch, ...]  # this process's micro-batches
     share: Share
-    plan: MicroBatchPlan  # how windows are cut into passes; smaller after the memory ran out
+    plan: MicroBatchPlan  # how windows are cut into micro-batches; shrinks if the memory runs out
     checkpoints: Path
-    fingerprint: dict[str, Any]
+    fingerprint: dict[str, Any]  # settings and data that a checkpoint must share to be resumed from
     history: History
     stop: StopSignals = field(default_factory=StopSignals)
 
     @property
     def model(self) -> Any:
-        """The model that is trained, as it passes forward."""
+        """The model as it runs forward, with what is trained."""
         return self.finetuning.model
 
 
 def prepare_run(train: TrainConfig, base: ModelConfig, shards: Path, work: Path, gate: Path | None = None) -> Run:
-    """Load data and base model, and make it trainable: whatever was trained before, this starts at the base.
+    """Load shards and base model, and make the model trainable. No weights but the base's are ever loaded here.
 
     Args:
-        gate: smoke's output, whose plan is taken if it is that of a run like this; None makes one.
+        train: settings of the run.
+        base: settings of the base model.
+        shards: output of prepare_shards.
+        work: folder whose `checkpoints` the run reads and writes.
+        gate: smoke's output, whose verified plan is taken over if it suits this run; None for smoke itself.
+
+    Raises:
+        UserError: missing or damaged data or model, fewer GPUs than processes, or too little memory for any plan.
     """
     state = PartialState(cpu=check_gpus(resolve_device(base.device)) == "cpu", timeout=SLOWEST_WRITE)
     full = train.finetuning == "full"
-    # By its number: windows are made in a thread, for which the current GPU is the first.
+    # The device carries its number ("cuda:1"): windows are made on a thread, whose current GPU is always the first.
     share = Share(state.process_index, state.num_processes, full, torch.device(numbered(str(state.device))))
     meta, split = read_meta(shards), read_split(shards, "train")
     windows = TrainingWindows(split, meta, train)
     limit_memory(share.device, train.memory_gib)
     loaded = load(base)
     sharded = FullFinetuning(loaded, base, share.device) if full else None
-    tokens = windows.window_tokens / share.processes  # a pass for each process
-    besides = sharded.besides_gib() if sharded else 0.0
+    tokens = windows.window_tokens / share.processes  # so that each process has a micro-batch
+    fixed = sharded.fixed_gib() if sharded else 0.0
     verified = smoke_plan(gate, train, share)
-    plan = agreed(verified or choose(loaded, train, share.device, windows.longest, tokens, besides), share.processes)
+    plan = verified or choose(loaded, train, share.device, windows.longest, tokens, fixed)
+    plan = broadcast_plan(plan, share.processes)
     if plan.weights == "dequantised":
         keep_dequantised(loaded)
     finetuning = sharded or LoraFinetuning(loaded, train, base, share)
@@ -101,10 +110,13 @@ def prepare_run(train: TrainConfig, base: ModelConfig, shards: Path, work: Path,
 
 
 def check_gpus(device: str) -> str:
-    """Return `device`, once there is one for each process of this node; a process alone takes one.
+    """Check that this node has a GPU for each of its processes, reserve one for a process alone; return `device`.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:N".
 
     Raises:
-        UserError: there are fewer.
+        UserError: torch sees fewer GPUs than there are processes.
     """
     wanted, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if device == "cuda" and wanted > there:
@@ -114,7 +126,11 @@ def check_gpus(device: str) -> str:
 
 
 def resume(run: Run) -> None:
-    """Go on from the newest whole checkpoint, if there is one. The first process reads it, for all of them."""
+    """Restore a run from its newest whole checkpoint, if there is one. Collective: the first process reads it for all.
+
+    Raises:
+        UserError: the checkpoint belongs to other settings or data.
+    """
     found = newest(run.checkpoints) if run.share.process == 0 else None
     known = (found.path, found.state) if found else None
     if run.share.processes > 1:
@@ -123,13 +139,13 @@ def resume(run: Run) -> None:
         return
     path, state = known
     if state["fingerprint"] != json.loads(json.dumps(run.fingerprint)):
-        raise UserError(f"{path} belongs to other settings or data; delete {run.checkpoints} to start anew")
+        raise UserError(f"{path} belongs to other settings or data; delete {run.checkpoints} to start again")
     run.finetuning.restore(found, run.optimizer)
     run.history = History(**state["history"])
     before = MicroBatchPlan(**state["plan"])
-    # Windows are cut as they were, to the same rounding and dropout; but what does not fit could not be made smaller
-    # where processes go in step, and there is no dropout.
-    if before.is_asked_for(run.train) and not (run.share.lockstep and run.share.device.type == "cuda"):
+    # Micro-batches stay as they were, for the same rounding and the same dropout. Synchronous processes on GPUs take
+    # the new plan: they have no dropout, and could not shrink the old one if it did not fit.
+    if before.is_asked_for(run.train) and not (run.share.synchronous and run.share.device.type == "cuda"):
         run.plan = replace(run.plan, micro_batch_tokens=before.micro_batch_tokens, cut_tokens=before.cut_tokens)
     run.history.resumed_from.append(run.history.step)
     if run.share.process == 0:
@@ -137,7 +153,7 @@ def resume(run: Run) -> None:
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint and prune older ones."""
+    """Write a checkpoint of the run and prune older ones. Collective; only the first process writes."""
     weights, optimizer = run.finetuning.weights(), run.finetuning.optimizer_state(run.optimizer)
     if run.share.process == 0:
         state = {"history": run.history.to_state(), "fingerprint": run.fingerprint, "plan": run.plan.to_json()}
@@ -147,7 +163,12 @@ def save(run: Run) -> None:
 
 
 def open_log(run: Run, out: Path, work: Path) -> Log:
-    """Return the log of this process; only the first one writes."""
+    """Return the log of this process; only the first process's writes files.
+
+    Args:
+        out: folder of train_log.jsonl.
+        work: folder of TensorBoard's events, if `train.tensorboard` asks for them.
+    """
     if run.share.process:
         return Log(run.history, None, None)
     events = None
@@ -155,4 +176,4 @@ def open_log(run: Run, out: Path, work: Path) -> Log:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and rarely asked for
 
         events = SummaryWriter(str(work / "tensorboard"), purge_step=run.history.step + 1)
-    return Log(run.history, out / "train_log.jsonl", events)
+    return Log(run.history, out / LOG_FILE, events)

@@ -1,18 +1,18 @@
-"""Training: `train_adapter`, and in it the loop.
+"""Training: `train_adapter`, and the loop in `fit`.
 
-What it writes into `out`:
+A training writes into `out`:
 
-    adapter/            the adapter in PEFT format; or, of full fine-tuning,
-    model/              the checkpoint in the base's format
+    adapter/            the adapter in PEFT format; or, after full fine-tuning,
+    model/              the whole model in the base's format
     train_log.jsonl     one line per logged step and per validation, written as the run goes
     training.json       first and last loss, steps, tokens, memory, seconds per step, validation, what was resumed
     gate.json           the canaries: {"passed": ..., "checks": [...]}
 
-and into `work`, which outlives a killed attempt: checkpoints/ (see `checkpoint.py`), on request tensorboard/.
-`smoke` and `full` are both this function, with other numbers; full is given smoke's folder as its gate.
+and into `work`, which outlives a killed attempt: checkpoints/ (see `checkpoint.py`) and, on request, tensorboard/.
+The smoke run and the full run both call `train_adapter`, with different settings; the full run is given smoke's folder
+as its gate.
 """
 
-import json
 import math
 import signal
 import time
@@ -30,8 +30,11 @@ from dreamtune.canaries.alignment import rows_aligned
 from dreamtune.checks import Check, at, failed, verdict
 from dreamtune.device.memory import out_of_memory, peak_gib, watch
 from dreamtune.errors import UserError
+from dreamtune.files import finite, write_json
+from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
 from dreamtune.interruption import Interrupted
 from dreamtune.model.loading import count_parameters
+from dreamtune.model.modes import evaluation_mode
 from dreamtune.objective.loss import loss_sums
 from dreamtune.progress import Progress
 from dreamtune.settings.model import ModelConfig
@@ -40,7 +43,7 @@ from dreamtune.train.gate import announce_prediction, open_gate, ran_as
 from dreamtune.train.log import Log
 from dreamtune.train.micro_batches import SMALLEST, accumulate, make_window, rehearse
 from dreamtune.train.optimizer import learning_rate, set_learning_rate
-from dreamtune.train.prefetch import Ahead
+from dreamtune.train.prefetch import Prefetcher
 from dreamtune.train.run import Run, open_log, prepare_run, resume, save
 
 REMEDY = {
@@ -57,22 +60,30 @@ def train_adapter(
     work: Path,
     gate: Path | None = None,
 ) -> dict[str, Any]:
-    """Train an adapter (or all weights) from the base model, or go on from the newest whole checkpoint in `work`.
+    """Fine-tune the base model (an adapter, or the whole model), or go on from the newest whole checkpoint in `work`.
+
+    Every process of the run calls this function.
 
     Args:
+        train: settings of the run.
+        model: settings of the base model.
         shards: output of prepare_shards.
-        out: private, empty folder for what the module's docstring lists.
+        out: private, empty folder for the files that the module's docstring lists.
         work: folder that outlives a killed attempt; several attempts may use it at once.
         gate: smoke's output, which must have passed; None for smoke itself.
 
+    Returns:
+        counts for the manifest: rows, steps, tokens, first_loss, last_loss, trainable.
+
     Raises:
         UserError: the gate did not pass, the loss stopped being finite, the memory did not suffice, no training rows.
+        Interrupted: the run was asked to stop, and has written a checkpoint.
     """
     gate_passed = open_gate(gate, train.on_failed_gate)
     with out_of_memory(REMEDY[train.finetuning]):
         run = prepare_run(train, model, shards, work, gate)
         predicted = announce_prediction(gate, run.windows, run.share, run.plan) if gate else {}
-        checks = check_moment(run, "first_window")
+        checks = run_canaries(run, "first_window")
         if gate and train.on_failed_gate == "stop" and (faults := failed(checks)):
             raise UserError(f"the run's own canaries failed: {'; '.join(faults)}")
         resume(run)
@@ -81,7 +92,7 @@ def train_adapter(
         began = time.monotonic()
         fit_or_save(run, open_log(run, out, work))
         fit_s = time.monotonic() - began  # of this process, whatever it resumed
-        checks += check_moment(run, "last_window")
+        checks += run_canaries(run, "last_window")
     if broken := [check for check in checks if check["name"].startswith("loss_finite") and not check["passed"]]:
         raise UserError(f"{broken[0]['name']}: the loss is not finite; lower train.learning_rate or raise train.warmup")
     trainable, parameters = count_parameters(run.model)
@@ -92,17 +103,17 @@ def train_adapter(
     weights = run.finetuning.weights()
     if run.share.process == 0:
         run.finetuning.write_result(weights, out)
-        (out / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        (out / "gate.json").write_text(json.dumps(verdict(checks), indent=2) + "\n", encoding="utf-8")
+        write_json(out / TRAINING_FILE, finite(summary))
+        write_json(out / GATE_FILE, finite(verdict(checks)))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return {name: summary[name] for name in ("rows", "steps", "tokens", "first_loss", "last_loss", "trainable")}
 
 
 def fit_or_save(run: Run, log: Log) -> None:
-    """Train to the end. Asked to stop, finish the micro-batch, write a checkpoint and raise `Interrupted`.
+    """Train to the last step. Asked to stop, finish the micro-batch, write a checkpoint and raise `Interrupted`.
 
-    What the window under way has added up so far is given up: the next start begins it anew, to the same bits.
+    The gradients of an unfinished window are dropped: the next start repeats the window, to the same bits.
     """
     with run.stop:
         try:
@@ -111,21 +122,24 @@ def fit_or_save(run: Run, log: Log) -> None:
             step = run.history.step
             if step:
                 save(run)
-                if run.share.processes > 1:  # whoever ended before the first has written would have it ended, too
+                if run.share.processes > 1:  # torchrun kills all processes when one ends; the first is still writing
                     torch.distributed.barrier()
             kept = f"a checkpoint after step {step} of {run.windows.total} is kept" if step else "no step was finished"
             raise Interrupted(f"{stopped}; {kept}; start snakemake again to go on from there") from None
 
 
 def fit(run: Run, log: Log) -> None:
-    """Take every step that is left. One step is one window, however many forward passes and processes share it."""
+    """Run every step that is left, with validations, log lines and checkpoints on the way.
+
+    One step is one window, however many micro-batches and processes share it.
+    """
     train, history, total = run.train, run.history, run.windows.total
     run.model.train()
     last_checkpoint, first_step = time.monotonic(), history.step + 1
     if not history.lines:
         validate(run, log)
     progress = Progress("train", total, done=history.step) if run.share.process == 0 else None
-    with progress or nullcontext(), Ahead(partial(make_window, run), total) as windows:
+    with progress or nullcontext(), Prefetcher(partial(make_window, run), total) as windows:
         for step in range(first_step, total + 1):
             started = time.monotonic()
             window, sums = accumulate(run, windows, step)
@@ -166,20 +180,24 @@ def fit(run: Run, log: Log) -> None:
 
 
 def validate(run: Run, log: Log) -> None:
-    """Log the 1/t bound on the validation rows, in nats per response token, under masks that never change."""
+    """Log the NLL bound (w = 1/t) on the validation rows, in nats per response token, under masks that never change.
+
+    Collective.
+
+    Raises:
+        UserError: the bound is not finite.
+    """
     if not run.validates:
         return
     started = time.monotonic()
-    run.model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=run.share.device)  # [2]: nats, tokens
-    with torch.no_grad():
+    with evaluation_mode(run.model):
         for batch in run.validation:
             if run.share.processes == 1:
                 run.stop.check()
-            tokens = sum(row.nll_tokens for row in batch.rows)
-            nll = loss_sums(run.model, batch)[1].item() if len(batch.positions) or run.share.lockstep else 0.0
+            tokens = sum(row.nll_tokens for row in batch.noised)
+            nll = loss_sums(run.model, batch)[1].item() if len(batch.positions) or run.share.synchronous else 0.0
             sums += torch.tensor([nll, tokens], dtype=torch.float64, device=run.share.device)
-    run.model.train()
     if run.share.processes > 1:
         sums = reduce(sums, "sum")
     step, validation_nll = run.history.step, (sums[0] / sums[1]).item()
@@ -190,24 +208,35 @@ def validate(run: Run, log: Log) -> None:
 
 
 def stop_together(run: Run, overdue: bool) -> bool:
-    """Stop all processes in the same step as soon as one of them was asked to, even if the signal missed the others.
+    """Agree over all processes whether to stop and whether to write a checkpoint. Collective.
+
+    A stop signal may reach only some processes; all of them stop after the same step.
 
     Args:
-        overdue: whether this process finds that a checkpoint is.
+        overdue: whether, by this process's clock, a checkpoint is overdue.
 
     Returns:
-        what the first process finds: where all weights are trained, a checkpoint takes all processes.
+        whether one is overdue by the first process's clock. All go by it, since saving is collective.
+
+    Raises:
+        Interrupted: a process was asked to stop.
     """
     mine = [float(run.stop.received is not None), float(overdue and run.share.process == 0)]
     asked, due = reduce(torch.tensor(mine, device=run.share.device), "sum").tolist()
     if asked and not run.stop.received:
-        run.stop.received = signal.SIGTERM  # so the launcher would have said
+        run.stop.received = signal.SIGTERM  # the signal that torchrun would have passed on
     run.stop.check()
     return bool(due)
 
 
 def stop_unless_finite(step: int, loss: float, grad_norm: float) -> None:
-    """A loss that is not finite always stops, before the optimiser takes it in."""
+    """Raise a UserError if a window's loss or gradient norm is not finite, before the optimiser uses the gradients.
+
+    Args:
+        step: number of the window, from 1.
+        loss: in nats per response token.
+        grad_norm: before clipping.
+    """
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise UserError(
             f"step {step}: the loss is {loss}, its gradient norm {grad_norm}; lower train.learning_rate or raise "
@@ -215,11 +244,20 @@ def stop_unless_finite(step: int, loss: float, grad_norm: float) -> None:
         )
 
 
-def check_moment(run: Run, moment: str) -> list[Check]:
-    """Run the canaries on the first or the last window that can be judged, all of it, on every process."""
+def run_canaries(run: Run, moment: str) -> list[Check]:
+    """Return the checks of the canaries on the first or the last window of the run that can be judged. Collective.
+
+    Every process looks at the whole window.
+
+    Args:
+        moment: "first_window", which adds the canaries that need an untouched base, or "last_window".
+
+    Raises:
+        UserError: no window of the run has a hidden response token.
+    """
     steps = range(1, run.windows.total + 1)
     steps = steps if moment == "first_window" else steps[::-1]
-    step = next((step for step in steps if canaries.is_telling(run.windows.noised(step))), None)
+    step = next((step for step in steps if canaries.can_be_judged(run.windows.noised(step))), None)
     if step is None:
         raise UserError(
             f"in none of the {len(steps)} steps is a response token hidden, so there is nothing to learn or to judge; "

@@ -1,7 +1,7 @@
-"""From shards to windows: the order of the documents, their tails, their noise, and how a window is split.
+"""From shards to windows: the order of the documents, their tails and masks, and how a window is split.
 
-A window is what one optimiser step sees: `global_batch` documents, fewer only at the end of an epoch. It is a function
-of the step and the settings alone, so that a resumed run needs nothing but its step to go on.
+A window is the set of documents that one optimiser step sees: `global_batch` rows, fewer only at the end of an epoch.
+It is a function of the step and the settings alone, so that a resumed run needs only the number of its step.
 """
 
 import math
@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow.compute
 import torch
@@ -19,79 +18,114 @@ from dreamtune.noise import counter_hash
 from dreamtune.objective.diffusion import MIN_RATE, Document, Draw, Noise, Noised, corrupt, mask_rates
 from dreamtune.objective.packing import Batch, collate, split_window
 from dreamtune.settings.train import TrainConfig
+from dreamtune.shards import Split
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
 
-VALIDATION_EPOCH = -1  # an epoch no training step has: the masks of validation are its own, and always the same
+VALIDATION_EPOCH = -1  # no training step has this epoch, so validation has its own masks, the same every time
 
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of every window this process takes, and where it computes."""
+    """The share of every window that this process computes, and its device."""
 
-    process: int = 0
+    process: int = 0  # rank, from 0
     processes: int = 1
-    lockstep: bool = False  # every process takes as many passes as any other: they gather the weights together
+    synchronous: bool = False  # every process runs equally many micro-batches, as FSDP's collectives need
     device: torch.device = torch.device("cpu")  # noqa: RUF009, immutable
 
 
 @dataclass(frozen=True)
 class Window:
-    """One optimiser step's documents: this process's batches, and the sums over *all* of the window."""
+    """The documents of one optimiser step: this process's micro-batches, and counts over the *whole* window."""
 
-    step: int
-    epoch: int
-    batches: tuple[Batch, ...]
-    loss_tokens: int  # denominator of the loss
-    nll_tokens: int  # denominator of the reported bound; 0 where nothing was hidden
-    tokens: int  # tokens that pass the model, padding not counted
+    step: int  # from 1
+    epoch: int  # from 0
+    batches: tuple[Batch, ...]  # this process's micro-batches
+    loss_tokens: int  # denominator of the loss: response tokens with their tails
+    nll_tokens: int  # denominator of the reported bound, without tails; 0 under the objective `copy`
+    tokens: int  # tokens that run through the model, padding not counted
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the rows 0 ... rows - 1 in the order in which this epoch visits them, [rows] int64."""
+    """Return the row numbers 0 to rows - 1 in the order in which an epoch visits them, [rows] int64.
+
+    >>> epoch_order(5, seed=0, epoch=0).tolist(), epoch_order(5, seed=0, epoch=1).tolist()
+    ([1, 3, 4, 2, 0], [2, 3, 1, 0, 4])
+    """
     return np.argsort(counter_hash((Draw.ORDER, seed, epoch), np.arange(rows)), kind="stable")
 
 
 def steps_per_epoch(rows: int, global_batch: int) -> int:
-    """Return how many windows hold all rows once; the last may be short."""
+    """Return the number of windows that hold all rows once; the last window may be short.
+
+    >>> steps_per_epoch(rows=10, global_batch=4)
+    3
+    """
     return math.ceil(rows / global_batch)
 
 
 def tail_length(seed: int, epoch: int, example_id: int, max_tail: int) -> int:
-    """Return how many end tokens follow the first, 0 to max_tail, all alike likely."""
+    """Return the number of end tokens after the first, uniform over 0 to `max_tail`.
+
+    Lengths vary so that the model learns to stop, but not how long generation's canvas is.
+
+    >>> [tail_length(seed=0, epoch=0, example_id=example, max_tail=4) for example in range(6)]
+    [1, 1, 3, 0, 3, 1]
+    """
     return int(counter_hash((Draw.TAIL, seed, epoch, example_id), np.zeros(1))[0] % np.uint64(max_tail + 1))
 
 
 def dropout_seed(seed: int, step: int, batch: Batch) -> int:
-    """Return the torch seed of one forward pass; the batch is known by its first row, so that no generator's state
-    has to be carried from one process to the one that resumes it."""
-    first = batch.rows[0]
+    """Return the torch seed of a micro-batch's dropout, from the step and the micro-batch's first document.
+
+    A seed for each micro-batch spares checkpoints the state of a random generator.
+    """
+    first = batch.noised[0]
     key = (Draw.DROPOUT, seed, step, first.document.example_id, int(first.noise.complement))
     return int(counter_hash(key, np.zeros(1))[0] >> np.uint64(1))
 
 
-def passes(rows: Sequence[Noised], share: Share, plan: MicroBatchPlan) -> list[list[Noised]]:
-    """Return the documents of each of this process's forward passes.
+def micro_batches(window: Sequence[Noised], share: Share, plan: MicroBatchPlan) -> list[list[Noised]]:
+    """Return the documents of each of this process's micro-batches of a window.
 
-    Which documents stand together is the plan's alone, whatever the number of processes; only where this process's
-    memory ran out are its own passes cut further.
+    The plan alone decides which documents stand together, and the processes take turns at the micro-batches. A process
+    whose memory ran out cuts its own micro-batches further. Synchronous processes all get equally many: those that are
+    missing are copies of the last one without targets, which change no sum.
+
+    Three processes and a budget of 8 tokens, so that each of four documents of 5 tokens is a micro-batch by itself:
+
+    >>> noise, plan = Noise("elbo", 1.0, seed=0, epoch=0, mask_id=9), MicroBatchPlan(8, 0, "packed", False)
+    >>> window = [corrupt(Document(number, np.zeros(5, int), 1, 0), noise) for number in range(4)]
+    >>> shares = [micro_batches(window, Share(process, 3, synchronous=True), plan) for process in range(3)]
+    >>> [[int(noised.supervised.sum()) for [noised] in share] for share in shares]
+    [[4, 4], [4, 0], [4, 0]]
     """
-    together = split_window(rows, plan.micro_batch_tokens)
-    if share.lockstep:
-        together += [[idle(row) for row in together[-1]]] * (-len(together) % share.processes)
-    mine = together[share.process :: share.processes]
+    every = split_window(window, plan.micro_batch_tokens)
+    if share.synchronous:
+        every += [[without_targets(noised) for noised in every[-1]]] * (-len(every) % share.processes)
+    own = every[share.process :: share.processes]
     if plan.cut_tokens is None:
-        return mine
-    return [part for documents in mine for part in split_window(documents, plan.cut_tokens)]
+        return own
+    return [cut for documents in own for cut in split_window(documents, plan.cut_tokens)]
 
 
-def idle(row: Noised) -> Noised:
-    """Return the same document with nothing in it to predict: it passes the model, and adds nothing to any sum."""
-    nothing = np.zeros(len(row.input_ids), np.float32)
-    return replace(row, supervised=nothing.astype(bool), weights=nothing, elbo_weights=nothing)
+def without_targets(noised: Noised) -> Noised:
+    """Return a corrupted document of which no token is predicted: it runs through the model and changes no sum."""
+    nothing = np.zeros(len(noised.input_ids), np.float32)
+    return replace(noised, supervised=nothing.astype(bool), weights=nothing, elbo_weights=nothing)
 
 
 def make_document(row: dict[str, Any], tail_tokens: int, end_id: int, max_tokens: int) -> Document:
-    """Append the tail to a row of the shards. A cut answer (not `complete`) must not teach the model to stop there."""
+    """Return a row of the shards as a document, with a tail of end tokens.
+
+    A row whose answer was cut (not `complete`) gets no tail: the model must not learn to stop at the cut.
+
+    Args:
+        row: of the shards, see `formats.shards.SHARD`.
+        tail_tokens: length of the tail; shorter where the document would exceed `max_tokens`.
+        end_id: the end token.
+        max_tokens: of a document.
+    """
     tail = min(tail_tokens, max_tokens - len(row["input_ids"])) if row["complete"] else 0
     tokens = np.asarray(row["input_ids"], np.int64)
     return Document(
@@ -103,14 +137,15 @@ def make_document(row: dict[str, Any], tail_tokens: int, end_id: int, max_tokens
 
 
 class TrainingWindows:
-    """The windows of one training run, each made when it is asked for.
+    """The windows of one training run; `window` makes one at a time.
 
     Args:
         split: the training split; only its first `train.rows` rows are used.
-        meta: shards.json.
+        meta: the content of shards.json.
+        train: settings of the run.
     """
 
-    def __init__(self, split: datasets.Dataset, meta: dict[str, Any], train: TrainConfig) -> None:
+    def __init__(self, split: Split, meta: dict[str, Any], train: TrainConfig) -> None:
         self.split, self.train = split, train
         self.ids: dict[str, int] = meta["tokenizer"]
         self.max_tokens: int = meta["max_tokens"]
@@ -120,26 +155,26 @@ class TrainingWindows:
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def window(self, step: int, share: Share, plan: MicroBatchPlan) -> Window:
-        """Return the window of `step` (from 1), with this process's share of its batches."""
+        """Return the window of a step, counted from 1, with this process's micro-batches on its device."""
         noised = self.noised(step)
-        batches = passes(noised, share, plan)
+        batches = micro_batches(noised, share, plan)
         return Window(
             step=step,
             epoch=(step - 1) // self.per_epoch,
-            batches=tuple(collate(rows, share.device) for rows in batches),
-            loss_tokens=max(sum(row.loss_tokens for row in noised), 1),
-            nll_tokens=sum(row.nll_tokens for row in noised),
-            tokens=sum(len(row.input_ids) for row in noised),
+            batches=tuple(collate(documents, share.device) for documents in batches),
+            loss_tokens=max(sum(document.loss_tokens for document in noised), 1),
+            nll_tokens=sum(document.nll_tokens for document in noised),
+            tokens=sum(len(document.input_ids) for document in noised),
         )
 
     def noised(self, step: int) -> list[Noised]:
-        """Return the corrupted documents of a step; with complementary masks each document stands there twice."""
+        """Return the corrupted documents of a step; with complementary masks each document occurs twice, as a pair."""
         train, (epoch, place) = self.train, divmod(step - 1, self.per_epoch)
         places = np.arange(place * train.global_batch, min((place + 1) * train.global_batch, self.rows))
-        # With a pair, 1 - t must not vanish either: it is the rate, and its inverse the weight, of the second half.
+        # In a pair, the second half has the rate 1 - t and the weight 1 / (1 - t), so 1 - t must not vanish either.
         rates = mask_rates(places, train.seed, epoch, highest=1 - MIN_RATE if train.complementary else 1.0)
         documents = self._documents(self.order(epoch)[places], epoch)
-        halves = (False, True) if train.complementary and train.objective != "copy" else (False,)
+        halves = (False, True) if train.pairs_masks else (False,)
         return [
             corrupt(
                 document,
@@ -151,34 +186,34 @@ class TrainingWindows:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Stored length in tokens of each row of the split, without its tail, those beyond `rows` included."""
-        return np.asarray(pyarrow.compute.list_value_length(self.split.data.column("input_ids")))
+        """Tokens of each row of the whole split, also of those beyond `train.rows`, without tails: [rows]."""
+        return np.asarray(pyarrow.compute.list_value_length(self.split.table["input_ids"]))
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest document that the split can give."""
+        """Tokens of the longest document that the split can make, its longest tail included."""
         return int(min(self.lengths.max() + self.train.max_tail, self.max_tokens))
 
     @property
     def documents(self) -> int:
-        """Documents of a full window; with complementary masks each row makes two."""
-        halves = 2 if self.train.complementary and self.train.objective != "copy" else 1
+        """Number of documents of a full window; with complementary masks each row makes two."""
+        halves = 2 if self.train.pairs_masks else 1
         return halves * min(self.train.global_batch, self.rows)
 
     @property
     def window_tokens(self) -> float:
-        """Mean tokens of a full window, tails included."""
+        """Mean number of tokens of a full window, tails included."""
         return self.documents * (float(self.lengths.mean()) + self.train.max_tail / 2)
 
     def stored(self, step: int) -> dict[int, Any]:
-        """Return the rows of the shards that a step's documents were made from, by example_id."""
+        """Return the rows of the shards from which a step's documents are made, by example_id."""
         epoch, place = divmod(step - 1, self.per_epoch)
         size = self.train.global_batch
         rows = self.order(epoch)[place * size : (place + 1) * size]
         return {row["example_id"]: row for row in (self.split[int(number)] for number in rows)}
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return `epoch_order`, remembering the last one."""
+        """Return `epoch_order` of this run's rows; the last epoch's is kept."""
         if self._order[0] != epoch:
             self._order = (epoch, epoch_order(self.rows, self.train.seed, epoch))
         return self._order[1]
@@ -198,11 +233,18 @@ class TrainingWindows:
 
 
 def validation_batches(
-    split: datasets.Dataset, meta: dict[str, Any], train: TrainConfig, share: Share, plan: MicroBatchPlan
+    split: Split, meta: dict[str, Any], train: TrainConfig, share: Share, plan: MicroBatchPlan
 ) -> Iterator[Batch]:
-    """Yield this process's part of the first `validation_rows` rows, without tails and under masks that never change.
+    """Yield this process's micro-batches of the first `train.validation_rows` rows, under masks that never change.
 
-    Whatever is trained, these are masked for the 1/t bound: one stratified rate per row.
+    Rows have no tails and, whatever the trained objective, are masked for the 1/t bound, with one stratified t each.
+
+    Args:
+        split: the validation split.
+        meta: the content of shards.json.
+        train: settings of the run.
+        share: this process's.
+        plan: how rows are split into micro-batches.
     """
     rows = min(train.validation_rows, len(split))
     rates = mask_rates(np.arange(rows), train.seed, VALIDATION_EPOCH)
@@ -214,5 +256,5 @@ def validation_batches(
         )
         for row in range(rows)
     ]
-    for batch in passes(noised, share, plan):
+    for batch in micro_batches(noised, share, plan):
         yield collate(batch, share.device)

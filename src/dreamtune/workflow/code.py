@@ -35,10 +35,10 @@ def code_digest(script: str | Path) -> str:
         name, path = todo.pop()
         if name in found or name.partition(".")[2].split(".")[0] in UNHASHED:
             continue
-        tree = _parse(path, path.stat().st_mtime_ns)
-        found[name] = _tree_digest(path, path.stat().st_mtime_ns)
+        mtime = path.stat().st_mtime_ns
+        found[name] = _tree_digest(path, mtime)
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        todo += [module for imported in _imports(tree, package) for module in _locate(imported)]
+        todo += [module for imported in _imports(path, mtime, package) for module in _locate(imported)]
         if path.name == "__init__.py":
             data = [f for f in sorted(path.parent.iterdir()) if f.is_file() and f.suffix not in {".py", ".pyc"}]
             found |= {f"{name}/{file.name}": sha256_file(file) for file in data}
@@ -73,14 +73,18 @@ def _plain(node: Any) -> Any:
     return [type(node).__name__, *([k, _plain(v)] for k, v in fields.items() if v is not None and v != [])]
 
 
-def _imports(tree: ast.Module, package: str) -> Iterator[str]:
-    for node in ast.walk(tree):
+@cache
+def _imports(path: Path, mtime: int, package: str) -> list[str]:
+    """Return the dotted names that a file in `package` imports, some of them of what a module defines."""
+    found: list[str] = []
+    for node in ast.walk(_parse(path, mtime)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*parents, *([node.module] if node.module else [])])
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            found += [f"{base}.{alias.name}" for alias in node.names]
+    return found
 
 
 def _locate(imported: str) -> Iterator[tuple[str, Path]]:

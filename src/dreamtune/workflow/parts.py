@@ -6,13 +6,13 @@ The cut is a digest of the version's runtime settings: the number of parts, and 
 in one batch. Parts of different cuts have different paths, so they are never mixed. Torch-free.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreamtune.digests import describe, digest
 from dreamtune.errors import UserError
+from dreamtune.files import read_json
 from dreamtune.part import Part
 
 PARTS = "parts"
@@ -40,7 +40,7 @@ def read_part(folder: Path, version: str) -> dict[str, Any]:
         UserError: the part is not finished, belongs to another version, or a file was changed since.
     """
     try:
-        record = json.loads((folder / "part.json").read_text())
+        record = read_json(folder / "part.json")
         found = {name: describe(folder / name) for name in record["outputs"]}
     except FileNotFoundError as error:
         raise UserError(f"part {folder.name} is not finished (no {error.filename}); run snakemake to make it") from None

@@ -4,12 +4,11 @@ A version is the digest of everything that can change a stage's output: settings
 reads. Its folder is results/STAGE/VERSION.
 """
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 from dreamtune.digests import digest
+from dreamtune.files import json_bytes, read_json, write_json
 from dreamtune.inputs.identity import DIGESTS, FileDigests, identify
 from dreamtune.settings.base import Section
 from dreamtune.settings.cluster import ClusterConfig
@@ -27,6 +26,7 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         super().__init__()
         self.digests = FileDigests(DIGESTS)
         self.cluster = ClusterConfig()
+        self.codes: dict[str, str] = {}  # stage -> digest of its code, worked out once for all of its versions
 
     def under(self, cluster: ClusterConfig) -> "Plan":
         """Give the versions added from now on these bounds, which are not hashed into them; return the plan itself."""
@@ -66,7 +66,7 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
             "settings": {name: result for name, (result, _) in kinds.items()} | (names or {}),
             "inputs": identify(inputs, runtime, self.digests),
             "reads": {name: folder.name for name, folder in reads.items()},
-            "code": code_digest(ROOT / "workflow" / "scripts" / f"{stage}.py"),
+            "code": self._code(stage),
         }
         version = digest(hashed)
         self[stage, version] = {"format": FORMAT, "version": version, **hashed} | {
@@ -77,21 +77,25 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         }
         return RESULTS / stage / version
 
+    def _code(self, stage: str) -> str:
+        if stage not in self.codes:
+            self.codes[stage] = code_digest(ROOT / "workflow" / "scripts" / f"{stage}.py")
+        return self.codes[stage]
+
     def __missing__(self, key: tuple[str, str]) -> dict[str, Any]:
         """A job that was submitted before the config was edited keeps what it was submitted with."""
-        return json.loads((RESULTS / key[0] / key[1] / "config.json").read_text())
+        spec: dict[str, Any] = read_json(RESULTS / key[0] / key[1] / "config.json")
+        return spec
 
     def freeze(self) -> None:
         """Write the specification of each unfinished version to its `config.json`, from which alone a job runs."""
         for (stage, version), spec in self.items():
             folder = RESULTS / stage / version
-            path, text = folder / "config.json", json.dumps(spec, indent=1)
-            if (folder / "manifest.json").exists() or (path.exists() and path.read_text() == text):
+            path = folder / "config.json"
+            if (folder / "manifest.json").exists() or (path.exists() and path.read_bytes() == json_bytes(spec)):
                 continue
             folder.mkdir(parents=True, exist_ok=True)
-            beside = folder / f".config.{os.getpid()}"
-            beside.write_text(text)
-            beside.replace(path)
+            write_json(path, spec)
 
     def inputs_of(self, stage: str, version: str) -> dict[str, str]:
         """Return the manifests of the versions that a job reads or waits for, by name."""
@@ -103,6 +107,6 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         spec = self[stage, version]
         return [f"{RESULTS}/{stage}/{version}/{folder_of(spec, part)}/part.json" for part in parts_of(spec)]
 
-    def unfinished(self) -> list[str]:
-        """Return the versions without a manifest. A finished version has no job: nothing can re-make it."""
-        return [v for stage, v in self if not (RESULTS / stage / v / "manifest.json").exists()]
+    def unfinished(self, of: str) -> list[str]:
+        """Return a stage's versions without a manifest. A finished version has no job: nothing can re-make it."""
+        return [v for stage, v in self if stage == of and not (RESULTS / stage / v / "manifest.json").exists()]

@@ -1,10 +1,10 @@
 """Delete the versions that no published experiment (under results/latest) needs any more."""
 
-import json
 import shutil
 from pathlib import Path
 
 from dreamtune.errors import UserError
+from dreamtune.files import read_json
 from dreamtune.workflow.plan import RESULTS
 
 
@@ -29,7 +29,7 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
         if path.is_dir() and path.parent.name != "latest"
     }
     read = {name: _read_by(path) for name, path in folders.items()}
-    needed = {_name(folder) for versions in published for folder in json.loads(versions.read_text()).values()}
+    needed = {_name(folder) for versions in published for folder in read_json(versions).values()}
     needed |= {name for name in folders if name.startswith("merge_adapter/") and read[name] <= needed}
     if not unfinished:
         needed |= {name for name, path in folders.items() if _is_unfinished(path)}
@@ -64,7 +64,7 @@ def _read_by(folder: Path) -> set[str]:
     path = folder / "config.json"
     if not path.exists():
         return set()
-    spec = json.loads(path.read_text())
+    spec = read_json(path)
     return {_name(read) for read in (spec["reads"] | spec["order_only"]).values()}
 
 

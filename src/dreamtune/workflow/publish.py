@@ -1,13 +1,10 @@
 """Publish an experiment: links in `results/latest/EXPERIMENT` to its newest versions, at paths that do not change."""
 
-import json
 import os
 from pathlib import Path
 
+from dreamtune.files import replace_with, write_json
 from dreamtune.report.index import render_index
-from dreamtune.workflow.plan import RESULTS
-
-LATEST = RESULTS / "latest"
 
 
 def publish(marker: Path, links: dict[str, str]) -> None:
@@ -32,7 +29,7 @@ def publish(marker: Path, links: dict[str, str]) -> None:
     for path in list(folder.iterdir()):
         if path.is_symlink() and path.name not in targets and not path.name.startswith("."):  # not another writer's
             path.unlink(missing_ok=True)
-    _write(folder / "versions.json", json.dumps(links, indent=1))
+    write_json(folder / "versions.json", links)
     write_index(folder.parent)
     _write(marker, "")
 
@@ -50,13 +47,10 @@ def write_index(latest: Path) -> None:
 
 
 def _link(link: Path, target: Path) -> None:
-    beside = link.with_name(f".{link.name}.{os.getpid()}")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(os.path.relpath(target, link.parent))
-    beside.replace(link)
+    with replace_with(link) as private:
+        private.symlink_to(os.path.relpath(target, link.parent))
 
 
 def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    with replace_with(path) as private:
+        private.write_text(text, encoding="utf-8")

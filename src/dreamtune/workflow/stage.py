@@ -22,6 +22,7 @@ import psutil
 
 from dreamtune.digests import describe
 from dreamtune.errors import UserError
+from dreamtune.files import read_json, write_json
 from dreamtune.inputs.identity import DIGESTS, FileDigests, identify
 from dreamtune.interruption import Interrupted
 from dreamtune.part import Part
@@ -150,7 +151,8 @@ class Stage:
         path = self.folder / "config.json"
         if not path.exists():
             raise UserError(f"{path} does not exist; snakemake writes it, so give --out a version it has planned")
-        return json.loads(path.read_text())
+        spec: dict[str, Any] = read_json(path)
+        return spec
 
     def _check_code(self, *now: str) -> None:
         planned = self.spec["code"]
@@ -199,9 +201,7 @@ class Stage:
                 files = [file for name in outputs for file in _files(self.folder / name)]
                 before = [_mark(file) for file in files]
                 record["outputs"] = {file.relative_to(self.folder).as_posix(): describe(file) for file in files}
-                beside = self.beside / name
-                beside.write_text(json.dumps(record, indent=1, allow_nan=False))
-                beside.rename(self.folder / name)
+                write_json(self.folder / name, record)
                 if before == [_mark(file) for file in files]:
                     return
             except FileNotFoundError:  # another writer is replacing a file just now

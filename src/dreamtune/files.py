@@ -1,0 +1,74 @@
+"""Writing files so that a reader sees the old content or the new and never a part of it; and JSON in one style."""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+
+def private_name(path: Path) -> Path:
+    """Return a hidden name beside `path` that no other writer has, on any host.
+
+    >>> private_name(Path("results/index.html")).name  # doctest: +ELLIPSIS
+    '.index.html....'
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+@contextmanager
+def replace_with(path: Path) -> Iterator[Path]:
+    """Yield a private name in the folder of `path`; when the block ends, the file or link made there becomes `path`.
+
+    The last step is one atomic rename. If the block raises, `path` stays as it was and the private file is removed.
+
+    >>> with replace_with(Path("index.html")) as private:  # doctest: +SKIP
+    ...     private.write_text("<title>Experiments</title>")
+    """
+    private = private_name(path)
+    try:
+        yield private
+        private.replace(path)
+    finally:
+        private.unlink(missing_ok=True)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return a JSON value as every file of the workflow holds it: UTF-8, indented by one blank, one line end last.
+
+    Lone surrogates, which stand for the bytes of a file name that is not UTF-8, are written as JSON escapes.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON has no word for (see `finite`).
+    """
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode(errors="backslashreplace")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by the JSON value, atomically; raises what `json_bytes` raises, before anything is written."""
+    content = json_bytes(value)
+    with replace_with(path) as private:
+        private.write_bytes(content)
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value in a file, which is read as UTF-8 whatever the machine's locale.
+
+    Raises:
+        ValueError: the content is not JSON.
+    """
+    return json.loads(path.read_bytes())
+
+
+def finite(value: Any) -> Any:
+    """Return the JSON value with null in place of NaN and infinity, which strict JSON cannot hold."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value

@@ -1,0 +1,19 @@
+"""The output of evaluate_likelihood, as the report finds it: names of files, and the columns of the table."""
+
+import polars as pl
+
+LIKELIHOOD_FILE = "likelihood.parquet"  # the table LIKELIHOOD
+BINS_FILE = "likelihood.json"  # sums, bins by mask rate, soft canaries
+
+# One row per example and mask draw of the test split; what can be done with it stands in `evaluate/draws.py`.
+LIKELIHOOD = pl.Schema(
+    {
+        "example_id": pl.Int64(),
+        "draw": pl.Int32(),  # EVERYTHING (-1): the row that masks everything
+        "masked": pl.Int32(),  # k
+        "response_tokens": pl.Int32(),  # L
+        "nll_base": pl.Float64(),  # (L/k)·ΣCE in nats
+        "nll_tuned": pl.Float64(),
+        "everything_masked": pl.Boolean(),
+    }
+)

@@ -1,0 +1,35 @@
+"""The output of score_answers, as the report finds it: names of files, and the columns of the table."""
+
+import polars as pl
+
+SCORES_FILE = "scores.parquet"  # the table SCORES
+RATES_FILE = "scores.json"  # counts and rates over all rows
+UNDECIDED = -1  # class of an answer that could not be told from an earlier one within the grader's CPU time
+
+# What grading says of one answer, one row per question and sample.
+GRADES = pl.Schema(
+    {
+        "example_id": pl.Int64,
+        "sample": pl.Int32,
+        "gradable": pl.Boolean,
+        "correct": pl.Boolean,  # null where the row is not gradable, or undecided
+        "undecided": pl.Boolean,  # gradable, but the comparison with the reference ran out of CPU time twice
+        "strict": pl.Boolean,
+        "lenient": pl.Boolean,  # null where the reference is not a number
+        "reference": pl.String,
+        "extracted": pl.String,
+        "extractor": pl.String,
+        "parse_failed": pl.Boolean,
+        "ended": pl.Boolean,
+        "tokens": pl.Int32,
+        "passes": pl.Int32,  # forward passes that the row took part in; null where the answers do not say
+        "repetition": pl.Float64,  # share of 4-grams that occurred before in the same answer
+        "distinct_2": pl.Float64,  # distinct 2-grams / 2-grams
+        "distinct_1": pl.Float64,  # distinct tokens / tokens
+        "choices": pl.Int32,  # steps that had a choice of tokens to reveal
+        "left_to_right": pl.Float64,  # share of the steps that revealed the leftmost hidden tokens; null: no choice
+        "order_correlation": pl.Float64,  # Kendall's tau-b of position and step; null where there is no order
+    }
+)
+# Besides, what comparing the samples of a question says: answers that mean the same share a class.
+SCORES = pl.Schema(GRADES | {"answer_class": pl.Int32()})

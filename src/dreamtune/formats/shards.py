@@ -1,0 +1,20 @@
+"""The output of prepare_shards for the stages that read it: names of files, and the columns of a shard."""
+
+import pyarrow as pa
+
+SHARDS_FILE = "shards.json"  # template, tokenizer ids, and the Arrow files of each split
+LENGTHS_FILE = "lengths.parquet"  # one row per source row
+AUDIT_FILE = "audit.json"
+CONTAMINATION_FILE = "contamination.json"  # overlap of the shards with a benchmark, by audit_contamination
+
+# The Arrow files of a split, one row per example.
+SHARD = pa.schema(
+    [
+        ("example_id", pa.int64()),  # row number in the concatenated source files
+        ("input_ids", pa.list_(pa.int32())),  # beginning token, prompt, response, and its end token if complete
+        ("prompt_tokens", pa.int32()),  # length of the prompt in input_ids, beginning token included
+        ("complete", pa.bool_()),  # False if the answer was cut, so that no end token follows
+        ("question", pa.string()),
+        ("answer", pa.string()),
+    ]
+)

@@ -1,0 +1,5 @@
+"""The output of train_adapter, as the stages that read it find it: names of files."""
+
+TRAINING_FILE = "training.json"  # first and last loss, steps, tokens, memory, how it ran
+GATE_FILE = "gate.json"  # whether the hard canaries passed, and all canaries
+LOG_FILE = "train_log.jsonl"  # a line per logged step and per validation

@@ -1,0 +1,40 @@
+"""Facts about a loaded model beside its transformers configuration, kept on that configuration."""
+
+from typing import NamedTuple
+
+from transformers import PretrainedConfig
+
+from dreamtune.model.official_format import SHIFTED
+
+
+class Facts(NamedTuple):
+    """Facts of a loaded model that never change.
+
+    This is a NamedTuple because a transformers configuration prints itself as JSON, which can hold tuples but no
+    dataclass.
+
+    Attributes:
+        family: "dream", "llada", "qwen2" or "llama".
+        revision: commit of the hub repository it was loaded from; None for a local folder.
+        flash: whether torch's own FlashAttention runs on the device that it was loaded onto.
+    """
+
+    family: str
+    revision: str | None = None
+    flash: bool = False
+
+    @property
+    def shifted(self) -> bool:
+        """Whether raw row i - 1 of the head scores token i (see `official_format.SHIFTED`)."""
+        return self.family in SHIFTED
+
+
+def set_facts(config: PretrainedConfig, facts: Facts) -> None:
+    """Keep the facts on a model's configuration, which its layers and its PEFT wrapper share."""
+    config.dreamtune = facts  # type: ignore[attr-defined]
+
+
+def facts_of(config: PretrainedConfig) -> Facts:
+    """Return the facts of the model that a configuration belongs to."""
+    facts: Facts = config.dreamtune  # type: ignore[attr-defined]
+    return facts
