@@ -39,12 +39,15 @@ SOURCES = {digest(source): source for spec in PLAN.values() for source in hub_so
 
 
 def one_of(names):
-    """Return a constraint that matches just these; a finished version is among none, so nothing can re-make it."""
+    """Return the wildcard constraint that matches exactly these names, and nothing if there are none."""
     return "|".join(names) or "(?!)"
 
 
 def versions_of(stage):
-    """Return the constraint of a rule's versions: only its own stage's, as Snakemake reads it again for each file."""
+    """Return the wildcard constraint of a stage's versions: the unfinished ones, so that no finished one is made again.
+
+    It holds one stage's versions and not all, because Snakemake compiles the constraint again for every file.
+    """
     return one_of(PLAN.unfinished(stage)) if MAIN else "[0-9a-f]{12}"
 
 

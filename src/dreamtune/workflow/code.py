@@ -75,7 +75,7 @@ def _plain(node: Any) -> Any:
 
 @cache
 def _imports(path: Path, mtime: int, package: str) -> list[str]:
-    """Return the dotted names that a file in `package` imports, some of them of what a module defines."""
+    """Return the dotted names that a file in `package` imports: of modules, and of classes and functions in modules."""
     found: list[str] = []
     for node in ast.walk(_parse(path, mtime)):
         if isinstance(node, ast.Import):

@@ -83,7 +83,7 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         return self.codes[stage]
 
     def __missing__(self, key: tuple[str, str]) -> dict[str, Any]:
-        """A job that was submitted before the config was edited keeps what it was submitted with."""
+        """Return the frozen specification of an unplanned version, whose job was submitted under an earlier plan."""
         spec: dict[str, Any] = read_json(RESULTS / key[0] / key[1] / "config.json")
         return spec
 
@@ -108,5 +108,5 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         return [f"{RESULTS}/{stage}/{version}/{folder_of(spec, part)}/part.json" for part in parts_of(spec)]
 
     def unfinished(self, of: str) -> list[str]:
-        """Return a stage's versions without a manifest. A finished version has no job: nothing can re-make it."""
+        """Return the versions of the stage `of` that have no manifest."""
         return [v for stage, v in self if stage == of and not (RESULTS / stage / v / "manifest.json").exists()]
