@@ -4,7 +4,7 @@ PYTHON ?= python3
 LOCK := containers/requirements.lock
 SLURM_LOCK := containers/requirements-slurm.lock
 ENVIRONMENT := $(PYTHON) containers/environment.py
-# By its real path: .venv may be switched to another environment while a target runs.
+# The environment's real path, because .venv may be switched to another environment while a target runs.
 RUN = PATH="$(realpath .venv)/bin:$$PATH"
 WORKERS ?= 2
 
@@ -13,11 +13,11 @@ WORKERS ?= 2
 setup:
 	@$(ENVIRONMENT) setup $(LOCK)
 
-# With Snakemake's SLURM executor, for clusters alone: wherever it is installed, each call asks for a controller.
+# For clusters only: with Snakemake's SLURM executor installed, every call of snakemake asks for a SLURM controller.
 setup-slurm:
 	@$(ENVIRONMENT) setup $(SLURM_LOCK)
 
-# What every other target needs: an environment that is missing is made, one that is there is never replaced.
+# All other targets need an environment: this one makes it if it is missing, and never replaces an existing one.
 environment:
 	@$(ENVIRONMENT) require $(LOCK)
 
@@ -25,7 +25,7 @@ demo: environment
 	@$(RUN) snakemake --cores 2 --quiet rules host --configfile config/demo.yaml
 	@$(RUN) python workflow/scripts/print_verdict.py demo demo-copy
 
-# The type checker runs beside the tests; what it says stands below their summary, and fails the target as they do.
+# The type checker runs beside the tests; its output is printed below their summary, and its errors fail the target, too.
 test: environment
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -36,8 +36,8 @@ test: environment
 	tests=$$?; wait $$types; types=$$?; echo "mypy: $$(cat "$$said")"; [ "$$tests $$types" = "0 0" ]
 	@$(MAKE) --no-print-directory test-processors
 
-# Numbers again as processors without AVX-512 compute them, one with AVX2 and one with SSE; elsewhere than on x86-64
-# nothing reads these variables. The files are named, because collecting all tests takes longer than these.
+# Run the numeric tests again as processors without AVX-512 compute: with AVX2, and with SSE. On machines other than
+# x86-64 the variables have no effect. The files are listed because collecting all tests takes longer than these.
 NUMERIC := $(addprefix tests/,test_tolerance.py model/test_loading.py generate/test_sampler.py generate/test_block_cache.py)
 AVX2 := ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 SSE := ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
@@ -45,12 +45,12 @@ test-processors: environment
 	$(RUN) $(AVX2) OMP_NUM_THREADS=1 pytest --quiet -m numeric $(NUMERIC)
 	$(RUN) $(SSE) OMP_NUM_THREADS=1 pytest --quiet -m numeric $(NUMERIC)
 
-# Real containers and a real SLURM, as root on Debian; what they need is installed under /opt and with apt. They run in
-# the environment that setup-slurm makes, wherever .venv leads.
+# Tests with real containers and a real SLURM, as root on Debian: they install packages with apt and under /opt. They
+# run in the environment that setup-slurm makes, not in .venv.
 test-cluster:
 	environment=$$($(ENVIRONMENT) build $(SLURM_LOCK)) && PATH="$$environment/bin:$$PATH" pytest --durations=0 tests/cluster
 
-# The report's tests drive a real browser; where none is found they are skipped, and say so.
+# Install a browser for the report's tests, which are skipped, with a message, if there is none.
 browser:
 	@which chromium chromium-browser google-chrome | grep -q . || { apt-get update --quiet && \
 		apt-get install --quiet --yes --no-install-recommends chromium fonts-dejavu-core; }
@@ -71,7 +71,7 @@ lock: environment
 	$(COMPILE) --no-annotate --extra dev --extra slurm --constraint $(LOCK) --output-file $(SLURM_LOCK) pyproject.toml
 	@sed -i 's/^torch==\([0-9.]*\)+[a-z0-9]*/torch==\1/' $(SLURM_LOCK)
 
-# The image that --use-singularity runs jobs in; BASE=debian builds it without an image registry.
+# Build the image in which --use-singularity runs jobs; BASE=debian needs no image registry.
 image:
 	@BASE="$(BASE)" PYTHON="$(PYTHON)" bash containers/build.sh
 

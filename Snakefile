@@ -2,7 +2,7 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-if not workflow.config_settings.configfiles:  # else both files would be merged, their experiments too
+if not workflow.config_settings.configfiles:  # otherwise Snakemake would merge this file into the given ones
 
     configfile: "config/config.yaml"
 
@@ -27,5 +27,5 @@ onstart:
 rule all:
     default_target: True
     input:
-        [f"{folders['report']}/manifest.json" for folders in LATEST.values()],  # one that was deleted is made again
+        [f"{folders['report']}/manifest.json" for folders in LATEST.values()],  # a deleted report is made again
         list(MARKERS.values()),

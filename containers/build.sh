@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Builds containers/dreamtune-DIGEST.sif, with the first 12 hex digits of the lock's SHA-256. `make image` calls it.
-#   BASE=docker  (default) on the pinned slim base, from an image registry
-#   BASE=debian  on the same made by debootstrap, as root; MIRROR: by default the one that apt is configured with
-# Wheels are fetched out here, so with this machine's pip configuration (indexes, find-links), and none of that gets
-# into the image. PYTHON must be of the image's version, 3.11.
+# Builds the image containers/dreamtune-DIGEST.sif, where DIGEST is the first 12 hex digits of the lock's SHA-256.
+# `make image` calls it, with these variables:
+#   BASE=docker  (default) starts from the pinned Debian image of an image registry
+#   BASE=debian  makes that base with debootstrap, as root, from MIRROR (default: the one that apt is configured with)
+#   PYTHON       a Python 3.11, the image's version
+# Wheels are fetched outside of the image, with this machine's pip configuration (indexes, find-links), so that none of
+# that configuration gets into the image.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 BASE=${BASE:-docker} PYTHON=${PYTHON:-python3} LOCK=containers/requirements.lock
@@ -33,11 +35,11 @@ debian)
 *) stop "BASE=$BASE is neither docker nor debian" ;;
 esac
 
-work=$(mktemp -d "$PWD/containers/.build-XXXXXX") # beside the image: the disk that must have room for it anyway
+work=$(mktemp -d "$PWD/containers/.build-XXXXXX") # on the image's disk, because /tmp may be too small for the build
 trap 'rm -rf "$work"' EXIT
 "$PYTHON" -m venv "$work/venv"
 "$work/venv/bin/pip" --disable-pip-version-check wheel -qq --wheel-dir "$work/wheels" --requirement "$LOCK"
-# Compressed harder than level 3, the image is a twelfth smaller and takes three minutes more.
+# A higher level would make the image a twelfth smaller and take three minutes more than level 3.
 APPTAINER_TMPDIR=$work apptainer build "${base[@]}" --bind "$work/wheels:/mnt:ro" \
     --mksquashfs-args "-comp gzip -Xcompression-level 3" \
     --build-arg PIP_OPTIONS="--quiet --no-index --find-links /mnt" "$work/image.sif" containers/dreamtune.def ||

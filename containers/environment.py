@@ -1,11 +1,12 @@
-"""Make the project's Python environments; the Makefile calls this script, which needs no installed package.
+"""Make the project's Python environments. The Makefile calls this script, which needs no installed package.
 
-An environment is a folder .venvs/DIGEST, named by the first 12 hex digits of its lock's SHA-256. It is built where it
-stays, because a virtual environment cannot be moved, and never changed or deleted afterwards, because jobs may be
-running in it. The link .venv names the one in use. A file .complete, written last, says that an environment is whole.
+An environment is a folder .venvs/DIGEST, where DIGEST is the first 12 hex digits of its lock's SHA-256. It is built in
+place, because a virtual environment cannot be moved, and never changed or deleted afterwards, because jobs may be
+running in it. The link .venv leads to the environment in use. The file .complete, written last, marks an environment
+as whole.
 
 usage   python3 containers/environment.py setup LOCK      build LOCK's environment and let .venv lead to it
-        python3 containers/environment.py require LOCK    the same if .venv leads to none; one that is there is kept
+        python3 containers/environment.py require LOCK    the same if .venv leads to no environment; else keep that one
         python3 containers/environment.py build LOCK      build LOCK's environment, leave .venv alone, print the folder
 """
 
@@ -22,20 +23,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-# Up to the check in `_install` this must run on any Python 3, so that an old one gets a line and no syntax error.
+# Up to the version check in `_install`, this must run on any Python 3: an old one gets an error in one line then.
 ROOT = Path(__file__).resolve().parent.parent
 LINK, FOLDER = ROOT / ".venv", ROOT / ".venvs"
-COMPLETE = ".complete"  # in an environment: its lock's file name, and the folder that it was built in
+COMPLETE = ".complete"  # file in an environment, with its lock's file name and the folder that it was built in
 TARGETS = {"requirements.lock": "make setup", "requirements-slurm.lock": "make setup-slurm"}
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # what a file system says that has no file locks
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # errors of file systems without file locks
 
-# What may stand in the place of .venv: nothing (or a link to an environment that was deleted or never finished), a
-# link into .venvs, a link to any other place, the complete folder that earlier versions of this project made, another.
+# The states of .venv: missing (or a link to an environment that was deleted or never finished), a link into .venvs, a
+# link elsewhere, a complete folder as earlier versions of this project made it, or anything else.
 MISSING, OURS, ELSEWHERE, EARLIER, UNKNOWN = "missing", "ours", "elsewhere", "earlier", "unknown"
 
 
 def setup(lock: Path) -> None:
-    """Build the environment of `lock`, unless it is there, and let .venv lead to it."""
+    """Let .venv lead to the environment of the file `lock`, which is built if it does not exist."""
     state = _state()
     if state == EARLIER and _earlier_is_current(lock):
         _say(".venv, a folder that an earlier version of this project made, is up to date")
@@ -45,12 +46,15 @@ def setup(lock: Path) -> None:
     if _real(LINK) == folder:
         _say(f"{_shown(folder)} is up to date and in use")
         return
-    _refuse_to_replace(_state())  # once more: a build takes minutes
+    _refuse_to_replace(_state())  # again, because .venv may have changed during the build, which takes minutes
     _switch(folder)
 
 
 def require(lock: Path) -> None:
-    """Build the environment of `lock` if .venv leads to none; one that is there is used, whatever its lock."""
+    """Make sure that .venv leads to an environment: keep an existing one, whatever its lock, or set up that of `lock`.
+
+    An existing one that does not match its lock is reported on stderr.
+    """
     state = _state()
     if state == MISSING:
         setup(lock)
@@ -71,7 +75,7 @@ def require(lock: Path) -> None:
 
 
 def build(lock: Path) -> Path:
-    """Build the environment of `lock`, unless it is there, and return its folder."""
+    """Return the folder of the environment of `lock`, which is built if it does not exist."""
     folder = FOLDER / _digest(lock)
     if _real(folder) != folder:
         link = FOLDER if FOLDER.is_symlink() else folder
@@ -79,17 +83,17 @@ def build(lock: Path) -> Path:
     if not _is_complete(folder):
         FOLDER.mkdir(exist_ok=True)
         with _only_one() as held:
-            if not _is_complete(folder):  # else another call completed it meanwhile
+            if not _is_complete(folder):  # another call may have completed it during the wait
                 _install(folder, lock, held)
     return folder
 
 
 def _install(folder: Path, lock: Path, held: int) -> None:
-    """Build an environment from the beginning, whatever an interrupted call has left.
+    """Build an environment in `folder` from the beginning, replacing what an interrupted call left there.
 
-    The subprocesses hold the file lock as well: if this process alone is killed, the next call waits until they end.
+    The subprocesses inherit the file lock `held`: if this process alone is killed, the next call waits until they end.
     """
-    if sys.version_info < (3, 11):  # noqa: UP036, it is the system's Python that runs this
+    if sys.version_info < (3, 11):  # noqa: UP036, because the system's Python runs this
         version = sys.version.split()[0]
         _stop(f"Python 3.11 or newer is needed, this is {version}; call: make PYTHON=/path/to/python3.11")
     _say(f"building {_shown(folder)} from {_shown(lock)}, which takes some minutes")
@@ -107,7 +111,7 @@ def _install(folder: Path, lock: Path, held: int) -> None:
 
 
 def _switch(folder: Path) -> None:
-    """Let .venv lead to `folder`; at every moment it leads there or to where it led before."""
+    """Let .venv lead to `folder`, atomically: a reader finds the old environment or the new one."""
     before = f"; {_shown(_real(LINK))} stays, for jobs that run in it" if LINK.exists() else ""
     beside = ROOT / f".venv-{os.getpid()}"
     beside.symlink_to(folder.relative_to(ROOT))
@@ -116,7 +120,7 @@ def _switch(folder: Path) -> None:
 
 
 def _state() -> str:
-    """Return what stands in the place of .venv, one of the five words above."""
+    """Return the state of .venv, one of the five constants above."""
     if LINK.is_symlink():
         if _real(LINK).parent != FOLDER:
             return ELSEWHERE
@@ -127,7 +131,7 @@ def _state() -> str:
 
 
 def _refuse_to_replace(state: str) -> None:
-    """Stop if what stands in the place of .venv did not come from here, or if jobs may be running in it."""
+    """Stop if .venv was not made by this script, or is a folder in which jobs may be running."""
     if state == ELSEWHERE:
         _stop(f".venv leads to {_real(LINK)}, outside of .venvs; nothing was touched; delete the link: rm .venv")
     if state in (EARLIER, UNKNOWN):
@@ -136,11 +140,11 @@ def _refuse_to_replace(state: str) -> None:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Return whether a folder in .venvs is a complete environment; stop if it is one and cannot be used."""
+    """Return whether a folder in .venvs is a complete environment; stop if it is one that cannot be used here."""
     if not (folder / COMPLETE).exists():
         return False
     built = Path(_read_marker(folder)[1])
-    if not (built.exists() and built.samefile(str(folder))):  # in a copied tree its commands would start the original's
+    if not (built.exists() and built.samefile(str(folder))):  # a copy, whose commands would start the original's Python
         _stop(f"{_shown(folder)} was built as {built} and cannot be used elsewhere; call: rm -r {_shown(folder)}")
     if not _has_python(folder):
         _stop(f"the Python that {_shown(folder)} was built with is gone; call: rm -r {_shown(folder)}")
@@ -152,7 +156,7 @@ def _has_python(folder: Path) -> bool:
 
 
 def _earlier_is_current(lock: Path) -> bool:
-    """Return whether the folder .venv of earlier versions, which has an empty marker for each lock, is not outdated."""
+    """Return whether a folder .venv of an earlier version, with an empty marker file per lock, is newer than `lock`."""
     marker = LINK / (".slurm" if "slurm" in lock.name else COMPLETE)
     return marker.exists() and marker.stat().st_mtime >= lock.stat().st_mtime
 
@@ -174,7 +178,7 @@ def _only_one() -> "Iterator[int]":
 
 
 def _real(path: Path) -> Path:
-    return Path(os.path.realpath(str(path)))  # unlike Path.resolve, also of links that lead round in a circle
+    return Path(os.path.realpath(str(path)))  # Path.resolve would raise an error for links that form a loop
 
 
 def _digest(lock: Path) -> str:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs Apptainer and debootstrap on a Debian 12 machine, as root: Debian 12 has no apptainer package, and that of
-# Debian's unstable needs a newer C library. So its files, with that library, are unpacked under /opt/apptainer, and the
-# machine's own library and packages stay as they are. `apptainer` is then on PATH, as /usr/local/bin/apptainer.
+# Installs Apptainer and debootstrap on a Debian 12 machine, as root. Debian 12 has no apptainer package, and the one in
+# Debian unstable needs a newer C library. So the package is unpacked under /opt/apptainer together with that library;
+# the machine's own libraries and packages are not touched. The command is /usr/local/bin/apptainer.
 set -euo pipefail
 TARGET=/opt/apptainer COMMAND=/usr/local/bin/apptainer
 
@@ -18,7 +18,7 @@ apt-get install -qq --yes --no-install-recommends \
     ca-certificates debian-archive-keyring debootstrap libcap2-bin patchelf squashfs-tools uidmap >/dev/null
 apptainer --version 2>/dev/null && exit
 
-# The packages of unstable, by a package list of their own: the machine's apt does not learn of them.
+# Fetch packages of unstable with separate package lists, so that the machine's apt does not see unstable.
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -1)
 [ -n "$mirror" ] || stop "apt knows no mirror of Debian; add one to its sources"
 work=$(mktemp -d)
@@ -33,7 +33,7 @@ unstable update
 (cd "$work" && unstable download apptainer libc6 libseccomp2 libsqlite3-0)
 for package in "$work"/*.deb; do dpkg-deb --extract "$package" "$work/root"; done
 
-# Apptainer finds its configuration from where its two programs lie: one level above bin/, and beside its libraries.
+# Apptainer's two programs look for etc/ and var/ relative to their own paths: one beside bin/, the other in lib/.
 rm -rf "$TARGET.new"
 mv "$work/root/usr" "$TARGET.new"
 cp -a "$work/root/etc" "$work/root/var" "$TARGET.new"
@@ -47,7 +47,8 @@ done
 rm -rf "$TARGET"
 mv "$TARGET.new" "$TARGET"
 
-# Apptainer starts root with every capability and fails where root itself lacks one, as in a container or a sandbox.
+# For root, Apptainer starts containers with every capability, and fails if root lacks one, as root does in a sandbox:
+# so let it drop those that are missing.
 all=$(((1 << ($(cat /proc/sys/kernel/cap_last_cap) + 1)) - 1))
 held=$((16#$(sed -n 's/^CapPrm:\s*//p' /proc/self/status)))
 missing=$(capsh --decode="$(printf %x $((all & ~held)))" | sed 's/.*=//')

@@ -167,7 +167,7 @@ def _one_line(error: ValidationError) -> str:
     # Misspelt keys first: one that is required is then missing, too.
     errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     first, more = errors[0], len(errors) - 1
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         known = _keys_beside(first["loc"])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
@@ -184,9 +184,9 @@ def _one_line(error: ValidationError) -> str:
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     """Return the names of all fields of the section in which the unknown key at `location` stands."""
     model: Any = Experiment
-    for part in location[:-1]:
-        if isinstance(part, str) and part in model.model_fields:
-            model = _section_in(model.model_fields[part].annotation) or model
+    for key in location[:-1]:
+        if isinstance(key, str) and key in model.model_fields:
+            model = _section_in(model.model_fields[key].annotation) or model
     return list(model.model_fields)
 
 
@@ -194,7 +194,7 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     """Return the section type within an annotation such as `list[Benchmark]` or `Sampling | None`; None without one."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in typing.get_args(annotation) if (found := _section_in(part))), None)
+    return next((found for inner in typing.get_args(annotation) if (found := _section_in(inner))), None)
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new and never a part of it; and JSON in one style."""
+"""Write files atomically, so that a reader sees the old content or the new; and read and write JSON in one style."""
 
 import json
 import secrets
@@ -36,35 +36,47 @@ def replace_with(path: Path) -> Iterator[Path]:
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return a JSON value as every file of the workflow holds it: UTF-8, indented by one blank, one line end last.
+    """Return a JSON value as UTF-8 text in the style of all JSON files here: indented by 1, with a final newline.
 
-    Lone surrogates, which stand for the bytes of a file name that is not UTF-8, are written as JSON escapes.
+    Lone surrogates, which Python puts in place of bytes of a file name that are not UTF-8, are written as JSON escapes.
+
+    >>> json_bytes({"rows": 2})
+    b'{\\n "rows": 2\\n}\\n'
 
     Raises:
-        ValueError: a number is NaN or infinite, which JSON has no word for (see `finite`).
+        ValueError: a number is NaN or infinite, which JSON cannot hold (see `finite`).
     """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     return f"{text}\n".encode(errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by the JSON value, atomically; raises what `json_bytes` raises, before anything is written."""
+    """Write a JSON value to `path`, atomically.
+
+    Raises:
+        ValueError: a number is NaN or infinite; then nothing is written.
+    """
     content = json_bytes(value)
     with replace_with(path) as private:
         private.write_bytes(content)
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON value in a file, which is read as UTF-8 whatever the machine's locale.
+    """Return the JSON value in a UTF-8 file, on machines with any locale.
 
     Raises:
-        ValueError: the content is not JSON.
+        OSError: the file cannot be read.
+        ValueError: its content is not JSON.
     """
     return json.loads(path.read_bytes())
 
 
 def finite(value: Any) -> Any:
-    """Return the JSON value with null in place of NaN and infinity, which strict JSON cannot hold."""
+    """Return the JSON value with null in place of NaN and infinity, which JSON cannot hold.
+
+    >>> finite({"loss": [0.5, float("nan")]})
+    {'loss': [0.5, None]}
+    """
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, Mapping):

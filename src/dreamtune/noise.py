@@ -35,12 +35,12 @@ def counter_hash(key: Sequence[int], counters: np.ndarray) -> np.ndarray:
     Returns:
         [n] uint64, the same on every machine.
 
-    >>> counter_hash((7, 1), np.arange(3))[2] == counter_hash((7, 1), np.array([2]))[0]
-    np.True_
+    >>> bool(counter_hash((7, 1), np.arange(3))[2] == counter_hash((7, 1), np.array([2]))[0])
+    True
     """
     state = np.zeros(1, np.uint64)
-    for part in key:
-        state = splitmix64(state ^ np.array([part & (2**64 - 1)], np.uint64))
+    for number in key:
+        state = splitmix64(state ^ np.array([number & (2**64 - 1)], np.uint64))
     return splitmix64(state + counters.astype(np.uint64) * INCREMENT)
 
 

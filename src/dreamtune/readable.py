@@ -1,20 +1,26 @@
-"""Numbers as people read them: rounded, with thousands separators, true minus signs and a dash for "none"."""
+"""Format numbers for people: rounded, with thousands separators and true minus signs, and a dash for None."""
 
 DASH = "–"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Return 12.3 %, or a dash."""
-    return DASH if share is None else f"{100 * share:.{digits}f}\u00a0%"  # a number never parts from its sign
+    """Return a share (0 to 1) in per cent, such as 12.3 %; a dash for None."""
+    return DASH if share is None else f"{100 * share:.{digits}f}\u00a0%"  # a no-break space before the sign
 
 
 def points(share: float | None) -> str:
-    """Return a difference of shares in points, signed: +12.3."""
+    """Return a difference of shares (-1 to 1) in percentage points, with its sign, such as +12.3; a dash for None."""
     return DASH if share is None else minus(f"{100 * share:+.1f}")
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with so many significant digits and thousands separators, or a dash."""
+    """Return a number with `digits` significant digits and thousands separators; a dash for None.
+
+    Whole numbers keep all their digits.
+
+    >>> number(1234567), number(-0.012345), number(None)
+    ('1,234,567', '−0.0123', '–')
+    """
     if value is None:
         return DASH
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
@@ -25,17 +31,17 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def nats(value: float | None, signed: bool = False) -> str:
-    """Return nats per token with three decimals, or a dash."""
+    """Return nats per token with three decimals, a sign before positive ones if `signed`; a dash for None."""
     return DASH if value is None else minus(f"{value:{'+' if signed else ''}.3f}")
 
 
 def p_value(p: float | None) -> str:
-    """Return p = 0.012, p < 0.001, or a dash."""
+    """Return a p-value as a statement, such as p = 0.012 or p < 0.001; a dash for None."""
     return DASH if p is None else ("p < 0.001" if p < 0.001 else f"p = {p:.2g}")
 
 
 def duration(seconds: float | None) -> str:
-    """Return 42 s, 3 min 10 s, 2 h 5 min."""
+    """Return a duration, such as 42 s, 3 min 10 s or 2 h 5 min; a dash for None."""
     if seconds is None:
         return DASH
     whole = round(seconds)
@@ -47,5 +53,5 @@ def duration(seconds: float | None) -> str:
 
 
 def minus(text: str) -> str:
-    """Return the number with a true minus sign."""
+    """Return the text of a number with a true minus sign in place of a leading hyphen."""
     return text.replace("-", "−") if text.startswith("-") else text

@@ -1,7 +1,7 @@
-"""Reading the shards of `prepare_shards`: memory-mapped Arrow files and what describes them.
+"""Read the shards that `prepare_shards` wrote: memory-mapped Arrow files, and shards.json, which describes them.
 
-The files are those of `datasets`, and `datasets.Dataset.from_file` opens them too. They are read with pyarrow alone,
-because importing `datasets` and its pandas takes each process a second.
+The files have the format of the library `datasets`, whose `Dataset.from_file` opens them, too. Here pyarrow reads them,
+because importing `datasets`, and pandas with it, takes a second in every process.
 """
 
 import json
@@ -33,10 +33,14 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 class Split:
-    """The rows of one split, memory-mapped: a row is read from its file when it is asked for.
+    """The rows of one split, memory-mapped: a row is read from its file when it is indexed.
 
-    As with a `datasets.Dataset`, `split[3]` is a row, a dictionary by column; `split[:2]` and `split[[7, 0]]` are
-    several rows, a list for each column; and iterating yields row after row.
+    As in a `datasets.Dataset`, `split[3]` is one row, a dictionary by column; `split[:2]` and `split[[7, 0]]` are
+    several rows, a dictionary of lists by column; and iterating yields one row after the other.
+
+    >>> split = Split(pa.table({"example_id": [5, 8, 9]}))
+    >>> split[1], split[[2, 0]]
+    ({'example_id': 8}, {'example_id': [9, 5]})
 
     Attributes:
         table: all rows as an Arrow table, for work on whole columns.
@@ -58,7 +62,7 @@ class Split:
         if isinstance(rows, int):
             return {name: values[0] for name, values in self[[rows]].items()}
         numbers = range(*rows.indices(len(self))) if isinstance(rows, slice) else rows
-        # Not with Table.take: it first joins all of a column's batches in memory, for each call.
+        # Table.take is avoided, because each call first joins all of a column's batches in memory.
         return pa.Table.from_batches([self._one(number) for number in numbers], self.table.schema).to_pydict()
 
     def _one(self, number: int) -> pa.RecordBatch:
@@ -70,9 +74,11 @@ class Split:
 
 
 def read_split(folder: Path, split: str) -> Split:
-    """Return one split, its files memory-mapped and concatenated, in source order.
+    """Return one split, its files memory-mapped and concatenated, in the order of the source files.
 
-    Columns: example_id, input_ids, prompt_tokens, complete, question, answer (see `formats.shards.SHARD`).
+    Args:
+        folder: finished output of prepare_shards.
+        split: "train", "validation" or "test". `formats.shards.SHARD` describes the columns.
 
     Raises:
         UserError: the split does not exist or has no rows.

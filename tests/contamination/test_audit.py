@@ -105,7 +105,7 @@ def test_the_index_keeps_to_its_limit_and_chooses_the_same_ngrams_in_any_order()
     assert np.array_equal(forward.hashes, backward.hashes) and 0 < len(forward.hashes) <= 100
     assert forward.kept_share == backward.kept_share == 0.125
     overlap = Overlap(forward)
-    assert 50 < overlap.check(texts, np.arange(500)).sum() < 200, "the kept share is still found"
+    assert 50 < overlap.look_up(texts, np.arange(500)).sum() < 200, "the kept share is still found"
 
 
 def test_pairs_are_bounded_and_all_rows_counted() -> None:
@@ -113,7 +113,7 @@ def test_pairs_are_bounded_and_all_rows_counted() -> None:
     index.add(["a b"], np.array([7]))
     overlap = Overlap(index)
     for start in range(0, 200, 40):
-        assert overlap.check(["x a b y"] * 40, np.arange(start, start + 40)).all()
+        assert overlap.look_up(["x a b y"] * 40, np.arange(start, start + 40)).all()
     assert overlap.rows == 200 and len(overlap.pairs) == MAX_PAIRS
     assert overlap.pairs[41] == Pair(41, 7, "a b", "x a b y")
     assert overlap.touched(["b a", "a b c"]).tolist() == [False, True]
@@ -124,13 +124,13 @@ def test_a_pair_shows_the_whole_run_of_words_shared_with_its_row_and_no_more() -
     index.add(["a b c d e", "e f g h"], np.array([4, 9]))
     overlap = Overlap(index)
     # From the second word on: five words of row 4, three of which row 9 continues, then a gap, then row 4 again.
-    overlap.check(["z A b, c d e f g - x a b c", "short", "x e f g h"], np.arange(3))
+    overlap.look_up(["z A b, c d e f g - x a b c", "short", "x e f g h"], np.arange(3))
     assert [(pair.row, pair.other, pair.words) for pair in overlap.pairs] == [(0, 4, "a b c d e"), (2, 9, "e f g h")]
     long = NgramIndex(2)
     words = [f"word{i}" for i in range(500)]
     long.add([" ".join(words)], np.array([0]))
     overlap = Overlap(long)
-    overlap.check([" ".join(words)], np.array([0]), ["the question"])
+    overlap.look_up([" ".join(words)], np.array([0]), ["the question"])
     [pair] = overlap.pairs
     assert len(pair.words) == EXCERPT + 1 and pair.words.endswith("…") and pair.question == "the question"
 
@@ -206,7 +206,7 @@ def test_what_real_rows_share_with_real_benchmarks(
 ) -> None:
     rows = pl.read_parquet(SHARED / "data" / training)
     found = BenchmarkOverlap(against, 13)
-    found.check(rows["question"].to_list(), rows["solution"].to_list(), np.arange(rows.height))
+    found.look_up(rows["question"].to_list(), rows["solution"].to_list(), np.arange(rows.height))
     counts, pairs = found.counts(), found.pairs()
     assert counts["exact"] == exact and counts["overlap"] == overlap and counts["kept_share"] == 1
     lengths = [len(each["text"]) for each in pairs["overlap_pairs"]]
@@ -220,7 +220,7 @@ def test_four_of_s1ks_forty_overlaps_with_math_500_are_copied_problems() -> None
     """The others are the phrase that asks for m + n, a few words of a formula, and drawings of a triangle."""
     rows = pl.read_parquet(SHARED / "data/s1k_questions_1000.parquet")
     found = BenchmarkOverlap(Benchmark(name="m", files=[str(SHARED / "data/math500.parquet")], question="problem"), 13)
-    found.check(rows["question"].to_list(), rows["solution"].to_list(), np.arange(rows.height))
+    found.look_up(rows["question"].to_list(), rows["solution"].to_list(), np.arange(rows.height))
     pairs = found.pairs()["overlap_pairs"]
     copied = {(each["train"], each["benchmark"]) for each in pairs if len(each["text"]) > 80}
     assert copied == {(81, 80), (124, 285), (181, 103), (498, 126)}

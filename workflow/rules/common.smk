@@ -19,11 +19,11 @@ MAIN = workflow.is_main_process and not any(argument.startswith("--report") for 
 IMAGE = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 
 try:
-    # A job on a node goes by its frozen config.json alone, whatever has become of the configuration meanwhile.
+    # A job on a node reads only its frozen config.json: the configuration may have been edited since the submission.
     CONFIG = parse_config(config) if workflow.is_main_process else Config(experiments={})
     PLAN, LATEST = make_plan(CONFIG)
     MERGED = plan_merge(PLAN, CONFIG, LATEST)
-    if IMAGE and MAIN:  # a job inherits what is bound from the driver, which alone knows the configuration
+    if IMAGE and MAIN:  # jobs inherit the binds from the driver, because only the driver knows the configuration
         containers.bind(PLAN.values())
     elif IMAGE:
         containers.bind_here()
@@ -31,7 +31,7 @@ except UserError as error:
     sys.exit(f"dreamtune: {error}")
 
 LINKS = {name: [f"{key}={folder}" for key, folder in folders.items()] for name, folders in LATEST.items()}
-LAYOUT = 2  # of results/latest; a higher number publishes everything once more
+LAYOUT = 2  # of results/latest; raise it to publish all experiments again
 MARKERS = {name: f"results/latest/{name}/.published-{digest([LAYOUT, links])}" for name, links in LINKS.items()}
 
 
@@ -39,12 +39,15 @@ SOURCES = {digest(source): source for spec in PLAN.values() for source in hub_so
 
 
 def one_of(names):
-    """Return a constraint that matches just these; a finished version is among none, so nothing can re-make it."""
+    """Return the wildcard constraint that matches exactly these names, and nothing if there are none."""
     return "|".join(names) or "(?!)"
 
 
 def versions_of(stage):
-    """Return the constraint of a rule's versions: only its own stage's, as Snakemake reads it again for each file."""
+    """Return the wildcard constraint of a stage's versions: the unfinished ones, so that no finished one is made again.
+
+    It holds one stage's versions and not all, because Snakemake compiles the constraint again for every file.
+    """
     return one_of(PLAN.unfinished(stage)) if MAIN else "[0-9a-f]{12}"
 
 
@@ -60,15 +63,15 @@ SIF = containers.image()
 container: SIF
 
 
-# The image has no srun: what srun starts on each node enters it there.
+# Command that enters the image on a node. The image has no srun, so srun runs outside and its tasks enter the image.
 IN_IMAGE = f"apptainer exec {workflow.deployment_settings.apptainer_args} {SIF} " if IMAGE else ""
 ENVIRONMENT = containers.ENVIRONMENT if IMAGE else launch.own_environment()
-# A prefix replaces Snakemake's own strict mode, without which a job that fails into `tee` would count as a success.
+# The prefix replaces Snakemake's strict mode; without `pipefail`, a script that fails before `| tee` would succeed.
 shell.prefix(f"set -euo pipefail; {ENVIRONMENT}; export PYTHONUNBUFFERED=1; ")
 
 
 def check_run():
-    """Stop before the first job if the image is not there, or a training takes more GPUs than the run offers."""
+    """Stop before the first job if the image is missing, or if a training takes more GPUs than the run offers."""
     trainings = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "train_adapter"]
     offered = workflow.global_resources.get("gpu").value
     try:
@@ -84,30 +87,30 @@ def of_version(stage, function):
     return lambda wildcards: function(PLAN[stage, wildcards.version])
 
 
-EXPERIMENTS = defaultdict(list)  # that a version folder belongs to
+EXPERIMENTS = defaultdict(list)  # version folder -> names of the experiments that use it
 for NAME, FOLDERS in LATEST.items():
     for FOLDER in set(FOLDERS.values()):
         EXPERIMENTS[FOLDER].append(NAME)
 
 
 def about(stage):
-    """Return the function of the sentence that a person reads while a version is made."""
+    """Return the params function of a stage's message: the sentence shown while a version is made."""
     return lambda w: launch.message(PLAN[stage, w.version], EXPERIMENTS[RESULTS / stage / w.version])
 
 
 def inputs_of(stage):
-    """Return the input function of a stage: the manifests of what its version reads, and that the hub's is fetched."""
+    """Return the input function of a stage: the manifests of the versions read, and the markers of its downloads."""
     return lambda wildcards: PLAN.inputs_of(stage, wildcards.version) | downloads(stage, wildcards.version)
 
 
 def downloads(stage, version):
-    """Return the markers of what a version takes from the hub; a job on a node has been submitted after them."""
+    """Return the markers of a version's downloads; none on a node, whose job was submitted after the downloads."""
     sources = hub_sources(PLAN[stage, version]["inputs"]) if MAIN else []
     return {"downloads": [f"results/downloads/{digest(source)}" for source in sources]} if sources else {}
 
 
 def parts_of(stage):
-    """Return the input function of the job that gathers a version's parts; a version in one piece has none."""
+    """Return the input function of the job that gathers a version's parts; a version made by one job has none."""
     return lambda wildcards: PLAN.parts_of(stage, wildcards.version)
 
 
@@ -117,7 +120,7 @@ def experiment_of(wildcards):
 
 
 def demand(stage):
-    """Return the resource functions of a stage's time limit and host memory; the full run's go by smoke's figures."""
+    """Return the resource functions of a stage's time limit and host memory."""
     return {
         "runtime": lambda wildcards, attempt: minutes(PLAN[stage, wildcards.version], attempt),
         "mem_mb": lambda wildcards, attempt: memory_mb(PLAN[stage, wildcards.version], attempt),
@@ -125,19 +128,19 @@ def demand(stage):
 
 
 def shown(name, caption):
-    """Return a file of the experiment's report, as Snakemake's own report lists it."""
+    """Return an output file of the report, marked for Snakemake's report (snakemake --report)."""
     labels = lambda wildcards: {"experiment": experiment_of(wildcards), "file": Path(name).stem}
     path = f"results/render_report/{{version}}/{name}"
     return report(path, caption=f"../report/{caption}.rst", category="Verdicts", labels=labels)
 
 
 def gpus(stage, part=False):
-    """Return the resource function of a stage that runs a model; the job that gathers parts takes no GPU."""
+    """Return the resource function of a stage's GPUs; the job that gathers parts loads no model and takes none."""
     return lambda w: launch.gpus(PLAN[stage, w.version], gathers=not part and bool(PLAN.parts_of(stage, w.version)))
 
 
 def nodes(value):
-    """Return the resource function of a training on several nodes; on one node it lacks the resource."""
+    """Return the resource function that applies `value` to a training's number of nodes; None if that is 1."""
 
     def resource(spec):
         count = launch.processes(spec)[1]
@@ -147,9 +150,9 @@ def nodes(value):
 
 
 NODES = {
-    # Else several GPUs might come from several nodes.
+    # Also for one node: otherwise SLURM might take several GPUs from several nodes.
     "nodes": of_version("train_adapter", lambda spec: launch.processes(spec)[1]),
     "tasks": nodes(lambda count: count),
-    "tasks_per_gpu": nodes(lambda count: 0),  # else the SLURM plugin asks for `tasks` of them for each GPU
-    "mpi": nodes(lambda count: "srun"),  # the command starts its own tasks
+    "tasks_per_gpu": nodes(lambda count: 0),  # otherwise the SLURM plugin requests `tasks` tasks for each GPU
+    "mpi": nodes(lambda count: "srun"),  # so that the plugin leaves srun to the command itself
 }

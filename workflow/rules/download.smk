@@ -1,5 +1,5 @@
-# Both rules are local: where snakemake runs there is internet, jobs on a node read the hub's cache and nothing else.
-rule download_source:  # before the first job that reads it; a temporary marker, so that each call looks again
+# Both rules are local, because only the machine that runs snakemake needs internet: jobs on nodes read the hub's cache.
+rule download_source:  # runs before the jobs that read the source; its marker is temporary, so each call looks again
     output:
         temp("results/downloads/{source}"),
     log:
@@ -13,13 +13,13 @@ rule download_source:  # before the first job that reads it; a temporary marker,
         "python3 workflow/scripts/download.py --out {output} {params.source:q} 2>&1 | tee {log}"
 
 
-rule download:  # on request, whatever is finished
+rule download:  # only on request; fetches all sources, also those that finished jobs have read
     log:
         "results/downloads/all.log",
     localrule: True
     params:
         sources=list(SOURCES.values()),
     message:
-        "Fetch what the configuration names on the hub"
+        "Fetch all models and data files that the configuration takes from the hub"
     shell:
         "python3 workflow/scripts/download.py {params.sources:q} 2>&1 | tee {log}"

@@ -1,4 +1,4 @@
-rule publish:  # local: the links must be the plan this driver made, not one re-parsed on a node
+rule publish:  # local, because only the driver has the plan: on a node the configuration is not read
     input:
         lambda w: [ancient(f"{folder}/manifest.json") for folder in LATEST[w.experiment].values()],
     output:

@@ -1,4 +1,4 @@
-# A version in several parts (`scatter` in the configuration): its stage's own rule then gathers what these jobs made.
+# Jobs that each make one part of a version (`scatter` in the configuration); the stage's rule then gathers the parts.
 for STAGE in SECTIONS:
 
     rule:

@@ -23,7 +23,8 @@ rule train_adapter:
     message:
         "{params.about}"
     shell:
-        # A stop signal goes to all of the job: the shell waits, and what logs goes on, until the checkpoint is written.
+        # A stop signal reaches every process of the job. The shell's empty trap lets it wait for the training, and
+        # `tee` ignores the signal, so that logging goes on until the checkpoint is written.
         "trap : TERM USR1; {params.launch} workflow/scripts/train_adapter.py --out {params.folder} 2>&1"
         " | (trap '' TERM USR1 INT; tee {log})"
 

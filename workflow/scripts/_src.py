@@ -1,6 +1,7 @@
-"""Importing this puts `src/` on the path, so that the scripts beside it also run by hand, from any folder.
+"""Put `src/` on the import path when this module is imported, so that the scripts beside it run from any folder.
 
-It also keeps them off the network: what they read was downloaded before, and a compute node may have no internet.
+Importing it also keeps the Hugging Face libraries off the network: the inputs were downloaded before, and a compute
+node may have no internet.
 """
 
 import os

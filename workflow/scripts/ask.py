@@ -1,6 +1,6 @@
 """Answer questions on the terminal, with the base or a tuned model.
 
-reads   the weights of a training, and of an experiment under results/latest its template and sampler's settings
+reads   the base model, the weights of a training, and the template and sampler settings of a published experiment
 writes  nothing
 usage   python workflow/scripts/ask.py --adapter results/latest/demo --prompt "2 + 3 = ?"
         python workflow/scripts/ask.py --model FOLDER --template "Question: {question}\\n{answer}" --prompt "…"

@@ -1,6 +1,6 @@
-"""Look for a benchmark's questions among the training rows.
+"""Count the training rows that overlap a benchmark: the same question, or a shared run of words.
 
-reads   training split of the shards, the benchmark's parquet files
+reads   training split of the shards, benchmark's parquet files
 writes  contamination.json
 usage   python workflow/scripts/audit_contamination.py --out results/audit_contamination/VERSION
 """

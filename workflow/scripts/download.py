@@ -1,7 +1,7 @@
 """Fetch models and data from the Hugging Face hub, at their pinned revisions, into the hub's cache.
 
-reads   the hub; HF_HOME says where its cache is, `hf auth login` or HF_TOKEN who asks
-writes  what the cache lacks, and the marker --out, last
+reads   the hub, logged in by `hf auth login` or HF_TOKEN where a repository needs it
+writes  the files that the cache (in HF_HOME) lacks, and the marker --out, last
 usage   snakemake download --cores 1
         python workflow/scripts/download.py Dream-org/Dream-v0-Base-7B@6572adb5535263e4d1a337b56942ba48b6dee2a9
 """
@@ -20,7 +20,7 @@ from dreamtune.inputs.download import download
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="marker that says that the sources are there")
+    parser.add_argument("--out", type=Path, help="empty file to write when all sources are in the cache")
     parser.add_argument("sources", nargs="*", help="OWNER/NAME@REVISION, or hf://datasets/OWNER/NAME@REVISION/PATH")
     arguments = parser.parse_args()
     try:

@@ -1,6 +1,6 @@
-"""Estimate the held-out likelihood of base and tuned model on identical masks.
+"""Estimate the held-out likelihood of base and tuned model, on identical masks.
 
-reads   test and training split of the shards, base model, adapter (or tuned model)
+reads   test and training split of the shards, base model, adapter (or fully fine-tuned model)
 writes  likelihood.parquet (per example and draw), likelihood.json
 usage   python workflow/scripts/evaluate_likelihood.py --out results/evaluate_likelihood/VERSION [--part 2/7]
 """

@@ -1,6 +1,6 @@
 """Answer questions with the base or the tuned model.
 
-reads   test split of the shards (or a benchmark's parquet files), base model, adapter (or tuned model)
+reads   test split of the shards (or a benchmark's parquet files), base model, adapter (or fully fine-tuned model)
 writes  answers.parquet, timings.parquet, generation.json
 usage   python workflow/scripts/generate_answers.py --out results/generate_answers/VERSION [--part 2/7]
 """

@@ -1,6 +1,6 @@
-"""Merge an adapter into its base: a checkpoint that the official code loads.
+"""Merge an adapter into its base model, and write a checkpoint that the model's official code loads.
 
-reads   base model, adapter, test split, the likelihood of the 4-bit model that was evaluated
+reads   base model, adapter, test split of the shards
 writes  merged/ (safetensors, official key names and config), merge.json
 usage   snakemake merge --cores 1 --configfile CONFIG
         python workflow/scripts/merge_adapter.py --out results/merge_adapter/VERSION

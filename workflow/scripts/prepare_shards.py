@@ -1,6 +1,6 @@
-"""Turn parquet rows into tokenised Arrow shards, split, with an audit.
+"""Turn parquet rows into tokenised Arrow shards of the splits train, validation and test, and audit the data.
 
-reads   the parquet files, the tokenizer and, if contaminated rows are dropped, the benchmarks of the frozen config
+reads   parquet files, tokenizer and, if contaminated rows are dropped, the benchmarks of the frozen config
 writes  train/ validation/ test/ (Arrow), shards.json, lengths.parquet, audit.json
 usage   python workflow/scripts/prepare_shards.py --out results/prepare_shards/VERSION [--part 2/7]
 """

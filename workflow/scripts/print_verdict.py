@@ -1,4 +1,4 @@
-"""Print where each experiment's report is, and its verdict in one line.
+"""Print each experiment's verdict in one line, and the path of its report.
 
 reads   results/latest/EXPERIMENT/summary.json
 usage   python workflow/scripts/print_verdict.py demo demo-copy
@@ -11,7 +11,10 @@ from typing import Any
 
 
 def describe(name: str, summary: dict[str, Any]) -> str:
-    """Return the verdict in one line, and below it what it is easily confused with: another reading, and the loss."""
+    """Return the verdict in one line, and in a second one two figures that do not decide it.
+
+    These are the accuracy by the last number anywhere in an answer, and the training loss.
+    """
     lenient, training = summary["lenient"], summary["training"]
     beside = []
     if lenient["base"]["value"] is not None:

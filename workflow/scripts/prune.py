@@ -1,9 +1,10 @@
-"""Delete the versions that no experiment under results/latest needs, and checkpoints of finished trainings.
+"""Delete the versions that no experiment under results/latest needs, and the checkpoints of finished trainings.
 
-Merges of versions that are needed stay, and so does unfinished work.
+Unfinished versions and merges of needed versions are kept.
 
-reads   results/latest/EXPERIMENT/versions.json, the config.json of every version
-usage   python workflow/scripts/prune.py
+reads   results/latest/EXPERIMENT/versions.json, config.json of every version
+writes  nothing; deletes folders under results, and prints them
+usage   python workflow/scripts/prune.py [--unfinished]
 """
 
 import argparse

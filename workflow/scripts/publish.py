@@ -1,7 +1,7 @@
-"""Point results/latest/EXPERIMENT at an experiment's newest versions.
+"""Point the links in results/latest/EXPERIMENT at the experiment's newest versions.
 
-reads   nothing; the links are given as NAME=FOLDER
-writes  a link per name, report.html, summary.json, versions.json, and the marker --out, last
+reads   summary.json of every experiment under results/latest
+writes  a link per name, report.html, summary.json, versions.json, results/latest/index.html, and last the marker --out
 usage   python workflow/scripts/publish.py --out results/latest/demo/.published-DIGEST full=results/train_adapter/X
 """
 
@@ -14,7 +14,7 @@ from dreamtune.workflow.publish import publish
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="marker of this publication")
+    parser.add_argument("--out", type=Path, required=True, help="empty file to write when all links are set")
     parser.add_argument("links", nargs="+", metavar="NAME=FOLDER", help="version folder to link under a name")
     arguments = parser.parse_args()
     publish(arguments.out, dict(link.split("=", 1) for link in arguments.links))

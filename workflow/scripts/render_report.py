@@ -1,4 +1,4 @@
-"""Put everything one experiment measured into one page, with a verdict.
+"""Write one experiment's report: a page with its verdict and all its measurements.
 
 reads   shards, smoke, full, likelihood, answers and scores of one experiment
 writes  report.html (self-contained), summary.json

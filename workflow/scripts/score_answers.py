@@ -1,4 +1,4 @@
-"""Grade generated answers and measure how they degenerate.
+"""Grade generated answers, and measure signs of degenerate text such as repetition.
 
 reads   answers.parquet of one generation
 writes  scores.parquet, scores.json

@@ -1,4 +1,4 @@
-"""torchrun, which says in one line why its processes ended: what the first one that failed had to say.
+"""Run torchrun, and report a failure in one line: the error of the process that failed first.
 
 usage   python workflow/scripts/torchrun.py --standalone --nproc-per-node 2 workflow/scripts/train_adapter.py --out …
 """
@@ -16,10 +16,10 @@ from torch.distributed.run import get_args_parser, run
 from dreamtune.device.gpus import show_gpus
 
 if __name__ == "__main__":
-    logging.disable()  # the launcher's own account of every process it ends
+    logging.disable()  # else torch reports every process that it ends, at length
     parser = get_args_parser()
     parser.description = __doc__
-    # What asks a training to stop is passed on to the processes; SLURM kills before the 600 s to save in if it must.
+    # Stop signals are passed on to the processes, which have 600 s to write a checkpoint, or less if SLURM kills first.
     parser.set_defaults(signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", shutdown_timeout=600)
     options = parser.parse_args()
     name = Path(options.training_script).stem

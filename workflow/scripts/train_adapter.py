@@ -1,7 +1,7 @@
-"""Train a QLoRA adapter: the smoke run and the full run are this script with other numbers.
+"""Train a QLoRA adapter, or all weights; the smoke run and the full run differ only in their settings.
 
-reads   shards, base model, and for the full run the smoke run's gate
-writes  adapter/ (PEFT), train_log.jsonl, training.json, gate.json; checkpoints/ beside them, to resume from
+reads   shards, base model, and for the full run the gate.json of the smoke run
+writes  adapter/ (PEFT) or model/, train_log.jsonl, training.json, gate.json; checkpoints/, to resume from
 usage   python workflow/scripts/train_adapter.py --out results/train_adapter/VERSION
 """
 

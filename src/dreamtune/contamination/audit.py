@@ -35,7 +35,7 @@ def audit_contamination(shards: Path, benchmark: Benchmark, ngram: int, out: Pat
     with Progress(f"comparing with {benchmark.name}", len(train)) as progress:
         for batch in train.to_batches(BATCH_ROWS):
             questions, answers = (batch[name].to_pylist() for name in ("question", "answer"))
-            overlap.check(questions, answers, batch["example_id"].to_numpy())
+            overlap.look_up(questions, answers, batch["example_id"].to_numpy())
             progress.advance(len(questions))
     counts = {"benchmark": benchmark.name, "ngram": ngram, "train_rows": len(train), **overlap.counts()}
     write_json(out / CONTAMINATION_FILE, counts | overlap.pairs())

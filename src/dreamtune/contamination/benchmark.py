@@ -21,7 +21,7 @@ BATCH_ROWS = 2_000
 class BenchmarkOverlap:
     """Counts the training rows that overlap a benchmark, and the benchmark's rows that are overlapped.
 
-    Call `check` with all training rows, in batches, then `counts` and `pairs`.
+    Call `look_up` with all training rows, in batches, then `counts` and `pairs`.
 
     Attributes:
         rows: number of training rows found so far, by an exact match or by an n-gram.
@@ -48,15 +48,15 @@ class BenchmarkOverlap:
         self.exact, self.in_questions, self.in_answers = _Exact(hashes, rows), Overlap(index), Overlap(index)
         self.sharing = 0  # training rows that share an n-gram
 
-    def check(self, questions: list[str], answers: list[str], ids: np.ndarray) -> np.ndarray:
+    def look_up(self, questions: list[str], answers: list[str], ids: np.ndarray) -> np.ndarray:
         """Return which training rows overlap the benchmark, [rows] bool.
 
         Args:
             questions, answers: [rows] texts.
             ids: [rows] int64, the rows' example ids.
         """
-        same = self.exact.check(questions, ids)
-        shares = self.in_questions.check(questions, ids) | self.in_answers.check(answers, ids, questions)
+        same = self.exact.look_up(questions, ids)
+        shares = self.in_questions.look_up(questions, ids) | self.in_answers.look_up(answers, ids, questions)
         self.sharing += int(shares.sum())
         self.rows += int((same | shares).sum())
         return same | shares
@@ -103,7 +103,7 @@ class _Exact:
         self.count = 0
         self.pairs: list[Pair] = []
 
-    def check(self, questions: list[str], ids: np.ndarray) -> np.ndarray:
+    def look_up(self, questions: list[str], ids: np.ndarray) -> np.ndarray:
         """Return which training rows repeat a question, [rows] bool; `questions` [rows] and `ids` [rows] are theirs."""
         hashes = np.array([question_hash(question) for question in questions], np.uint64)
         at = np.searchsorted(self.known, hashes).clip(max=len(self.known) - 1)

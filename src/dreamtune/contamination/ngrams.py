@@ -43,8 +43,8 @@ def ngram_hashes(texts: list[str], n: int) -> tuple[np.ndarray, np.ndarray]:
     >>> hashes, text_of = ngram_hashes(["one two three", "two", "two three"], n=2)
     >>> text_of.tolist()
     [0, 0, 2]
-    >>> hashes[1] == hashes[2]
-    np.True_
+    >>> bool(hashes[1] == hashes[2])
+    True
     """
     found = words_of(texts)
     counts = found.select(pl.col("words").list.len().cast(pl.Int64)).to_series().to_numpy()  # [texts]
@@ -152,7 +152,7 @@ class Overlap:
         self.met = np.zeros(len(index.hashes), bool)
         self.pairs: list[Pair] = []
 
-    def check(self, texts: list[str], rows: np.ndarray, questions: list[str] | None = None) -> np.ndarray:
+    def look_up(self, texts: list[str], rows: np.ndarray, questions: list[str] | None = None) -> np.ndarray:
         """Return which texts share an n-gram with the index, [texts] bool; the first MAX_PAIRS are kept in `pairs`.
 
         Args:

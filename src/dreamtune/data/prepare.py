@@ -175,9 +175,9 @@ class _SecondPass:
             dropped: [rows] reasons, changed in place for rows that overlap and have to go.
         """
         questions, answers = ([column[i] for i in train] for column in (rows.questions, rows.answers))
-        shares = self.overlap.check(questions, ids[train])
+        shares = self.overlap.look_up(questions, ids[train])
         for benchmark in self.against:
-            dropped[train[benchmark.check(questions, answers, ids[train])]] = "contaminated_by_benchmark"
+            dropped[train[benchmark.look_up(questions, answers, ids[train])]] = "contaminated_by_benchmark"
         if self.data.contaminated == "drop":
             dropped[train[shares]] = "contaminated"
 

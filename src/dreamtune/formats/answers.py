@@ -1,4 +1,4 @@
-"""The output of generate_answers, as the stages that read it find it: names of files, and columns of the tables."""
+"""The files that generate_answers writes and other stages read: their names, and the columns of the tables."""
 
 import polars as pl
 
@@ -23,5 +23,5 @@ ANSWERS = pl.Schema(
         "unmasked_at": pl.List(pl.Int32),  # the step, from 0, at which each token was revealed
     }
 )
-# The same rows, apart because seconds differ from run to run.
+# One row per row of ANSWERS, in a file apart, because times differ from run to run.
 TIMINGS = pl.Schema({"example_id": pl.Int64(), "sample": pl.Int32(), "seconds": pl.Float64()})

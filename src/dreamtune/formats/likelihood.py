@@ -1,11 +1,11 @@
-"""The output of evaluate_likelihood, as the report finds it: names of files, and the columns of the table."""
+"""The files that evaluate_likelihood writes and the report reads: their names, and the columns of the table."""
 
 import polars as pl
 
 LIKELIHOOD_FILE = "likelihood.parquet"  # the table LIKELIHOOD
 BINS_FILE = "likelihood.json"  # sums, bins by mask rate, soft canaries
 
-# One row per example and mask draw of the test split; what can be done with it stands in `evaluate/draws.py`.
+# One row per example of the test split and mask draw; `evaluate/draws.py` computes statistics from it.
 LIKELIHOOD = pl.Schema(
     {
         "example_id": pl.Int64(),

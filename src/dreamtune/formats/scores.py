@@ -1,4 +1,4 @@
-"""The output of score_answers, as the report finds it: names of files, and the columns of the table."""
+"""The files that score_answers writes and the report reads: their names, and the columns of the table."""
 
 import polars as pl
 
@@ -6,7 +6,7 @@ SCORES_FILE = "scores.parquet"  # the table SCORES
 RATES_FILE = "scores.json"  # counts and rates over all rows
 UNDECIDED = -1  # class of an answer that could not be told from an earlier one within the grader's CPU time
 
-# What grading says of one answer, one row per question and sample.
+# The grade of an answer: one row per question and sample.
 GRADES = pl.Schema(
     {
         "example_id": pl.Int64,
@@ -31,5 +31,5 @@ GRADES = pl.Schema(
         "order_correlation": pl.Float64,  # Kendall's tau-b of position and step; null where there is no order
     }
 )
-# Besides, what comparing the samples of a question says: answers that mean the same share a class.
+# In addition, a question's samples are compared with each other: answers with the same meaning have the same class.
 SCORES = pl.Schema(GRADES | {"answer_class": pl.Int32()})

@@ -1,4 +1,4 @@
-"""The output of prepare_shards for the stages that read it: names of files, and the columns of a shard."""
+"""The files that prepare_shards writes and other stages read: their names, and the columns of a shard."""
 
 import pyarrow as pa
 

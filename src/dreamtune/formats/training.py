@@ -1,4 +1,4 @@
-"""The output of train_adapter, as the stages that read it find it: names of files."""
+"""The names of the files that train_adapter writes and other stages read."""
 
 TRAINING_FILE = "training.json"  # first and last loss, steps, tokens, memory, how it ran
 GATE_FILE = "gate.json"  # whether the hard canaries passed, and all canaries

@@ -61,9 +61,9 @@ def _model(source: str, say: Callable[[str], None]) -> int:
 
     Its weights are fetched one file after the other, so that a kill loses at most the file that is being fetched.
     """
-    parts = HUB_MODEL.fullmatch(source)
-    assert parts, f"{source} was planned, and is OWNER/NAME@REVISION"
-    repository, revision = parts["repository"], parts["revision"]
+    address = HUB_MODEL.fullmatch(source)
+    assert address, f"{source} was planned, and is OWNER/NAME@REVISION"
+    repository, revision = address["repository"], address["revision"]
     _clear_abandoned(repository, "model")
     if listed_files(repository, revision) and not missing_files(repository, revision):
         return 0

@@ -87,13 +87,13 @@ def pinned_file(address: str) -> tuple[str, str, str, str]:
     Raises:
         UserError: the address is not of the form hf://datasets/OWNER/NAME@REVISION/PATH with a full commit.
     """
-    parts = HUB_FILE.fullmatch(address)
-    if not parts:
+    fields = HUB_FILE.fullmatch(address)
+    if not fields:
         raise UserError(
             f"{address} is not a pinned hub file; write hf://datasets/OWNER/NAME@REVISION/PATH.parquet "
             "with the 40-digit commit as the revision"
         )
-    return parts["repository"], parts["file"], parts["revision"], "dataset"
+    return fields["repository"], fields["file"], fields["revision"], "dataset"
 
 
 def missing_files(repository: str, revision: str) -> list[str]:

@@ -31,9 +31,9 @@ MODEL_FILES = TOKENIZER_FILES | {"generation_config.json", "model.safetensors.in
 
 
 class FileDigests:
-    """Digests of input files, remembered by path, size and time of change, so that a large file is read once.
+    """Digests of input files, kept in the file `memory` by path, size and time of change: a large file is read once.
 
-    `identify` looks at an input once per object of this class, so make a new one to look again.
+    `identify` determines the identity of an input once per object of this class; make a new object to do so again.
     """
 
     def __init__(self, memory: Path) -> None:
@@ -120,6 +120,7 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
 
 
 def _identity_at(place: tuple[str, ...], digests: FileDigests) -> Any:
+    """Return the identity of ("model" or "tokenizer", path, revision), or of ("files", pattern, …)."""
     kind, *paths = place
     if kind == "files":
         return [identity for pattern in paths for identity in _files(pattern, digests)]

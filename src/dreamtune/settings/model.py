@@ -15,7 +15,9 @@ class ModelConfig(Section):
     family: Literal["dream", "llada", "qwen2", "llama"] | None = result(
         None, "architecture of the checkpoint; null reads it from the checkpoint's config.json"
     )
-    quantization: Literal["none", "nf4"] = result("nf4", "nf4: 4-bit NormalFloat, double quantised (QLoRA)")
+    quantization: Literal["none", "nf4"] = result(
+        "nf4", "how the linear layers' weights are held: nf4 (4-bit NormalFloat, double quantised: QLoRA), or as dtype"
+    )
     dtype: Literal["bfloat16", "float32"] = result(
         "bfloat16", "number type of the computation and of all weights that are not quantised"
     )

@@ -26,7 +26,7 @@ class TrainConfig(Section):
     lora: LoraSettings = result(LoraSettings, "the low-rank adapter; unused in full fine-tuning")
     learning_rate: Float = result(2e-5, "peak learning rate", gt=0.0)
     schedule: Literal["cosine", "linear", "constant"] = result(
-        "cosine", "course of the learning rate after the warm-up: down to 0 at the last step, or constant"
+        "cosine", "course of the learning rate after the warm-up: falling towards 0 after the last step, or constant"
     )
     warmup: Float = result(
         0.03, "share of all steps (0 to 1) over which the learning rate rises linearly from 0", ge=0.0, le=1.0

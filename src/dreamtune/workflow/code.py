@@ -1,8 +1,8 @@
-"""The digest of a stage's code, which is a part of its version.
+"""The digest of a stage's code, which is hashed into its versions: after an edit the stage's results are made again.
 
-**The place decides what an edit makes anew.** What lies in `workflow/` and `device/`, and the modules `progress`,
-`interruption`, `errors` and `prediction`, decide how a job runs and what it prints, never what it writes: they enter no
-digest. Every other module enters the digest of each script that reaches it through imports.
+**A module's place decides which results an edit makes again.** The modules in `workflow/` and `device/`, and
+`progress`, `interruption`, `errors` and `prediction`, decide how a job runs and what it prints, never what it writes:
+they enter no digest. Every other module enters the digest of each script that reaches it through imports.
 
 Torch-free and quick, because the Snakefile calls this while it is parsed.
 """
@@ -21,10 +21,13 @@ UNHASHED = ("workflow", "device", "progress", "interruption", "errors", "predict
 
 
 def code_digest(script: str | Path) -> str:
-    """Return 12 hex digits of a script and of every local module it reaches through imports, lazy ones too.
+    """Return 12 hex digits that stand for a script and all modules of this project that it imports, in functions too.
 
-    Compared are syntax trees without docstrings, so comments and formatting do not count. Files beside a package's
-    modules (templates) count as code. Nothing is executed.
+    The digest is over syntax trees without docstrings, so comments, docstrings and formatting do not change it. Other
+    files in a package's folder, such as templates, count as code. Nothing is imported or executed.
+
+    Raises:
+        SyntaxError: the script or one of the modules is no Python.
     """
     found: dict[str, str] = {}
     todo = [("__main__", Path(script).resolve())]
@@ -53,7 +56,13 @@ def _tree_digest(path: Path, mtime: int) -> str:
 
 
 def _plain(node: Any) -> Any:
-    """Return a tree as lists. Empty fields are left out: which ones exist differs between Python's versions."""
+    """Return a syntax tree as nested lists, without docstrings and line numbers.
+
+    Empty fields are left out, because Python's versions differ in which ones exist.
+
+    >>> _plain(ast.parse("x  # a comment"))
+    ['Module', ['body', [['Expr', ['value', ['Name', ['id', "'x'"], ['ctx', ['Load']]]]]]]]
+    """
     if isinstance(node, list):
         return [_plain(item) for item in node]
     if not isinstance(node, ast.AST):
@@ -66,7 +75,7 @@ def _plain(node: Any) -> Any:
 
 @cache
 def _imports(path: Path, mtime: int, package: str) -> list[str]:
-    """Return the dotted names that a file in `package` imports, some of them of what a module defines."""
+    """Return the dotted names that a file in `package` imports: of modules, and of classes and functions in modules."""
     found: list[str] = []
     for node in ast.walk(_parse(path, mtime)):
         if isinstance(node, ast.Import):
@@ -79,10 +88,14 @@ def _imports(path: Path, mtime: int, package: str) -> list[str]:
 
 
 def _locate(imported: str) -> Iterator[tuple[str, Path]]:
-    """Yield every local module that `import imported` runs: its packages and, if it is one, itself."""
-    parts = imported.split(".")
-    for end in range(1, len(parts) + 1):
-        stem = SRC.joinpath(*parts[:end])
+    """Yield name and file of every module of this project that importing the dotted name runs, packages first.
+
+    >>> [name for name, _ in _locate("dreamtune.digests.sha256_file")]
+    ['dreamtune', 'dreamtune.digests']
+    """
+    names = imported.split(".")
+    for end in range(1, len(names) + 1):
+        stem = SRC.joinpath(*names[:end])
         for path in (stem.with_suffix(".py"), stem / "__init__.py"):
             if path.is_file():
-                yield ".".join(parts[:end]), path
+                yield ".".join(names[:end]), path

@@ -1,7 +1,7 @@
-"""What a job in a container needs of the host: its image, and every path outside of the work folder that is read or
-written: what the plan names, the hub's cache and token, local scratch.
+"""Find the image of jobs that run in containers, and bind the host's folders that they read or write.
 
-A container sees the work folder and what is bound into it, nothing else of the host's disks.
+Of the host's disks a container sees the work folder and the paths bound into it, nothing else. Bound are the data files
+and models that the plan names, the hub's cache and token, and the local scratch folder.
 """
 
 import os
@@ -20,13 +20,13 @@ from dreamtune.workflow.scratch import VARIABLE as SCRATCH
 LOCK = ROOT / "containers" / "requirements.lock"
 HUB_FOLDERS = ("HF_HOME", "HF_HUB_CACHE")
 TOKEN = "/mnt/hub-token"  # where a container sees the hub's token
-SHARED = "DREAMTUNE_BIND"  # what all machines bind, as a job on a node has it of the driver
-# A bind hides what the image has at the same place, so of these it takes single files.
+SHARED = "DREAMTUNE_BIND"  # holds the binds of all machines: the driver sets it, and jobs on nodes inherit it
+# Folders that are never bound whole, only single files in them: a bind hides the image's folder at the same place.
 OF_THE_IMAGE = frozenset(
     Path("/", name)
     for name in ("", "bin", "dev", "etc", "lib", "lib64", "opt", "proc", "run", "sbin", "sys", "tmp", "usr", "var")
 )
-# Inside, whatever the host's environment says: the image's packages and no others, and caches in the work folder.
+# Shell commands run first in a container: use only the image's packages, and keep caches in the work folder.
 ENVIRONMENT = "; ".join(
     (
         "unset PYTHONPATH PYTHONHOME",
@@ -37,18 +37,19 @@ ENVIRONMENT = "; ".join(
 
 
 def image() -> str:
-    """Return DREAMTUNE_IMAGE, a file or an address; without it the file that is named by the lock's digest."""
+    """Return the image's file or address: DREAMTUNE_IMAGE, or by default the file that `make image` builds."""
     return os.environ.get("DREAMTUNE_IMAGE") or f"containers/dreamtune-{sha256_file(LOCK)[:12]}.sif"
 
 
 def require(name: str, nodes: int = 1) -> None:
-    """Stop unless the image is there; one with an address is fetched by Snakemake.
+    """Check that jobs can run in an image; Snakemake itself fetches one that has an address.
 
     Args:
-        nodes: most that a training takes.
+        name: file or address of the image, as `image` returns it.
+        nodes: largest number of nodes of a training.
 
     Raises:
-        UserError: there is no such file; or it has an address, and every node of a training would fetch it.
+        UserError: there is no such file; or it is an address, and each of several nodes would fetch it.
     """
     if "://" in name and nodes > 1:
         raise UserError(
@@ -60,34 +61,41 @@ def require(name: str, nodes: int = 1) -> None:
 
 
 def bind(specs: Iterable[dict[str, Any]]) -> None:
-    """Have every path that `specs` name outside of the work folder bound into containers, by APPTAINER_BIND.
+    """Set APPTAINER_BIND so that containers see every path outside of the work folder that versions need.
 
-    Data and models are bound read-only, the hub's cache for writing. Without HF_HOME the cache is in the work folder:
-    there the home folder's is not to be seen. Its token is, where a source lies on the hub.
+    Data and models are bound read-only, the hub's cache for writing. If HF_HOME is not set, it is set to a folder in
+    the work folder, because containers do not see the home folder. The hub's token is bound if an input lies on the
+    hub.
+
+    Args:
+        specs: the versions' frozen specifications, as the plan has them.
 
     Raises:
-        UserError: such a path has a comma or a colon in its name, which a bind cannot express; or HF_HOME or
-            HF_HUB_CACHE is a folder that cannot be made.
+        UserError: a path has a comma or a colon in its name, which a bind cannot express; or a folder that HF_HOME or
+            HF_HUB_CACHE names cannot be made.
     """
     work, specs = Path.cwd(), list(specs)
     token = token_file() if any(hub_sources(spec["inputs"]) for spec in specs) else None
     os.environ.setdefault("HF_HOME", str(work / ".cache" / "huggingface"))
     binds = dict.fromkeys(named_paths(specs), "ro") | dict.fromkeys(hub_folders(work), "rw")
     os.environ[SHARED] = ",".join(filter(None, [_given(), *bind_list(binds, work)]))
-    # Only here, where the downloads run: a node never asks the hub, and may have another home folder or none.
+    # The token only on this machine, where downloads run: jobs on nodes never go to the hub.
     bind_here([f"{_expressible(token.resolve())}:{TOKEN}:ro"] if token else [])
     if token:
         os.environ["HF_TOKEN_PATH"] = TOKEN
 
 
 def bind_here(more: Iterable[str] = ()) -> None:
-    """Have bound what the driver found, `more`, and what each machine knows for itself: its local scratch folder.
+    """Set APPTAINER_BIND on this machine: the driver's binds, those in `more`, and this machine's scratch folder.
 
-    A folder of DREAMTUNE_SCRATCH that is not there is left to `scratch.py`, which says so in one line: bound, it would
-    keep every container from starting.
+    A scratch folder that does not exist is not bound, because then no container would start; `scratch_folder` reports
+    it in the job.
+
+    Args:
+        more: further binds, as source:destination:mode.
 
     Raises:
-        UserError: the folder has a comma or a colon in its name.
+        UserError: the scratch folder has a comma or a colon in its name.
     """
     asked = os.environ.get(SCRATCH)
     folder = Path(os.path.expandvars(asked)) if asked else None
@@ -98,14 +106,15 @@ def bind_here(more: Iterable[str] = ()) -> None:
 
 
 def _given() -> str:
+    """Return the binds that the user has set, as a comma-separated list."""
     return os.environ.get("APPTAINER_BIND") or os.environ.get("SINGULARITY_BIND") or ""
 
 
 def token_file() -> Path | None:
-    """Return the file in which `hf auth login` left the hub's token, found as huggingface_hub.constants does.
+    """Return the file of the hub's token, which `hf auth login` writes; None if there is none, or HF_HOME has it.
 
-    None if there is none, or if it lies in HF_HOME, which is bound anyway. Nothing else of its folder is to be bound: a
-    container that sees what renews a login, and may not write there, would use that up and lose the new token.
+    The search follows huggingface_hub.constants; HF_HOME is bound as a whole. Only the token's file is bound, not its
+    folder: the files there that renew a login work once, and a container that cannot write would lose the new token.
     """
     given = os.environ.get("HF_TOKEN_PATH")
     if os.environ.get("HF_HOME") and not given:
@@ -116,7 +125,13 @@ def token_file() -> Path | None:
 
 
 def hub_folders(work: Path) -> Iterator[Path]:
-    """Yield the folders of the hub's cache; what lies outside of `work` is made, for only what exists can be bound."""
+    """Yield the folders of the hub's cache that exist, and make HF_HOME and HF_HUB_CACHE absolute in the environment.
+
+    Folders outside of the work folder are made if they do not exist, because only an existing folder can be bound.
+
+    Raises:
+        UserError: such a folder cannot be made.
+    """
     for name in filter(os.environ.get, HUB_FOLDERS):
         folder = Path(os.environ[name]).expanduser().absolute()
         os.environ[name] = str(folder)
@@ -129,7 +144,10 @@ def hub_folders(work: Path) -> Iterator[Path]:
 
 
 def named_paths(specs: Iterable[dict[str, Any]]) -> Iterator[Path]:
-    """Yield the data files, the files of model folders and, of a linked worktree, git's folder."""
+    """Yield the data files and the files of model folders that the versions name.
+
+    In a linked git worktree, the main repository's HEAD is yielded, too: manifests record the commit.
+    """
     sections = [section for spec in specs for section in spec["runtime"].values()]
     for pattern in {pattern: None for section in sections for pattern in section.get("files", [])}:
         if not pattern.startswith(HUB):
@@ -145,9 +163,21 @@ def named_paths(specs: Iterable[dict[str, Any]]) -> Iterator[Path]:
 
 
 def bind_list(paths: dict[Path, str], work: Path) -> list[str]:
-    """Return `source:destination:mode` of what makes `paths` (each with its mode) visible beside the `work` folder.
+    """Return the binds, as source:destination:mode, with which a container sees `paths` under their own names.
 
-    A path is visible under its own name only if each symbolic link on the way leads somewhere that is visible too.
+    Where a path is a symbolic link, or leads through one, the link's target is bound, too. For a read-only file its
+    folder is bound, unless that would hide files of the image or the work folder.
+
+    Args:
+        paths: paths with their modes, "ro" or "rw".
+        work: the work folder, which needs no bind.
+
+    Raises:
+        UserError: a path has a comma or a colon in its name.
+
+    >>> bind_list({Path("/data/set/a.parquet"): "ro", Path("/data/set/b.parquet"): "ro", Path("/etc/hosts"): "ro",
+    ...            Path("/fast/job"): "rw", Path("/work/c.parquet"): "ro"}, work=Path("/work"))
+    ['/data/set:/data/set:ro', '/etc/hosts:/etc/hosts:ro', '/fast/job:/fast/job:rw']
     """
     found: dict[Path, str] = {}
     for path, mode in paths.items():
@@ -165,15 +195,19 @@ def _expressible(path: Path) -> Path:
 
 
 def _hides(folder: Path, work: Path) -> bool:
-    """Whether binding `folder` would cover something of the image's, or the work folder with one that is read-only."""
+    """Return whether binding `folder` would hide a folder of the image, or make the work folder within it read-only."""
     return folder in OF_THE_IMAGE or work.is_relative_to(folder.resolve())
 
 
 def places(path: Path) -> Iterator[Path]:
-    """Yield `path` and where it leads, one symbolic link after the other, up to where there is none on the way."""
+    """Yield `path`, and the paths that it leads to, one symbolic link resolved after the other.
+
+    If /data is a link to /disk1, and /disk1/set one to ../disk2/set, then /data/set/a yields itself, /disk1/set/a and
+    /disk2/set/a.
+    """
     yield path
-    for part in (*reversed(path.parents), path):
-        if part.is_symlink():
-            target = part.parent / part.readlink() / path.relative_to(part)
+    for folder in (*reversed(path.parents), path):
+        if folder.is_symlink():
+            target = folder.parent / folder.readlink() / path.relative_to(folder)
             yield from places(Path(os.path.normpath(target)))
             return

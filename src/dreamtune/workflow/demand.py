@@ -1,8 +1,8 @@
-"""What a job asks a batch system for: minutes and host memory. Torch-free: the Snakefile calls it at submission.
+"""The time limit and host memory that a job requests from a batch system. Torch-free: the Snakefile calls this module.
 
-The full run asks for what smoke measured, times `cluster.margin`. The other stages have nothing to go by, so they ask
-for what Dream 7B on a few thousand rows stays well within. A second attempt asks for twice as much, a third for three
-times; nothing asks for more than `cluster.max_minutes` and `cluster.max_mem_gb`.
+The full run requests the time and memory predicted from smoke's measurements, times `cluster.margin`. Other stages
+have no measurements and request amounts that suffice for Dream 7B on a few thousand rows. The second attempt requests
+twice as much, the third three times; no request exceeds `cluster.max_minutes` and `cluster.max_mem_gb`.
 """
 
 import json
@@ -13,7 +13,7 @@ from dreamtune.prediction import slowdown, training_tokens
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.settings.train import TrainConfig
 
-USUAL: dict[str, tuple[int, int]] = {  # of a stage's first attempt: minutes, GB
+USUAL: dict[str, tuple[int, int]] = {  # minutes and GB that a stage's first attempt requests
     "prepare_shards": (60, 8),
     "audit_contamination": (20, 8),
     "train_adapter": (60, 32),
@@ -23,19 +23,22 @@ USUAL: dict[str, tuple[int, int]] = {  # of a stage's first attempt: minutes, GB
     "render_report": (20, 4),
     "merge_adapter": (60, 32),
 }
-# Around the script that smoke measured stand two Snakemake processes, which read the plan and start it.
+# Added to the predictions: in the job, two Snakemake processes stand around the script, which alone smoke measured.
 AROUND_MINUTES, AROUND_GB = 2, 0.5
 
 
 def minutes(spec: dict[str, Any], attempt: int) -> int:
-    """Return the time limit in minutes.
+    """Return the time limit of a job in minutes.
+
+    If a full run is predicted to take 4,940 s and `cluster.margin` is 2, its first attempt requests
+    2 * 4,940 / 60 + 2 minutes, rounded up to 167.
 
     Args:
-        spec: of the job's version, as planned.
-        attempt: 1 for the first.
+        spec: frozen specification of the job's version.
+        attempt: number of the attempt, from 1.
 
     Raises:
-        FileNotFoundError: smoke is not finished; Snakemake asks again when it is.
+        FileNotFoundError: the smoke run is not finished; Snakemake calls again when it is.
     """
     cluster, gate = _cluster(spec), spec["order_only"].get("gate")
     first = cluster.margin * _full_run_s(spec, gate) / 60 + AROUND_MINUTES if gate else USUAL[spec["stage"]][0]
@@ -43,20 +46,32 @@ def minutes(spec: dict[str, Any], attempt: int) -> int:
 
 
 def memory_mb(spec: dict[str, Any], attempt: int) -> int:
-    """Return the host memory in MB, on each node; arguments and errors as for `minutes`."""
+    """Return the host memory of a job in MB per node.
+
+    Args:
+        spec: frozen specification of the job's version.
+        attempt: number of the attempt, from 1.
+
+    Raises:
+        FileNotFoundError: the smoke run is not finished; Snakemake calls again when it is.
+    """
     cluster, gate = _cluster(spec), spec["order_only"].get("gate")
     first: float = USUAL[spec["stage"]][1]
-    if spec["stage"] == "train_adapter":  # what smoke measures is one process's, and the request is for a node
+    if spec["stage"] == "train_adapter":  # smoke measures the memory of one process, and the request is for a node
         train = _train(spec)
         if gate:
             first = cluster.margin * _smoke(gate)[0]["host_memory_gib"] * train.gpus + AROUND_GB
-        else:  # a checkpoint of all weights is gathered in the memory of one process: 12 bytes a weight
+        else:  # full fine-tuning gathers a checkpoint in the memory of one process: 12 bytes per weight
             first = first * train.gpus if train.finetuning == "lora" else cluster.max_mem_gb
     return math.ceil(1024 * min(attempt * first, cluster.max_mem_gb))
 
 
 def _full_run_s(spec: dict[str, Any], gate: str) -> float:
-    """Predict the full run from smoke's rates: its start, its steps and its validations, in seconds."""
+    """Return the predicted time of the full run in seconds: smoke's start, then steps and validations at its rates.
+
+    Smoke took 760 s, of which 700 s in its training loop, at 0.6 s per token and 20 s per validation: a full run of
+    8,000 tokens and four validations is predicted to take 60 + 8,000 * 0.6 + 4 * 20 = 4,940 s.
+    """
     smoke, wall_s = _smoke(gate)
     train = _train(spec)
     processes = train.gpus * train.nodes
@@ -70,8 +85,8 @@ def _full_run_s(spec: dict[str, Any], gate: str) -> float:
 
 
 def _smoke(gate: str) -> tuple[dict[str, Any], float]:
-    """Return smoke's training.json, and its wall time from the start of its process, in seconds."""
-    wall_s = _read(f"{gate}/manifest.json")["wall_s"]  # first: the job's input, whose absence Snakemake understands
+    """Return smoke's training.json, and the wall time of its process in seconds."""
+    wall_s = _read(f"{gate}/manifest.json")["wall_s"]  # read first: if it is absent, Snakemake knows it as an input
     return _read(f"{gate}/training.json"), wall_s
 
 
@@ -84,5 +99,5 @@ def _cluster(spec: dict[str, Any]) -> ClusterConfig:
 
 
 def _read(path: str) -> Any:
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123, its error then names the path as Snakemake knows it
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123, so that an error names the path as Snakemake spells it
         return json.load(file)

@@ -1,4 +1,4 @@
-"""How an experiment is made of stages: the graph that the Snakefile runs."""
+"""Plan the stages of each experiment and what each stage reads: the graph of jobs that Snakemake runs."""
 
 from pathlib import Path
 
@@ -12,9 +12,13 @@ Folders = dict[str, Path]
 
 
 def make_plan(config: Config) -> tuple[Plan, dict[str, Folders]]:
-    """Return the plan and, for each experiment, its newest version folders by name.
+    """Plan all experiments of a configuration.
 
-    Raises UserError where an input file or model folder does not exist.
+    Returns:
+        The plan; and for each experiment its version folders, by names such as "full" or "scores/test/greedy/tuned".
+
+    Raises:
+        UserError: an input file or a model folder does not exist, or an input from the hub is not pinned.
     """
     plan = Plan()
     latest = {name: _plan_experiment(plan.under(e.cluster), name, e) for name, e in config.experiments.items()}
@@ -23,9 +27,10 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, Folders]]:
 
 
 def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
-    # Only dropping reads the benchmarks: under `keep`, naming one more re-makes no shards and retrains nothing.
+    # The shards depend on the benchmarks only if contaminated rows are dropped: under `keep`, another benchmark neither
+    # makes the shards again nor trains again.
     against = e.evaluate.benchmarks if e.data.contaminated == "drop" else []
-    # What cannot change the shards does not name them: the column of the answers, which are not compared.
+    # The answers are not compared, so the column of the answers is kept out of the shards' version.
     avoided: dict[str, Section] = {
         f"benchmark/{benchmark.name}": benchmark.model_copy(update={"answer": benchmark.question})
         for benchmark in against
@@ -63,7 +68,10 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
 
 
 def _plan_training(plan: Plan, e: Experiment, run: str, shards: Path, gate: Folders | None = None) -> Path:
-    """Plan one run. Its name is hashed: with equal settings smoke would else be its own gate."""
+    """Plan the run `smoke` or `full` of a training; return its version folder.
+
+    The run's name is hashed: with equal settings, smoke and full would otherwise be one version and its own gate.
+    """
     overrides = e.smoke if run == "smoke" else e.full
     return plan.add(
         "train_adapter",
@@ -78,7 +86,10 @@ def _plan_training(plan: Plan, e: Experiment, run: str, shards: Path, gate: Fold
 def _plan_answers(
     plan: Plan, e: Experiment, folders: Folders, questions: Benchmark | None, setting: str, generate: GenerateConfig
 ) -> Folders:
-    """Plan the answers of base and tuned to one set of questions under one setting, and their scores."""
+    """Plan the answers of base and tuned to one set of questions under one generation setting, and their scores.
+
+    `questions` is None for the test split. Return the version folders by name.
+    """
     added: Folders = {}
     sections: dict[str, Section] = {"generate": generate, "model": e.model}
     inputs: tuple[str, ...] = ("model",)
@@ -94,7 +105,10 @@ def _plan_answers(
 
 
 def plan_merge(plan: Plan, config: Config, latest: dict[str, Folders]) -> dict[str, Path]:
-    """Plan the merged checkpoint of each experiment with an adapter; it is made only on request."""
+    """Plan the merged checkpoint of each experiment that trains an adapter; return the version folders by experiment.
+
+    The default target does not ask for them: `snakemake merge` makes them.
+    """
     return {
         name: plan.under(e.cluster).add(
             "merge_adapter",

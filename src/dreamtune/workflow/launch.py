@@ -1,4 +1,4 @@
-"""How a job is started: which processes a training takes, on how many GPUs and nodes, and what a person reads of it.
+"""How a job is started: the command of a training, its processes, GPUs and nodes, and the message of each job.
 
 Functions take a version's specification, as the plan has it; workflow/rules/common.smk binds them to Snakemake's
 wildcards. Torch-free.
@@ -14,7 +14,7 @@ from typing import Any
 from dreamtune.errors import UserError
 
 Spec = Mapping[str, Any]
-PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
+PORTS = range(20_000, 32_000)  # below the ports that Linux gives to outgoing connections
 TORCHRUN = "python3 workflow/scripts/torchrun.py"
 
 
@@ -33,10 +33,10 @@ def processes(spec: Spec) -> tuple[int, int]:
 
 
 def gpus(spec: Spec, gathers: bool = False) -> int:
-    """Return how many GPUs a job of this version takes, on all nodes.
+    """Return the number of GPUs that a job of this version takes, on all nodes together.
 
     Args:
-        gathers: the job only puts together the parts that other jobs made, and so loads no model.
+        gathers: whether the job only joins the parts that other jobs made, and so loads no model.
     """
     if spec["stage"] == "prepare_shards" or gathers or spec["runtime"]["model"]["device"] == "cpu":
         return 0  # prepare_shards reads the model's tokenizer alone
@@ -44,13 +44,14 @@ def gpus(spec: Spec, gathers: bool = False) -> int:
 
 
 def check_gpus(trainings: Iterable[Spec], offered: int | None) -> None:
-    """Stop if a training takes more GPUs than the run offers; Snakemake would count it as taking fewer.
+    """Check that no training takes more GPUs than the run offers; Snakemake would start it and count fewer.
 
     Args:
-        offered: the run's `gpu` resource; None where there is no limit, as on a cluster.
+        trainings: specifications of the trainings that will run.
+        offered: the run's `gpu` resource; None if there is no limit, as on a cluster.
 
     Raises:
-        UserError: there is such a training.
+        UserError: a training takes more.
     """
     for spec in trainings:
         count, nodes = processes(spec)
@@ -62,21 +63,21 @@ def check_gpus(trainings: Iterable[Spec], offered: int | None) -> None:
 
 
 def most_nodes(specs: Iterable[Spec]) -> int:
-    """Return the most nodes that any training among the versions takes; 1 where none is trained."""
+    """Return the largest number of nodes that a training among the versions takes; 1 if there is no training."""
     return max((processes(spec)[1] for spec in specs if spec["stage"] == "train_adapter"), default=1)
 
 
 def training_command(spec: Spec, in_image: str = "") -> str:
     """Return the command that runs a training script: python3, or torchrun for several processes.
 
-    On several nodes srun starts one torchrun on each; they meet on the job's first node.
+    On several nodes, srun starts one torchrun on each, and these find each other at a port of the job's first node.
 
     >>> train = {"gpus": 2, "nodes": 1}
     >>> training_command({"version": "0123456789ab", "runtime": {"train": train}})
     'python3 workflow/scripts/torchrun.py --nproc-per-node 2 --standalone'
 
     Args:
-        in_image: command that enters the image on a node, for srun itself runs outside of it.
+        in_image: command that enters the image on a node, because srun itself runs outside of it; "" without an image.
     """
     count, nodes = processes(spec)
     if nodes > 1:
@@ -91,7 +92,11 @@ def message(spec: Spec, experiments: Sequence[str] = ()) -> str:
     """Return the sentence that Snakemake shows while a version is being made.
 
     Args:
-        experiments: names of those that the version belongs to; two are named, the others counted.
+        experiments: names of the experiments that use the version; the first two are named, the others counted.
+
+    >>> spec = {"stage": "score_answers", "version": "0123456789ab", "settings": {}, "reads": {"answers": "results/…"}}
+    >>> message(spec, ["demo", "longer", "longest"])
+    'demo, longer and 1 more: grade the answers (score_answers/0123456789ab)'
     """
     settings = spec["settings"]
     questions = settings.get("benchmark", {}).get("name", "the held-out rows")

@@ -1,9 +1,9 @@
-"""One version made by several jobs: which parts there are, and which of them a job is.
+"""The parts of a version that several jobs make (`scatter` in the configuration): their folders and records.
 
-    results/<stage>/<version>/parts/<cut>/2-of-7/      what one job made, and its part.json, written last
+    results/<stage>/<version>/parts/<cut>/2-of-7/      one job's output, and its part.json, which is written last
 
-The cut is a digest of the version's runtime settings: how many parts there are, and whatever else decides which rows
-stand together in a batch. Parts of another cut have another path, so they are never mixed in. Torch-free.
+The cut is a digest of the version's runtime settings: the number of parts, and all that decides which rows are computed
+in one batch. Parts of different cuts have different paths, so they are never mixed. Torch-free.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,27 +17,27 @@ from dreamtune.part import Part
 
 PARTS = "parts"
 PROVENANCE = ("part", "counts", "host", "gpu", "image", "packages", "python", "started", "finished", "wall_s")
-# The stages that can be scattered, each with the section of the configuration that says into how many parts.
+# The stages that can be made in parts, each with the section whose field `scatter` is the number of parts.
 SECTIONS = {"prepare_shards": "data", "generate_answers": "generate", "evaluate_likelihood": "likelihood"}
 
 
 def parts_of(spec: Mapping[str, Any]) -> list[Part]:
-    """Return the parts of a version, as its frozen specification has it; none if one job makes all of it."""
+    """Return the parts of a version by its frozen specification; [] if one job makes the whole version."""
     section = SECTIONS.get(spec["stage"])
     count = spec["runtime"].get(section, {}).get("scatter", 1)
     return [Part(number, count) for number in range(1, count + 1)] if count > 1 else []
 
 
 def folder_of(spec: Mapping[str, Any], part: Part) -> Path:
-    """Return a part's folder, within that of its version."""
+    """Return a part's folder, relative to the folder of its version."""
     return Path(PARTS) / digest(spec["runtime"]) / str(part)
 
 
 def read_part(folder: Path, version: str) -> dict[str, Any]:
-    """Return how a part was made, after a look at every byte of it.
+    """Verify the digests of a part's files; return its record: counts, host, packages, times.
 
     Raises:
-        UserError: it is not finished, or was changed since.
+        UserError: the part is not finished, belongs to another version, or a file was changed since.
     """
     try:
         record = read_json(folder / "part.json")
@@ -49,8 +49,13 @@ def read_part(folder: Path, version: str) -> dict[str, Any]:
     return {name: record[name] for name in PROVENANCE}
 
 
-def together(gathering: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what a manifest says of all jobs of a version: the first start, the seconds of all, the parts' GPUs."""
+def combined_record(gathering: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the manifest's fields that cover all jobs of a version: first start, sum of wall times, the parts' GPUs.
+
+    Args:
+        gathering: record of the job that gathers the parts.
+        parts: records of the parts' jobs, from `read_part`; without any, the result is {}.
+    """
     if not parts:
         return {}
     jobs = [*parts, gathering]

@@ -1,4 +1,8 @@
-"""The plan: which versions of which stages an experiment is made of. Torch-free: the Snakefile builds it."""
+"""The plan: the versions of all stages that the experiments need. Torch-free, because the Snakefile makes it.
+
+A version is the digest of everything that can change a stage's output: settings, inputs, code, and the versions that it
+reads. Its folder is results/STAGE/VERSION.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ FORMAT = 1
 
 
 class Plan(dict[tuple[str, str], dict[str, Any]]):
-    """Maps (stage, version) to its frozen specification: settings, inputs, what it reads, its code's digest."""
+    """Maps (stage, version) to the version's specification: settings, inputs, folders it reads, digest of its code."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +29,7 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         self.codes: dict[str, str] = {}  # stage -> digest of its code, worked out once for all of its versions
 
     def under(self, cluster: ClusterConfig) -> "Plan":
-        """Let what is added next travel with these bounds, which do not enter its version; return the plan."""
+        """Give the versions added from now on these bounds, which are not hashed into them; return the plan itself."""
         self.cluster = cluster
         return self
 
@@ -39,11 +43,19 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         unhashed: dict[str, Section] | None = None,
         names: dict[str, Any] | None = None,
     ) -> Path:
-        """Plan one stage and return its version folder.
+        """Add one version of a stage; return its folder.
 
-        `inputs` names what the stage reads from outside `results/` (see `inputs/identity.py`). `reads` and `order_only`
-        map names to version folders; the versions of `reads` are hashed, those of `order_only` are not. `unhashed`
-        sections travel to the job without entering the version. `names` are plain settings that belong to no section.
+        Args:
+            stage: name of the stage, of its rule and of its script.
+            sections: the configuration's sections for the job; their result fields are hashed into the version.
+            inputs: names of the inputs from outside `results/`, as for `inputs.identity.identify`.
+            reads: version folders that the job reads, by name; these versions are hashed.
+            order_only: version folders that must be finished before the job, by name; they are not hashed.
+            unhashed: sections for the job of which no field is hashed.
+            names: further settings, which belong to no section; they are hashed.
+
+        Raises:
+            UserError: an input is missing or not pinned.
         """
         kinds = {name: section.by_kind() for name, section in sections.items()}
         reads, order_only = reads or {}, order_only or {}
@@ -71,12 +83,12 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         return self.codes[stage]
 
     def __missing__(self, key: tuple[str, str]) -> dict[str, Any]:
-        """A job that was submitted before the config was edited keeps what it was submitted with."""
+        """Return the frozen specification of an unplanned version, whose job was submitted under an earlier plan."""
         spec: dict[str, Any] = read_json(RESULTS / key[0] / key[1] / "config.json")
         return spec
 
     def freeze(self) -> None:
-        """Write each unfinished version's specification as its `config.json`: a job runs from that and nothing else."""
+        """Write the specification of each unfinished version to its `config.json`, from which alone a job runs."""
         for (stage, version), spec in self.items():
             folder = RESULTS / stage / version
             path = folder / "config.json"
@@ -86,15 +98,15 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
             write_json(path, spec)
 
     def inputs_of(self, stage: str, version: str) -> dict[str, str]:
-        """Return the manifests that a job waits for, by name."""
+        """Return the manifests of the versions that a job reads or waits for, by name."""
         spec = self[stage, version]
         return {name: f"{folder}/manifest.json" for name, folder in (spec["reads"] | spec["order_only"]).items()}
 
     def parts_of(self, stage: str, version: str) -> list[str]:
-        """Return what says that a part is finished, of each part of a version that is scattered."""
+        """Return the part.json of each part of a version; [] if the version is made by one job."""
         spec = self[stage, version]
         return [f"{RESULTS}/{stage}/{version}/{folder_of(spec, part)}/part.json" for part in parts_of(spec)]
 
     def unfinished(self, of: str) -> list[str]:
-        """Return a stage's versions without a manifest. A finished version has no job: nothing can re-make it."""
+        """Return the versions of the stage `of` that have no manifest."""
         return [v for stage, v in self if stage == of and not (RESULTS / stage / v / "manifest.json").exists()]

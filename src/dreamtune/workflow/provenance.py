@@ -1,4 +1,4 @@
-"""What a manifest records of how a result was made: packages, commit, container image, GPU. None of it is hashed."""
+"""How a result was made, for its manifest: packages, commit, container image, GPU. None of this is hashed."""
 
 import importlib.metadata
 import os
@@ -19,7 +19,7 @@ PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """Return what a manifest says of this process: commit, packages, Python, container image, host and GPU."""
+    """Return the manifest's record of this process: commit, packages, Python, container image, host and GPU."""
     return {
         "git": _git(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
@@ -39,14 +39,14 @@ def _installed(name: str) -> bool:
 
 
 def _image() -> str | None:
-    """Return the file name of the container's image and what lock it was built from; None outside of a container."""
+    """Return the container image's file name and the digest of its lock; None outside of a container."""
     file = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER")
     lock = Path(sys.prefix) / "requirements.lock"
     return f"{Path(file).name}, lock {sha256_file(lock)[:12] if lock.exists() else 'unknown'}" if file else None
 
 
 def _git() -> dict[str, Any] | None:
-    """Return commit and whether tracked files differ from it; None outside a repository."""
+    """Return the commit of the code, and whether tracked files differ from it; None outside of a git repository."""
     try:
         commit = subprocess.run(
             ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
@@ -60,6 +60,6 @@ def _git() -> dict[str, Any] | None:
 
 
 def _gpu() -> str | None:
-    """Return the GPU's name if this process used torch; stages without a model never import it."""
+    """Return the GPU's name if this process has imported torch; stages without a model never do, and get None."""
     torch = sys.modules.get("torch")
     return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None

@@ -1,4 +1,4 @@
-"""Deleting the versions that no experiment under results/latest needs any more."""
+"""Delete the versions that no published experiment (under results/latest) needs any more."""
 
 import shutil
 from pathlib import Path
@@ -9,13 +9,16 @@ from dreamtune.workflow.plan import RESULTS
 
 
 def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
-    """Delete the versions that nothing needs any more, and the checkpoints of finished ones; return the folders.
+    """Delete the versions that nothing needs, and the checkpoints of finished trainings; return the deleted folders.
 
-    Needed are the versions that `latest` points to, the merges made of them, unfinished ones (which may be running, or
-    hold checkpoints to go on from; not with `unfinished`), and whatever any of these reads.
+    A version is needed if a published experiment links to it, if it merges such versions, if it is unfinished (it may
+    be running, or have checkpoints to resume from), or if a needed version reads it.
+
+    Args:
+        unfinished: delete unfinished versions, too, unless a published experiment needs them.
 
     Raises:
-        UserError: nothing has been published, so that everything would go.
+        UserError: no experiment is published, so that everything would be deleted.
     """
     published = list((results / "latest").glob("*/versions.json"))
     if not published:
@@ -29,32 +32,35 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     needed = {_name(folder) for versions in published for folder in read_json(versions).values()}
     needed |= {name for name in folders if name.startswith("merge_adapter/") and read[name] <= needed}
     if not unfinished:
-        needed |= {name for name, path in folders.items() if _in_the_making(path)}
+        needed |= {name for name, path in folders.items() if _is_unfinished(path)}
     waiting = list(needed)
     while waiting:
         new = read.get(waiting.pop(), set()) - needed
         needed |= new
         waiting += new
     stale = [path for name, path in folders.items() if name not in needed]
-    stale += [path / "checkpoints" for name, path in folders.items() if name in needed and _is_done_with_them(path)]
+    stale += [path / "checkpoints" for name, path in folders.items() if name in needed and _has_old_checkpoints(path)]
     for path in stale:
         shutil.rmtree(path)
     return stale
 
 
-def _is_done_with_them(folder: Path) -> bool:
-    """Whether there are checkpoints that no training will resume from."""
+def _has_old_checkpoints(folder: Path) -> bool:
+    """Return whether a version is finished and has checkpoints, from which no training will resume."""
     return (folder / "checkpoints").is_dir() and (folder / "manifest.json").exists()
 
 
-def _in_the_making(folder: Path) -> bool:
-    """Whether a version is unfinished; a merge that was planned, as all are, and never asked for is nothing."""
+def _is_unfinished(folder: Path) -> bool:
+    """Return whether a version was begun or will be made, and has no manifest.
+
+    Every merge is planned, and made only on request: one whose folder holds nothing but its config.json was not begun.
+    """
     asked_for = folder.parent.name != "merge_adapter" or any(path.name != "config.json" for path in folder.iterdir())
     return asked_for and not (folder / "manifest.json").exists()
 
 
 def _read_by(folder: Path) -> set[str]:
-    """Return STAGE/VERSION of what a version reads, from its frozen config."""
+    """Return the versions, as STAGE/VERSION, that a version reads or waits for, by its frozen config."""
     path = folder / "config.json"
     if not path.exists():
         return set()

@@ -1,4 +1,4 @@
-"""`results/latest/EXPERIMENT`: stable links to an experiment's newest versions, which is what people open."""
+"""Publish an experiment: links in `results/latest/EXPERIMENT` to its newest versions, at paths that do not change."""
 
 import os
 from pathlib import Path
@@ -8,9 +8,14 @@ from dreamtune.report.index import render_index
 
 
 def publish(marker: Path, links: dict[str, str]) -> None:
-    """Replace each link atomically, remove those that are no more, list the experiment, and last write the `marker`.
+    """Point the links beside `marker` at an experiment's versions, list it in the index, and write the marker last.
 
-    Markers of other publications go first: whatever happens in between, no marker stands for links it did not set.
+    Each link is replaced atomically; links that are not among `links` are removed. The markers of earlier publications
+    are removed first, so that after a crash no marker stands for links that it does not describe.
+
+    Args:
+        marker: file whose existence says that these links were published.
+        links: version folders by the links' names; "report" must be one of them.
     """
     folder = marker.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,8 +37,8 @@ def publish(marker: Path, links: dict[str, str]) -> None:
 def write_index(latest: Path) -> None:
     """Write `latest`/index.html from every experiment's summary.json.
 
-    Publications may run side by side without a lock: each looks again after writing, so the last page written has seen
-    every link set before it.
+    Several publications may run at the same time, without a lock: each renders the page again after writing it, so the
+    last page written contains every link that was set before.
     """
     written = None
     while (page := render_index(latest)) != written:

@@ -1,4 +1,4 @@
-"""Where a job writes before its output is moved into place: beside the results, or on the node's local disk."""
+"""The folder that a job writes into before its output is moved into place: beside the results, or on a local disk."""
 
 import os
 import shutil
@@ -13,9 +13,9 @@ VARIABLE = "DREAMTUNE_SCRATCH"
 
 
 def scratch_folder() -> Path | None:
-    """Return the local folder that DREAMTUNE_SCRATCH asks for; None if it does not.
+    """Return the local folder that DREAMTUNE_SCRATCH names; None if the variable is not set.
 
-    The node's own variables may stand in it: '$SLURM_TMPDIR' is known only where the job runs.
+    Its value may contain other variables, such as '$SLURM_TMPDIR', which are expanded on the node where the job runs.
 
     Raises:
         UserError: there is no such folder on this node, or it cannot be written to.
@@ -33,10 +33,10 @@ def scratch_folder() -> Path | None:
 
 
 def private_folder(parent: Path, prefix: str) -> Path:
-    """Make this process's own, empty folder in `parent`; what its killed predecessors on this host left goes."""
+    """Make an empty folder for this process alone in `parent`, and delete those of killed processes of this host."""
     mine = f"{prefix}{socket.gethostname()}-"
     for left in parent.glob(f"{mine}*"):
-        process = left.name.removeprefix(mine)  # no number: of another host, whose name begins like this one's
+        process = left.name.removeprefix(mine)  # not a number if a host's name begins with this host's name and "-"
         if process.isdigit() and not psutil.pid_exists(int(process)):
             shutil.rmtree(left, ignore_errors=True)
     folder = parent / f"{mine}{os.getpid()}"

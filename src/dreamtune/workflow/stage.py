@@ -1,9 +1,10 @@
 """One job of the workflow: from its frozen `config.json` to its `manifest.json`, which is written last.
 
-A job works in a private folder and moves what it made into its version's folder at the end. Two writers of the same
-version can run side by side (a driver that was killed leaves its job running): both make the same content.
-Of a version that is scattered, each part is such a job too, in its own folder, with a `part.json` for a manifest; the
-job that gathers them checks every part, and removes them once the manifest stands (see `dreamtune.workflow.parts`).
+A job works in a private folder and moves its output into the version's folder at the end. Two jobs may write the same
+version at the same time, because a killed driver leaves its job running; both make the same content.
+A version may be made in parts (see `dreamtune.workflow.parts`): a job makes each part, in a folder of the part, with a
+`part.json` in place of the manifest. One more job verifies and gathers the parts, and removes them after the manifest
+is written.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from dreamtune.interruption import Interrupted
 from dreamtune.part import Part
 from dreamtune.settings.base import Section
 from dreamtune.workflow.code import code_digest
-from dreamtune.workflow.parts import PARTS, folder_of, parts_of, read_part, together
+from dreamtune.workflow.parts import PARTS, combined_record, folder_of, parts_of, read_part
 from dreamtune.workflow.provenance import provenance
 from dreamtune.workflow.scratch import private_folder, scratch_folder
 
@@ -36,20 +37,26 @@ ATTEMPTS = 20  # to move an output into place beside another writer of the same 
 
 
 class Stage:
-    """The context in which a script makes its one library call.
+    """Context manager in which a script makes its one library call; it publishes the output and writes the manifest.
 
     >>> with Stage(__file__, code_before_imports) as stage:
     ...     stage.counts = prepare_shards(stage.section("data", DataConfig), ..., stage.out)
 
     Attributes:
-        folder: the version's folder, or the part's, which survives a kill: checkpoints belong here.
+        folder: the folder of the version or of the part. It outlives a killed job, so checkpoints belong here.
         out: a private, empty folder, on local disk if DREAMTUNE_SCRATCH names one; its content becomes the output.
-        counts: what the manifest says of rows and drop reasons.
-        part: the part of the version that this job makes; None for all of it.
+        counts: rows, drop reasons and other results of the library call, for the manifest.
+        part: the part of the version that this job makes; None if it makes or gathers the whole version.
     """
 
     def __init__(self, script: str, code_before: str, arguments: list[str] | None = None) -> None:
-        """Read the command line; stop if the code is not what the version was planned with, before or after imports."""
+        """Read the command line and the frozen config; exit with one line if the code changed since the planning.
+
+        Args:
+            script: the script's `__file__`.
+            code_before: the script's code digest, taken before its imports: an edit in between is noticed, too.
+            arguments: the command line; None takes sys.argv.
+        """
         self.name = Path(script).stem
         parser = argparse.ArgumentParser(prog=self.name, description=sys.modules["__main__"].__doc__)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -68,19 +75,19 @@ class Stage:
             self._stop(error)
 
     def section(self, name: str, kind: type[S]) -> S:
-        """Return a section of the frozen config, result and runtime fields together."""
+        """Return a section of the frozen config as an object of type `kind`."""
         values = self.spec["settings"].get(name, {}) | self.spec["runtime"].get(name, {})
         return kind.model_validate(values)
 
     def optional(self, name: str, kind: type[S]) -> S | None:
-        """Return a section, or None where this version has none."""
+        """Return a section of the frozen config as an object of type `kind`; None if there is no such section."""
         return self.section(name, kind) if name in self.spec["settings"] else None
 
     def reads(self) -> dict[str, Path]:
-        """Return the version folders this job reads, by name, each of them finished.
+        """Return the folders of the versions that this job reads, by name.
 
         Raises:
-            UserError: one of them has no manifest.
+            UserError: one of these versions is not finished.
         """
         folders = {name: Path(folder) for name, folder in (self.spec["reads"] | self.spec["order_only"]).items()}
         for name, folder in folders.items():
@@ -89,10 +96,10 @@ class Stage:
         return folders
 
     def parts(self) -> list[Path]:
-        """Return the folders of the finished parts that this job gathers; [] if it makes all itself, or is a part.
+        """Return the folders of the parts that this job gathers; [] if it makes a part, or the whole version.
 
         Raises:
-            UserError: one of them is not finished, or no longer what was written.
+            UserError: a part is not finished, or was changed after it was written.
         """
         if self.part:
             return []
@@ -113,10 +120,10 @@ class Stage:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             if kind is None and os.environ.get("RANK", "0") == "0":  # of several processes only the first writes
-                # What was loaded at the start is in memory: no training is lost for what became of the model's folder.
+                # The model was loaded before, so a change of its folder since then does not cost a finished training.
                 self._check_inputs([name for name in self.spec["inputs"] if name != "model"])
                 self._write_manifest(self._publish())
-                if not self.part:  # they hold nothing that the version does not
+                if not self.part:  # the version now holds all that its parts hold
                     shutil.rmtree(self.folder / PARTS, ignore_errors=True)
         except UserError as changed:
             error = changed
@@ -127,9 +134,10 @@ class Stage:
             self._stop(error)
 
     def _stop(self, error: UserError | Interrupted) -> None:
-        """Say why, once: of several processes the launcher passes on what the first that failed wrote down.
+        """Print the error once, also if there are several processes, and exit with status 1.
 
-        All are stopped together; then the launcher may be ending too, and the first process speaks for itself.
+        Under torchrun a process writes its error to a file, and the launcher prints that of the first process that
+        failed. A stop signal reaches the launcher, too, which may end before it prints: then process 0 prints itself.
         """
         file, stopped = os.environ.get("TORCHELASTIC_ERROR_FILE"), isinstance(error, Interrupted)
         if file:
@@ -155,7 +163,7 @@ class Stage:
             )
 
     def _check_part(self) -> None:
-        """Go to the part's own folder, if this job makes one."""
+        """Set `folder` to the part's folder, if this job makes a part; raise a UserError if no such part is planned."""
         if self.part is None:
             return
         planned = parts_of(self.spec)
@@ -168,7 +176,7 @@ class Stage:
         self.folder /= folder_of(self.spec, self.part)
 
     def _check_inputs(self, names: list[str]) -> None:
-        """Stop if a file outside `results/` is not the one that the version was planned with."""
+        """Raise a UserError if a named input from outside `results/` changed since the version was planned."""
         now = identify(names, self.spec["runtime"], FileDigests(DIGESTS))
         if changed := [name for name in names if now[name] != self.spec["inputs"][name]]:
             raise UserError(
@@ -177,7 +185,7 @@ class Stage:
             )
 
     def _publish(self) -> list[str]:
-        """Move the private folder's content into the version's folder, from scratch by a copy; return the names."""
+        """Move the output into the version's folder, from a scratch folder through a copy; return the names moved."""
         if self.out != self.beside:
             shutil.copytree(self.out, self.beside, dirs_exist_ok=True)
         names = sorted(item.name for item in self.beside.iterdir())
@@ -186,7 +194,7 @@ class Stage:
         return names
 
     def _write_manifest(self, outputs: list[str]) -> None:
-        """Describe the files as they lie on disk; once more if another writer replaced one meanwhile."""
+        """Write the manifest (or part.json) of the files on disk; again if another writer replaced one meanwhile."""
         record, name = self._record(), "part.json" if self.part else "manifest.json"
         for attempt in range(ATTEMPTS):
             try:
@@ -196,7 +204,7 @@ class Stage:
                 write_json(self.folder / name, record)
                 if before == [_mark(file) for file in files]:
                     return
-            except FileNotFoundError:  # in the middle of another writer's replacing
+            except FileNotFoundError:  # another writer is replacing a file just now
                 if attempt == ATTEMPTS - 1:
                     raise
                 time.sleep(0.1)
@@ -210,13 +218,13 @@ class Stage:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_s": round(time.time() - started, 3),
         }
-        return record | ({"part": str(self.part)} if self.part else together(record, self.gathered))
+        return record | ({"part": str(self.part)} if self.part else combined_record(record, self.gathered))
 
 
 def _replace(source: Path, target: Path, aside: Path) -> None:
-    """Rename `source` to `target`; a folder that stands there, of another writer with the same content, goes aside.
+    """Rename `source` to `target`; if a folder of that name exists, from another writer, move it into `aside` first.
 
-    The two renames are not one: another writer's may come between, so they are tried again.
+    The two renames are not atomic together: another writer may rename in between, so they are tried several times.
     """
     for attempt in range(ATTEMPTS):
         try:
@@ -235,5 +243,6 @@ def _files(path: Path) -> list[Path]:
 
 
 def _mark(file: Path) -> tuple[int, int, int]:
+    """Return inode, size and time of change, which differ after a file was replaced."""
     stat = file.stat()
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
