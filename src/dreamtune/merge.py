@@ -2,10 +2,10 @@
 
     OUT/merged/     the base model's own files (config.json, tokenizer, index, Python files) byte for byte, and its
                     safetensors, file by file under their own names and keys, with the adapter added
-    OUT/merge.json  what was merged, and the held-out NLL of the result beside that of the model that was evaluated
+    OUT/merge.json  counts, and the held-out NLL of the merged model and of base + adapter as evaluated
 
-The adapter is added to the weights as they are stored, not to their 4-bit rounding, although it was trained on that:
-the NLL of both says what this changes. Only one file of weights is in memory at a time.
+The adapter was trained beside 4-bit weights, but it is added to the weights as they are stored; the two NLLs show what
+this changes. Only one file of weights is in memory at a time.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta
 
-# What adapter_config.json must say (if it says anything) for the update to be alpha / r * B A and nothing else.
+# The values that adapter_config.json may have for the update to be exactly alpha / r · B A; an absent key is fine.
 PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
@@ -44,7 +44,7 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "layer_replication": (None, []),
     "init_lora_weights": (True, "gaussian"),
 }
-PREFIX = "base_model.model."
+PREFIX = "base_model.model."  # PEFT's, before the names of modules
 
 
 def merge_adapter(
@@ -57,9 +57,10 @@ def merge_adapter(
     """Write OUT/merged and OUT/merge.json; return the counts.
 
     Args:
-        model: the base model; its quantisation is that of the model whose NLL stands beside the merged one's.
-        adapter: PEFT folder of a plain LoRA.
-        shards: output of prepare_shards, whose test split both are measured on; without it no NLL is stated.
+        model: the base model; base + adapter is measured in its precision.
+        adapter: folder of a plain LoRA adapter in PEFT's format.
+        out: folder for the checkpoint and merge.json.
+        shards: output of prepare_shards, whose test split both models are measured on; without it no NLL is stated.
         likelihood: settings of that measurement.
 
     Raises:
@@ -81,7 +82,11 @@ def merge_adapter(
 
 
 def _read_updates(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Return for each adapted weight, by its native name, the factors A [r, in] and (alpha / r) B [out, r]."""
+    """Return the factors A [r, in] and (alpha / r) · B [out, r] of each adapted weight, by transformers' name for it.
+
+    Raises:
+        UserError: the adapter is no plain LoRA.
+    """
     config = read_adapter_config(adapter)
     for key, allowed in PLAIN.items():
         if config.get(key, allowed[0]) not in allowed:
@@ -102,7 +107,7 @@ def _read_updates(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 def _merged(weight: torch.Tensor, name: str, updates: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Return a weight with its update added, in its own type; take what was used out of `updates`."""
+    """Return a weight plus its update, in the weight's type, and remove that update from `updates`."""
     if name not in updates:
         return weight
     a, b = updates.pop(name)
@@ -114,7 +119,7 @@ def _merged(weight: torch.Tensor, name: str, updates: dict[str, tuple[torch.Tens
 def _compare(
     model: ModelConfig, adapter: Path, merged: Path, shards: Path, likelihood: LikelihoodConfig
 ) -> dict[str, Any]:
-    """Return the held-out NLL in nats per token of the merged model and of base + adapter as evaluated, same masks."""
+    """Return the held-out NLL, in nats per token, of the merged model and of base + adapter, on the same masks."""
     examples, mask_id = read_examples(shards, "test", likelihood.max_rows), read_meta(shards)["tokenizer"]["mask_id"]
     if not examples:
         return {"rows": 0, "merged": None, "evaluated": None}
