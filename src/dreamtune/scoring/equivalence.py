@@ -1,8 +1,8 @@
 r"""Whether two short answers mean the same: text, numbers, then mathematics (math-verify, over SymPy).
 
 The cheap rules decide wherever they apply, because SymPy reads words as products of letters (so "Navin" would
-equal "Vanni") and "4 2", a decoder's spacing of 42, as a mixed number. What is left goes to math-verify, unless it
-could compute something huge (limits.py): then it is compared as text only.
+equal "Vanni") and "4 2", a decoder's spacing of 42, as a mixed number. Other answers go to math-verify, unless they
+could make it compute something huge (limits.py): then they are compared as text only.
 
 A comparison has a limit of CPU time, is tried once more with ten times that limit, and then counts as undecided. So
 the result follows from the two texts; how busy the machine is only decides how long it takes.
@@ -50,7 +50,7 @@ ONE_BRACKET = re.compile(r"[(\[][^()\[\]]*[)\]]")
 NAME = re.compile(r"(?:\\[a-z]+\s*)?[A-Za-z\s]*(?:_\s*\{?\w+\}?)?'?(?:\s*\([A-Za-z\d, ]+\))?")
 ARITHMETIC = re.compile(r"(?:[\d\s+*/().-]|\\(?:cdot|times|div)(?![a-z]))+")
 RELATION = re.compile(r"[<>]|\\(?:leq?|geq?|neq?|lt|gt|in|equiv)(?![a-z])|[,;](?!\d{3})|\b(?:or|and)\b")
-# "The difference is 2 dollars more than …": what stands right after the verb is the value.
+# "The difference is 2 dollars more than …": the number right after the verb is the value.
 SENTENCE = re.compile(
     r"(?P<before>[A-Za-z][A-Za-z\s,'’-]*)\b(?:is|are|was|were|equals?|costs?|has|have|needs?|makes?|earns?|gets?)\s+"
     r"(?P<number>\\?[$€£]?-?[\d,.]*\d(?:\\?%)?)(?P<after>[A-Za-z\s,'’-]*)"

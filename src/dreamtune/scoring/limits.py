@@ -77,7 +77,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         if paused:
             left = paused - (time.process_time() - before)
             signal.setitimer(signal.ITIMER_PROF, max(left, SHORTEST_S), interval)
-    if used_up:  # the block swallowed the exception, so what it made cannot be trusted
+    if used_up:  # the block swallowed the exception, so its result cannot be trusted
         raise OutOfTime
 
 
