@@ -44,7 +44,7 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "layer_replication": (None, []),
     "init_lora_weights": (True, "gaussian"),
 }
-PREFIX = "base_model.model."
+PREFIX = "base_model.model."  # PEFT's, before the names of modules
 
 
 def merge_adapter(

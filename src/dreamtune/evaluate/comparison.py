@@ -1,6 +1,7 @@
-"""Base against tuned on the same questions: JSON-able blocks of estimates, intervals and tests.
+"""Compare base and tuned on the same questions: estimates, intervals and tests, as blocks of plain JSON.
 
-An estimate is {"value", "low", "high", "n"}; what there are no data for is null, never NaN.
+A *block* is the dictionary of one comparison. An estimate in it is {"value", "low", "high", "n"}; a number for which
+there are no data is None, never NaN.
 """
 
 from math import isfinite
@@ -30,11 +31,20 @@ Block = dict[str, Any]
 
 
 def compare_scores(base: pl.DataFrame, tuned: pl.DataFrame, reading: str, comparison: Comparison) -> Block:
-    """Compare one reading (`correct`, `strict` or `lenient`) of two scores.parquet, by question.
+    """Compare the accuracy of base and tuned in one reading, question by question.
 
-    One sample per question: Wilson's intervals, Newcombe's paired one, exact McNemar. Several: the same intervals for
-    the effective number of answers, and a permutation test over questions, of which each counts with its mean.
-    A question with an undecided answer of either model is left out of both; `undecided` counts these questions.
+    With one sample per question: Wilson's intervals, Newcombe's paired interval and McNemar's exact test. With several:
+    the same intervals for the effective number of answers, and a permutation test over the questions' means. A question
+    with an undecided answer of either model is left out for both; `undecided` counts these questions.
+
+    Args:
+        base, tuned: the two scores.parquet.
+        reading: `correct`, `strict` or `lenient`.
+        comparison: level of test and intervals, resamples and seed.
+
+    Returns:
+        a block: "base" and "tuned", estimates of the share that is right; "gain", the estimate of tuned − base with
+        "p", "test", "won" and "lost"; "detectable", and counts.
 
     Raises:
         UserError: the two do not answer the same questions.
@@ -46,11 +56,15 @@ def compare_scores(base: pl.DataFrame, tuned: pl.DataFrame, reading: str, compar
 
 
 def compare_samples(base: pl.DataFrame, tuned: pl.DataFrame, comparison: Comparison) -> Block:
-    """Compare what several samples of a question show together, of two scores.parquet.
+    """Compare pass@k and the majority vote of base and tuned, over several samples per question.
+
+    Args:
+        base, tuned: the two scores.parquet.
+        comparison: level of test and intervals, resamples and seed.
 
     Returns:
-        "pass_at_k": {k: block} for k = 1, 2, 4, … and n; "majority": block, null for one sample per question. The
-        blocks are those of `compare_scores`; majority has one answer per question, hence McNemar's exact test.
+        "pass_at_k": {k: block} for k = 1, 2, 4, … and n; "majority": a block, None for one sample per question. The
+        blocks have the form of those of `compare_scores`; a majority is one answer per question, hence McNemar's test.
 
     Raises:
         UserError: the two do not answer the same questions.
@@ -73,10 +87,11 @@ def compare_samples(base: pl.DataFrame, tuned: pl.DataFrame, comparison: Compari
 
 
 def _by_question(base: pl.DataFrame, tuned: pl.DataFrame, reading: str) -> tuple[pl.DataFrame, int]:
-    """Return example_id, samples, and how many of them are right in base and in tuned, of each question that counts.
+    """Return example_id, the number of samples, and how many are right in base and in tuned, for each question.
 
-    A gradable question counts if the reading exists (is not null) for every sample of both models. The second value is
-    the number of gradable questions with an undecided sample: those in which `correct`, if it is the reading, is null.
+    A gradable question counts if the reading exists (is not null) for every sample of both models; the others are left
+    out. The second value is the number of gradable questions with an undecided sample: those in which `correct`, if it
+    is the reading, is null.
     """
     keys = [frame.filter(pl.col("example_id") >= 0).select("example_id", "sample") for frame in (base, tuned)]
     if not keys[0].sort("example_id", "sample").equals(keys[1].sort("example_id", "sample")):
@@ -103,19 +118,28 @@ def _compare(x: np.ndarray, y: np.ndarray, samples: int, left_out: dict[str, int
 
 
 def compare_nll(frame: pl.DataFrame, comparison: Comparison) -> Block:
-    """Compare likelihood.parquet by example: Σ NLL / Σ tokens in nats per response token; less is better."""
+    """Compare the held-out NLL of base and tuned, Σ NLL / Σ tokens in nats per response token; lower is better.
+
+    Args:
+        frame: likelihood.parquet (see `formats.likelihood`).
+        comparison: level of test and intervals, resamples and seed.
+
+    Returns:
+        a block like that of `compare_scores`, with "delta" in place of "gain", and "everything_masked": base and tuned
+        at mask rate 1.
+    """
     rows = per_example(frame)
     if not rows.height:
         return nothing("rows")
     tokens = rows["response_tokens"].to_numpy()
     base, tuned = rows["nll_base"].to_numpy(), rows["nll_tuned"].to_numpy()
-    everything = frame.filter(pl.col("draw") == EVERYTHING)
+    everything_masked = frame.filter(pl.col("draw") == EVERYTHING)
     p = paired_permutation(tuned - base, comparison.resamples, comparison.seed) if len(tokens) > 1 else None
     return {
         "base": estimate(_ratio(base, tokens, comparison)),
         "tuned": estimate(_ratio(tuned, tokens, comparison)),
         "delta": estimate(_ratio(tuned - base, tokens, comparison)) | {"p": p, "test": "paired permutation over rows"},
-        "everything_masked": _blind(everything, comparison),
+        "everything_masked": _everything_masked(everything_masked, comparison),
         "detectable": detectable_mean(tuned - base, tokens, comparison.alpha),
         "rows": rows.height,
         "tokens": int(tokens.sum()),
@@ -125,19 +149,20 @@ def compare_nll(frame: pl.DataFrame, comparison: Comparison) -> Block:
 
 
 def estimate(interval: Interval) -> Block:
-    """Return the interval as JSON, an infinite limit as null."""
+    """Return the interval as an estimate; an infinite limit becomes None."""
     limits = {name: _finite(getattr(interval, name)) for name in ("value", "low", "high")}
     return {**limits, "n": interval.n}
 
 
 def nothing(what: str) -> Block:
-    """Return the block of a comparison without data."""
+    """Return the block of a comparison without data; `what` is "rows" for the NLL, "questions" for accuracy."""
     empty = {"value": None, "low": None, "high": None, "n": 0}
     gain = {"delta" if what == "rows" else "gain": empty | {"p": None, "test": None}}
     return {"base": dict(empty), "tuned": dict(empty), **gain, "detectable": None, what: 0}
 
 
-def _blind(rows: pl.DataFrame, comparison: Comparison) -> Block:
+def _everything_masked(rows: pl.DataFrame, comparison: Comparison) -> Block:
+    """Return the estimates of base and tuned on the draws that mask the whole response."""
     if not rows.height:
         empty = nothing("rows")
         return {"base": empty["base"], "tuned": empty["tuned"]}
@@ -146,6 +171,7 @@ def _blind(rows: pl.DataFrame, comparison: Comparison) -> Block:
 
 
 def _single(x: np.ndarray, y: np.ndarray, comparison: Comparison) -> Block:
+    """Compare base x and tuned y, [questions] of 0 or 1: one answer per question."""
     won, lost = int(((x == 0) & (y == 1)).sum()), int(((x == 1) & (y == 0)).sum())
     gain = estimate(paired_difference(x, y, comparison.alpha))
     test = {"p": mcnemar_exact(lost, won), "test": "exact McNemar", "won": won, "lost": lost}
@@ -158,6 +184,7 @@ def _single(x: np.ndarray, y: np.ndarray, comparison: Comparison) -> Block:
 
 
 def _several(x: np.ndarray, y: np.ndarray, samples: int, comparison: Comparison) -> Block:
+    """Compare base x and tuned y, [questions] in 0 to 1: the mean over `samples` answers per question."""
     alpha = comparison.alpha
     test = {
         "p": paired_permutation(y - x, comparison.resamples, comparison.seed),

@@ -1,4 +1,4 @@
-r"""Negative log-likelihood of a masked diffusion model: mask counts, their masks, and the summed cross entropy.
+r"""Estimate the negative log-likelihood (NLL) of responses under a masked diffusion model.
 
 **Estimator.** A masked diffusion model bounds −log p(response | prompt) by the ELBO, whose form over the mask *count*
 is (Nie et al. 2025, Large Language Diffusion Models, eq. 6 and appendix A; there the count is called l):
@@ -8,15 +8,15 @@ is (Nie et al. 2025, Large Language Diffusion Models, eq. 6 and appendix A; ther
 It equals the integral over t of (1/t) E_{masks ~ Bernoulli(t)} ΣCE. Under Bernoulli(t) a given set S of k positions
 has probability t^k (1−t)^(L−k), and ∫₀¹ t^(k−1) (1−t)^(L−k) dt = (k−1)! (L−k)! / L! = (1/k) / C(L, k): each set
 weighs 1/k over the number of sets of its size, which is the expression above, with L from averaging k over 1..L.
-Fixing k removes the variance of the masked count, and with it that of the weight 1/t. Besides, the `draws` of an
-example are stratified: draw d takes k = 1 + ⌊L·(d + u)/draws⌋ with its own u in [0, 1). Each stratum is sampled
-uniformly, so the mean over the draws stays unbiased.
+Fixing k removes the variance of the number of masked tokens, and with it that of the weight 1/t. Besides, the draws of
+an example are stratified: with D draws, draw d takes k = 1 + ⌊L·(d + u)/D⌋, where u in [0, 1) is drawn for it. Each
+stratum is sampled uniformly, so the mean over the draws stays unbiased.
 
-**Masks** are a function of (seed, example id, draw, position) alone: the k positions of smallest hash are masked, the
-same for base and tuned, in any batch. One further row per example masks everything (t = 1).
+**Masks** are a function of (seed, example id, draw, position) alone: the k positions with the smallest hashes are
+masked. So they are the same for base and tuned, and in any batch. One further row per example masks everything (t = 1).
 
-**Reported** is Σ NLL / Σ tokens in nats per response token, up to the first end token, inclusive. A row whose answer
-was cut has no end token and counts up to its cut.
+**Reported** is Σ NLL / Σ tokens in nats per response token, up to and including the first end token. A row whose
+answer was cut has no end token and counts up to its cut.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,20 +36,33 @@ from dreamtune.progress import Progress
 from dreamtune.settings.likelihood import LikelihoodConfig
 
 AT_ONCE = 1024  # rows that pass the head together; twice `loss.HEAD_ROWS`, as nothing is kept for a backward pass
-Reading = Callable[[], AbstractContextManager[Any]]  # puts the model into a state: adapter off, adapter on
+Side = Callable[[], AbstractContextManager[Any]]  # makes a model base or tuned within a `with`: adapter off, or on
 
 
 @dataclass(frozen=True)
 class Job:
-    """One forward pass of one row: which response positions are masked."""
+    """One example with one mask, for one forward pass.
+
+    Attributes:
+        example: prompt and response.
+        draw: number of the mask, from 0, or EVERYTHING.
+        masked: the masked positions, counted from the start of the response.
+    """
 
     example: Example
     draw: int
-    masked: tuple[int, ...]  # positions within the response
+    masked: tuple[int, ...]
 
 
 def mask_positions(seed: int, example_id: int, draw: int, draws: int, length: int) -> tuple[int, ...]:
-    """Return the masked response positions of a draw: k of `length`, k stratified over the draws."""
+    """Return the masked positions of one draw, ascending, counted from the start of a response of `length` tokens.
+
+    Their number k is stratified over the draws (see the module's docstring). Of 8 tokens and two draws, the first masks
+    1 to 4 and the second 5 to 8:
+
+    >>> [len(mask_positions(seed=0, example_id=7, draw=draw, draws=2, length=8)) for draw in (0, 1)]
+    [1, 7]
+    """
     share = (draw + open_uniforms(seed, example_id, draw, -1).item()) / draws
     count = min(length, 1 + int(length * share))
     order = np.argsort(open_uniforms(seed, example_id, draw, np.arange(length)), kind="stable")
@@ -57,7 +70,7 @@ def mask_positions(seed: int, example_id: int, draw: int, draws: int, length: in
 
 
 def plan_jobs(examples: Sequence[Example], likelihood: LikelihoodConfig) -> list[Job]:
-    """Return every draw of every example, and the row that masks everything."""
+    """Return a job for each draw of each example, and one per example that masks everything."""
     jobs = []
     for e in examples:
         for draw in range(likelihood.draws):
@@ -68,7 +81,10 @@ def plan_jobs(examples: Sequence[Example], likelihood: LikelihoodConfig) -> list
 
 
 def batches(jobs: Sequence[Job], batch_tokens: int) -> Iterator[list[int]]:
-    """Yield indices of jobs of similar length, at most `batch_tokens` padded tokens together (at least one job)."""
+    """Yield batches, as indices of jobs of similar length.
+
+    A batch has at most `batch_tokens` tokens with its padding, unless a single job has more.
+    """
     order = sorted(range(len(jobs)), key=lambda i: (len(jobs[i].example.tokens), i))
     batch: list[int] = []
     for i in order:
@@ -82,9 +98,9 @@ def batches(jobs: Sequence[Job], batch_tokens: int) -> Iterator[list[int]]:
 
 @torch.inference_mode()
 def summed_cross_entropy(model: Any, jobs: Sequence[Job], mask_id: int) -> np.ndarray:
-    """Return ΣCE over the masked positions of each job, [jobs], in nats and float64."""
+    """Return each job's cross entropy summed over its masked positions (ΣCE), [jobs] float64, in nats."""
     longest = max(len(job.example.tokens) for job in jobs)
-    inputs = torch.zeros(len(jobs), longest, dtype=torch.long)  # [B, L]; padding is hidden, so its id is irrelevant
+    inputs = torch.zeros(len(jobs), longest, dtype=torch.long)  # [B, L]; padding is hidden, so any id will do
     seen = torch.zeros(len(jobs), longest, dtype=torch.long)
     for row, job in enumerate(jobs):
         inputs[row, : len(job.example.tokens)] = torch.tensor(job.example.tokens)
@@ -102,34 +118,40 @@ def summed_cross_entropy(model: Any, jobs: Sequence[Job], mask_id: int) -> np.nd
 
 def evaluate_jobs(
     model: Any,
-    readings: Sequence[Reading],
+    sides: Sequence[Side],
     jobs: Sequence[Job],
     mask_id: int,
     todo: Sequence[Sequence[int]],
     label: str,
 ) -> np.ndarray:
-    """Return ΣCE of each job under each reading of the model (see `base_and_tuned`), [readings, jobs], in nats.
+    """Return each job's ΣCE under each side of the model, [sides, jobs] float64, in nats.
 
-    `todo` are the `batches` of jobs that pass the model; a job that is in none of them keeps NaN.
+    Args:
+        model: from `dreamtune.model.loading`; it is put into evaluation mode.
+        sides: see `base_and_tuned`.
+        jobs: all jobs.
+        mask_id: the mask token.
+        todo: the `batches` of jobs to evaluate; jobs in none of them get NaN.
+        label: name of the progress bar.
     """
     model.eval()
-    sums = np.full((len(readings), len(jobs)), np.nan)
+    sums = np.full((len(sides), len(jobs)), np.nan)
     with Progress(label, sum(map(len, todo))) as progress:
         for batch in todo:
-            for row, reading in enumerate(readings):
-                with reading():
+            for row, side in enumerate(sides):
+                with side():
                     sums[row, batch] = summed_cross_entropy(model, [jobs[i] for i in batch], mask_id)
             progress.advance(len(batch))
     return sums
 
 
-def base_and_tuned(model: Any) -> list[Reading]:
-    """Return the two readings of one loaded PeftModel: its adapter off, then on."""
+def base_and_tuned(model: Any) -> list[Side]:
+    """Return the two sides of a PeftModel: its adapter off, then on."""
     return [model.disable_adapter, nullcontext]
 
 
 def heldout_nll(model: Any, examples: Sequence[Example], likelihood: LikelihoodConfig, mask_id: int) -> pl.DataFrame:
-    """Return the NLL per example and draw of `model` as it stands (one reading, whatever adapter is on).
+    """Return the NLL of each example and draw under `model` as it is, whether or not an adapter is on.
 
     Columns: those of `jobs_frame`, and nll = (L/k)·ΣCE in nats.
     """
@@ -140,7 +162,10 @@ def heldout_nll(model: Any, examples: Sequence[Example], likelihood: LikelihoodC
 
 
 def jobs_frame(jobs: Sequence[Job], **sums: np.ndarray) -> pl.DataFrame:
-    """Return example_id, draw (−1: everything masked), masked (k), response_tokens (L) and each sum times L/k."""
+    """Return one row per job: example_id, draw, masked (k), response_tokens (L), and each of `sums` times L/k.
+
+    `sums` are columns by name, [jobs]: ΣCE in nats.
+    """
     masked = np.array([len(job.masked) for job in jobs], np.int32)
     length = np.array([job.example.response for job in jobs], np.int32)
     return pl.DataFrame(

@@ -1,4 +1,4 @@
-"""The rows that a likelihood is measured on: prompt and response up to the first end token."""
+"""The examples whose likelihood is measured: a row's prompt, and its response up to the first end token."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,13 @@ from dreamtune.shards import read_meta, read_split
 
 @dataclass(frozen=True)
 class Example:
-    """One row: `tokens` are prompt and response up to the first end token; the first `prompt` of them are given."""
+    """A row as evaluation scores it.
+
+    Attributes:
+        example_id: number of the row in the source files.
+        tokens: prompt and response, up to and including the first end token of the response.
+        prompt: number of prompt tokens.
+    """
 
     example_id: int
     tokens: tuple[int, ...]
@@ -25,9 +31,13 @@ class Example:
 def read_examples(
     shards: Path, split: str, max_rows: int | None = None, spread_over: int | None = None
 ) -> list[Example]:
-    """Return the rows of a split up to the first end token of their response; [] for an empty split.
+    """Return the examples of a split; [] for an empty split. Rows without a response token are left out.
 
-    The first `max_rows`, or, with `spread_over`, so many at even distances among the first `spread_over` rows.
+    Args:
+        shards: output of prepare_shards.
+        split: "train", "validation" or "test".
+        max_rows: read at most this many rows, the first ones; None reads all.
+        spread_over: read the `max_rows` rows at even distances among the first `spread_over` rows instead.
     """
     meta = read_meta(shards)
     end_id = meta["tokenizer"]["end_id"]

@@ -1,7 +1,8 @@
-"""Intervals and tests the verdict rests on. Every draw comes from a seed, so one machine makes a report again
-bit for bit.
+"""The intervals, tests and power calculations behind the verdict.
 
-What each is, and how often each is right, measured: docs/statistics.md.
+All random draws come from a seed, so that one machine makes the same report again, bit for bit. How often each
+interval and test is right was measured: docs/statistics.md. Functions raise ValueError ("not enough data: …") where a
+number does not exist.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 CHUNK = 4_000_000  # resampled values held at a time: 32 MB
-EXACT_SIGNS = 12  # up to so many non-zero differences, all sign flips are enumerated
+EXACT_SIGNS = 12  # with at most this many non-zero differences, all sign flips are enumerated
 POWER = 0.8
 
 
@@ -29,7 +30,11 @@ class Interval:
 
 
 def wilson(successes: float, n: int, alpha: float = 0.05) -> Interval:
-    """Return a share with Wilson's score interval (Wilson 1927), which stays inside [0, 1] and works at 0 and n."""
+    """Return a share with Wilson's score interval (Wilson 1927), which stays inside [0, 1] and works at 0 and n.
+
+    >>> wilson(0, 10).value, round(wilson(0, 10).high, 3)
+    (0.0, 0.278)
+    """
     _need(n >= 1, f"a share of {n} trials does not exist")
     share = successes / n
     return Interval(share, *_wilson_limits(share, n, alpha), n)
@@ -40,8 +45,13 @@ def question_share(values: ArrayLike, samples: int, alpha: float = 0.05) -> Inte
 
     Wilson's limits for the effective number of independent answers (Korn and Graubard 1998, Survey Methodology
     24:193): share · (1 − share) / the variance of the mean over questions, times (z / t)², t with questions − 1
-    degrees of freedom. That number is at least the questions, and they are what counts where nothing varies: a model
-    that answers nothing right in 50 questions has not shown that it never will.
+    degrees of freedom. That effective number is at least the number of questions, also where nothing varies: a model
+    that gets none of 50 questions right has not shown that it never will.
+
+    Args:
+        values: [questions] in 0 to 1.
+        samples: answers per question.
+        alpha: 1 − the level of the interval.
     """
     x = np.asarray(values, float)
     n = len(x)
@@ -62,13 +72,19 @@ def _wilson_limits(share: float, n: float, alpha: float) -> tuple[float, float]:
 
 
 def mcnemar_exact(lost: int, won: int) -> float:
-    """Return the exact two-sided p of McNemar's test: of the changed answers, are half won and half lost?"""
+    """Return the exact two-sided p of McNemar's test that a changed answer is as likely lost as won.
+
+    One lost and nine won of ten changes: 2 · (1 + 10) / 2^10.
+
+    >>> mcnemar_exact(lost=1, won=9)
+    0.021484375
+    """
     changed = lost + won
     return min(1.0, 2 * float(scipy.stats.binom.cdf(min(lost, won), changed, 0.5))) if changed else 1.0
 
 
 def paired_difference(base: ArrayLike, tuned: ArrayLike, alpha: float = 0.05) -> Interval:
-    """Return tuned − base accuracy on the same questions with Newcombe's paired interval.
+    """Return tuned − base accuracy on the same questions, [questions] boolean each, with Newcombe's paired interval.
 
     Newcombe 1998 (Statistics in Medicine 17:2635), method 10: Wilson limits of both shares, squared and added with
     the phi coefficient of the 2×2 table, which is corrected for continuity where it is positive.
@@ -87,10 +103,10 @@ def paired_difference(base: ArrayLike, tuned: ArrayLike, alpha: float = 0.05) ->
 
 
 def question_difference(base: ArrayLike, tuned: ArrayLike, samples: int, alpha: float = 0.05) -> Interval:
-    """Return tuned − base of the same questions, where each has a mean over `samples` answers.
+    """Return tuned − base on the same questions, [questions] each; a value is the mean over `samples` answers.
 
-    As `paired_difference`, with the limits of `question_share` and the correlation of the questions' means: the
-    general form of Newcombe's method (Zou and Donner 2008, Statistics in Medicine 27:1693).
+    Computed like `paired_difference`, with the limits of `question_share` and the correlation of the questions' means:
+    the general form of Newcombe's method (Zou and Donner 2008, Statistics in Medicine 27:1693).
     """
     x, y = np.asarray(base, float), np.asarray(tuned, float)
     _need(len(x) == len(y), f"paired samples of one length are needed, not {len(x)} and {len(y)}")
@@ -100,7 +116,7 @@ def question_difference(base: ArrayLike, tuned: ArrayLike, samples: int, alpha: 
 
 
 def _difference(base: Interval, tuned: Interval, correlation: float) -> Interval:
-    """Return tuned − base: the distances to the limits are squared and added, less what their correlation takes off."""
+    """Return tuned − base by Newcombe's method: distances to the limits, a and b, add up to √(a² − 2·r·a·b + b²)."""
 
     def distance(a: float, b: float) -> float:
         return sqrt(max(a * a - 2 * correlation * a * b + b * b, 0.0))
@@ -112,10 +128,15 @@ def _difference(base: Interval, tuned: Interval, correlation: float) -> Interval
 
 
 def paired_permutation(differences: ArrayLike, resamples: int, seed: int) -> float:
-    """Return the two-sided p that the mean of paired differences is 0, by flipping their signs.
+    """Return the two-sided p of the sign-flip test that the mean of paired differences is 0.
 
-    With few non-zero differences all flips are enumerated; otherwise `resamples` are drawn, and the observed one is
-    counted among them, so that p is valid and never 0 (Phipson and Smyth 2010).
+    With few non-zero differences all sign flips are enumerated; otherwise `resamples` are drawn, and the observed signs
+    are counted among them, so that p is valid and never 0 (Phipson and Smyth 2010).
+
+    Of the four sign flips of (1, 2), only the observed one and its opposite have a mean as far from 0:
+
+    >>> paired_permutation([1.0, 2.0], resamples=0, seed=0)
+    0.5
     """
     values = np.asarray(differences, float)
     values = values[values != 0]
@@ -142,7 +163,7 @@ def ratio_interval(
     Examples of unequal size count for fewer than there are: the degrees of freedom are those of the effective number
     (Σy)² / Σy² (Kish 1965), and the bootstrap's tails are those that the t quantile corresponds to (Hesterberg 2015,
     The American Statistician 69:371, section 5.2), without which it is too short by √((n − 1) / n).
-    One example, or equal ones, give what there is: an infinite interval for n = 1, a point where nothing varies.
+    The interval is infinite for n = 1, and a point where nothing varies.
     """
     x, y = np.asarray(numerators, float), np.asarray(denominators, float)
     n = len(x)
@@ -169,9 +190,10 @@ def _ratio_error(x: Floats, y: Floats) -> float:
 
 
 def _studentised_errors(x: Floats, y: Floats, resamples: int, seed: int, error: float) -> Floats:
-    """Return Σx / Σy of resampled examples over its own standard error; x [n] has a ratio of 0. [resamples]
+    """Return each resample's ratio Σx / Σy divided by that resample's standard error, [resamples].
 
-    A resample is a row of counts [n]; its sums of x, y, x², xy and y² say all there is to know about it.
+    x [n] is centred: Σx / Σy of all examples is 0. A resample is a row of counts [n], and its ratio and error follow
+    from its sums of x, y, x², xy and y². Resamples without a usable error are left out.
     """
     n, found = len(x), []
     moments = np.stack([x, y, x * x, x * y, y * y], axis=1)  # [n, 5]
@@ -183,7 +205,7 @@ def _studentised_errors(x: Floats, y: Floats, resamples: int, seed: int, error: 
         ratios = sum_x / sum_y
         squares = np.maximum(sum_xx - 2 * ratios * sum_xy + ratios**2 * sum_yy, 0.0)
         errors = np.sqrt(squares / (n * (n - 1))) * n / sum_y
-        usable = errors > 1e-3 * error  # a resample of one example alone has no error to divide by
+        usable = errors > 1e-3 * error  # a resample of a single example has no error
         found.append(ratios[usable] / errors[usable])
     return np.concatenate(found)
 
@@ -195,17 +217,21 @@ def mean_interval(values: ArrayLike, resamples: int, seed: int, alpha: float = 0
 
 
 def detectable_gain(n: int, changed: int, alpha: float = 0.05, power: float = POWER) -> float | None:
-    """Return the smallest gain in accuracy that the exact McNemar test would find with `power`, or None if none would.
+    """Return the smallest gain in accuracy that McNemar's exact test finds with probability `power`; None if no gain.
 
-    Of n questions each changes with probability ψ, and is then won with probability (ψ + gain) / 2ψ: the power is the
-    sum over the number of changes of the chance that so many are won as the test asks for. ψ is the observed share
-    of changes (add-one smoothed), or the gain itself where that is more, as it needs so many changes.
+    Each of n questions changes with probability ψ, and is then won with probability (ψ + gain) / 2ψ. The power is a sum
+    over the number of changes: the probability of that number, times the probability that enough of them are won for
+    p < alpha. ψ is the observed share of changes (add-one smoothed), but at least the gain.
+
+    Args:
+        n: questions.
+        changed: how many of them changed between base and tuned.
     """
     if n < 1:
         return None
     observed = min(1.0, (changed + 1) / (n + 1))
     changes = np.arange(n + 1)
-    # [changes], the most losses among so many changes at which p < alpha; -1 for none
+    # [changes], the largest number of losses at which p < alpha; -1 where there is none
     tolerated = scipy.stats.binom.ppf(alpha / 2, changes, 0.5) - 1
 
     def found(gain: float) -> float:
@@ -219,11 +245,15 @@ def detectable_gain(n: int, changed: int, alpha: float = 0.05, power: float = PO
 def detectable_mean(
     differences: ArrayLike, weights: ArrayLike | None = None, alpha: float = 0.05, power: float = POWER
 ) -> float | None:
-    """Return the smallest Σ differences / Σ weights that a sign-flip test would find with `power`; None if none would.
+    """Return the smallest effect that a sign-flip test finds with probability `power`; None if there is none.
 
-    Each difference is taken to be the effect times its weight (1 by default) and what it differs from that in the
-    data. The test has the power of Student's (noncentral t), once there are so many examples that a sign flip can
-    reach `alpha` at all.
+    The effect is Σ differences / Σ weights. Each difference is modelled as the effect times its weight (1 by default)
+    plus the residual seen in the data. The power is that of Student's test (noncentral t), provided that there are
+    enough examples for a sign flip to reach `alpha` at all.
+
+    Args:
+        differences: [n], tuned − base.
+        weights: [n], such as tokens.
     """
     d = np.asarray(differences, float)
     n = len(d)
@@ -244,7 +274,7 @@ def detectable_mean(
 
 
 def _smallest(found: Callable[[float], float], most: float, power: float) -> float | None:
-    """Return the smallest effect in (0, most] that is found with `power`, by bisection; None if even `most` is not."""
+    """Return the smallest effect in (0, most] with found(effect) ≥ power, by bisection; None if `most` has less."""
     low, high = 0.0, most
     if found(high) < power:
         return None
@@ -255,6 +285,11 @@ def _smallest(found: Callable[[float], float], most: float, power: float) -> flo
 
 
 def _chunks(resamples: int, n: int) -> list[int]:
+    """Split `resamples` so that a chunk of them, over n examples, has at most CHUNK values.
+
+    >>> _chunks(5, CHUNK // 2)
+    [2, 2, 1]
+    """
     size = max(1, min(resamples, CHUNK // n))
     return [size] * (resamples // size) + ([resamples % size] if resamples % size else [])
 

@@ -1,10 +1,12 @@
-"""Held-out negative log-likelihood of base and tuned, on identical masks: in one model load, if an adapter was trained.
+"""Measure the held-out negative log-likelihood (NLL) of base and tuned, on identical masks.
 
-The estimator and its derivation stand in `elbo.py`. Reads the shards' test split and what was trained; writes
-OUT/likelihood.parquet (example_id, draw, masked, response_tokens, nll_base, nll_tuned, everything_masked; nats, with
-draw −1 for the row that masks everything) and OUT/likelihood.json (sums, bins by mask rate, soft canaries); of a part
-of a version OUT/part.parquet alone. Batches are formed first and dealt out to the parts whole, so that a row's company,
-and with it every bit of its likelihood, is the same for any number of parts.
+The estimator is derived in `elbo.py`. An adapter is loaded with its base once, and switched off and on; after full
+fine-tuning, base and tuned are loaded one after the other.
+
+Reads the shards' test split and the adapter or checkpoint. Writes OUT/likelihood.parquet (see `formats.likelihood`) and
+OUT/likelihood.json (sums, bins by mask rate, soft canaries); a job that makes one part of a version writes
+OUT/part.parquet only. Batches are formed before they are dealt out to the parts, so that an example shares its batch
+with the same others, and has the same likelihood to the bit, for any number of parts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +24,7 @@ from dreamtune.errors import UserError
 from dreamtune.evaluate.draws import EVERYTHING, nats_per_token
 from dreamtune.evaluate.elbo import (
     Job,
-    Reading,
+    Side,
     base_and_tuned,
     batches,
     evaluate_jobs,
@@ -43,19 +45,19 @@ from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta
 
 TRAIN_ROWS = 100  # training rows that measure the gap between training and held-out rows
-TRAIN_DRAWS = 4  # and their draws: the gap needs less precision than the headline
+TRAIN_DRAWS = 4  # mask draws of each: the gap needs less precision than the headline
 BINS = 5  # of the mask rate k / L
 PART = "part.parquet"
-READINGS = ("base", "tuned")  # as `base_and_tuned` has them
+SIDES = ("base", "tuned")  # in the order of `base_and_tuned`
 
 
 @dataclass(frozen=True)
 class Task:
-    """Jobs whose likelihood is read under the same readings of the model."""
+    """Jobs that are evaluated under the same sides: base and tuned, or one of them."""
 
     label: str
     jobs: list[Job]
-    readings: tuple[str, ...] = READINGS
+    sides: tuple[str, ...] = SIDES
 
 
 def evaluate_likelihood(
@@ -67,12 +69,19 @@ def evaluate_likelihood(
     part: Part | None = None,
     parts: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Write likelihood.parquet and likelihood.json (see the module's docstring); return the counts.
+    """Measure the likelihood, and write the files (see the module's docstring).
 
     Args:
+        likelihood: mask draws, rows, batch size and seed.
+        model: the base model, its precision and device.
+        shards: output of prepare_shards.
         trained: adapter or checkpoint in the output of train_adapter, whose training.json says how many rows it saw.
-        part: evaluate only this part's batches, and write those.
-        parts: folders of all parts, whose rows are put together without loading the model.
+        out: folder for the files.
+        part: the part of the version that this job makes; None makes all of it.
+        parts: folders of all finished parts, whose rows are gathered without loading the model.
+
+    Returns:
+        counts for the manifest: rows, draws, tokens.
 
     Raises:
         UserError: a likelihood that is not finite, or parts that do not fit together.
@@ -100,7 +109,7 @@ def evaluate_likelihood(
 def plan_tasks(
     likelihood: LikelihoodConfig, shards: Path, trained: Path, examples: Sequence[Example]
 ) -> tuple[Task, Task, Task]:
-    """Return what the headline needs, and what the soft canaries need besides."""
+    """Return the jobs for the headline, and those that only the soft canaries need: shuffled prompts, training rows."""
     few = likelihood.model_copy(update={"draws": min(TRAIN_DRAWS, likelihood.draws)})
     rows = read_json(trained.parent / TRAINING_FILE)["rows"]
     training = read_examples(shards, "train", min(TRAIN_ROWS, len(examples)), spread_over=rows)
@@ -119,49 +128,55 @@ def run_tasks(
     trained: Path,
     part: Part | None,
 ) -> pl.DataFrame:
-    """Return ΣCE of every job, or of those in this part's batches, in nats.
+    """Return the ΣCE of every job in nats; with a part, of the jobs in this part's batches.
 
-    Columns: row (the job's place among those of all tasks), base, tuned (NaN where a task has no such reading).
+    Columns: row, base, tuned. `row` counts the jobs of all tasks, one task after the other: with tasks of 3 and 2 jobs,
+    the second job of the second task has row 4. Where a task leaves out a side, its column holds NaN.
+
+    Args:
+        tasks: see `plan_tasks`; without any, the table is empty and no model is loaded.
+        config: the base model, its precision and device.
+        trained: adapter or checkpoint.
     """
     todo = [list(batches(task.jobs, likelihood.batch_tokens)) for task in tasks]
     todo = [list(part.deal(mine)) for mine in todo] if part else todo
-    sums = [np.full((len(task.jobs), len(READINGS)), np.nan) for task in tasks]
+    sums = [np.full((len(task.jobs), len(SIDES)), np.nan) for task in tasks]
     if any(todo):
         mask_id = read_meta(shards)["tokenizer"]["mask_id"]
-        for model, readings in models_of(config, trained):
+        for model, sides in models_of(config, trained):
             for task, mine, table in zip(tasks, todo, sums, strict=True):
-                names = [name for name in task.readings if name in readings]
-                chosen = [readings[name] for name in names]
-                found = evaluate_jobs(model, chosen, task.jobs, mask_id, mine, task.label)  # [readings, jobs]
-                table[:, [READINGS.index(name) for name in names]] = found.T
+                names = [name for name in task.sides if name in sides]
+                chosen = [sides[name] for name in names]
+                found = evaluate_jobs(model, chosen, task.jobs, mask_id, mine, task.label)  # [sides, jobs]
+                table[:, [SIDES.index(name) for name in names]] = found.T
     first, tables = 0, [pl.DataFrame(schema={"row": pl.Int64, "base": pl.Float64, "tuned": pl.Float64})]
     for mine, table in zip(todo, sums, strict=True):
         rows = np.array(sorted(job for batch in mine for job in batch), np.int64)
-        tables.append(pl.DataFrame({"row": first + rows, **dict(zip(READINGS, table[rows].T, strict=True))}))
+        tables.append(pl.DataFrame({"row": first + rows, **dict(zip(SIDES, table[rows].T, strict=True))}))
         first += len(table)
     return pl.concat(tables)
 
 
-def models_of(config: ModelConfig, trained: Path) -> Iterator[tuple[Any, dict[str, Reading]]]:
-    """Yield the models to be read, and in which states: one with its adapter off and on, or base and tuned in turn."""
+def models_of(config: ModelConfig, trained: Path) -> Iterator[tuple[Any, dict[str, Side]]]:
+    """Yield each model with its sides by name: one model with both for an adapter, else base and tuned in turn."""
     if is_checkpoint(trained):
         yield load(config), {"base": nullcontext}
         yield load(config, trained), {"tuned": nullcontext}
     else:
         model = load(config, trained)
-        yield model, dict(zip(READINGS, base_and_tuned(model), strict=True))
+        yield model, dict(zip(SIDES, base_and_tuned(model), strict=True))
 
 
 def _conclude(
     tasks: Sequence[Task], table: pl.DataFrame, likelihood: LikelihoodConfig, trained: Path
 ) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    """Return the rows of the test split, and the soft canaries."""
+    """Return the table of the test split (see `jobs_frame`), and the soft canaries."""
     if not tasks:
         return jobs_frame([], nll_base=np.zeros(0), nll_tuned=np.zeros(0)), []
     frames, first = [], 0
     for task in tasks:
         values = table.slice(first, len(task.jobs))
-        frames.append(jobs_frame(task.jobs, **{f"nll_{name}": values[name].to_numpy() for name in task.readings}))
+        frames.append(jobs_frame(task.jobs, **{f"nll_{name}": values[name].to_numpy() for name in task.sides}))
         first += len(task.jobs)
     frame, shuffled, training = frames
     if not np.isfinite(frame.select("nll_base", "nll_tuned").to_numpy()).all():
@@ -170,7 +185,10 @@ def _conclude(
 
 
 def summarise(frame: pl.DataFrame, likelihood: LikelihoodConfig, canaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return likelihood.json: point estimates in nats per token (the report adds intervals), null for no rows."""
+    """Return the content of likelihood.json: point estimates in nats per token, None for no rows.
+
+    The report adds the intervals.
+    """
     everything = frame.filter("everything_masked")
     tokens = int(everything["response_tokens"].sum())
     names = ("nll_base", "nll_tuned")
@@ -188,7 +206,17 @@ def summarise(frame: pl.DataFrame, likelihood: LikelihoodConfig, canaries: list[
 
 
 def by_mask_rate(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Return, per bin of the mask rate k/L, the mean cross entropy of a masked token in nats: Σ CE / Σ k."""
+    """Return, for each bin of the mask rate k/L, the mean cross entropy of a masked token in nats: Σ CE / Σ k.
+
+    One draw of a response of 10 tokens, 3 of them masked; the NLL of 20 nats is 10/3 of the cross entropy:
+
+    >>> row = {"draw": [0], "masked": [3], "response_tokens": [10], "nll_base": [20.0], "nll_tuned": [10.0]}
+    >>> by_mask_rate(pl.DataFrame(row))
+    [{'low': 0.2, 'high': 0.4, 'draws': 1, 'tokens': 3, 'base': 2.0, 'tuned': 1.0}]
+
+    Args:
+        frame: likelihood.parquet; rows that mask everything are left out.
+    """
     share = pl.col("masked") / pl.col("response_tokens")
     binned = (
         frame.filter(pl.col("draw") >= 0)

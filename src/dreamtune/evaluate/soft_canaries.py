@@ -1,7 +1,8 @@
-"""Canaries that warn, each with a 95 % interval: does the tuned model behave as one that learned honestly?
+"""The soft canaries, each with a 95 % interval: does the tuned model behave like one that learned honestly?
 
-None reads the objective's name: each measures the tuned model. (The hard canaries, which make a verdict invalid, run
-on training batches.) A canary without enough rows is neither passed nor failed: `passed` is null.
+They measure the tuned model, and never look at the objective's name. One that fails is a warning in the report; the
+hard canaries, which make a verdict invalid, run on training batches. A canary with too few rows has neither passed nor
+failed: `passed` is None.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,16 +17,16 @@ from dreamtune.evaluate.elbo import Job
 from dreamtune.evaluate.examples import Example
 from dreamtune.evaluate.intervals import Interval, mean_interval, ratio_interval
 
-ENOUGH_ROWS = 10
-SMALL_RATE = 0.25
+ENOUGH_ROWS = 10  # fewer are not judged
+SMALL_RATE = 0.25  # mask rates up to this one are small
 MAX_GAP = 0.1  # nats per token
 RESAMPLES = 2_000
 
 
 def shuffled_prompts(examples: Sequence[Example]) -> list[Job]:
-    """Return each example behind the prompt of another, of similar length, with its response fully masked.
+    """Return a job for each example's response behind another example's prompt, of similar length, fully masked.
 
-    With everything masked only the prompt can tell what the response is.
+    With everything masked, only the prompt can tell what the response is.
     """
     order = sorted(examples, key=lambda e: (e.prompt, e.example_id))
     jobs = []
@@ -37,12 +38,18 @@ def shuffled_prompts(examples: Sequence[Example]) -> list[Job]:
 
 
 def soft_canaries(heldout: pl.DataFrame, shuffled: pl.DataFrame, training: pl.DataFrame, seed: int) -> list[Check]:
-    """Return the three soft canaries from frames as `jobs_frame` makes them."""
+    """Return the three soft canaries.
+
+    Args:
+        heldout, shuffled, training: tables of `jobs_frame` for held-out rows, for `shuffled_prompts` of them (tuned
+            only), and for training rows.
+        seed: of the bootstrap.
+    """
     return [context_helps(heldout, seed), prompt_matters(heldout, shuffled, seed), no_gap(heldout, training, seed)]
 
 
 def context_helps(heldout: pl.DataFrame, seed: int) -> Check:
-    """NLL at t = 1 against small t: a masked token must be easier when most of the response is visible."""
+    """Check that a masked token is easier when most of the response is visible: NLL at t = 1 against small t."""
     rate = pl.col("masked") / pl.col("response_tokens")
     cross_entropy = (pl.col("nll_tuned") / pl.col("response_tokens")).alias("ce")  # (L/k)·ΣCE/L = ΣCE/k
     blind = heldout.filter(pl.col("draw") == EVERYTHING).select("example_id", cross_entropy)
@@ -59,7 +66,7 @@ def context_helps(heldout: pl.DataFrame, seed: int) -> Check:
 
 
 def prompt_matters(heldout: pl.DataFrame, shuffled: pl.DataFrame, seed: int) -> Check:
-    """Prompts exchanged between examples must hurt, or the model does not read its prompt."""
+    """Check that exchanging the examples' prompts raises the NLL; otherwise the model does not read its prompt."""
     own = heldout.filter(pl.col("draw") == EVERYTHING).select("example_id", "response_tokens", "nll_tuned")
     both = own.join(shuffled.select("example_id", other="nll_tuned"), on="example_id").sort("example_id")
     return _canary(
@@ -72,7 +79,7 @@ def prompt_matters(heldout: pl.DataFrame, shuffled: pl.DataFrame, seed: int) -> 
 
 
 def no_gap(heldout: pl.DataFrame, training: pl.DataFrame, seed: int) -> Check:
-    """The gain on training rows must not run far ahead of the gain on held-out rows (memorisation)."""
+    """Check for memorisation: the NLL gained on training rows is not far above that gained on held-out rows."""
     gains = []
     for frame in (training, heldout):
         rows = per_example(frame)

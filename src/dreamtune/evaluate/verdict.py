@@ -1,9 +1,9 @@
-"""The one sentence the report stands for: did fine-tuning work?
+"""The verdict of the report: did fine-tuning work?
 
-The rule is fixed before anything is measured: a two-sided paired test on `comparison.primary`, at `alpha`, and an
-interval of the same level that leaves out 0. Only the primary measure can say "improved" or "worse". A hard canary
-that failed, a smoke gate that failed, or canaries that never ran make every number meaningless: the verdict is then
-"invalid", whatever the numbers are.
+The rule is fixed before anything is measured. The verdict is "improved" or "worse" if a two-sided paired test on the
+primary measure (`comparison.primary`) is significant at `alpha`, and the interval of the same level leaves out 0. Only
+the primary measure decides. A hard canary that failed, a gate that did not pass, or canaries that never ran make every
+number meaningless: the verdict is then "invalid", whatever the numbers are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,12 +45,25 @@ def decide(
     """Return the verdict.
 
     Args:
-        comparison: what decides, and the level of the test.
+        comparison: the primary measure, and the level of the test.
         accuracy: block of `comparison.compare_scores` for the test split, greedy.
         nll: block of `comparison.compare_nll`.
         canaries: each {"name", "hard", "passed", "value", "expected", "fault", "source"} (see `dreamtune.checks`).
-        gates: whether each run's gate passed; None where it has no gate.json.
-        collapse: in what way the tuned model's greedy answers to the test split collapsed; empty if they did not.
+        gates: by training run, whether its gate passed; None where the run left no gate.json.
+        collapse: how the tuned model's greedy answers to the test split collapsed, see `scoring.form.collapse`.
+
+    Ten of 20 questions right before and 19 after, with p < alpha and an interval above 0, and no likelihood:
+
+    >>> side = {"value": 0.5, "low": 0.3, "high": 0.7, "n": 20}
+    >>> gain = {"value": 0.45, "low": 0.2, "high": 0.65, "n": 20, "p": 0.004, "test": "exact McNemar"}
+    >>> tuned = side | {"value": 0.95}
+    >>> accuracy = {"base": side, "tuned": tuned, "gain": gain, "detectable": 0.3, "level": 0.95}
+    >>> nll = {"delta": {"value": None, "low": None, "high": None, "n": 0, "p": None, "test": None}}
+    >>> passed = {"name": "targets_hidden", "hard": True, "passed": True, "source": "full"}
+    >>> decide(Comparison(primary="accuracy"), accuracy, nll, [passed], {"full": True}).headline
+    'Improved: 10 → 19 of 20 held-out questions correct'
+    >>> decide(Comparison(primary="accuracy"), accuracy, nll, [], {"full": None}).headline
+    'Invalid: full: its canaries did not run (no gate.json)'
     """
     detectable = (accuracy if comparison.primary == "accuracy" else nll)["detectable"]
     if faults := _faults(canaries, gates):
@@ -77,7 +90,7 @@ def decide(
 
 
 def _faults(canaries: Sequence[Mapping[str, Any]], gates: Mapping[str, bool | None]) -> list[str]:
-    """Return why no number counts: one sentence on the failed hard canaries, then each of them."""
+    """Return the reasons for an invalid verdict, [] for none: a summary of failed hard canaries, then each fault."""
     failed = _failed(canaries, True)
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for c in failed:
@@ -87,7 +100,7 @@ def _faults(canaries: Sequence[Mapping[str, Any]], gates: Mapping[str, bool | No
         seen = ", ".join(f"{number(c['value'], 4)} in {c['source']}" for c in of_name)
         faults.append(f"{name} is {seen}; expected {of_name[0]['expected']}")
     unrun = [f"{run}: its canaries did not run (no gate.json)" for run, passed in gates.items() if passed is None]
-    # The canary of the sampler says nothing of training, so it cannot stand for those that never ran.
+    # The sampler's canary says nothing about training, so it cannot replace training canaries that never ran.
     if not any(c["hard"] and not c["source"].startswith("answers/") for c in canaries) and not unrun:
         unrun = ["no hard canary was run"]
     closed = [f"{run}'s gate did not pass" for run, passed in gates.items() if passed is False and not failed]
@@ -104,8 +117,13 @@ def _failed(canaries: Sequence[Mapping[str, Any]], hard: bool) -> list[Mapping[s
 def _direction(change: Mapping[str, Any], alpha: float, better: int) -> str:
     """Return "better", "worse", "unproven", or "no data".
 
-    Test and interval must agree. A sign flip takes the differences to be symmetric; where they are skewed it finds
-    changes that are not there, more often than the interval, which is made for skewness.
+    Test and interval must agree. A sign-flip test assumes symmetric differences; where they are skewed, it finds
+    changes that are not there more often than the interval does, which allows for skewness.
+
+    Args:
+        change: estimate of tuned − base, with its p.
+        alpha: level of the test.
+        better: 1 if higher is better, −1 if lower is.
     """
     if change["p"] is None or change["value"] is None:
         return "no data"
@@ -115,6 +133,7 @@ def _direction(change: Mapping[str, Any], alpha: float, better: int) -> str:
 
 
 def _name(primary: str, accuracy: str, nll: str) -> Name:
+    """Return the verdict that follows from the directions of accuracy and NLL (see `_direction`)."""
     decisive = accuracy if primary == "accuracy" else nll
     if decisive == "better":
         return "improved"
@@ -126,6 +145,7 @@ def _name(primary: str, accuracy: str, nll: str) -> Name:
 
 
 def _headline(name: Name, primary: str, accuracy: Mapping[str, Any], nll: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the verdict's headline, and the numbers behind it."""
     if name == "likelihood improved but accuracy unproven":
         (fact, _), (likelihood, numbers) = _accuracy_words(accuracy), _nll_words(nll)
         return f"Likelihood improved, accuracy unproven: {fact}", f"{likelihood}, {numbers}"

@@ -1,4 +1,4 @@
-"""Several samples of one question taken together: pass@k, and the answer most of them agree on."""
+"""Measures over several samples per question: pass@k, and the majority vote."""
 
 import numpy as np
 import polars as pl
@@ -8,14 +8,22 @@ from dreamtune.formats.scores import UNDECIDED
 
 
 def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray[np.float64]:
-    """Return per question the chance that of k samples at least one is right: 1 − C(n − c, k) / C(n, k).
+    """Return for each question the chance that at least one of k samples is right: 1 − C(n − c, k) / C(n, k).
 
-    The unbiased estimate of Chen et al. 2021 (Evaluating Large Language Models Trained on Code, eq. 1), as a product
-    of k factors that neither overflows nor cancels.
+    This is the unbiased estimate of Chen et al. 2021 (Evaluating Large Language Models Trained on Code, eq. 1), as a
+    product of k factors that neither overflows nor cancels.
+
+    With one of four samples right, two samples contain it in half of the cases:
+
+    >>> pass_at_k([4, 4], [1, 3], k=2).tolist()
+    [0.5, 1.0]
 
     Args:
-        samples: samples of each question, n, at least k.
-        correct: how many of them are right, c.
+        samples: [questions], the number of samples n, at least k.
+        correct: [questions], how many of them are right, c.
+
+    Raises:
+        ValueError: a question has fewer than k samples.
     """
     n, c = np.asarray(samples, float), np.asarray(correct, float)
     if (n < k).any():
@@ -26,7 +34,7 @@ def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray[np.floa
 
 
 def numbers_of_tries(samples: int) -> list[int]:
-    """Return the k that are reported for n samples: 1, 2, 4, … and n.
+    """Return the values of k for which pass@k is reported: the powers of two up to `samples`, and `samples`.
 
     >>> numbers_of_tries(6)
     [1, 2, 4, 6]
@@ -35,12 +43,20 @@ def numbers_of_tries(samples: int) -> list[int]:
 
 
 def majority(scores: pl.DataFrame) -> pl.DataFrame:
-    """Return example_id and correct: whether the answer that most samples of a gradable question give is right.
+    """Return for each gradable question whether the answer that most of its samples give is right.
 
-    `correct` is null for a question with an undecided answer, be it beside its reference or beside another answer.
-    A tie goes to the class whose first answer came first: samples are exchangeable, so that is a draw by lot which
-    repeats itself, and a question stays right or wrong, as McNemar's test needs. Without a parsed answer it is wrong.
-    Answers that the reference tells apart ("5 m" and "5", where it is 5 cm) do not vote together.
+    Columns: example_id, correct. `correct` is null for a question with an undecided answer, be it against its reference
+    or against another answer, and False where no answer could be parsed. In a tie the class with the earliest answer
+    wins: samples are exchangeable, so this is a random choice, but a repeatable one, and the question stays either
+    right or wrong, as McNemar's test needs. Answers of one class that the reference tells apart ("5 m" and "5", where
+    it is 5 cm) are counted separately.
+
+    Three samples, of which the last two agree:
+
+    >>> rows = {"example_id": [0, 0, 0], "sample": [0, 1, 2], "gradable": [True] * 3}
+    >>> rows |= {"correct": [False, True, True], "answer_class": [0, 1, 1]}
+    >>> majority(pl.DataFrame(rows)).rows()
+    [(0, True)]
 
     Args:
         scores: scores.parquet (example_id, sample, gradable, correct, answer_class).

@@ -1,4 +1,4 @@
-"""The decoder layers as generation runs them: each reads and writes its own part of a KV cache, compiled on a GPU."""
+"""The decoder layers as generation runs them: each with its own layer of a KV cache, compiled on a GPU."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Kept:
 
 
 def prepare_for_generation(base: Any) -> Kept:
-    """Let each decoder layer use its own part of a KV cache, and compile it on a GPU; return the kept objects.
+    """Give each decoder layer its own layer of a KV cache, and compile it on a GPU; return the kept objects.
 
     A model is prepared once, however often this is called. Afterwards its layers take a keyword `stored`, an object
     whose `of_layer(number)` gives that layer's keys and values.
@@ -47,5 +47,5 @@ def prepare_for_generation(base: Any) -> Kept:
 
 
 def _with_own_store(run: Callable[..., Any], number: int, *given: Any, stored: Any = None, **named: Any) -> Any:
-    """Run a decoder layer, after replacing the whole cache among its arguments by this layer's part of it."""
+    """Run a decoder layer, after replacing the whole cache among its arguments by this layer of it."""
     return run(*given, **named) if stored is None else run(*given, stored=stored.of_layer(number), **named)

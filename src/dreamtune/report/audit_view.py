@@ -1,4 +1,4 @@
-"""What the template shows of the data audit, as short texts and tables."""
+"""The data audit as the report's template shows it: short texts and tables."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ Table = list[dict[str, Any]]
 
 
 def audit_facts(audit: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the data audit as pairs of name and value; each part only where the audit has it."""
+    """Return the data audit as pairs of name and value, without those that the audit does not have."""
     facts = [("Source rows", number(audit.get("source_rows")))]
     facts += [(f"Rows in {name}", number(rows)) for name, rows in (audit.get("rows") or {}).items()]
     facts += [(f"Dropped: {reveal(str(why))}", number(n)) for why, n in (audit.get("dropped") or {}).items()]
@@ -30,7 +30,7 @@ def audit_facts(audit: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def contamination_rows(found: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Return, per benchmark, how many of its questions the training rows contain."""
+    """Return a row per benchmark: how many of its questions the training rows repeat, exactly or in long word runs."""
     rows = []
     for name, block in found.items():
         exact, overlap = block.get("exact") or {}, block.get("overlap") or {}
@@ -40,7 +40,7 @@ def contamination_rows(found: dict[str, dict[str, Any]]) -> list[tuple[str, ...]
 
 
 def overlap_tables(audit: dict[str, Any], found: dict[str, dict[str, Any]]) -> Table:
-    """Return, for held-out rows and each benchmark, the pairs of rows that share words, both sides quoted."""
+    """Return a table for held-out rows and one for each benchmark: pairs of rows that share words, both quoted."""
     held_out = (audit.get("contamination") or {}).get("pairs") or []
     tables: list[tuple[str, list[dict[str, Any]], str]] = [("training rows and held-out rows", held_out, "heldout")]
     for name, block in found.items():
@@ -63,7 +63,7 @@ def _pair(pair: dict[str, Any], other: str) -> tuple[str, ...]:
 
 
 def flag_rows(audit: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return the flags that some row carries: name, rows, examples; then the scripts the rows are written in."""
+    """Return a row (name, rows, examples) for each flag that occurs, then one for each script of the data."""
     flags: list[tuple[str, ...]] = [
         (name.replace("_", " "), number(flag["rows"]), ", ".join(map(str, flag["examples"])))
         for name, flag in (audit.get("flags") or {}).items()
@@ -77,12 +77,12 @@ def flag_rows(audit: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def length_rows(audit: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return the lengths of each part of a row before truncation, in tokens and in characters."""
+    """Return the lengths of question, reasoning and answer before truncation, in tokens and in characters."""
     tokens, characters = audit.get("tokens") or {}, audit.get("characters") or {}
-    parts = {"question": "prompt", "reasoning": "reasoning", "answer": "answer"}
+    segments = {"question": "prompt", "reasoning": "reasoning", "answer": "answer"}
     rows = []
-    for part, in_tokens in parts.items():
-        found = (tokens.get(f"{in_tokens}_tokens") or {}, characters.get(f"{part}_characters") or {})
+    for segment, in_tokens in segments.items():
+        found = (tokens.get(f"{in_tokens}_tokens") or {}, characters.get(f"{segment}_characters") or {})
         if any(found):
-            rows.append((part, *(number(lengths.get(q)) for lengths in found for q in ("median", "p95", "max"))))
+            rows.append((segment, *(number(lengths.get(q)) for lengths in found for q in ("median", "p95", "max"))))
     return rows

@@ -1,6 +1,7 @@
-"""The charts, as Vega-Lite through altair. Colours are the page's CSS variables, so one drawing serves light and dark.
+"""The report's charts, as Vega-Lite specifications made by altair.
 
-Each figure carries the same numbers as a table and a sentence, for whoever cannot see the drawing.
+Colours are the page's CSS variables, so that one chart serves light and dark pages. Each figure also has its numbers as
+a table and a sentence, for readers who cannot see the chart.
 """
 
 from collections.abc import Sequence
@@ -18,8 +19,8 @@ BASE, TUNED = "base", "tuned"
 INK, MUTED, GRID, GREY, ACCENT, WARN = (f"var(--{name})" for name in ("ink", "muted", "grid", "grey", "accent", "red"))
 WHO = alt.Scale(domain=[BASE, TUNED], range=[GREY, ACCENT])
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-MAX_POINTS = 1_500  # of one curve
-FORMATS = {"lr": ".1~e", "tokens_per_s": ",.0f"}  # of the axis labels
+MAX_POINTS = 1_500  # points of one curve
+FORMATS = {"lr": ".1~e", "tokens_per_s": ",.0f"}  # formats of axis labels
 THEME: dict[str, Any] = {
     "background": "transparent",
     "font": FONT,
@@ -41,7 +42,7 @@ THEME: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One chart: its Vega-Lite specification, and the same as a sentence and as a table."""
+    """One chart: its Vega-Lite specification, and its content as a sentence and as a table."""
 
     name: str
     title: str
@@ -52,7 +53,10 @@ class Figure:
 
 
 def accuracy_figure(summary: dict[str, Any]) -> Figure | None:
-    """Base against tuned, every question set and setting, with intervals; of a single one, every reading."""
+    """Return accuracy with intervals, base beside tuned, for each question set and setting; None without data.
+
+    Where there is only one set and setting, all three readings are shown.
+    """
     data, rows = [], []
     readings = list(READING_NAMES.items())
     for name, block in summary["comparisons"].items():
@@ -88,7 +92,7 @@ def accuracy_figure(summary: dict[str, Any]) -> Figure | None:
 
 
 def mask_rate_figure(likelihood: dict[str, Any]) -> Figure | None:
-    """Cross entropy of a masked token by how much is masked; the last point masks everything."""
+    """Return the cross entropy of a masked token by mask rate; the last point masks everything. None without data."""
     bins = likelihood.get("by_mask_rate") or []
     blind = likelihood.get("everything_masked") or {}
     if not bins:
@@ -111,13 +115,15 @@ def mask_rate_figure(likelihood: dict[str, Any]) -> Figure | None:
 
 
 def training_figures(log: Sequence[dict[str, Any]]) -> list[Figure]:
-    """Loss, validation and learning rate against optimiser steps."""
+    """Return loss, validation NLL, learning rate and speed against optimiser steps, those that were logged."""
     steps = [row for row in log if row.get("loss") is not None and row.get("step") is not None]
-    checks = [row for row in log if row.get("validation_nll") is not None]
+    validations = [row for row in log if row.get("validation_nll") is not None]
     figures = [_loss(_thin(steps))] if steps else []
-    if checks:
+    if validations:
         title, caption = "Validation", "NLL of validation rows on masks that never change. Lower is better."
-        figures.append(_curve("validation", title, caption, checks, "validation_nll", "nats per token", points=True))
+        figures.append(
+            _curve("validation", title, caption, validations, "validation_nll", "nats per token", points=True)
+        )
     if any(row.get("lr") is not None for row in steps):
         figures.append(_curve("learning-rate", "Learning rate", "The schedule as it ran.", _thin(steps), "lr", None))
     if any(row.get("tokens_per_s") for row in steps):
@@ -127,14 +133,14 @@ def training_figures(log: Sequence[dict[str, Any]]) -> list[Figure]:
 
 
 def lengths_figure(lengths: pl.DataFrame | None, max_tokens: int | None) -> Figure | None:
-    """Histogram of example lengths before truncation, with the limit."""
+    """Return a histogram of the examples' lengths before truncation, with the limit; None without data."""
     if lengths is None or "tokens" not in lengths.columns:
         return None
     tokens = lengths["tokens"].drop_nulls()
     if not len(tokens):
         return None
     width = max(1, -(-int(tokens.max() or 1) // 40))  # type: ignore[operator,arg-type]
-    edge = max_tokens or 0  # bars end where the limit is, so that none stands on both sides of it
+    edge = max_tokens or 0  # a bar ends at the limit, so that none straddles it
     counts = (-((edge - tokens) // width)).alias("bar").value_counts().sort("bar")
     ends = [(edge + int(bar) * width, int(n)) for bar, n in counts.iter_rows()]
     data = [{"from": max(0, end - width), "to": end, "rows": n} for end, n in ends]
@@ -152,7 +158,7 @@ def lengths_figure(lengths: pl.DataFrame | None, max_tokens: int | None) -> Figu
 
 
 def truncation_figure(audit: dict[str, Any]) -> Figure | None:
-    """How many answers each truncation policy would lose."""
+    """Return a chart of how many answers each truncation policy would lose; None without data."""
     policies = audit.get("policies") or {}
     if not policies:
         return None
@@ -181,7 +187,7 @@ def truncation_figure(audit: dict[str, Any]) -> Figure | None:
 
 
 def stages_figure(wall_s: dict[str, float]) -> Figure | None:
-    """Wall seconds of each stage."""
+    """Return a chart of each stage's wall seconds; None without data."""
     stages = [(name, seconds) for name, seconds in wall_s.items() if name != "total"]
     if not stages:
         return None
@@ -239,6 +245,7 @@ def _curve(
 
 
 def _thin(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return every n-th row, for the smallest n that leaves at most MAX_POINTS."""
     return list(rows[:: -(-len(rows) // MAX_POINTS) or 1])
 
 

@@ -1,4 +1,4 @@
-"""Answers of base and tuned to the same question, side by side, with what is needed to replay their denoising."""
+"""The report's explorer: answers of base and tuned side by side, with the steps at which their tokens were revealed."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -18,14 +18,17 @@ KINDS = {
     "wrong": "both wrong",
     "ungraded": "not graded",
 }
-MAX_BYTES = 4_000_000  # of all answers shown: bounds the page, whatever `report.examples` asks for
-REPLAYED = 1_024  # tokens of one answer that can be replayed
+MAX_BYTES = 4_000_000  # all answers shown together: bounds the page, however large `report.examples` is
+REPLAYED = 1_024  # tokens of one answer whose denoising can be replayed
 END = "⟨end⟩"
 KEYS = ["example_id", "sample"]
 
 
 def choose_answers(reads: Reads, count: int) -> list[dict[str, Any]]:
-    """Return up to `count` answers of the test split, greedy, and half as many of every other set and setting."""
+    """Return up to `count` greedy answers to the test split, and half as many for each other question set and setting.
+
+    Together they have at most MAX_BYTES.
+    """
     chosen: list[dict[str, Any]] = []
     for questions, setting in reads.comparisons():
         first = (questions, setting) == ("test", "greedy")
@@ -34,7 +37,10 @@ def choose_answers(reads: Reads, count: int) -> list[dict[str, Any]]:
 
 
 def choose_examples(reads: Reads, questions: str, setting: str, count: int) -> list[dict[str, Any]]:
-    """Return up to `count` questions with both completions, every kind in turn; own prompts first, uncounted."""
+    """Return up to `count` questions with both completions, taking turns among the KINDS.
+
+    The user's own prompts come first, and do not count.
+    """
     graded = _graded(reads, f"{questions}/{setting}")
     if graded is None:
         return []
@@ -47,7 +53,7 @@ def choose_examples(reads: Reads, questions: str, setting: str, count: int) -> l
 
 
 def _graded(reads: Reads, key: str) -> pl.DataFrame | None:
-    """Return the grades of both models and the kind of each question and sample, in order."""
+    """Return a row per question and sample: the grades of both models, and the kind (a key of KINDS)."""
     sides = []
     for who in ("base", "tuned"):
         scores = reads.table(f"scores/{key}/{who}", SCORES_FILE)
@@ -68,7 +74,7 @@ def _graded(reads: Reads, key: str) -> pl.DataFrame | None:
 
 
 def _joined(reads: Reads, key: str, chosen: pl.DataFrame) -> pl.DataFrame | None:
-    """Return the chosen rows, in their order, with question, reference, and texts and tokens of both models."""
+    """Return the chosen rows, in their order, with question, reference, and both models' completions and tokens."""
     for who in ("base", "tuned"):
         answers = reads.lazy(f"answers/{key}/{who}", ANSWERS_FILE)
         if answers is None:
@@ -109,7 +115,7 @@ def _side(row: dict[str, Any], who: str) -> dict[str, Any]:
 
 
 def _replay(pieces: list[str] | None, steps: list[int] | None, ended: bool) -> dict[str, list[Any]] | None:
-    """Return the text of each token and the step, from 0, that unmasked it; None for answers without them."""
+    """Return each token's text and the denoising step, from 0, that revealed it; None if these were not stored."""
     if not pieces or not steps:
         return None
     shown = [reveal(piece) for piece in pieces[:REPLAYED]]
@@ -121,7 +127,7 @@ def _replay(pieces: list[str] | None, steps: list[int] | None, ended: bool) -> d
 
 
 def _bounded(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield rows until their text, escaped as in the page, fills MAX_BYTES."""
+    """Yield rows until their text, escaped as in the page, would exceed MAX_BYTES."""
     size = 0
     for row in rows:
         texts = [row["question"], row["reference"], *(row[who]["completion"] for who in ("base", "tuned"))]

@@ -1,4 +1,4 @@
-"""`results/latest/index.html`: every experiment that has been published, its verdict and a link to its report."""
+"""The page `results/latest/index.html`: every published experiment with its verdict and a link to its report."""
 
 import json
 from pathlib import Path
@@ -13,11 +13,11 @@ from dreamtune.report.text import reveal
 from dreamtune.report.view import MOODS, hard_canaries
 
 HERE = Path(__file__).parent
-FORMAT = 1  # of the summary.json this reads
+FORMAT = 1  # the format of summary.json that is understood
 
 
 def render_index(latest: Path) -> str:
-    """Return the page for all `latest`/EXPERIMENT/summary.json, in the order of their names."""
+    """Return the HTML of the page, with a line for each `latest`/EXPERIMENT/summary.json, sorted by name."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -28,7 +28,7 @@ def render_index(latest: Path) -> str:
 
 
 def _experiment(path: Path) -> dict[str, Any]:
-    """Return one line of the page; an unreadable summary, or one of another format, is said to be that."""
+    """Return one line of the page; for a summary that is unreadable, or in another format, the line says so."""
     name = path.parent.name
     line = {"name": reveal(name, 200), "link": f"{quote(name)}/report.html", "mood": ""}
     try:
@@ -45,7 +45,7 @@ def _experiment(path: Path) -> dict[str, Any]:
 
 
 def _measures(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return accuracy, gain and NLL as (number, its interval)."""
+    """Return accuracy, gain and NLL, each as a number and its interval or n."""
     accuracy, nll = summary["accuracy"], summary["nll"]
     gain = accuracy["gain"]
     limits = f"{points(gain['low'])} to {points(gain['high'])}" if gain["low"] is not None else ""

@@ -1,4 +1,7 @@
-"""The finished version folders a report is made of. A part that an experiment does not have is None, not an error."""
+"""Read the finished version folders of an experiment, from which its report is made.
+
+A folder or file that the experiment does not have is no error: the result is then empty or None.
+"""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +15,11 @@ from dreamtune.files import finite
 
 
 class Reads:
-    """Folders by name: "shards", "smoke", "full", "likelihood", "answers/SET/SETTING/WHO", "scores/…", …"""
+    """The version folders of one experiment, by name.
+
+    Names: "shards", "smoke", "full", "likelihood", "answers/SET/SETTING/WHO", "scores/SET/SETTING/WHO" and
+    "contamination/SET", where SET is "test" or a benchmark, SETTING "greedy" or "sampled", and WHO "base" or "tuned".
+    """
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
         self.folders = dict(folders)
@@ -22,14 +29,18 @@ class Reads:
         return name in self.folders and (self.folders[name] / file).exists()
 
     def json(self, name: str, file: str) -> dict[str, Any]:
-        """Return a JSON object, or {} where there is none. What is not a finite number is null."""
+        """Return a JSON object, or {} where there is no file. NaN and infinities become None.
+
+        Raises:
+            UserError: the file is not JSON.
+        """
         if not self.has(name, file):
             return {}
         content: dict[str, Any] = finite(_parse(self.folders[name] / file))
         return content
 
     def json_lines(self, name: str, file: str) -> list[dict[str, Any]]:
-        """Return one object per line; a last line that was cut by a kill is left out."""
+        """Return one object per line, [] where there is no file; lines cut off by a kill are left out."""
         if not self.has(name, file):
             return []
         rows = []
@@ -41,19 +52,19 @@ class Reads:
         return rows
 
     def table(self, name: str, file: str) -> pl.DataFrame | None:
-        """Return a parquet file, or None where there is none."""
+        """Return the table of a parquet file, or None where there is no file."""
         return pl.read_parquet(self.folders[name] / file) if self.has(name, file) else None
 
     def lazy(self, name: str, file: str) -> pl.LazyFrame | None:
-        """Return a parquet file of which only a part will be read, or None where there is none."""
+        """Return a parquet file as a lazy table, of which only some rows are read; None where there is no file."""
         return pl.scan_parquet(self.folders[name] / file) if self.has(name, file) else None
 
     def manifests(self) -> dict[str, dict[str, Any]]:
-        """Return every folder's manifest by name."""
+        """Return the manifest of every folder, by the folder's name."""
         return {name: self.json(name, "manifest.json") for name in self.folders}
 
     def comparisons(self) -> list[tuple[str, str]]:
-        """Return (question set, generation setting) of every pair of scores; the test split, greedy, first."""
+        """Return the (SET, SETTING) for which both models were scored; ("test", "greedy") first."""
         found = {tuple(name.split("/")[1:3]) for name in self.folders if name.startswith("scores/")}
         paired = [(s, g) for s, g in found if all(f"scores/{s}/{g}/{who}" in self.folders for who in ("base", "tuned"))]
         return sorted(paired, key=lambda pair: (pair[0] != "test", pair[0], pair[1] != "greedy", pair[1]))

@@ -1,8 +1,8 @@
-"""report.html, one self-contained file, and summary.json beside it.
+"""Write report.html, one self-contained file, and summary.json beside it.
 
 The page needs no network: the chart library is inlined, and a content security policy forbids every request. Model
-output is hostile text: the template escapes everything, JSON for scripts escapes `<`, and only scripts whose hash
-stands in the policy run, so that even a hole in the escaping would execute nothing.
+output is hostile text: the template escapes everything, JSON for scripts escapes `<`, and the policy lets only scripts
+with a listed hash run, so that text which slipped through the escaping would still not be executed.
 """
 
 import base64
@@ -38,11 +38,11 @@ def render_report(
     """Write report.html and summary.json; return the verdict and the counts behind it.
 
     Args:
-        report: what the page shows.
-        comparison: what decides the verdict.
-        experiment: its name, the heading if the settings give none.
-        reads: version folders by name (see `dreamtune.report.reads`); optional parts may be absent.
-        out: where the two files go.
+        report: title and number of example answers.
+        comparison: primary measure, level and resamples of the verdict.
+        experiment: name of the experiment, the heading if the settings give none.
+        reads: version folders by name (see `dreamtune.report.reads`); optional ones may be absent.
+        out: folder for the two files.
     """
     found = Reads(reads)
     summary = build_summary(found, comparison, experiment)
@@ -53,7 +53,7 @@ def render_report(
 
 
 def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str, Any]) -> str:
-    """Return the HTML."""
+    """Return report.html; `summary` is the content of summary.json."""
     audit, manifests = reads.json("shards", AUDIT_FILE), reads.manifests()
     rows = reads.table("shards", LENGTHS_FILE)
     drawn = figures(reads, summary, audit)
@@ -95,7 +95,7 @@ def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str,
 
 
 def figures(reads: Reads, summary: dict[str, Any], audit: dict[str, Any]) -> list[charts.Figure]:
-    """Return the charts for which there are data."""
+    """Return the charts for which there are data; `audit` is the content of audit.json."""
     drawn = [
         charts.accuracy_figure(summary),
         charts.mask_rate_figure(reads.json("likelihood", BINS_FILE)),
@@ -109,11 +109,11 @@ def figures(reads: Reads, summary: dict[str, Any], audit: dict[str, Any]) -> lis
 
 @lru_cache(maxsize=1)
 def chart_library() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script (about 0.9 MB) that may stand in a <script> element."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script (about 0.9 MB), safe inside a <script> element."""
     bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub forgets the default
     return bundle.replace("\r\n", "\n").replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _allowed(script: str) -> str:
-    """Return the policy's source expression that lets exactly this script run."""
+    """Return the source expression with which a content security policy allows exactly this script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

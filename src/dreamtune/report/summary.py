@@ -31,7 +31,16 @@ TRAINING_RUNS = ("smoke", "full")
 
 
 def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict[str, Any]:
-    """Return the content of summary.json."""
+    """Return the content of summary.json (see the module's docstring).
+
+    Args:
+        reads: the experiment's version folders.
+        comparison: primary measure, level and resamples of the verdict.
+        experiment: name of the experiment.
+
+    Raises:
+        UserError: base and tuned do not answer the same questions, or a file is damaged.
+    """
     comparisons = {f"{s}/{g}": _compare(reads, s, g, comparison) for s, g in reads.comparisons()}
     headline = comparisons.get("test/greedy") or {name: nothing("questions") for name in READINGS}
     draws = reads.table("likelihood", LIKELIHOOD_FILE)
@@ -79,7 +88,10 @@ def _verdict(verdict: Verdict, comparison: Comparison, accuracy: Any, nll: Any) 
 
 
 def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison) -> dict[str, Any]:
-    """Return the readings of one question set under one setting, what samples show together, and how answers look."""
+    """Compare base and tuned on one question set under one setting.
+
+    Returns the three readings, pass@k and majority vote, and generation and scores of both models.
+    """
     sides = {who: reads.table(f"scores/{questions}/{setting}/{who}", SCORES_FILE) for who in ("base", "tuned")}
     base, tuned = sides["base"], sides["tuned"]
     if base is None or tuned is None:
@@ -107,7 +119,7 @@ def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison)
 
 
 def _warnings(blocks: dict[str, Any]) -> list[str]:
-    """Return what must be said of the answers of base and tuned."""
+    """Return warnings about the answers: collapse, order of writing, or different settings for base and tuned."""
     found = []
     for who in ("base", "tuned"):
         scores = blocks[who]["scores"]
@@ -120,7 +132,10 @@ def _warnings(blocks: dict[str, Any]) -> list[str]:
 
 
 def collect_canaries(reads: Reads) -> list[dict[str, Any]]:
-    """Return the checks of both training runs (hard and soft), the likelihood (soft) and all answers (hard)."""
+    """Return the canaries of both training runs (hard and soft), of the likelihood (soft) and of all answers (hard).
+
+    Each is a check (see `dreamtune.checks`) with the name of its folder as "source".
+    """
     found = []
     for source, file, key in (
         *((run, GATE_FILE, "checks") for run in TRAINING_RUNS),
@@ -133,19 +148,19 @@ def collect_canaries(reads: Reads) -> list[dict[str, Any]]:
 
 
 def _gates(reads: Reads) -> dict[str, bool | None]:
-    """Return whether each training run's gate passed; None where a run left no gate.json."""
+    """Return by training run whether its gate passed; None where the run left no gate.json."""
     return {run: reads.json(run, GATE_FILE).get("passed") for run in TRAINING_RUNS if run in reads.folders}
 
 
 def _wall_seconds(manifests: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Return each stage's wall seconds, and their total; a version that is read under two names counts once."""
+    """Return the wall seconds of each folder, and their total, which counts a version with two names once."""
     seconds = {name: manifest["wall_s"] for name, manifest in manifests.items() if manifest.get("wall_s") is not None}
     once = {(m.get("stage"), m.get("version") or name): m["wall_s"] for name, m in manifests.items() if name in seconds}
     return seconds | {"total": sum(once.values())}
 
 
 def _settings(manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return each stage's resolved settings: sections with their result and runtime fields together, plain values."""
+    """Return each stage's settings by section, fields that decide the result together with those that do not."""
     settings: dict[str, Any] = {}
     for name, manifest in manifests.items():
         results, runtime = (manifest.get(kind) or {} for kind in ("settings", "runtime"))
@@ -159,7 +174,7 @@ def _settings(manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def package_differences(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, list[str]]]:
-    """Return the packages whose version is not the same in all stages: {package: {version: [stages]}}."""
+    """Return the packages with different versions in different stages, as {package: {version: [stages]}}."""
     seen: dict[str, dict[str, list[str]]] = {}
     for name, manifest in manifests.items():
         versions = {**(manifest.get("packages") or {}), "python": manifest.get("python")}
@@ -170,7 +185,13 @@ def package_differences(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[
 
 
 def length_warning(audit: dict[str, Any], summary: dict[str, Any], lengths: pl.DataFrame | None) -> str | None:
-    """Return a warning where training responses are longer than the answers generation has room for."""
+    """Return a warning if training responses are longer than `generate.max_new_tokens`, else None.
+
+    Args:
+        audit: content of audit.json.
+        summary: content of summary.json.
+        lengths: lengths.parquet, for the number of such responses; None if absent.
+    """
     generate = summary["settings"].get("answers/test/greedy/tuned", {}).get("generate", {})
     room = generate.get("max_new_tokens")
     longest = (audit.get("response_tokens") or {}).get("train", {}).get("max")

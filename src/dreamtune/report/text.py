@@ -1,4 +1,4 @@
-"""Hostile text made harmless to look at (escaping is the template engine's part)."""
+"""Make hostile text harmless to look at; escaping it for HTML is the template engine's work."""
 
 import json
 import unicodedata
@@ -15,7 +15,13 @@ VISIBLE = {"\n", "\t"}
 
 
 def reveal(text: str | None, longest: int = LONGEST) -> str:
-    """Return the text with control and format characters (bidi overrides, zero width) written as ⟨U+202E⟩."""
+    """Return the first `longest` characters of a text, with control and format characters written out.
+
+    Such characters (bidi overrides, zero width) could reorder or hide the text around them.
+
+    >>> reveal("a" + chr(0x202E) + "b"), reveal("abcdef", longest=4), reveal(None)
+    ('a⟨U+202E⟩b', 'abcd … (2 more characters)', '')
+    """
     if not text:
         return ""
     cut = text[:longest]
@@ -28,13 +34,21 @@ def _hidden(character: str) -> bool:
 
 
 def json_for_script(value: Any) -> Markup:
-    """Return JSON that cannot end its <script> element or open a comment in it."""
+    """Return the value as JSON that can neither end the <script> element around it nor open a comment.
+
+    >>> print(json_for_script("</script>"))
+    "\\u003c/script\\u003e"
+    """
     text = json.dumps(value, ensure_ascii=True, allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def plain(value: Any) -> str:
-    """Return a setting or a canary's value as one short text."""
+    """Return the value of a setting or of a canary as one short text.
+
+    >>> plain(True), plain([1, 2.5]), plain(None)
+    ('yes', '1, 2.5', '–')
+    """
     if value is None:
         return DASH
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What the template shows, in words: summary, canaries, settings, audit and provenance as short texts and tables."""
+"""The summary as the report's template shows it: short texts and tables on results, canaries, settings, provenance."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ Table = list[dict[str, Any]]
 
 
 def tiles(summary: dict[str, Any]) -> Table:
-    """Return the four numbers under the headline."""
+    """Return the four tiles under the headline: accuracy, held-out NLL, hard canaries, detectable change."""
     accuracy, nll, checks = summary["accuracy"], summary["nll"], summary["canaries"]
     passed, judged = hard_canaries(checks)
     warned = sum(not c["hard"] and c["passed"] is False for c in checks)
@@ -101,7 +101,7 @@ def canary_rows(summary: dict[str, Any]) -> Table:
 
 
 def training_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what training did, as pairs of name and value."""
+    """Return the facts of the full training run as pairs of name and value, without those that are not known."""
     run = summary["training"]
     share = run["trainable"] / run["parameters"] if run.get("trainable") and run.get("parameters") else None
     facts = [
@@ -124,7 +124,7 @@ def _predicted(run: dict[str, Any]) -> str:
 
 
 def generation_facts(summary: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return speed of generation by setting and model."""
+    """Return a row per question set, setting and model: answers, tokens, time and speed of generation."""
     rows: list[tuple[str, ...]] = []
     for name, block in summary["comparisons"].items():
         for who in ("base", "tuned"):
@@ -136,7 +136,7 @@ def generation_facts(summary: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def settings_tables(summary: dict[str, Any]) -> Table:
-    """Return every stage's settings as flat rows of key and value."""
+    """Return a table of settings for each stage, with rows of dotted key and value."""
     return [
         {"title": stage, "rows": [row for name, section in sections.items() for row in _flat(name, section)]}
         for stage, sections in summary["settings"].items()
@@ -144,7 +144,7 @@ def settings_tables(summary: dict[str, Any]) -> Table:
 
 
 def provenance_rows(manifests: dict[str, dict[str, Any]]) -> Table:
-    """Return where and with what each stage ran."""
+    """Return a row per stage: version, commit, host, GPU and image, start, wall time and packages."""
     rows = []
     for name, m in manifests.items():
         git = m.get("git") or {}
@@ -162,7 +162,14 @@ def provenance_rows(manifests: dict[str, dict[str, Any]]) -> Table:
 def warnings(
     summary: dict[str, Any], manifests: dict[str, Any], audit: dict[str, Any], too_long: str | None
 ) -> list[str]:
-    """Return what a reader should know before believing a number, one sentence each."""
+    """Return warnings that a reader should know before believing a number, one sentence each.
+
+    Args:
+        summary: content of summary.json.
+        manifests: the manifest of each stage.
+        audit: content of audit.json.
+        too_long: see `summary.length_warning`.
+    """
     found = [too_long] if too_long else []
     for package, versions in summary["package_differences"].items():
         which = "; ".join(f"{version} in {', '.join(stages)}" for version, stages in versions.items())
@@ -178,7 +185,7 @@ def warnings(
 
 
 def _readings(block: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return the three readings, and what several samples of a question show together."""
+    """Return (label, block) for the three readings and, with several samples per question, pass@k and majority vote."""
     found = [(label, block[reading]) for reading, label in READING_NAMES.items()]
     at_k = block.get("pass_at_k") or {}
     if len(at_k) > 1:  # pass@1 of one sample is the first reading
@@ -202,7 +209,7 @@ def _reading(label: str, block: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shapes(sides: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Return how the answers of base and tuned look, a row per measure; none where nothing was scored."""
+    """Return a row per statistic of form (label, base, tuned), see `SHAPES`; [] where nothing was scored."""
     if not any(sides):
         return []
     shares = [(label, *(percent(scores.get(key)) for scores in sides)) for label, key in SHAPES.items()]
@@ -228,6 +235,11 @@ def _pairs(section: dict[str, Any], names: tuple[str, ...]) -> str:
 
 
 def _flat(name: str, value: Any) -> list[tuple[str, str]]:
+    """Return nested settings as rows of dotted key and value.
+
+    >>> _flat("train", {"lora": {"r": 16}, "seed": 0})
+    [('train.lora.r', '16'), ('train.seed', '0')]
+    """
     if isinstance(value, dict):
         return [row for key, item in value.items() for row in _flat(f"{name}.{key}", item)]
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):

@@ -1,8 +1,8 @@
 r"""Whether two short answers mean the same: text, numbers, then mathematics (math-verify, over SymPy).
 
-The cheap readings decide wherever they apply, because SymPy reads words as products of letters (so "Navin" would
-equal "Vanni") and "4 2", a decoder's spacing of 42, as a mixed number. What is left goes to math-verify, unless it
-could compute something huge (limits.py): then it is compared as text only.
+The cheap rules decide wherever they apply, because SymPy reads words as products of letters (so "Navin" would
+equal "Vanni") and "4 2", a decoder's spacing of 42, as a mixed number. Other answers go to math-verify, unless they
+could make it compute something huge (limits.py): then they are compared as text only.
 
 A comparison has a limit of CPU time, is tried once more with ten times that limit, and then counts as undecided. So
 the result follows from the two texts; how busy the machine is only decides how long it takes.
@@ -37,7 +37,7 @@ OPTION = re.compile(
     re.IGNORECASE,
 )
 CHOICES = re.compile(r"[(\[]?[A-J][)\]]?(?:\s*(?:[,;&/]|\band\b)?\s*[(\[]?[A-J][)\]]?)+")
-VERDICT = re.compile(r"(yes|no|true|false)\b(?=\s*(?:[.,;:!–—-]|$))", re.IGNORECASE)
+YES_OR_NO = re.compile(r"(yes|no|true|false)\b(?=\s*(?:[.,;:!–—-]|$))", re.IGNORECASE)
 WORD = re.compile(r"[^\W\d_]{2,}")
 WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'’-]+[^\W\d_]+)*")
 COMMAND = re.compile(r"\\[A-Za-z]+")
@@ -47,7 +47,7 @@ ONE_BRACKET = re.compile(r"[(\[][^()\[\]]*[)\]]")
 NAME = re.compile(r"(?:\\[a-z]+\s*)?[A-Za-z\s]*(?:_\s*\{?\w+\}?)?'?(?:\s*\([A-Za-z\d, ]+\))?")
 ARITHMETIC = re.compile(r"(?:[\d\s+*/().-]|\\(?:cdot|times|div)(?![a-z]))+")
 RELATION = re.compile(r"[<>]|\\(?:leq?|geq?|neq?|lt|gt|in|equiv)(?![a-z])|[,;](?!\d{3})|\b(?:or|and)\b")
-# "The difference is 2 dollars more than …": what stands right after the verb is the value.
+# "The difference is 2 dollars more than …": the number right after the verb is the value.
 SENTENCE = re.compile(
     r"(?P<before>[A-Za-z][A-Za-z\s,'’-]*)\b(?:is|are|was|were|equals?|costs?|has|have|needs?|makes?|earns?|gets?)\s+"
     r"(?P<number>\\?[$€£]?-?[\d,.]*\d(?:\\?%)?)(?P<after>[A-Za-z\s,'’-]*)"
@@ -121,13 +121,13 @@ def warm_parser() -> None:
 
 
 def _same(given: str, expected: str) -> bool:
-    """Whether two tidied answers mean the same: the first reading that applies decides."""
+    """Whether two tidied answers mean the same: the first rule that applies decides."""
     if not given or not expected:
         return False
     if strict_form(given) == strict_form(expected):
         return True
-    for reading in READINGS:
-        decided = reading(given, expected)
+    for rule in RULES:
+        decided = rule(given, expected)
         if decided is not None:
             return decided
     if max(len(given), len(expected)) > MAX_CHARACTERS or costly(given) or costly(expected):
@@ -138,6 +138,7 @@ def _same(given: str, expected: str) -> bool:
 
 
 def _mathematically_equal(given: str, expected: str) -> bool:
+    """Ask math-verify, which parses LaTeX into SymPy; both time limits of its own are off, ours is on."""
     from math_verify import parse, verify  # with SymPy half a second, which plain numbers and words never need
 
     wanted, found = (parse(f"${without_unit(text)}$", parsing_timeout=None) for text in (expected, given))
@@ -145,7 +146,7 @@ def _mathematically_equal(given: str, expected: str) -> bool:
 
 
 def _as_quantities(given: str, expected: str) -> bool | None:
-    """Compare numbers with units; a number may also be what an equation or a short sentence ends in."""
+    """Compare numbers with units; an equation or a short sentence that states a number counts as that number."""
     wanted = read_quantity(expected) or _stated(expected)
     found = read_quantity(given) or (_stated(given) if wanted else None)
     return same_quantity(found, wanted) if found and wanted else None
@@ -183,6 +184,7 @@ def _as_choices(given: str, expected: str) -> bool | None:
 
 
 def _option(text: str) -> re.Match[str] | None:
+    """Return the letter of an option and its text, or None; "a dog" is no option."""
     option = OPTION.fullmatch(text)
     return None if option and option["rest"] and option["letter"].islower() else option
 
@@ -191,23 +193,23 @@ def _letters(text: str) -> list[str]:
     return sorted(re.findall(r"[A-J]", text))
 
 
-def _as_verdicts(given: str, expected: str) -> bool | None:
+def _as_yes_or_no(given: str, expected: str) -> bool | None:
     """Compare yes, no, true and false, which may be followed by an explanation."""
-    wanted, found = VERDICT.match(expected), VERDICT.match(given)
+    wanted, found = YES_OR_NO.match(expected), YES_OR_NO.match(given)
     if wanted is None or wanted.end() != len(expected):
         return None
     return found is not None and found[1].casefold() == wanted[1].casefold()
 
 
 def _as_words(given: str, expected: str) -> bool | None:
-    """Words that differ as text differ, and a sentence is no formula: SymPy would multiply its letters."""
+    """Say False for words that differ as text, and for a sentence: SymPy would multiply their letters."""
     words = WORDS.fullmatch(given) is not None, WORDS.fullmatch(expected) is not None
     prose = [len(WORD.findall(COMMAND.sub(" ", text))) > MAX_WORDS for text in (given, expected)]
     return False if all(words) or any(prose) else None
 
 
 def _as_numerals(given: str, expected: str) -> bool | None:
-    """Compare numerals whose base stands below: 2516_8; a base that only one carries is ignored."""
+    """Compare numerals with a base as subscript, such as 2516_8; a base that only one of them has is ignored."""
     found, wanted = NUMERAL.fullmatch(given), NUMERAL.fullmatch(expected)
     if found is None or wanted is None or not (found["base"] or wanted["base"]):
         return None
@@ -216,17 +218,18 @@ def _as_numerals(given: str, expected: str) -> bool | None:
 
 
 def _as_brackets(given: str, expected: str) -> bool | None:
-    """A set in braces is no point and no interval."""
+    """Say False for a set in braces against a point or an interval in brackets."""
     for one, other in ((given, expected), (expected, given)):
         if SET.fullmatch(one) and ONE_BRACKET.fullmatch(other):
             return False
     return None
 
 
-READINGS: tuple[Callable[[str, str], bool | None], ...] = (
+# Each rule says whether two tidied answers mean the same, or None where it does not apply.
+RULES: tuple[Callable[[str, str], bool | None], ...] = (
     _as_quantities,
     _as_choices,
-    _as_verdicts,
+    _as_yes_or_no,
     _as_words,
     _as_numerals,
     _as_brackets,

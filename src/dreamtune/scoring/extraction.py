@@ -1,7 +1,7 @@
-r"""Where the answer stands in a completion, and in a reference.
+r"""Find the final answer in a completion, and in a reference solution.
 
-Each extractor has a name (the configuration lists them in the order in which they are tried), takes the completion
-and the marker, and returns the answer's text or None. All run in time linear in the text: model output is hostile.
+An extractor is a function of the completion and the marker that returns the answer's text, or None. The configuration
+names the extractors in the order in which they are tried. All run in time linear in the text: model output is hostile.
 """
 
 import re
@@ -35,13 +35,20 @@ CLOSING_FORMULA = re.compile(r"I hope (?:it|this) is correct", re.IGNORECASE)
 
 
 def boxed(completion: str, marker: str) -> str | None:
-    r"""Return what stands in the last closed `\boxed{…}`, or else `\boxed 5`; a nested box counts as its content."""
+    r"""Return the content of the last closed `\boxed{…}`, or else of a box without braces, `\boxed 5`.
+
+    A box that holds only another box counts as the inner one.
+    """
     found = all_boxed(completion) or BARE_BOX.findall(completion)
     return without_tag(found[-1]) if found else None
 
 
 def all_boxed(completion: str) -> list[str]:
-    r"""Return what stands in each outermost closed `\boxed{…}`, in order."""
+    r"""Return the content of each outermost closed `\boxed{…}`, in order; of nested boxes, the inner content.
+
+    >>> all_boxed(r"\boxed{\frac{1}{2}} or \boxed{\boxed{7}}, not \boxed{8")
+    ['\\frac{1}{2}', '7']
+    """
     stack: list[int | None] = []  # per open brace: where a box's content starts, None for any other brace
     spans: list[tuple[int, int]] = []
     for match in BRACE.finditer(completion):
@@ -65,12 +72,16 @@ def all_boxed(completion: str) -> list[str]:
 
 
 def without_tag(answer: str) -> str:
-    """Return the answer without the remains of a closing tag: `36>`, `145</answer}`."""
+    """Return the answer without the remains of a broken closing tag.
+
+    >>> without_tag("36>"), without_tag("145</answer}")
+    ('36', '145')
+    """
     return BROKEN_TAG.sub("", answer.strip()).strip()
 
 
 def answer_tag(completion: str, marker: str) -> str | None:
-    """Return what stands in the last <answer> tag, closed or cut off, without the remains of an unclosed box."""
+    """Return the content of the last <answer> tag, closed or cut off, without the remains of an unclosed box."""
     start = completion.rfind(OPEN_TAG)
     if start < 0:
         return None
@@ -79,18 +90,27 @@ def answer_tag(completion: str, marker: str) -> str | None:
 
 
 def final_answer(completion: str, marker: str) -> str | None:
-    """Return the rest of the line after the last `marker`, whatever its case and spacing."""
+    """Return the rest of the line after the last `marker`, in any case and spacing.
+
+    >>> final_answer("The final answer is: 7 m\\nSo much for that.", "the final answer is:")
+    '7 m'
+    """
     pattern = r"\s*".join(re.escape(piece) for piece in re.findall(r"\w+|[^\w\s]", marker))
     return _line_after(re.compile(pattern, re.IGNORECASE), completion)
 
 
 def announced(completion: str, marker: str) -> str | None:
-    """Return what follows the last "answer is" or "Answer:" on its line, up to a reason given for it."""
+    """Return the text after the last "answer is" or "Answer:" on its line, up to a reason given for it.
+
+    >>> announced("So the answer is 12, because 3 * 4 = 12.", "")
+    '12'
+    """
     line = _line_after(ANNOUNCED, completion)
     return None if line is None else REASON.split(line, maxsplit=1)[0].rstrip("*. ") or None
 
 
 def _line_after(pattern: re.Pattern[str], completion: str) -> str | None:
+    """Return the rest of the line after the last match, without a closing formula; None if nothing is left."""
     end = max((match.end() for match in pattern.finditer(completion)), default=None)
     if end is None:
         return None
@@ -107,7 +127,7 @@ def last_number(completion: str, marker: str) -> str | None:
 
 
 def bare(completion: str, marker: str) -> str | None:
-    """Return a completion that is an answer and nothing else: one short line, a formula or a few words."""
+    """Return the completion if it is an answer and nothing else: one short line, a formula or a few words."""
     text = completion.strip()
     if not text or len(text) > MAX_REFERENCE_CHARACTERS or "\n" in text:
         return None
@@ -127,7 +147,7 @@ EXTRACTORS: dict[str, Callable[[str, str], str | None]] = {
 
 
 def extract(completion: str, extractors: Sequence[str], marker: str) -> tuple[str | None, str | None]:
-    """Return (answer, name of the extractor that found it); the first that finds anything decides."""
+    """Return the answer that the first successful extractor finds, and that extractor's name; else (None, None)."""
     text = SPECIAL_TOKEN.sub(" ", completion)
     for name in extractors:
         answer = EXTRACTORS[name](text, marker)
@@ -139,8 +159,11 @@ def extract(completion: str, extractors: Sequence[str], marker: str) -> tuple[st
 def reference_answer(solution: str, marker: str) -> str | None:
     r"""Return the checkable answer of a reference, or None where it has none (a proof, an essay).
 
-    A worked solution counts by what it marks: GSM8K's `#### 18`, a `\boxed{…}`, the marker, or a line "Answer: …".
-    A reference that marks nothing must be short and stand on one line to be an answer by itself.
+    The answer of a worked solution is the one that it marks: by `\boxed{…}`, by the marker, by GSM8K's `####` or by a
+    line "Answer: …". A reference that marks nothing is an answer by itself if it is short and on one line.
+
+    >>> reference_answer("3 * 6 = 18 eggs\n#### 18", "the final answer is:")
+    '18'
     """
     text = solution.strip()
     boxes = all_boxed(text)
@@ -156,5 +179,9 @@ def reference_answer(solution: str, marker: str) -> str | None:
 
 
 def asks_for_a_proof(question: str) -> bool:
-    """Whether the question wants an argument and no value: what its reference boxes is then the claim itself."""
+    """Whether the question asks for an argument and no value; a box in its reference then holds the claim itself.
+
+    >>> asks_for_a_proof("Prove that 2 + 2 = 4."), asks_for_a_proof("Show that x > 0 and find x.")
+    (True, False)
+    """
     return bool(PROOF.search(question)) and not ASKS.search(question)

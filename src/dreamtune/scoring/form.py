@@ -1,7 +1,7 @@
-"""How the answers look, whatever they say: their lengths, their repetitions, the order they were written in.
+"""Statistics of the form of answers, whatever they say: length, repetition, and the order of their tokens' reveals.
 
-A model that fine-tuning has broken often repeats itself ("2 × 2 × 2 × 2 …") or says one thing to every question.
-Accuracy only shows that it is wrong; here it is said to have collapsed.
+A model that fine-tuning has broken often repeats itself ("2 × 2 × 2 × 2 …") or gives every question the same answer.
+Accuracy shows only that it is wrong; the statistics here show that it has *collapsed*.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,28 +12,31 @@ import polars as pl
 import scipy  # which loads scipy.stats, a second's work, at its first use
 
 # ASSUME: thresholds of a judgement, not of a test. Honest answers lie far below them (docs/statistics.md).
-ENOUGH_ANSWERS = 10  # fewer are not judged
-LOOPING = 0.5  # of an answer's 4-grams occurred before in it
-MONOTONOUS_TOKENS, MONOTONOUS = 64, 0.1  # at least so many tokens, and fewer distinct ones per token
-COLLAPSED_SHARE = 0.2  # of the answers loop or are monotonous
-SAME_SHARE = 0.5  # of the answers are one text, …
-SAME_AS_REFERENCE = 1.5  # … and so many times more than references are one text: "yes" may be a good answer to many
-ENOUGH_CHOICES = 5  # steps with a choice, below which an answer's order says nothing: "4", then its end token
-WRITTEN_IN_ORDER = 0.9  # of the steps took the leftmost hidden tokens
+ENOUGH_ANSWERS = 10  # fewer answers are not judged
+LOOPING = 0.5  # an answer loops if this share of its 4-grams occurred earlier in it
+MONOTONOUS_TOKENS, MONOTONOUS = 64, 0.1  # monotonous: at least 64 tokens, and below 0.1 distinct tokens per token
+COLLAPSED_SHARE = 0.2  # collapsed if a larger share of the answers loops or is monotonous, or if …
+SAME_SHARE = 0.5  # … a larger share of the answers is one text, and …
+SAME_AS_REFERENCE = 1.5  # … more than 1.5 times the share of one reference: "yes" may be right for many questions
+ENOUGH_CHOICES = 5  # an answer with fewer steps with a choice says nothing about order: "4", then its end token
+WRITTEN_IN_ORDER = 0.9  # left to right if a larger share of the steps revealed the leftmost hidden tokens
 
 
 def left_to_right(unmasked_at: Sequence[int]) -> float | None:
     """Return the share of an answer's steps that revealed the leftmost tokens still hidden; None without a choice.
 
-    A step counts where it had a choice: it revealed m of h > m hidden tokens of the answer. It is left to right if
-    those were the first m of them. Of a random order of L tokens, one at a time, (1/2 + … + 1/L) / (L − 1) of the
-    steps are. Tokens behind the first end token are not part of the answer and are not looked at.
+    A step had a choice if it revealed m of h > m hidden tokens of the answer. It went left to right if those were the
+    first m of them. In a random order of L tokens, one a step, (1/2 + … + 1/L) / (L − 1) of the steps do.
 
     Args:
-        unmasked_at: the step at which each token was revealed, in the order of the text.
+        unmasked_at: the step at which each token of the answer was revealed, in the order of the text.
 
-    >>> left_to_right([0, 0, 1, 1, 2]), left_to_right([2, 1, 0]), left_to_right([0, 2, 1]), left_to_right([3])
-    (1.0, 0.0, 0.5, None)
+    Two steps with a choice, then one that reveals the last token; the first goes left to right, the second does not:
+
+    >>> left_to_right([0, 3, 2])
+    0.5
+    >>> left_to_right([0, 0, 1, 1, 2]), left_to_right([2, 1, 0]), left_to_right([3])
+    (1.0, 0.0, None)
     """
     steps = np.asarray(unmasked_at)
     order = np.unique(steps)  # sorted
@@ -49,9 +52,12 @@ def left_to_right(unmasked_at: Sequence[int]) -> float | None:
 
 
 def order_correlation(unmasked_at: Sequence[int]) -> float | None:
-    """Return Kendall's tau-b of position and step: 1 left to right, 0 in no order, −1 right to left; None if no order.
+    """Return Kendall's tau-b of position and step: 1 left to right, 0 in no order, −1 right to left.
 
-    Kendall 1945 (Biometrika 33:239); tokens of one step are tied.
+    Kendall 1945 (Biometrika 33:239). Tokens of one step are tied; None where all tokens are.
+
+    >>> order_correlation([0, 1, 2]), order_correlation([2, 1, 0]), order_correlation([0, 0])
+    (1.0, -1.0, None)
     """
     if len(set(unmasked_at)) < 2:
         return None
@@ -59,12 +65,12 @@ def order_correlation(unmasked_at: Sequence[int]) -> float | None:
 
 
 def summarise_answers(scores: pl.DataFrame, completions: pl.Series, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what scores.json says of the answers' form; shares of rows, null where there are none.
+    """Return the entries of scores.json on the form of the answers; a share of no rows is None.
 
     Args:
-        scores: rows of scores.parquet, the user's own prompts left out.
-        completions: their texts, in the same order.
-        settings: of the generation, {} where unknown.
+        scores: rows of scores.parquet, without the user's own prompts.
+        completions: the text of each of these rows.
+        settings: the sampler's settings, {} where unknown.
     """
     shares = {
         "truncated": ~pl.col("ended"),
@@ -95,10 +101,14 @@ def summarise_answers(scores: pl.DataFrame, completions: pl.Series, settings: Ma
 
 
 def collapse(found: Mapping[str, Any], scores: pl.DataFrame, texts: pl.Series) -> list[str] | None:
-    """Return in what way the answers have collapsed, [] if they have not, and None if there are too few to say.
+    """Return how the answers have collapsed, one phrase per way; [] if they have not, None if they are too few.
 
-    Being wrong is no collapse, nor are short answers, nor one answer to all questions where the references agree as
-    much.
+    Wrong answers are no collapse, nor are short ones, nor one answer to all questions whose references agree as much.
+
+    Args:
+        found: shares from `summarise_answers`.
+        scores: rows of scores.parquet.
+        texts: the text of each of these rows.
     """
     one_each = scores.with_columns(text=texts).unique("example_id", keep="first", maintain_order=True)
     if one_each.height < ENOUGH_ANSWERS:
@@ -117,7 +127,12 @@ def collapse(found: Mapping[str, Any], scores: pl.DataFrame, texts: pl.Series) -
 
 
 def order_warnings(share: float | None, settings: Mapping[str, Any]) -> list[str]:
-    """Return a warning where answers were written left to right: no `order` that can be configured asks for that."""
+    """Return a warning if the answers were written left to right, which no value of `generate.order` asks for.
+
+    Args:
+        share: the share of steps that went left to right; None if there were too few.
+        settings: the sampler's settings, {} where unknown.
+    """
     if share is None or share <= WRITTEN_IN_ORDER:
         return []
     asked = f" although generate.order is {settings['order']}" if "order" in settings else ""
@@ -127,13 +142,13 @@ def order_warnings(share: float | None, settings: Mapping[str, Any]) -> list[str
 
 
 def _tokens_per_pass() -> pl.Expr:
-    """Tokens of all answers for each pass that their rows took part in; null where passes are not known."""
+    """Tokens of all answers / forward passes that their rows took part in; null where passes are not known."""
     passes = pl.col("passes").sum()
     return pl.when(passes > 0).then(pl.col("tokens").sum() / passes)
 
 
 def _of_all_steps() -> pl.Expr:
-    """The share of left-to-right steps among all that had a choice, whatever answer they belong to; null for none."""
+    """The share of left-to-right steps among the steps with a choice, pooled over all answers; null if none had."""
     taken = (pl.col("left_to_right") * pl.col("choices")).sum()
     return pl.when(pl.col("choices").sum() > 0).then(taken / pl.col("choices").sum())
 

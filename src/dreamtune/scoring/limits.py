@@ -1,8 +1,8 @@
-r"""What keeps hostile mathematics cheap: a limit of CPU time, and a look at a formula before SymPy sees it.
+r"""Two guards that keep hostile formulas cheap: a limit of CPU time, and a check of a formula before SymPy sees it.
 
 The limit counts the CPU time of the grading thread and never the wall clock, so that a grade does not depend on what
 else the machine is doing. Python cannot interrupt one huge integer power or factorial, so a timer alone is not enough:
-what might compute something astronomically large is refused unread.
+a formula that might compute something astronomically large is refused before it is parsed.
 """
 
 import re
@@ -77,12 +77,16 @@ def time_limit(seconds: float) -> Iterator[None]:
         if paused:
             left = paused - (time.process_time() - before)
             signal.setitimer(signal.ITIMER_PROF, max(left, SHORTEST_S), interval)
-    if used_up:  # the block swallowed the exception, so what it made cannot be trusted
+    if used_up:  # the block swallowed the exception, so its result cannot be trusted
         raise OutOfTime
 
 
 def costly(text: str) -> bool:
-    """Whether SymPy might compute something astronomically large from `text`."""
+    """Whether SymPy might compute something astronomically large from `text`.
+
+    >>> costly("9^{9^9}"), costly("123456!"), costly("x^2+2x+1")
+    (True, True, False)
+    """
     flat = NOISE.sub("", text.replace("**", "^"))
     if depth(flat) > MAX_DEPTH or flat.count("^") > MAX_CARETS:
         return True
@@ -99,7 +103,11 @@ def costly(text: str) -> bool:
 
 
 def depth(text: str) -> int:
-    """Return how deeply parentheses, brackets and braces are nested."""
+    """Return how deeply parentheses, brackets and braces are nested.
+
+    >>> depth("(a[b]{c(d)})")
+    3
+    """
     level = deepest = 0
     for character in text:
         level += (character in "([{") - (character in ")]}")

@@ -1,4 +1,4 @@
-"""Which answers to one question mean the same: each class of equal answers has a number."""
+"""Group the answers to a question by meaning: answers that mean the same share the number of a class."""
 
 import re
 from collections.abc import Sequence
@@ -13,9 +13,7 @@ from dreamtune.scoring.notation import strict_form
 from dreamtune.scoring.quantities import as_number
 
 BARE_NUMBER = re.compile(r"\s*-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?\s*")
-
-
-MAX_COMPARED = 8  # an answer is compared by meaning with so many others of its question; numbers with all
+MAX_COMPARED = 8  # classes of its question that an answer is compared with by meaning; numbers go by value instead
 
 
 def classes_of_answers(scores: pl.DataFrame, timeout_s: float) -> pl.DataFrame:
@@ -35,11 +33,15 @@ def classes_of_answers(scores: pl.DataFrame, timeout_s: float) -> pl.DataFrame:
 
 
 def group_by_meaning(answers: Sequence[str | None], timeout_s: float) -> list[int | None]:
-    """Return a class for each answer: bare numbers by value, equal texts, and what `equivalent` finds equal.
+    """Return the class of each answer: bare numbers are compared by value, other answers as text, then by meaning.
 
-    That is asked both ways, because it lets an answer say more than its reference ("yes, because …", a unit). An
-    answer that equals none of the others, but stays undecided beside one, gets `UNDECIDED`, as do later ones of its
-    text: it may belong to either class, so the question has no majority.
+    `equivalent` is asked in both directions, because it lets an answer say more than its reference ("yes, because …",
+    a unit). An answer that equals no other, but stays undecided beside one, gets `UNDECIDED`, as do later answers of
+    the same text: it may belong to that class or to none, so the question has no majority.
+
+    Args:
+        answers: the answers to one question, in the order of the samples; None where none could be parsed.
+        timeout_s: see `equivalent`.
 
     >>> group_by_meaning(["0.5", r"\\frac{1}{2}", None, "7", "1/2", "7 cm", "7 m"], 1.0)
     [0, 0, None, 1, 0, 1, 1]
@@ -74,6 +76,7 @@ def _class_of(answer: str, first: Sequence[str], compared: Sequence[int], timeou
 
 
 def _mean_the_same(a: str, b: str, timeout_s: float) -> bool | None:
+    """Whether `equivalent` holds in either direction; None if neither does and one is undecided."""
     found = equivalent(a, b, timeout_s)
     if found:
         return True

@@ -1,6 +1,6 @@
-r"""One spelling for what has several: delimiters, blanks, Unicode signs, text commands, wrappers.
+r"""Write an answer in one spelling, whatever its delimiters, blanks, Unicode signs, text commands and wrappers.
 
-Nothing here changes what an answer means; `x²` becomes `x^{2}`, `\(5\)` becomes `5`, `\textbf{(B)}` becomes `(B)`.
+Nothing here changes an answer's meaning; `x²` becomes `x^{2}`, `\(5\)` becomes `5`, `\textbf{(B)}` becomes `(B)`.
 """
 
 import re
@@ -36,7 +36,11 @@ NEXT_SENTENCE = re.compile(r"(?<=[\d$)}\]%])\.\s+[A-Z][a-z].*$", re.DOTALL)
 
 
 def tidy(answer: str) -> str:
-    """Return the answer in one spelling, without delimiters, text commands, outer blanks and a closing stop."""
+    r"""Return the answer in one spelling, without delimiters, text commands, outer blanks and a closing stop.
+
+    >>> tidy(r"The answer is \(x²\)."), tidy(r"\textbf{(B)} "), tidy("5. Therefore he is right.")
+    ('x^{2}', '(B)', '5')
+    """
     text = answer[: 4 * MAX_CHARACTERS].translate(SIGNS)
     text = SUPERSCRIPT.sub(lambda match: f"^{{{match.group().translate(SUPERSCRIPTS)}}}", text)
     text = ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
@@ -50,6 +54,7 @@ def tidy(answer: str) -> str:
 
 
 def _unwrapped(text: str) -> str:
+    """Return the text without closing punctuation and without quotes, backticks or asterisks around it."""
     for _ in range(3):
         text = text.strip().rstrip(".;,:").strip()
         for opening, closing in WRAPPERS:
@@ -61,5 +66,9 @@ def _unwrapped(text: str) -> str:
 
 
 def strict_form(answer: str) -> str:
-    """Return the answer as the strict reading compares it: no white space, no closing punctuation, one case."""
+    """Return the answer as the strict reading compares it: no white space, no closing punctuation, one case.
+
+    >>> strict_form(" 10 Apples. "), strict_form("1 1/2")
+    ('10apples', '1&1/2')
+    """
     return "".join(MIXED.sub("&", answer).split()).rstrip(".;,:").casefold()

@@ -1,7 +1,7 @@
-r"""Numbers with what may stand around them: separators, fractions, powers of ten, currency, percent signs, units.
+r"""Read and compare quantities: numbers with separators, fractions, powers of ten, currency, percent signs and units.
 
-A unit that only one of two answers carries is ignored, since references leave them out. Where both carry units that
-are known here, the quantities must agree: 150 cm is 1.5 m, and 5 cm is not 5 m.
+A unit that only one of two answers has is ignored, since references leave units out. Where both have units that are
+known here, the quantities must agree: 150 cm is 1.5 m, and 5 cm is not 5 m.
 """
 
 import re
@@ -73,7 +73,11 @@ class Quantity:
 
 
 def read_quantity(text: str) -> Quantity | None:
-    """Return the quantity that the whole of a tidied `text` is, or None."""
+    r"""Return the quantity that a tidied `text` states, or None if any of the text is something else.
+
+    >>> read_quantity("1,250.5 km"), read_quantity(r"\frac{1}{2}"), read_quantity("5 or 6")
+    (Quantity(value=Fraction(2501, 2), unit='km'), Quantity(value=Fraction(1, 2), unit=''), None)
+    """
     if len(text) > MAX_CHARACTERS:
         return None
     if clock := CLOCK.fullmatch(text):
@@ -92,6 +96,7 @@ def read_quantity(text: str) -> Quantity | None:
 
 
 def _amount(match: re.Match[str]) -> Fraction | None:
+    """Return the number that QUANTITY matched, without its sign; None for x / 0 and for huge powers of ten."""
     for top, bottom in (("a", "b"), ("c", "d"), ("top", "bottom"), ("over", "under")):
         if match[top] is not None:
             part = Fraction(int(match[top]), int(match[bottom])) if int(match[bottom]) else None
@@ -108,7 +113,7 @@ def _amount(match: re.Match[str]) -> Fraction | None:
 
 
 def _unit(text: str, match: re.Match[str]) -> str | None:
-    """Return the unit's text, or None where what follows the number is no unit."""
+    """Return the unit's text ("" for none), or None where the text after the number is no unit."""
     if match["percent"] or match["degrees"]:
         return "%" if match["percent"] else "°"
     unit = (match["unit"] or "").strip()
@@ -130,7 +135,14 @@ def _unit(text: str, match: re.Match[str]) -> str | None:
 
 
 def measure(unit: str) -> tuple[Fraction, frozenset[tuple[str, int]]] | None:
-    """Return (size, dimensions with their powers) of a unit such as `km/h`, or None if a part is unknown."""
+    """Return (size, dimensions with their powers) of a unit; None if it is unknown or contains an unknown unit.
+
+    The size is in the first units of TABLE:
+
+    >>> size, dimensions = measure("km/h") or (0, frozenset())
+    >>> size, sorted(dimensions)
+    (Fraction(5, 18), [('length', 1), ('time', -1)])
+    """
     size, powers = Fraction(1), Counter[str]()
     direction = 1
     for token in re.findall(r"/|[^\s/*]+", unit.replace(" per ", " / ").replace("\\cdot", " ")):
@@ -153,7 +165,10 @@ def measure(unit: str) -> tuple[Fraction, frozenset[tuple[str, int]]] | None:
 
 
 def same_quantity(given: Quantity, expected: Quantity) -> bool:
-    """Whether the quantities agree; a unit or per cent sign that only one carries is ignored, or worked out."""
+    """Whether the quantities agree.
+
+    A unit that only one has is ignored. If only one has a per cent sign, 50 % agrees with 50 and with 0.5.
+    """
     if ("%" in given.unit) != ("%" in expected.unit) and not (given.unit and expected.unit):
         whole = given.value / 100 if "%" in given.unit else given.value
         wanted = expected.value / 100 if "%" in expected.unit else expected.value
@@ -166,12 +181,20 @@ def same_quantity(given: Quantity, expected: Quantity) -> bool:
 
 
 def without_unit(text: str) -> str:
-    """Return a formula without the known units that end it."""
+    """Return a formula without the known units that end it.
+
+    >>> without_unit("24x cm^2")
+    '24x'
+    """
     match = UNIT_TAIL.search(text)
     return text[: match.start()].strip() if match and match.start() else text
 
 
 def as_number(text: str) -> Fraction | None:
-    """Return the value of a plain number, with or without thousands separators, a currency sign or a unit."""
+    """Return the value of a plain number, with or without thousands separators, a currency sign or a unit; else None.
+
+    >>> as_number("$1,200"), as_number("3 apples"), as_number("1/2")
+    (Fraction(1200, 1), Fraction(3, 1), None)
+    """
     quantity = read_quantity(text.replace("−", "-"))
     return None if quantity is None or FRACTION.search(text) else quantity.value

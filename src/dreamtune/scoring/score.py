@@ -1,12 +1,12 @@
-"""Grade answers: is each correct, how does it read strictly and leniently, and has the model degenerated?
+"""Grade answers in three readings, and measure how the answers look.
 
-Three readings stand side by side. `correct` is mathematical equivalence of what the configured extractors find, and
-is what the report calls accuracy. `strict` asks for the reference's own characters after the marker. `lenient` takes
-the last number of the completion, wherever it stands. Rows whose reference holds no checkable answer (a proof, an
-essay) are `gradable = False`: reported apart, never counted as wrong. An answer whose comparison with the reference ran
+`correct`, which the report calls accuracy: the answer that the configured extractors find is mathematically equivalent
+to the reference. `strict`: the reference's own characters stand after the marker. `lenient`: the last number anywhere
+in the completion is the reference's. Rows whose reference holds no checkable answer (a proof, an essay) have
+`gradable = False`: they are counted apart, never as wrong. An answer whose comparison with the reference ran
 out of CPU time twice is `undecided`: it has no grade (`correct` is null), and is neither right nor wrong.
 
-Reads ANSWERS/answers.parquet and, for the order that was asked for, ANSWERS/generation.json; writes OUT/scores.parquet
+Reads ANSWERS/answers.parquet and, for the sampler's settings, ANSWERS/generation.json; writes OUT/scores.parquet
 (one row per question and sample) and OUT/scores.json.
 """
 
@@ -35,10 +35,10 @@ NEEDED = ("example_id", "sample", "question", "answer", "completion", "tokens", 
 
 
 def is_correct(completion: str, solution: str, score: ScoreConfig | None = None) -> bool:
-    """Whether the completion's answer is shown to mean the solution's.
+    """Whether the completion's answer is shown to mean the same as the solution's.
 
-    False also where the solution has no checkable answer, and where the comparison stays undecided after its second
-    try; scores.parquet tells these from wrong answers (`gradable`, `undecided`).
+    It is False also where the solution has no checkable answer, and where the comparison stays undecided after its
+    second try; scores.parquet tells these from wrong answers (`gradable`, `undecided`).
     """
     score = score or ScoreConfig()
     reference = reference_answer(solution, score.marker)
@@ -49,7 +49,7 @@ def is_correct(completion: str, solution: str, score: ScoreConfig | None = None)
 
 
 def reads_strictly(completion: str, reference: str, marker: str) -> bool:
-    """Whether the text after the marker is the reference, but for white space, case and closing punctuation."""
+    """Whether the text after the marker is the reference, apart from white space, case and closing punctuation."""
     answer = final_answer(completion, marker)
     return answer is not None and strict_form(answer) == strict_form(reference)
 
@@ -64,12 +64,20 @@ def reads_leniently(completion: str, reference: str, marker: str) -> bool | None
 
 
 def repetition(tokens: list[int], n: int = 4) -> float:
-    """Return the share of n-grams that repeat an earlier one: 0 for none, near 1 for a loop."""
+    """Return the share of n-grams that repeat an earlier one: 0 for none, near 1 for a loop.
+
+    >>> repetition([1, 2, 1, 2, 1, 2, 1], n=2)  # six pairs, two of them distinct
+    0.6666666666666667
+    """
     return 1.0 - distinct(tokens, n)
 
 
 def distinct(tokens: list[int], n: int) -> float:
-    """Return distinct n-grams / n-grams (1.0 where the text is shorter than n)."""
+    """Return the number of distinct n-grams / the number of n-grams; 1.0 for fewer than n tokens.
+
+    >>> distinct([5, 5, 5, 6], 1)
+    0.5
+    """
     total = len(tokens) - n + 1
     return len({tuple(tokens[i : i + n]) for i in range(total)}) / total if total > 0 else 1.0
 
@@ -110,7 +118,19 @@ def score_row(row: dict[str, Any], score: ScoreConfig) -> dict[str, Any]:
 
 
 def score_answers(score: ScoreConfig, answers: Path, out: Path) -> dict[str, Any]:
-    """Grade every row of `answers`/answers.parquet (see the module's docstring); return the counts."""
+    """Grade every answer, and write scores.parquet and scores.json.
+
+    Args:
+        score: extractors, marker and the limit of CPU time.
+        answers: output of generate_answers.
+        out: folder for the two files.
+
+    Returns:
+        counts for the manifest: rows, own_prompts, gradable, ungradable, correct and, if there are any, undecided.
+
+    Raises:
+        UserError: answers.parquet lacks a column.
+    """
     frame = pl.read_parquet(answers / ANSWERS_FILE)
     if missing := [name for name in NEEDED if name not in frame.columns]:
         raise UserError(f"{answers / ANSWERS_FILE} has no column {missing[0]!r}; it has {', '.join(frame.columns)}")
@@ -138,7 +158,7 @@ def _generation_settings(answers: Path) -> dict[str, Any]:
 
 
 def summarise(scores: pl.DataFrame) -> dict[str, Any]:
-    """Return the counts and rates of scores.json that rest on grading; a rate of no rows is null."""
+    """Return the entries of scores.json that need no texts: counts, and rates, which are None for no rows."""
     asked = scores.filter(pl.col("example_id") >= 0)
     gradable = asked.filter("gradable")
     return {
