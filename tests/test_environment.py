@@ -74,7 +74,7 @@ def test_every_target_but_two_asks_for_an_environment_that_is_never_replaced(tre
     targets = set(names.split()) - {"setup", "setup-slurm", "browser", "image"}
     for target in targets:
         calls = re.findall(r"environment\.py (\w+)", tree.make("--dry-run", target))
-        assert calls == ["build" if target == "test-cluster" else "require"], target
+        assert set(calls) == {"build" if target == "test-cluster" else "require"}, target
 
 
 def test_a_linked_in_environment_is_used_and_not_touched(tree: Tree, tmp_path: Path) -> None:

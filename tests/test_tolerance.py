@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dreamtune.model.facts import facts_of, set_facts
 from dreamtune.model.loading import load_model
 from dreamtune.model.logits import token_logits
 from tolerance import float32_rounding, model_tolerance
@@ -39,7 +40,8 @@ def test_the_error_against_float64_is_one_computations_share(folder: Path) -> No
 
 
 def unshifted(model: Any) -> None:
-    model.dreamtune_family = "llada" if model.dreamtune_family == "dream" else "dream"
+    facts = facts_of(model.config)
+    set_facts(model.config, facts._replace(family="llada" if facts.family == "dream" else "dream"))
 
 
 def causal(model: Any) -> None:

@@ -16,7 +16,7 @@ import os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 sys.path[:0] = sys.argv[1:3]
-from dreamtune import training
+from dreamtune.train import train as training
 from dreamtune.settings.model import ModelConfig
 from tiny import settings
 
