@@ -167,7 +167,7 @@ def test_a_running_timer_survives_grading() -> None:
 def test_grading_works_outside_the_main_thread_and_its_import_warms_nothing() -> None:
     code = (
         "import threading; from dreamtune.scoring.equivalence import warm_parser\n"
-        "from dreamtune.scoring.score.score import is_correct\n"
+        "from dreamtune.scoring.score import is_correct\n"
         "assert warm_parser.cache_info().currsize == 0; out = []\n"
         r"t = threading.Thread(target=lambda: out.append(is_correct(r'\boxed{\frac{2}{4}}', '0.5')))"
         "\nt.start(); t.join(); assert out == [True]"
