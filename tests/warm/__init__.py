@@ -30,10 +30,11 @@ READ_AT_IMPORT = (
 )
 # What torchrun tells its processes, and what importing PEFT sets, in the tests' own process, too.
 NOT_READ = ("TORCHELASTIC_", "TORCH_NCCL_", "TORCHINDUCTOR_CACHE_DIR")
-# Snakemake sets the first for each job to the threads it has, and the project the last: a process that has not set them
-# yet is as good as one that has.
-USUAL = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "GOTO", "OPENBLAS", "MKL", "VECLIB", "NUMEXPR")}
-USUAL["MKL_CBWR"] = "AUTO,STRICT"
+# Our scripts set these before they import anything, and model/loading.py the last: a process that has not set them yet
+# is as good as one that has.
+USUAL = {"HF_HUB_OFFLINE": "1", "MKL_CBWR": "AUTO,STRICT"}
+# Snakemake sets these to a job's threads: one, or two where two processes train. Each of those goes by model.threads.
+THREADS = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "GOTO", "OPENBLAS", "MKL", "VECLIB", "NUMEXPR")}
 
 
 def possible() -> bool:
@@ -65,9 +66,10 @@ def start() -> Callable[[], None]:
     if not possible() or len(folder.name) > LONGEST or len(sys.executable) > 2 * LONGEST:
         folder.cleanup()
         return lambda: None
-    environment = os.environ | USUAL
+    usual = USUAL | THREADS
+    environment = os.environ | usual
     seen = {n: value for n, value in environment.items() if n.startswith(READ_AT_IMPORT) and not n.startswith(NOT_READ)}
-    Path(folder.name, "environment").write_bytes(marshal.dumps((READ_AT_IMPORT, NOT_READ, USUAL, USUAL | seen)))
+    Path(folder.name, "environment").write_bytes(marshal.dumps((READ_AT_IMPORT, NOT_READ, usual, usual | seen)))
     call = f"import sys\nsys.path.append({str(HERE)!r})\nfrom client import main\nmain({folder.name!r}, sys.argv[1:])\n"
     for name in ("python", "python3"):
         command = Path(folder.name, name)

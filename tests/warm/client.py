@@ -35,6 +35,7 @@ def differing(folder: str) -> list[str]:
     with open(f"{folder}/environment", "rb") as file:
         read, not_read, usual, seen = marshal.load(file)
     now = usual | {n: value for n, value in os.environ.items() if n.startswith(read) and not n.startswith(not_read)}
+    now |= {name: usual[name] for name in usual if name.endswith("_THREADS") and now[name] == "2"}
     names = sorted(name for name in seen | now if seen.get(name) != now.get(name))
     if names:
         with open(f"{folder}/real", "a") as file:
