@@ -46,9 +46,12 @@ test-processors: environment
 	$(RUN) $(SSE) OMP_NUM_THREADS=1 pytest --quiet -m numeric $(NUMERIC)
 
 # Tests with real containers and a real SLURM, as root on Debian: they install packages with apt and under /opt. They
-# run in the environment that setup-slurm makes, not in .venv.
+# run in the environment that setup-slurm makes, not in .venv. Two files run at a time, first the one that builds the
+# image and the one that needs none; a machine has one SLURM at a time.
 test-cluster:
-	environment=$$($(ENVIRONMENT) build $(SLURM_LOCK)) && PATH="$$environment/bin:$$PATH" pytest --durations=0 tests/cluster
+	environment=$$($(ENVIRONMENT) build $(SLURM_LOCK)) && PATH="$$environment/bin:$$PATH" \
+		pytest --durations=0 --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		$(patsubst %,tests/cluster/test_%.py,container slurm preemption nodes)
 
 # Install a browser for the report's tests, which are skipped, with a message, if there is none.
 browser:

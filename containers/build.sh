@@ -39,9 +39,9 @@ work=$(mktemp -d "$PWD/containers/.build-XXXXXX") # on the image's disk, because
 trap 'rm -rf "$work"' EXIT
 "$PYTHON" -m venv "$work/venv"
 "$work/venv/bin/pip" --disable-pip-version-check wheel -qq --wheel-dir "$work/wheels" --requirement "$LOCK"
-# A higher level would make the image a twelfth smaller and take three minutes more than level 3.
+# zstd's level 3: a twentieth smaller than gzip's, made in a third of the time and read in half; Linux 4.14 reads it.
 APPTAINER_TMPDIR=$work apptainer build "${base[@]}" --bind "$work/wheels:/mnt:ro" \
-    --mksquashfs-args "-comp gzip -Xcompression-level 3" \
+    --mksquashfs-args "-comp zstd -Xcompression-level 3" \
     --build-arg PIP_OPTIONS="--quiet --no-index --find-links /mnt" "$work/image.sif" containers/dreamtune.def ||
     stop "the build from BASE=$BASE failed, see above; without an image registry call: make image BASE=debian"
 mv "$work/image.sif" "$image"

@@ -9,6 +9,7 @@ preempts them. Memory is enforced by sampling; there are no cgroups.
 """
 
 import argparse
+import fcntl
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from pathlib import Path
 import psutil
 
 ETC = Path("/etc/slurm")
+LONGEST = 107  # characters in the name of a Unix socket
+TURN = Path("/var/tmp/local-slurm.lock")  # held while there is one: a machine takes one at a time
 MARK = "# made by local_slurm.py for tests; its state lies in "
 PACKAGES = ("slurm-wlm", "munge")
 DAEMONS = ("slurmd", "slurmctld", "munged")
@@ -76,7 +79,7 @@ GRES_CONF = "{mark}{folder}\nNodeName={names} Name=gpu Type=fake File={folder}/g
 
 
 class LocalSlurm:
-    """`with LocalSlurm(folder) as slurm:` a SLURM that is up; see the module's docstring."""
+    """`with LocalSlurm(folder) as slurm:` a SLURM that is up; it waits until another test process has ended its own."""
 
     def __init__(self, folder: Path, gpus: int = 2, nodes: int = 1) -> None:
         """`gpus` are those of a node; each of `nodes` has this machine's cores, and an equal part of its memory."""
@@ -84,11 +87,14 @@ class LocalSlurm:
         self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
 
     def __enter__(self) -> "LocalSlurm":
+        self._turn = TURN.open("w")
+        fcntl.flock(self._turn, fcntl.LOCK_EX)
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._turn.close()
 
     def start(self) -> None:
         """Install SLURM where it is missing, configure and start it, and wait until its nodes are idle.
@@ -150,6 +156,11 @@ class LocalSlurm:
             raise RuntimeError(f"one runs already; {Path(__file__).name} stop --folder {other.folder} ends it")
 
     def _configure(self) -> None:
+        socket_of_a_job = self.folder / f"spool-{self.nodes[-1]}" / f"{self.nodes[-1]}_99999.{2**32}"
+        if len(str(socket_of_a_job)) > LONGEST:
+            raise RuntimeError(
+                f"no job could start: {socket_of_a_job} is too long for a socket; give a shorter --folder"
+            )
         for name in ("state", "munge", *(f"spool-{node}" for node in self.nodes)):
             shutil.rmtree(self.folder / name, ignore_errors=True)
             (self.folder / name).mkdir(parents=True)

@@ -8,16 +8,16 @@ import pytest
 
 from project import MICRO, Project
 from tests.cluster.local_slurm import LocalSlurm
-from tests.cluster.test_container import image  # noqa: F401, a fixture
+from tests.cluster.test_container import image, lock  # noqa: F401, a fixture
 from tests.cluster.test_slurm import SlurmProject, rule_of
 from tests.train.test_processes import ONCE, prepare, same_training, train
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)  # others that use a SLURM may have to end first
 
 
 @pytest.fixture
-def two_nodes(tmp_path: Path) -> Iterator[LocalSlurm]:
-    with LocalSlurm(tmp_path / "slurm", nodes=2) as started:
+def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSlurm]:
+    with LocalSlurm(tmp_path_factory.mktemp("slurm"), nodes=2) as started:
         yield started
 
 
@@ -39,6 +39,6 @@ def test_two_nodes_train_what_one_process_does(
     nodes = {rule_of(job): job["NodeList"] for job in two_nodes.jobs()}
     assert nodes == {"prepare_shards": nodes["prepare_shards"], "train_adapter": "node[1-2]"}
     for path in two.manifests():
-        assert json.loads(path.read_text())["image"].startswith(image.name), path
+        assert json.loads(path.read_text())["image"] == f"{image.name}, lock {lock()}", path
     made = (two.folder / "results/train_adapter").glob("*/training.json")
     assert [json.loads(path.read_text())["processes"] for path in made] == [2, 2]

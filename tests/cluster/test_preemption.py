@@ -13,12 +13,14 @@ import pytest
 from project import MICRO, Project
 from tests.cluster.local_slurm import LocalSlurm
 from tests.cluster.test_container import image  # noqa: F401, a fixture
-from tests.cluster.test_slurm import SlurmProject, rule_of, slurm  # noqa: F401, a fixture
+from tests.cluster.test_slurm import SlurmProject, minutes, rule_of, slurm, version_of  # noqa: F401, a fixture
 
 pytestmark = pytest.mark.timeout(1800)
 EPOCHS, ROWS = 5, 320
 STEPS = EPOCHS * ROWS // 8
 EVERY = 7  # steps between checkpoints
+ONLY_TRAINING = ("--omit-from", "generate_answers", "evaluate_likelihood")
+MINUTES = 20  # that a training's first attempt asks for
 # Time to be interrupted in, while there is such a file; nothing of it is computed with.
 SLOW = "takes_its_time"
 SLOWER = (
@@ -28,10 +30,10 @@ SLOWER = (
 
 
 class Training:
-    """The full run of a project under way, as its SLURM job and its log show it."""
+    """The trainings of a project under way, as their SLURM jobs and the full run's log show it."""
 
     def __init__(self, project: SlurmProject) -> None:
-        self.project, self.driver = project, project.start(planned(project))
+        self.project, self.driver = project, project.start(*ONLY_TRAINING)
         self.stopped: list[str] = []
 
     @property
@@ -118,22 +120,18 @@ def test_whatever_stops_a_training_it_ends_in_the_same_bits(
     image: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """The uninterrupted one runs outside of the image, without SLURM."""
+    """The uninterrupted one runs outside of the image, without SLURM, at the same time."""
     for name in ("alone", "slurm"):
         (tmp_path / name).mkdir()
-    alone = Project(tmp_path / "alone")
+    alone = Project(tmp_path / "alone", cores=1)
     prepare(alone)
-    alone.snakemake(planned(alone))
-
-    project = SlurmProject(tmp_path / "slurm", slurm, MICRO, image)
+    asked = {"slurm_partition": "preemptable", "runtime": f"{MINUTES} * attempt"}
+    project = SlurmProject(tmp_path / "slurm", slurm, MICRO, image, train_adapter=asked)
     prepare(project)
     project.edit("src/dreamtune/train/train.py", *SLOWER)
     (project.folder / SLOW).touch()
     project.edit("profiles/slurm/config.yaml", "retries: 2", "retries: 9")
-    project.edit(
-        "profiles/slurm/config.yaml", "  train_adapter:\n", "  train_adapter:\n    slurm_partition: preemptable\n"
-    )
-    training = Training(project)
+    under_way, training = alone.start(*ONLY_TRAINING), Training(project)
     try:
         preempt(training)  # without a grace time: requeued under its number
         start_again(training, "preemptable-grace")
@@ -145,8 +143,10 @@ def test_whatever_stops_a_training_it_ends_in_the_same_bits(
         kill(training)
         (project.folder / SLOW).unlink()
         assert training.driver.wait(600) == 0, training.said()
+        assert under_way.wait(Project.longest_s) == 0, (alone.folder / "snakemake.log").read_text()[-3000:]
     finally:
         training.driver.kill()
+        under_way.terminate()
     said = [re.sub(r"step \d+ of", "step … of", line) for line in training.stopped]
     kept = f"; a checkpoint after step … of {STEPS} is kept; start snakemake again to go on from there"
     assert said == [f"train_adapter: stopped by SIGTERM{kept}"] * 5
@@ -154,21 +154,16 @@ def test_whatever_stops_a_training_it_ends_in_the_same_bits(
     resumed = json.loads((full_run(project) / "training.json").read_text())["resumed_from"]
     assert len(resumed) == 6 and resumed == sorted(resumed), resumed
     assert any(step % EVERY for step in resumed), "they were written when asked for, not only in between"
+    jobs = [job for job in slurm.jobs() if "Comment" in job and version_of(job) == full_run(project).name]
+    ended = [(minutes(job["TimeLimit"]), job["JobState"]) for job in jobs]
+    assert ended[2] == (1, "TIMEOUT") and ended[-1][1] == "COMPLETED", ended
+    assert [limit for limit, _ in ended] == [MINUTES, 2 * MINUTES, 1, 4 * MINUTES, 5 * MINUTES], ended
 
 
 def prepare(project: Project) -> None:
     project.edit(MICRO, "full: {rows: 16, epochs: 1,", f"full: {{rows: {ROWS}, epochs: {EPOCHS},")
     project.edit(MICRO, "validation_rows: 8", f"validation_rows: 0\n  checkpoint_steps: {EVERY}")
     project.edit(MICRO, "experiments:", "cluster: {max_minutes: 100, max_mem_gb: 4}\nexperiments:")
-
-
-def planned(project: Project) -> str:
-    """Return the full run's target."""
-    project.snakemake("--until", "prepare_shards")  # writes what every version is planned with
-    for path in project.folder.glob("results/train_adapter/*/config.json"):
-        if json.loads(path.read_text())["settings"]["run"] == "full":
-            return str(path.with_name("manifest.json").relative_to(project.folder))
-    raise AssertionError("no full run is planned")
 
 
 def full_run(project: Project) -> Path:

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from tests.cluster.local_slurm import LocalSlurm
 
 pytestmark = pytest.mark.timeout(1800)
 WITH_A_MODEL = {"train_adapter", "generate_answers", "evaluate_likelihood"}
+ONE = "  one: {}\n"
 GROUP = "report_render_report_score_answers"
 # The ways of asking for a GPU, one for each rule: --gres, --gpus, and what a cluster wants that takes neither.
 GPU = {
@@ -47,7 +49,7 @@ class SlurmProject(Project):
         for rule, resources in profile["set-resources"].items():
             resources |= {"cpus_per_task": 1} | GPU.get(rule, {}) | asked.get(rule, {})
         profile["default-resources"]["cpus_per_task"] = 1
-        profile |= {"seconds-between-status-checks": 2, "slurm-init-seconds-before-status-checks": 2}
+        profile |= {"slurm-init-seconds-before-status-checks": 2}
         profile |= {"latency-wait": 10}
         if image:
             (folder / containers.image()).symlink_to(image)
@@ -57,7 +59,7 @@ class SlurmProject(Project):
         self.edit("workflow/rules/common.smk", "set -euo pipefail; ", f"set -euo pipefail; {seen}")
 
     def command(self, *arguments: str) -> list[str]:
-        command = [*Project.command(self)[:3], *arguments]
+        command = [sys.executable, str(Path(__file__).with_name("impatient.py")), *arguments]
         return [*command, "--workflow-profile", "profiles/slurm", "--configfile", self.config]
 
     def submitted(self, *arguments: str, fails: bool = False) -> list[dict[str, str]]:
@@ -98,21 +100,35 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSlurm]:
 
 @pytest.fixture(scope="module")
 def micro(slurm: LocalSlurm, tmp_path_factory: pytest.TempPathFactory) -> tuple[SlurmProject, list[dict[str, str]]]:
-    """A project in which the smallest configuration has run once, and the jobs that took."""
+    """A project in which two experiments of the smallest configuration have run once, and the jobs that took."""
     project = SlurmProject(tmp_path_factory.mktemp("micro"), slurm, MICRO)
+    project.edit(MICRO, "  sampled: {temperature: 0.7, top_p: 0.9}\n", "")
+    project.edit(MICRO, ONE, f"{ONE}  two: {{train: {{objective: copy, on_failed_gate: continue}}}}\n")
     return project, project.submitted()
 
 
 def test_each_stage_is_a_job_and_the_light_ones_share_one(micro: tuple[SlurmProject, list[dict[str, str]]]) -> None:
+    """Two experiments share shards and the base's answers; how many seconds SLURM adds is printed with -s."""
     project, jobs = micro
-    assert rules(jobs) == {
-        **{"prepare_shards": 1, "train_adapter": 2, "generate_answers": 4, "evaluate_likelihood": 1},
-        GROUP: 1,
-    }
+    counts = {"prepare_shards": 1, "train_adapter": 4, "generate_answers": 3, "evaluate_likelihood": 2, GROUP: 1}
+    assert rules(jobs) == counts
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
-    assert (project.folder / "results/latest/one/report.html").exists()
+    latest = project.folder / "results/latest"
+    assert {path.parent.name for path in latest.glob("*/report.html")} == {"one", "two"}
+    assert json.loads((latest / "two/summary.json").read_text())["verdict"] == "invalid"
     grouped = [job for job in jobs if rule_of(job) == GROUP]
     assert (grouped[0]["CPUs/Task"], mb(grouped[0]["MinMemoryNode"])) == ("1", 4096), "one at a time within the job"
+    elapsed_s = [
+        _seconds(job["RunTime"]) - json.loads(path.read_text())["wall_s"]
+        for job in jobs
+        for path in project.folder.glob(f"results/{rule_of(job)}/{version_of(job)}/manifest.json")
+    ]
+    print(f"seconds of a SLURM job beyond its stage's own: {sorted(round(s, 1) for s in elapsed_s)}")
+
+
+def _seconds(clock: str) -> int:
+    hours, minutes, seconds = map(int, clock.split(":"))
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def test_gpus_are_asked_for_in_each_way_and_reach_the_job(micro: tuple[SlurmProject, list[dict[str, str]]]) -> None:
@@ -137,15 +153,19 @@ def test_the_full_run_asks_for_what_smoke_measured(micro: tuple[SlurmProject, li
         if rule_of(job) == "train_adapter":
             folder = project.folder / "results/train_adapter" / version_of(job)
             manifest = json.loads((folder / "manifest.json").read_text())
-            runs[manifest["settings"]["run"]] = job, manifest, json.loads((folder / "training.json").read_text())
-    job, _, full = runs["full"]
-    smoke_job, manifest, smoke = runs["smoke"]
-    assert (minutes(smoke_job["TimeLimit"]), mb(smoke_job["MinMemoryNode"])) == (60, 4096), "nothing was measured yet"
-    assert mb(job["MinMemoryNode"]) == math.ceil(1024 * (2.0 * smoke["host_memory_gib"] + 0.5)) < 4096
-    # two validations each; the full run has about twice smoke's tokens
-    start_s = manifest["wall_s"] - smoke["fit_s"]
-    wall_s = start_s + full["tokens"] * smoke["seconds_per_token"] + 3 * smoke["validation_s"] / 2
-    assert abs(minutes(job["TimeLimit"]) - (2.0 * wall_s / 60 + 2)) < 1
+            settings = manifest["settings"]
+            measured = json.loads((folder / "training.json").read_text())
+            runs[settings["train"]["objective"], settings["run"]] = job, manifest, measured
+    for objective in ("elbo", "copy"):
+        job, _, full = runs[objective, "full"]
+        smoke_job, manifest, smoke = runs[objective, "smoke"]
+        asked = minutes(smoke_job["TimeLimit"]), mb(smoke_job["MinMemoryNode"])
+        assert asked == (60, 4096), "nothing was measured yet"
+        assert mb(job["MinMemoryNode"]) == math.ceil(1024 * (2.0 * smoke["host_memory_gib"] + 0.5)) < 4096
+        # two validations each; the full run has about twice smoke's tokens
+        start_s = manifest["wall_s"] - smoke["fit_s"]
+        wall_s = start_s + full["tokens"] * smoke["seconds_per_token"] + 3 * smoke["validation_s"] / 2
+        assert abs(minutes(job["TimeLimit"]) - (2.0 * wall_s / 60 + 2)) < 1
 
 
 def test_nothing_asks_for_more_than_the_configuration_allows(micro: tuple[SlurmProject, list[dict[str, str]]]) -> None:
@@ -158,14 +178,16 @@ def test_nothing_asks_for_more_than_the_configuration_allows(micro: tuple[SlurmP
 def test_again_submits_nothing_and_a_change_only_what_is_stale(
     micro: tuple[SlurmProject, list[dict[str, str]]],
 ) -> None:
+    """What a new learning rate makes anew is only planned: it would take as long as the whole."""
     project, _ = micro
     assert project.submitted() == []
-    project.edit(MICRO, "examples: 5", "examples: 6")
+    project.edit(MICRO, ONE, "  one: {report: {examples: 6}}\n")
     assert rules(project.submitted()) == {"report_render_report": 1}
-    project.edit(MICRO, "learning_rate: 1e-3", "learning_rate: 2e-3")
-    stale = rules(project.submitted())
-    assert stale == {"train_adapter": 2, "generate_answers": 2, "evaluate_likelihood": 1, GROUP: 1}
-    project.edit(MICRO, "learning_rate: 2e-3", "learning_rate: 1e-3")
+    project.edit(MICRO, "examples: 6}}", "examples: 6}, train: {learning_rate: 2e-3}}")
+    light = {"score_answers": 1, "render_report": 1, "publish": 1}
+    stale = {"train_adapter": 2, "generate_answers": 1, "evaluate_likelihood": 1, **light}
+    assert project.jobs() == stale
+    project.edit(MICRO, "  one: {report: {examples: 6}, train: {learning_rate: 2e-3}}\n", ONE)
     assert project.submitted() == []
 
 
@@ -181,44 +203,14 @@ def test_a_job_that_runs_out_of_memory_is_given_more(slurm: LocalSlurm, tmp_path
     assert all(re.search(rf"StepId={job['JobId']}\.\S+ exceeded memory limit", log) for job in jobs[:-1])
 
 
-def test_a_training_that_runs_out_of_time_goes_on_from_its_checkpoint(slurm: LocalSlurm, tmp_path: Path) -> None:
-    project = SlurmProject(tmp_path, slurm, MICRO, train_adapter={"runtime": "1 if attempt == 1 else 30"})
-    project.edit(MICRO, "full: {rows: 16, epochs: 1", "full: {rows: 320, epochs: 40")  # minutes
-    project.edit(MICRO, "checkpoint_minutes: 10.0", "checkpoint_steps: 10")
-    project.submitted("--until", "prepare_shards")  # freezes the plan
-    planned = tmp_path.glob("results/train_adapter/*/config.json")
-    [full] = [path.parent for path in planned if json.loads(path.read_text())["settings"]["run"] == "full"]
-    jobs = project.submitted(f"{full.relative_to(tmp_path)}/manifest.json")
-    states = [(minutes(job["TimeLimit"]), job["JobState"]) for job in jobs if version_of(job) == full.name]
-    assert states == [(1, "TIMEOUT"), (30, "COMPLETED")]
-    assert json.loads((full / "training.json").read_text())["resumed_from"]
-
-
-def test_the_demo(slurm: LocalSlurm, tmp_path: Path) -> None:
-    """Two experiments share shards and the base's answers; how many seconds SLURM adds is printed with -s."""
-    project = SlurmProject(tmp_path, slurm, "config/demo.yaml")
-    jobs = project.submitted()
-    assert {job["JobState"] for job in jobs} == {"COMPLETED"}
-    counts = {"prepare_shards": 1, "train_adapter": 4, "generate_answers": 3, "evaluate_likelihood": 2, GROUP: 1}
-    assert rules(jobs) == counts
-    assert {rule_of(job) for job in jobs if "gpu" in job.get("TresPerNode", job.get("TresPerJob", ""))} == WITH_A_MODEL
-    verdicts = {
-        name: json.loads((project.folder / f"results/latest/{name}/summary.json").read_text())["verdict"]
-        for name in ("demo", "demo-copy")
-    }
-    assert verdicts == {"demo": "improved", "demo-copy": "invalid"}
-    elapsed_s = {
-        job["Comment"]: _seconds(job["RunTime"]) - json.loads(path.read_text())["wall_s"]
-        for job in jobs
-        for path in project.folder.glob(f"results/{rule_of(job)}/{version_of(job)}/manifest.json")
-    }
-    print(f"seconds of a SLURM job beyond its stage's own: {sorted(round(s, 1) for s in elapsed_s.values())}")
-    assert project.submitted() == []
-
-
-def _seconds(clock: str) -> int:
-    hours, minutes, seconds = map(int, clock.split(":"))
-    return 3600 * hours + 60 * minutes + seconds
+def test_a_folder_whose_name_is_too_long_for_sockets_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_slurm, "ETC", tmp_path)
+    folder = tmp_path / ("long" * 20)
+    with pytest.raises(RuntimeError, match=r"too long for a socket; give a shorter --folder"):
+        LocalSlurm(folder).start()
+    assert not folder.exists() and not (tmp_path / "slurm.conf").exists()
 
 
 def test_another_slurm_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
