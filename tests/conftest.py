@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT / "tests" / "fixtures"
 SHARED = ROOT.parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"needs the real data and checkpoints in {SHARED}")
-# The files that take minutes, the longest first: of two workers that share the files, neither is left with one at last.
+# Files that take minutes begin first, so that neither of two workers is left with a long one at the end.
 LONGEST = ("workflow", "processes", "full_finetuning_workflow", "kill", "download", "scattered", "resuming")
 STOP_SERVERS = pytest.StashKey()
 

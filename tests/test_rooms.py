@@ -1,4 +1,7 @@
-"""The library's folders: none is crowded, no import runs back up, and the light ones stay light."""
+"""The library's rooms: none is crowded, and no import runs back up.
+
+A room is a folder of src/dreamtune, or a module that lies directly in it. A face is an `__init__.py` with names in it.
+"""
 
 import ast
 from graphlib import TopologicalSorter
@@ -7,7 +10,7 @@ from pathlib import Path
 from conftest import ROOT
 
 SRC = ROOT / "src/dreamtune"
-FACES = {"model", "generate", "scoring"}  # whose __init__.py holds the agreed names; every other one is empty
+FACES = {"model", "generate", "scoring"}  # their __init__.py re-exports the names that outside code may rely on
 
 
 def room_of(module: str) -> str:
@@ -45,7 +48,7 @@ def test_no_import_runs_back_up() -> None:
 
 
 def test_only_faces_say_something_on_import() -> None:
-    """Else importing one module of a folder would import all, and each stage's digest would hold them."""
+    """Other code in an `__init__.py` would run, and enter a stage's digest, whenever one module of it is imported."""
     for path in SRC.glob("*/__init__.py"):
         body = ast.parse(path.read_text(encoding="utf-8")).body
         code = [node for node in body if not isinstance(node, ast.Expr)]

@@ -79,7 +79,7 @@ def make_shards(folder: Path, train: int = 24, validation: int = 6) -> Path:
 
 
 def plan(tokens: int = 40) -> MicroBatchPlan:
-    """Return a plan whose passes hold so many tokens."""
+    """Return a plan whose micro-batches hold at most `tokens` tokens."""
     return MicroBatchPlan(tokens, recompute_layers=0, weights="packed", compile=False)
 
 

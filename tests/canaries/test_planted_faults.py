@@ -142,7 +142,7 @@ def test_a_causal_mask(plant: Plant, shards: Path, tmp_path: Path, trap: bool) -
     assert "attends_both_ways" in caught(tmp_path, shards)
 
 
-def test_documents_of_a_pass_see_each_other(plant: Plant, shards: Path, tmp_path: Path) -> None:
+def test_documents_of_a_micro_batch_see_each_other(plant: Plant, shards: Path, tmp_path: Path) -> None:
     """The boundaries are lost on the way to the attention, and the row is read as one long document."""
 
     def faulty(rows: Any, device: Any = "cpu") -> Batch:

@@ -39,7 +39,8 @@ def experiment(base: ModelConfig, shards: Path, adapter: Path, tmp_path: Path) -
     shutil.copytree(adapter, results / "train_adapter/0123456789ab/adapter")
     result, runtime = base.by_kind()
     reads = {"shards": "results/prepare_shards/v"}
-    model = {"settings": {"model": result}, "runtime": {"model": runtime}}
+    before = {"attention": "bidirectional"}  # a field that an earlier release froze and this one no longer has
+    model = {"settings": {"model": result | before}, "runtime": {"model": runtime}}
     write_spec(results / "train_adapter/0123456789ab", reads=reads, **model)
     generate = GenerateConfig(**QUICK, block_length=3, prompts=["w1"]).by_kind()
     write_spec(results / "generate_answers/g", settings={"generate": generate[0]}, runtime={"generate": generate[1]})
@@ -108,6 +109,7 @@ def test_what_is_missing_is_one_line(
     assert "--template" in complaint("--adapter", str(adapter))
     known = ("--adapter", str(adapter), "--template", "w1 {question} w2 {answer}")
     assert "temperature" in complaint(*known, "--temperature", "-1")
+    assert "parsing" in complaint(*known, "--steps", "[")
     assert "order" in complaint(*known, "--order", "from the left")
     assert "does not exist" in complaint(*known, "--model", "/no/such/model")
 

@@ -115,7 +115,7 @@ def test_windows_are_equal_to_the_bit_alone_and_in_a_batch(model: Any, block_len
 
 
 def tuned(model: Any) -> Any:
-    """Return the model anew with an adapter that does something."""
+    """Return a fresh copy of the model, with an adapter that changes its output."""
     settings = LoraSettings(rank=4, alpha=8, dropout=0.0, target_modules=["all-linear"])
     wrapped = attach_lora(load_model(model.name_or_path, dtype="float32"), settings, 0)
     generator = torch.Generator().manual_seed(0)

@@ -279,7 +279,7 @@ def test_what_cannot_be_answered_is_refused_in_one_line(dream: Any) -> None:
 @pytest.mark.numeric
 @torch.no_grad()
 def test_rows_of_different_lengths_passed_as_one_are_those_passed_side_by_side(dream: Any) -> None:
-    """As a GPU takes them: what fills a row up is a document of its own, and needs no mask."""
+    """As a GPU takes them: padding is one more document, and needs no mask."""
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 270, (3, 16)))
     visible = np.arange(16) < np.array([[9], [16], [12]])
     packed = packed_rows(dream, ids, torch.from_numpy(row_boundaries(visible)))

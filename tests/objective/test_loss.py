@@ -109,7 +109,7 @@ def flat(model: nn.Module) -> Tensor:
     return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("frozen", [True, False], ids=["adapter", "all weights"])
+@pytest.mark.parametrize("frozen", [True, False], ids=["adapter", "full fine-tuning"])
 @pytest.mark.parametrize("budget", [1, 20, 33, 50, 1000])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.1)])
 def test_gradient_of_any_split_is_the_reference(
@@ -162,7 +162,7 @@ def test_losses_of_training_and_of_the_canaries_are_the_same(tmp_path: Path) -> 
 def test_documents_of_a_pass_do_not_see_each_other(lengths: tuple[int, ...], multiple: int, tmp_path: Path) -> None:
     """Packed, each document has the hidden rows that it has alone, in Dream's shifted order too.
 
-    Also where all are of one length, and where what fills the row up is longer than any of them.
+    Also where all are of one length, and where the padding is longer than any of them.
     """
     model = load(make_model(tmp_path / "base"))
     rows = [corrupt(document(e, 3, length, 1), noise(rate=0.5)) for e, length in enumerate(lengths)]

@@ -21,19 +21,18 @@ KINDS = ("model", "snakemake")
 SEEDS = (0, 1)  # of Python's hashes: forks of one process share one, and an order of sets that matters has to show
 LONGEST = 80  # characters of the folder's name: the path of a Unix socket has at most 107, a script's first line 255
 HERE = Path(__file__).parent
-# A library may read these while it is imported: where they are not as they were for the servers, nothing is warm.
+# Variables that a library may read while it is imported: a call in which one differs runs on the real interpreter.
 READ_AT_IMPORT = (
     *("ACCELERATE_", "ATEN_", "BNB_", "BITSANDBYTES_", "CUDA_", "DNNL_", "GOMP_", "HF_", "HOME", "HUGGING", "KMP_"),
     *("LANG", "LC_", "LD_", "MALLOC_", "MKL_", "NUMEXPR_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PEFT_"),
     *("PYTHONDEV", "PYTHONHASH", "PYTHONIO", "PYTHONOPT", "PYTHONUTF8", "PYTHONWARN", "PYTORCH_", "TORCH", "TRANSFORM"),
     *("TZ", "XDG_"),
 )
-# What torchrun tells its processes, and what importing PEFT sets, in the tests' own process, too.
+# Exceptions from the list above: set by torchrun for its processes, or by importing PEFT (also in pytest itself).
 NOT_READ = ("TORCHELASTIC_", "TORCH_NCCL_", "TORCHINDUCTOR_CACHE_DIR")
-# Our scripts set these before they import anything, and model/loading.py the last: a process that has not set them yet
-# is as good as one that has.
+# Every script sets these before its imports (model/loading.py sets MKL_CBWR), so unset and set count as equal.
 USUAL = {"HF_HUB_OFFLINE": "1", "MKL_CBWR": "AUTO,STRICT"}
-# Snakemake sets these to a job's threads: one, or two where two processes train. Each of those goes by model.threads.
+# Snakemake sets these to a job's threads, 1 or 2. They count as equal: torch takes its number from model.threads.
 THREADS = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "GOTO", "OPENBLAS", "MKL", "VECLIB", "NUMEXPR")}
 
 

@@ -2,10 +2,11 @@
 
 usage   python server.py model|snakemake SOCKET COMMAND
 
-COMMAND is the `python3` that hands calls over to this; what Snakemake starts is to find it. The server ends, with all
-that runs in its forks, when its standard input does. A client (client.py) sends what to run, its working folder,
-environment, umask and ignored signals, and its standard streams; then numbers of signals. It is answered with the exit
-status, and when its end of the socket closes, the fork and all of its process group are killed.
+COMMAND is the `python3` that hands calls over to this server. It becomes `sys.executable`, so that Snakemake's jobs
+come here, too. The server ends, with all that runs in its forks, when its standard input does. A client (client.py)
+sends what to run, its working folder, environment, umask and ignored signals, and its standard streams; then numbers of
+signals. It is answered with the exit status, and when its end of the socket closes, the fork and all of its process
+group are killed.
 """
 
 import atexit

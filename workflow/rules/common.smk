@@ -91,11 +91,17 @@ EXPERIMENTS = defaultdict(list)  # version folder -> names of the experiments th
 for NAME, FOLDERS in LATEST.items():
     for FOLDER in set(FOLDERS.values()):
         EXPERIMENTS[FOLDER].append(NAME)
+for NAME, FOLDER in MERGED.items():
+    EXPERIMENTS[FOLDER].append(NAME)
 
 
 def about(stage):
-    """Return the params function of a stage's message: the sentence shown while a version is made."""
-    return lambda w: launch.message(PLAN[stage, w.version], EXPERIMENTS[RESULTS / stage / w.version])
+    """Return the params function of a job's message: the sentence shown while a version is made.
+
+    It takes `output` because Snakemake records the value of any other params function, and would make finished parts
+    again as soon as another experiment shares their version.
+    """
+    return lambda w, output: launch.message(PLAN[stage, w.version], EXPERIMENTS[RESULTS / stage / w.version])
 
 
 def inputs_of(stage):

@@ -20,6 +20,7 @@ from dreamtune.errors import UserError
 from dreamtune.generate.answers import Prompter, answer, completion, own_questions, requests_of
 from dreamtune.generate.loading import load_to_generate
 from dreamtune.model.adapter_format import is_checkpoint, read_adapter_config, trained_weights
+from dreamtune.settings.base import Section
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta
@@ -75,7 +76,7 @@ def ask(options: argparse.Namespace) -> int:
         given = {name: value for name in _sampler_fields() if (value := getattr(options, name, None)) is not None}
         generate = GenerateConfig(**(known.generate | {name: yaml.safe_load(text) for name, text in given.items()}))
         completions = answer_questions(model, known.weights, options.prompt, generate, template, beginning_token)
-    except ValueError as error:  # ours, or that of a setting out of its range
+    except (ValueError, yaml.YAMLError) as error:  # ours, or that of a setting out of its range
         print(f"ask: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     for number, text in enumerate(completions):
@@ -130,14 +131,18 @@ def known_of(folder: Path) -> Known:
     else:
         adapter = read_adapter_config(weights)
         model = {"path": adapter["base_model_name_or_path"], "revision": adapter["revision"]}
-    run = weights.resolve().parent  # results/train_adapter/VERSION
+    run = weights.resolve().parent
     spec = _frozen(run)
+    if not spec:  # an adapter that lies by itself
+        return Known(weights, model)
+    top = run.parents[2]  # of top/results/train_adapter/VERSION
+    model |= _section(spec, "model", ModelConfig)
+    if (top / model["path"]).is_dir():  # else a name on the hub
+        model["path"] = str(top / model["path"])
     generate: dict[str, Any] = {}
-    if experiment is not None:
-        links = json.loads((experiment / "versions.json").read_text())
-        generate = _section(_frozen(run.parents[2] / links[HEADLINE]), "generate") if HEADLINE in links else {}
-    shards = run.parents[2] / spec["reads"]["shards"] if "shards" in spec.get("reads", {}) else None
-    return Known(weights, model | _section(spec, "model"), generate | ({"prompts": []} if generate else {}), shards)
+    if experiment is not None and (headline := json.loads((experiment / "versions.json").read_text()).get(HEADLINE)):
+        generate = _section(_frozen(top / headline), "generate", GenerateConfig) | {"prompts": []}
+    return Known(weights, model, generate, top / spec["reads"]["shards"] if "shards" in spec["reads"] else None)
 
 
 def _frozen(version: Path) -> dict[str, Any]:
@@ -150,9 +155,10 @@ def _frozen(version: Path) -> dict[str, Any]:
     return spec
 
 
-def _section(spec: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return one section of a frozen configuration: the fields that decide the result, and those that do not."""
-    return spec.get("settings", {}).get(name, {}) | spec.get("runtime", {}).get(name, {})
+def _section(spec: dict[str, Any], name: str, kind: type[Section]) -> dict[str, Any]:
+    """Return one section of a frozen configuration, without fields that a later release has removed."""
+    values = spec["settings"].get(name, {}) | spec["runtime"].get(name, {})
+    return {field: value for field, value in values.items() if field in kind.model_fields}
 
 
 def _model(options: argparse.Namespace, known: Known) -> ModelConfig:

@@ -10,7 +10,7 @@ a waiting one enters. With `refresh: block` a row passes through the model as a 
 
 **What is guaranteed.** A row's tokens are a function of its logits, the settings and the keys of its request. A canvas
 is padded to a width that follows from its length alone, and only rows of one width share a batch. In float32 on an
-Intel CPU, where MKL runs in strict mode (dreamtune.model), a row therefore has the same logits, to the bit, alone and
+Intel CPU, where MKL runs in strict mode (`model/loading.py`), a row therefore has the same logits, to the bit, alone and
 in any batch, and hence the same tokens. Other libraries, bfloat16 and GPUs pick other kernels for other batch sizes:
 there logits agree up to rounding, and a choice between two nearly equal tokens can turn over. Another machine rounds
 differently.
@@ -34,6 +34,7 @@ from dreamtune.generate.packed_rows import packed_rows
 from dreamtune.generate.row import TOKEN, Answer, Request, Row, Special, plan_blocks, reveal_shares
 from dreamtune.model.attention import packs, row_boundaries
 from dreamtune.model.logits import hidden_states, unwrap
+from dreamtune.noise import INCREMENT
 from dreamtune.settings.generate import GenerateConfig
 
 __all__ = ["Answer", "Request", "denoise", "generate", "no_mask_left", "reveal_shares"]
@@ -240,6 +241,6 @@ def _fingerprint(prompt: Sequence[int]) -> int:
     """Return a 64-bit hash of a prompt's tokens."""
     bits = np.zeros(1, np.uint64)
     for token in prompt:
-        bits = (bits + np.uint64(token + 1)) * np.uint64(0x9E3779B97F4A7C15)
+        bits = (bits + np.uint64(token + 1)) * INCREMENT
         bits = bits ^ (bits >> np.uint64(29))
     return int(bits[0])

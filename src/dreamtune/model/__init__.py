@@ -1,4 +1,4 @@
-"""The agreed names of this room; import everything else from the modules."""
+"""The names that code outside of the project may rely on; import everything else from the modules."""
 
 from dreamtune.model.loading import load_model as load_model
 from dreamtune.model.logits import token_logits as token_logits

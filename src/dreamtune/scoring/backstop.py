@@ -83,4 +83,5 @@ def message(noted: str, seconds: float) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the job, whose end ends this process
     watch(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))

@@ -138,7 +138,7 @@ def _same(given: str, expected: str) -> bool:
 
 
 def _mathematically_equal(given: str, expected: str) -> bool:
-    """Ask math-verify, which parses LaTeX into SymPy; both time limits of its own are off, ours is on."""
+    """Ask math-verify, which parses LaTeX into SymPy. Its two wall-clock limits are off; `_within` limits CPU time."""
     from math_verify import parse, verify  # with SymPy half a second, which plain numbers and words never need
 
     wanted, found = (parse(f"${without_unit(text)}$", parsing_timeout=None) for text in (expected, given))

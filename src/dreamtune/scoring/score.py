@@ -29,7 +29,7 @@ from dreamtune.scoring.notation import strict_form
 from dreamtune.scoring.quantities import as_number
 from dreamtune.settings.score import ScoreConfig
 
-# Wall seconds without progress for each CPU second that one try may take: half of a hundredth of a core is enough.
+# Wall seconds without progress for each CPU second that one try may take: 1.2 % of a core is enough.
 BACKSTOP = 90.0
 NEEDED = ("example_id", "sample", "question", "answer", "completion", "tokens", "ended")
 

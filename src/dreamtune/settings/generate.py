@@ -71,5 +71,5 @@ class Sampling(Section):
     samples: int = result(1, "answers per question", ge=1)
 
     def applied_to(self, generate: GenerateConfig) -> GenerateConfig:
-        """Return `generate` with the fields of this setting in place of its own."""
+        """Return a copy of `generate` in which this setting's fields replace those of the same name."""
         return generate.model_copy(update=self.model_dump())

@@ -68,6 +68,7 @@ def save_adapter(weights: dict[str, torch.Tensor], config: PeftConfig, folder: P
     # PEFT writes a set of module names in hash order, which differs from process to process; sorted, it is stable.
     values = {k: sorted(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
     values |= {"base_model_name_or_path": base.path, "revision": base.revision, "inference_mode": True}
+    # PEFT's own style, so that the file looks the same wherever it was written.
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

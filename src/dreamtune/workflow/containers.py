@@ -176,7 +176,7 @@ def bind_list(paths: dict[Path, str], work: Path) -> list[str]:
         UserError: a path has a comma or a colon in its name.
 
     >>> bind_list({Path("/data/set/a.parquet"): "ro", Path("/data/set/b.parquet"): "ro", Path("/etc/hosts"): "ro",
-    ...            Path("/fast/job"): "rw", Path("/work/c.parquet"): "ro"}, work=Path("/work"))
+    ...            Path("/fast/job"): "rw", Path("/home/me/c.parquet"): "ro"}, work=Path("/home/me"))
     ['/data/set:/data/set:ro', '/etc/hosts:/etc/hosts:ro', '/fast/job:/fast/job:rw']
     """
     found: dict[Path, str] = {}
