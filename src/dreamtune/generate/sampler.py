@@ -10,7 +10,7 @@ a waiting one enters. With `refresh: block` a row passes through the model as a 
 
 **What is guaranteed.** A row's tokens are a function of its logits, the settings and the keys of its request. A canvas
 is padded to a width that follows from its length alone, and only rows of one width share a batch. In float32 on an
-Intel CPU, where MKL runs in strict mode (`model/loading.py`), a row therefore has the same logits, to the bit, alone and
+Intel CPU, where MKL runs in strict mode (`loading.py`), a row therefore has the same logits, to the bit, alone and
 in any batch, and hence the same tokens. Other libraries, bfloat16 and GPUs pick other kernels for other batch sizes:
 there logits agree up to rounding, and a choice between two nearly equal tokens can turn over. Another machine rounds
 differently.
