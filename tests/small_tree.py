@@ -70,7 +70,8 @@ class Tree:
     def __init__(self, folder: Path, beside: Path) -> None:
         self.folder, self.log = folder, beside / "installed"
         self.environment = os.environ | {"PYTHON": str(beside / "python3"), "PYTHONDONTWRITEBYTECODE": "1"}
-        self.environment.pop("MAKEFLAGS", None)
+        for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of `make test`, whose child this is not to be
+            self.environment.pop(name, None)
         for name in ("Makefile", "containers/environment.py"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
