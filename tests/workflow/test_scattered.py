@@ -71,6 +71,8 @@ def test_three_jobs_make_what_one_makes(scattered: tuple[Project, dict[str, Path
     project.snakemake(part)
     left = {"evaluate_likelihood": 1, "evaluate_likelihood_part": 3, "generate_answers": 1, "generate_answers_part": 2}
     assert project.jobs(*later) == left, "the part that is finished is not made again"
+    project.edit(MICRO, "  one: {}", "  one: {}\n  two: {report: {examples: 6}}")  # and shares it
+    assert project.jobs(*later) == left, "nor when another experiment comes to share it"
 
     project.snakemake(*later)
     for stage, folder in folders.items():
