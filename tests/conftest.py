@@ -20,7 +20,7 @@ STOP_SERVERS = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    cluster = any("cluster" in argument for argument in config.args)  # its jobs start outside of this session
+    cluster = any("cluster" in argument for argument in config.args)  # its jobs start outside of pytest
     if not cluster and not hasattr(config, "workerinput"):  # once for all workers, which inherit the environment
         config.stash[STOP_SERVERS] = warm.start()
 
