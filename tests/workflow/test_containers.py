@@ -247,7 +247,7 @@ def test_jobs_run_in_the_image_with_what_lies_outside(project: Project, tmp_path
     call = (project.folder / "calls").read_text()
     assert call.startswith(f"exec --home {project.folder} --nv ")
     assert f" containers/dreamtune-{LOCK}.sif bash -c " in call
-    assert "unset PYTHONPATH PYTHONHOME" in call and str(ROOT / ".venv") not in call
+    assert "unset PYTHONPATH PYTHONHOME PYTHON_EXEC" in call and str(ROOT / ".venv") not in call
 
 
 def test_a_job_on_a_node_has_the_nodes_scratch_bound(project: Project, tmp_path: Path) -> None:

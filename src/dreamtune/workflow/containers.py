@@ -29,7 +29,7 @@ OF_THE_IMAGE = frozenset(
 # Shell commands run first in a container: use only the image's packages, and keep caches in the work folder.
 ENVIRONMENT = "; ".join(
     (
-        "unset PYTHONPATH PYTHONHOME",
+        "unset PYTHONPATH PYTHONHOME PYTHON_EXEC",  # with the last, torchrun would start a Python of the host
         'export PYTHONNOUSERSITE=1 XDG_CACHE_HOME="$PWD/.cache" MPLCONFIGDIR="$PWD/.cache/matplotlib"',
         'export TORCHINDUCTOR_CACHE_DIR="$PWD/.cache/torchinductor" TRITON_CACHE_DIR="$PWD/.cache/triton"',
     )
