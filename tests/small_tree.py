@@ -7,6 +7,7 @@ Python it runs on; at a line `wait FILE` it waits until the file exists; a line 
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -97,6 +98,7 @@ class Tree:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which `nohup make test &` ignores
         )
 
     def make(self, *targets: str, fails: bool = False) -> str:
