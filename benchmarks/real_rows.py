@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for results, kept; default: a temporary one")
     parser.add_argument("--steps", type=int, default=200, help="optimiser steps of the full run, at most")
     parser.add_argument("--smoke-rows", type=int, default=64, help="rows of the smoke run")
+    parser.add_argument("--full-rows", type=int, help="rows of the full run; default: all")
     parser.add_argument("--prompts", type=int, default=64, help="questions asked, at most")
     parser.add_argument("--new-tokens", type=int, default=32, help="tokens of an answer")
     parser.add_argument("--draws", type=int, default=2, help="mask draws of the likelihood")
@@ -83,8 +84,11 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     config["model"] = {"path": "model", "quantization": "nf4", "dtype": "float32", "device": "cpu", "threads": 1}
     config["data"] |= {"columns": columns}
     # A cap per experiment: a file so small that its epochs are shorter runs them in full.
-    config["train"] |= {"max_steps": arguments.steps, "validation_rows": 32, "learning_rate": 1e-3}
+    config["train"] |= {"max_steps": arguments.steps, "learning_rate": 1e-3}
+    config["train"] |= {"validation_rows": min(32, arguments.prompts)}
     config["smoke"] |= {"rows": arguments.smoke_rows}
+    if arguments.full_rows:
+        config.setdefault("full", {})["rows"] = arguments.full_rows
     config["generate"] |= {"max_new_tokens": arguments.new_tokens, "max_prompts": arguments.prompts}
     config["generate"].pop("sampled")
     config["evaluate"]["likelihood"] = {"draws": arguments.draws, "max_rows": arguments.prompts}

@@ -51,12 +51,15 @@ class Project:
         return [self.python, "-m", "snakemake", *arguments, *self.options]
 
     def start(self, *arguments: str, log: str = "snakemake.log") -> subprocess.Popen[bytes]:
-        """Start Snakemake in a process group of its own, on the real interpreter: it is started to be killed."""
+        """Start Snakemake, to be killed, in a process group of its own, it and its jobs on the real interpreter.
+
+        The processes that torchrun starts, in sessions of their own, are forks; they pass signals on.
+        """
         with (self.folder / log).open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, *self.command(*arguments)[1:]],
                 cwd=self.folder,
-                env=self.environment | {"PYTHON_EXEC": sys.executable},
+                env=self.environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -16,9 +16,10 @@ from dreamtune.errors import UserError
 
 # A job that takes GPUs of a machine with three, says which, and keeps them until its input ends.
 JOB = """
-import sys, torch
+import sys
+from types import SimpleNamespace
 sys.path.insert(0, sys.argv[1])
-torch.cuda.device_count = lambda: 3
+sys.modules["torch"] = SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: 3))  # the real one takes 3 s
 from dreamtune.device.gpus import take_gpus
 print(take_gpus(int(sys.argv[2])), flush=True)
 sys.stdin.read()

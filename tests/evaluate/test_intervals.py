@@ -89,7 +89,7 @@ SAMPLES = {
 @pytest.mark.parametrize("n", [50, 100, 300])
 def test_ratio_interval_covers_heavy_tails_too(n: int, kind: str) -> None:
     """Per-token NLL with 0.3 nats in truth, rows of 10 to 60 tokens."""
-    rng, hits, repeats = np.random.default_rng(n), 0, 2000
+    rng, hits, repeats = np.random.default_rng(n), 0, 1000
     for seed in range(repeats):
         tokens = rng.integers(10, 60, n)
         interval = ratio_interval(tokens * SAMPLES[kind](rng, n), tokens, 200, seed)
@@ -122,7 +122,7 @@ def test_rows_count_by_their_size() -> None:
 @pytest.mark.parametrize("n", [50, 100, 300])
 def test_shares_over_several_samples_cover(n: int) -> None:
     """Four samples of each question; skills spread over [0, 1], tuned ones 0.85 · skill + 0.13."""
-    rng, hits, repeats, samples = np.random.default_rng(n), np.zeros(3), 2000, 4
+    rng, hits, repeats, samples = np.random.default_rng(n), np.zeros(3), 1000, 4
     for _ in range(repeats):
         skill = rng.beta(0.8, 0.8, n)
         base, tuned = (rng.binomial(samples, chance) / samples for chance in (skill, 0.85 * skill + 0.13))

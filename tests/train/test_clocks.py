@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import warm
 from conftest import ROOT
 from tiny import make_model, make_shards
 
@@ -34,15 +35,14 @@ training.train_adapter(
 def test_the_first_process_says_when(fast: str, early: bool, tmp_path: Path) -> None:
     make_model(tmp_path / "base")
     make_shards(tmp_path / "shards")
-    for name in ("out", "work"):
+    for name in ("out", "work", "scripts"):
         (tmp_path / name).mkdir()
-    (tmp_path / "train.py").write_text(TRAIN)
+    (tmp_path / "scripts/train.py").write_text(TRAIN)  # of a folder with this name, warm Pythons run what there is
     launcher = [sys.executable, ROOT / "workflow/scripts/torchrun.py", "--standalone", "--nproc-per-node", "2"]
     paths = [ROOT / "src", ROOT / "tests", fast]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launcher, "train.py", *paths], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-    )
+    environment = os.environ | {"PYTHON_EXEC": warm.python()}
+    command = [*launcher, "scripts/train.py", *paths]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     steps = sorted(int(path.name.removeprefix("step-")) for path in (tmp_path / "work/checkpoints").iterdir())
     assert (steps == list(range(1, steps[-1] + 1))) == early and len(steps) > 1, steps

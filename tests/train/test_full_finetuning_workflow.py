@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def test_it_ends_in_a_verdict(project: Project) -> None:
 def test_the_tuned_model_answers_by_hand(project: Project) -> None:
     """With base, precision and template of its training."""
     asked = ["--adapter", "results/latest/one/full/model", "--prompt", "2 + 3 = ?", "--max-new-tokens", "4"]
-    command = [sys.executable, "workflow/scripts/ask.py", *asked]
+    command = [project.python, "workflow/scripts/ask.py", *asked]
     done = subprocess.run(command, cwd=project.folder, env=project.environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("question: 2 + 3 = ?\nanswer: "), done.stderr
 
@@ -104,16 +103,15 @@ def target(project: Project) -> str:
     return f"results/train_adapter/{runs(project)['full'].name}/manifest.json"
 
 
-def test_two_processes_train_what_one_does(again: Project) -> None:
+def test_two_processes_train_what_one_does_and_go_on_from_the_checkpoint_of_one(again: Project) -> None:
+    """Smoke from the base, full from a checkpoint; the test below trains a full run from the base."""
+    full = runs(again)["full"]
+    begun = again.folder / "results/train_adapter" / full.name
+    shutil.copytree(full / "checkpoints/step-000003", begun / "checkpoints/step-000003")
+    shutil.copy2(full / "config.json", begun)
     output = again.snakemake(target(again), "--printshellcmds")
     assert output.count("; python3 workflow/scripts/torchrun.py --nproc-per-node 2 --standalone") == 2
-    same_training(again)
-
-
-def test_two_processes_go_on_from_the_checkpoint_of_one(again: Project) -> None:
-    begun = plant(again, **runs(again))
-    shutil.copytree(runs(again)["full"] / "checkpoints/step-000003", begun / "checkpoints/step-000003")
-    assert again.snakemake(target(again)).count("resuming from step-000003") == 1
+    assert output.count("resuming from step-000003") == 1
     same_training(again)
 
 

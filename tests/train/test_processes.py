@@ -84,10 +84,16 @@ def same_training(project: Project) -> None:
         assert not list(two.glob(".out-*"))
 
 
-def test_two_processes_train_what_one_does(again: Project) -> None:
+def test_two_processes_train_what_one_does_and_go_on_from_the_checkpoint_of_one(again: Project) -> None:
+    """Smoke from the base, full from a checkpoint; on two nodes, below, full begins with the base."""
     again.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
+    _, full = runs(again)
+    begun = again.folder / "results/train_adapter" / full.name
+    shutil.copytree(full / "checkpoints/step-000003", begun / "checkpoints/step-000003")
+    shutil.copy2(full / "config.json", begun)
     output = train(again)
     assert output.count("; python3 workflow/scripts/torchrun.py --nproc-per-node 2 --standalone") == 2
+    assert output.count("resuming from step-000003") == 1
     same_training(again)
     made = (again.folder / "results/train_adapter").glob("*/training.json")
     assert [json.loads(path.read_text())["processes"] for path in made] == [2, 2]
@@ -110,16 +116,6 @@ def plant(project: Project, smoke: Path, full: Path) -> Path:
     (trainings / full.name).mkdir()
     shutil.copy2(full / "config.json", trainings / full.name)
     return trainings / full.name
-
-
-def test_two_processes_go_on_from_the_checkpoint_of_one(again: Project) -> None:
-    again.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
-    smoke, full = runs(again)
-    begun = plant(again, smoke, full)
-    shutil.copytree(full / "checkpoints/step-000003", begun / "checkpoints/step-000003")
-    output = train(again)
-    assert output.count("resuming from step-000003") == 1
-    same_training(again)
 
 
 def test_two_nodes_train_what_one_process_does(again: Project, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import warm
 from conftest import ROOT
 from dreamtune.errors import UserError
 from dreamtune.settings.model import ModelConfig
@@ -120,16 +121,18 @@ train_adapter(settings(epochs=int(epochs), checkpoint_steps=1), model, Path(shar
 def child(
     base: ModelConfig, shards: Path, out: Path, work: Path, epochs: int, *launcher: str
 ) -> subprocess.Popen[bytes]:
-    script = work.parent / "child.py"
+    script = work.parent / "scripts/child.py"  # of a folder with this name, warm Pythons run what there is
+    script.parent.mkdir(exist_ok=True)
     script.write_text(CHILD)
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, str(script), base.path, str(shards), str(out), str(work), str(epochs)]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "PYTHON_EXEC": warm.python()}
+    command = [sys.executable if launcher else warm.python(), *launcher, str(script)]
+    command += [base.path, str(shards), str(out), str(work), str(epochs)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
 
 
 def test_sigkill_and_two_writers(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
     """One real process is killed; then two run at once in its folder, as after the death of their scheduler."""
-    epochs, work = 10, tmp_path / "work"
+    epochs, work = 4, tmp_path / "work"
     victim = child(base, shards, tmp_path / "victim", work, epochs)
     end = time.monotonic() + 120
     while not list((work / "checkpoints").glob("step-*")):
