@@ -5,7 +5,7 @@ Nothing here changes the objective. Four settings trade memory for time:
     micro_batch_tokens   tokens of a micro-batch; small ones wait for kernel launches and unpack the weights more often
     recompute_layers     number of decoder layers with activation checkpointing: they keep only their input, and run
                          again in the backward pass (0 is none, all is full, anything between is selective)
-    weights              packed (4-bit, unpacked at every use) or dequantised (the same numbers, three times the memory)
+    weights              packed (4-bit, unpacked at every use) or dequantised (the same numbers, four times the memory)
     compile              torch.compile of each layer: fewer kernels and fewer stored intermediates, some 10 s once
 
 `choose` takes the cheapest combination that fits by the estimates below. A rehearsal at the start of the run verifies
