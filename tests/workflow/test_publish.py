@@ -128,3 +128,13 @@ def test_prune_refuses_to_delete_everything(results: Path) -> None:
     with pytest.raises(UserError, match="no published experiment"):
         prune()
     assert kept.exists()
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", '{"reads": 1}', "half of a fi", ""])
+def test_prune_deletes_nothing_beside_a_damaged_config(results: Path, content: str) -> None:
+    published("one", "aa", report=version("render_report", "r1"))
+    stale, damaged = version("train_adapter", "stale"), version("train_adapter", "damaged")
+    (damaged / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"damaged/config\.json does not say what its version reads, so nothing was"):
+        prune()
+    assert stale.exists()

@@ -18,7 +18,7 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
         unfinished: delete unfinished versions, too, unless a published experiment needs them.
 
     Raises:
-        UserError: no experiment is published, so that everything would be deleted.
+        UserError: no experiment is published, so that everything would be deleted; or a config.json is damaged.
     """
     published = list((results / "latest").glob("*/versions.json"))
     if not published:
@@ -64,8 +64,13 @@ def _read_by(folder: Path) -> set[str]:
     path = folder / "config.json"
     if not path.exists():
         return set()
-    spec = read_json(path)
-    return {_name(read) for read in (spec["reads"] | spec["order_only"]).values()}
+    try:
+        spec = read_json(path)
+        return {_name(read) for read in (spec["reads"] | spec["order_only"]).values()}
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{path} does not say what its version reads, so nothing was deleted; delete {folder} if it is damaged"
+        ) from None
 
 
 def _name(folder: str) -> str:
