@@ -70,9 +70,9 @@ lock: COMPILE = $(RUN) pip-compile --quiet --upgrade --strip-extras --allow-unsa
 	--no-emit-find-links --no-emit-options
 lock: environment
 	$(COMPILE) --annotation-style=line --extra dev --output-file $(LOCK) pyproject.toml
-	@sed -i 's/^torch==\([0-9.]*\)+[a-z0-9]*/torch==\1/' $(LOCK)
+	@perl -pi -e 's/^(torch==[0-9.]+)\+\w+/$$1/' $(LOCK)
 	$(COMPILE) --no-annotate --extra dev --extra slurm --constraint $(LOCK) --output-file $(SLURM_LOCK) pyproject.toml
-	@sed -i 's/^torch==\([0-9.]*\)+[a-z0-9]*/torch==\1/' $(SLURM_LOCK)
+	@perl -pi -e 's/^(torch==[0-9.]+)\+\w+/$$1/' $(SLURM_LOCK)
 
 # Build the image in which --use-singularity runs jobs; BASE=debian needs no image registry.
 image:
