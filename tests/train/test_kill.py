@@ -1,9 +1,8 @@
-"""Killed in the middle of the full run, in three ways; then the same command again, nothing unlocked by hand.
+"""Killed in the middle of the full run, in five ways; then the same command again, nothing unlocked by hand.
 
 What is killed are real processes, from Snakemake to the training; what goes on from it may be a fork of a warm Python.
 """
 
-import copy
 import json
 import os
 import shutil
@@ -22,32 +21,14 @@ from project import MICRO, Project
 STEPS = 40  # so many that it still trains when Snakemake has started again
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Project:
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
     """A project with shards and smoke run done, whose full run has 40 steps and a checkpoint every 4."""
-    project = Project(tmp_path_factory.mktemp("kill"))
+    project = Project(tmp_path)
     project.edit(MICRO, "full: {rows: 16,", f"full: {{rows: {8 * STEPS},")
     project.edit(MICRO, "checkpoint_minutes: 10.0", "checkpoint_steps: 4")
-    smoke = _training(project, rows=8)
-    project.snakemake(f"{smoke}/manifest.json")
+    project.snakemake(f"{_training(project, rows=8)}/manifest.json")
     return project
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    project = _copy(prepared, tmp_path_factory.mktemp("uninterrupted"))
-    full = _training(project, rows=8 * STEPS)
-    project.snakemake(f"{full}/manifest.json")
-    assert json.loads((project.folder / full / "training.json").read_text())["resumed_from"] == []
-    return (project.folder / full / "adapter/adapter_model.safetensors").read_bytes()
-
-
-def _copy(project: Project, folder: Path) -> Project:
-    shutil.rmtree(folder)
-    shutil.copytree(project.folder, folder, symlinks=True)
-    copied = copy.copy(project)
-    copied.folder = folder
-    return copied
 
 
 def _training(project: Project, rows: int) -> str:
@@ -121,27 +102,36 @@ def _ask_all(driver: subprocess.Popen[bytes], project: Project, number: signal.S
     assert not list((project.folder / full).glob(".out-*"))
 
 
-@pytest.mark.parametrize("kill", [_kill_training, _kill_all, _kill_driver, _terminate_all, _warn_all])
-def test_resumes_to_the_same_bits(
-    prepared: Project, uninterrupted: bytes, tmp_path: Path, kill: Callable[[subprocess.Popen[bytes], Project], None]
-) -> None:
-    project = _copy(prepared, tmp_path)
+def test_killed_in_five_ways_it_resumes_to_the_same_bits(project: Project) -> None:
+    """One training is killed five times, each time after a further checkpoint, and then left to finish."""
     full = _training(project, rows=8 * STEPS)
-    driver = project.start(f"{full}/manifest.json")
     folder = project.folder / full
-    _wait(lambda: list((folder / "checkpoints").glob("step-*")) or driver.poll() is not None)
-    kill(driver, project)
-    assert not (folder / "manifest.json").exists()
-    checkpoints = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
-    assert checkpoints[-1] < f"step-{STEPS:06d}", "it was killed too late to show anything"
+    project.snakemake(f"{full}/manifest.json")
+    assert json.loads((folder / "training.json").read_text())["resumed_from"] == []
+    uninterrupted = (folder / "adapter/adapter_model.safetensors").read_bytes()
+    shutil.rmtree(folder)
+
+    for times, kill in enumerate((_kill_training, _kill_all, _terminate_all, _warn_all, _kill_driver)):
+        last = _checkpoints(folder)[-1:]
+        driver = project.start(f"{full}/manifest.json")
+        _wait(lambda last=last, driver=driver: _checkpoints(folder)[-1:] > last or driver.poll() is not None)
+        kill(driver, project)
+        assert not (folder / "manifest.json").exists(), kill
+        assert _checkpoints(folder)[-1] < f"step-{STEPS:06d}", "it was killed too late to show anything"
+        log = (folder / "job.log").read_text()
+        assert ("resuming from step-" in log) == (times > 0), kill
 
     project.snakemake(f"{full}/manifest.json")
     _wait(lambda: not _processes(project))
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert json.loads((folder / "training.json").read_text())["resumed_from"]
+    assert len(json.loads((folder / "training.json").read_text())["resumed_from"]) == 5
     assert (folder / "adapter/adapter_model.safetensors").read_bytes() == uninterrupted
     for name, output in manifest["outputs"].items():
         assert (folder / name).stat().st_size == output["bytes"], name
     steps = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps if "loss" in line] == list(range(1, STEPS + 1))
     assert not list(folder.glob(".out-*")), "a private folder was left behind"
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").glob("step-*"))

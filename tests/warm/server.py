@@ -22,6 +22,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import types
 from pathlib import Path
@@ -192,17 +193,36 @@ def main(kind: str, address: str, command: str) -> None:
     if asked is None:
         return
     become(*asked, command)
+    status = 0
     try:
         if asked[0][0][0] == "-m":
             runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         else:
             run(sys.argv[0])
-    except KeyboardInterrupt:  # an interpreter prints it, ends in order, and then by the signal itself
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if not isinstance(ended.code, int | None):
+            print(ended.code, file=sys.stderr)
+    except BaseException:
         sys.excepthook(*sys.exc_info())
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
+        status = -signal.SIGINT if sys.exc_info()[0] is KeyboardInterrupt else 1
+    leave(status)
+
+
+def leave(status: int) -> None:
+    """End as an interpreter does, but for taking its modules apart, which would copy all memory shared with the server.
+
+    After a KeyboardInterrupt, an interpreter ends by the signal itself.
+    """
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(ValueError, OSError):
+            stream.flush()
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status & 0xFF)
 
 
 if __name__ == "__main__":
