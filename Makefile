@@ -42,8 +42,8 @@ NUMERIC := $(addprefix tests/,test_tolerance.py model/test_loading.py generate/t
 AVX2 := ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 SSE := ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 test-processors: environment
-	$(RUN) $(AVX2) OMP_NUM_THREADS=1 pytest --quiet -m numeric $(NUMERIC)
-	$(RUN) $(SSE) OMP_NUM_THREADS=1 pytest --quiet -m numeric $(NUMERIC)
+	@export $(RUN) OMP_NUM_THREADS=1; $(AVX2) pytest --quiet -m numeric $(NUMERIC) & avx2=$$!; \
+	$(SSE) pytest --quiet -m numeric $(NUMERIC); sse=$$?; wait $$avx2 && [ $$sse = 0 ]
 
 # Tests with real containers and a real SLURM, as root on Debian: they install packages with apt and under /opt. They
 # run in the environment that setup-slurm makes, not in .venv. Two files run at a time, first the one that builds the
