@@ -11,8 +11,8 @@ from conftest import ROOT, SHARED, needs_shared
 
 @needs_shared
 def test_gsm8k_goes_all_the_way(tmp_path: Path) -> None:
-    small = ["--steps", "4", "--smoke-rows", "8", "--full-rows", "16", "--prompts", "4"]
-    small += ["--new-tokens", "4", "--draws", "1"]
+    small = ["--steps", "2", "--smoke-rows", "8", "--full-rows", "8", "--prompts", "2"]
+    small += ["--new-tokens", "3", "--draws", "1"]
     rows = ["--data", str(SHARED / "data/gsm8k_train.parquet"), "--tokenizer", str(SHARED / "tokenizer/dream")]
     command = [warm.python(), str(ROOT / "benchmarks/real_rows.py"), *rows, *small, "--work", str(tmp_path / "work")]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
@@ -20,4 +20,4 @@ def test_gsm8k_goes_all_the_way(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     counts = json.loads(done.stdout.splitlines()[-1])
     assert counts["source_rows"] == 7473 == sum(counts["rows"].values()) and counts["dropped"] == {}
-    assert counts["asked"] == counts["gradable"] == 4
+    assert counts["asked"] == counts["gradable"] == 2
