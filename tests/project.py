@@ -38,7 +38,8 @@ class Project:
         for part in PARTS:
             source, target = ROOT / part, folder / part
             if source.is_dir():
-                shutil.copytree(source, target)  # with what is compiled: it is valid, as files keep their times
+                # With what is compiled, which stays valid, as files keep their times; not with what is being written.
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.pyc.*"))
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
