@@ -1,4 +1,4 @@
-# make setup | setup-slurm | demo | test | test-processors | test-cluster | browser | format | schema | lock | image | prune
+# make setup | setup-slurm | demo | test | test-slow | test-processors | test-cluster | browser | format | schema | lock | image | prune
 # (prerequisites: Python 3.11+, make, git)
 PYTHON ?= python3
 LOCK := containers/requirements.lock
@@ -7,8 +7,9 @@ ENVIRONMENT := $(PYTHON) containers/environment.py
 # The environment's real path, because .venv may be switched to another environment while a target runs.
 RUN = PATH="$(realpath .venv)/bin:$$PATH"
 WORKERS ?= 2
+PYTEST := pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup setup-slurm environment demo test test-processors test-cluster browser format schema lock image prune
+.PHONY: setup setup-slurm environment demo test test-slow test-processors test-cluster browser format schema lock image prune
 
 setup:
 	@$(ENVIRONMENT) setup $(LOCK)
@@ -32,9 +33,14 @@ test: environment
 	$(RUN) snakefmt --check Snakefile workflow/rules
 	$(RUN) snakemake --lint --configfile config/demo.yaml
 	@export $(RUN); said=$$(mktemp); trap 'rm -f "$$said"' EXIT; mypy > "$$said" 2>&1 & types=$$!; \
-	$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10; \
+	$(RUN) $(PYTEST) -m 'not slow' --durations=10; \
 	tests=$$?; wait $$types; types=$$?; echo "mypy: $$(cat "$$said")"; [ "$$tests $$types" = "0 0" ]
 	@$(MAKE) --no-print-directory test-processors
+
+# Run the tests that take minutes: real processes that are killed and stopped, a whole workflow on real interpreters,
+# the benchmarks at toy scale. Only files that hold one are collected.
+test-slow: environment
+	$(RUN) $(PYTEST) -m slow --durations=0 $$(grep -rl --include='test_*.py' '@pytest.mark.slow' tests)
 
 # Run the numeric tests again as processors without AVX-512 compute: with AVX2, and with SSE. On machines other than
 # x86-64 the variables have no effect. The files are listed because collecting all tests takes longer than these.

@@ -5,6 +5,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 import warm
 from conftest import ROOT
 
@@ -15,6 +17,7 @@ def run(work: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_toy_run_times_every_way(tmp_path: Path) -> None:
     small = ["--prompt-tokens", "8", "--new-tokens", "32", "--batch", "2", "--baseline-steps", "4"]
     done = run(tmp_path, *small)

@@ -135,6 +135,7 @@ def run_script(*options: str) -> tuple[subprocess.CompletedProcess[str], list[di
     return done, [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.slow
 def test_whole_benchmark_at_tiny_scale(tmp_path: Path) -> None:
     small = [
         "--questions",

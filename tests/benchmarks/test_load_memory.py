@@ -12,6 +12,7 @@ from conftest import ROOT
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@pytest.mark.slow
 def test_toy_scale(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks/load_memory.py"), "--work", str(tmp_path), "--toy"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}

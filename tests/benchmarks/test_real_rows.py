@@ -5,11 +5,14 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 import warm
 from conftest import ROOT, SHARED, needs_shared
 
 
 @needs_shared
+@pytest.mark.slow
 def test_gsm8k_goes_all_the_way(tmp_path: Path) -> None:
     small = ["--steps", "2", "--smoke-rows", "8", "--full-rows", "8", "--prompts", "2"]
     small += ["--new-tokens", "3", "--draws", "1"]

@@ -5,10 +5,13 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 import warm
 from conftest import ROOT
 
 
+@pytest.mark.slow
 def test_toy_scale(tmp_path: Path) -> None:
     command = [warm.python(), str(ROOT / "benchmarks/train_throughput.py"), "--work", str(tmp_path), "--toy"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}

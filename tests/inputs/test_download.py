@@ -175,6 +175,7 @@ def project(hub: FakeHub, tmp_path: Path) -> Project:
     return project
 
 
+@pytest.mark.slow
 def test_with_internet_the_first_job_that_needs_it_waits_for_the_download(project: Project, tmp_path: Path) -> None:
     assert project.jobs("--until", "prepare_shards") == {"download_source": 2, "prepare_shards": 1}
     output = project.snakemake("--until", "prepare_shards")
@@ -182,6 +183,7 @@ def test_with_internet_the_first_job_that_needs_it_waits_for_the_download(projec
     assert not [path for path in (project.folder / "results/downloads").iterdir() if path.suffix != ".log"]
 
 
+@pytest.mark.slow
 def test_the_whole_workflow_without_internet(project: Project, hub: FakeHub, tmp_path: Path) -> None:
     """The hub is gone after the download, and all runs from the cache; then that is gone, and nothing re-runs."""
     project.snakemake("download")

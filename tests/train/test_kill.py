@@ -96,6 +96,7 @@ def _terminate_all(driver: subprocess.Popen[bytes], project: Project) -> None:
     assert not list((project.folder / full).glob(".out-*"))
 
 
+@pytest.mark.slow
 def test_killed_in_four_ways_it_resumes_to_the_same_bits(project: Project) -> None:
     """One training is killed four times, each time after a further checkpoint, and then left to finish."""
     full = _training(project, rows=8 * STEPS)

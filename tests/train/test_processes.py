@@ -154,6 +154,7 @@ def test_two_nodes_train_what_one_process_does(again: Project, tmp_path: Path) -
     same_training(again)
 
 
+@pytest.mark.slow
 def test_two_processes_that_are_asked_to_stop_keep_one_checkpoint(again: Project) -> None:
     """The launcher, whose processes have sessions of their own, passes the signal on, and waits for the checkpoint.
 
