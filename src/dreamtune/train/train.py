@@ -34,8 +34,6 @@ from dreamtune.files import finite, write_json
 from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
 from dreamtune.interruption import Interrupted
 from dreamtune.model.loading import count_parameters
-from dreamtune.model.modes import evaluation_mode
-from dreamtune.objective.loss import loss_sums
 from dreamtune.progress import Progress
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
@@ -45,6 +43,7 @@ from dreamtune.train.micro_batches import SMALLEST, accumulate, make_window, reh
 from dreamtune.train.optimizer import learning_rate, set_learning_rate
 from dreamtune.train.prefetch import Prefetcher
 from dreamtune.train.run import Run, open_log, prepare_run, resume, save
+from dreamtune.train.validation import validate
 
 REMEDY = {
     "lora": f"lower data.max_tokens, or take a larger GPU ({SMALLEST})",
@@ -177,34 +176,6 @@ def fit(run: Run, log: Log) -> None:
             if epoch_ends or overdue or (train.checkpoint_steps and step % train.checkpoint_steps == 0):
                 save(run)
                 last_checkpoint = time.monotonic()
-
-
-def validate(run: Run, log: Log) -> None:
-    """Log the NLL bound (w = 1/t) on the validation rows, in nats per response token, under masks that never change.
-
-    Collective.
-
-    Raises:
-        UserError: the bound is not finite.
-    """
-    if not run.validates:
-        return
-    started = time.monotonic()
-    sums = torch.zeros(2, dtype=torch.float64, device=run.share.device)  # [2]: nats, tokens
-    with evaluation_mode(run.model):
-        for batch in run.validation:
-            if run.share.processes == 1:
-                run.stop.check()
-            tokens = sum(row.nll_tokens for row in batch.noised)
-            nll = loss_sums(run.model, batch)[1].item() if len(batch.positions) or run.share.synchronous else 0.0
-            sums += torch.tensor([nll, tokens], dtype=torch.float64, device=run.share.device)
-    if run.share.processes > 1:
-        sums = reduce(sums, "sum")
-    step, validation_nll = run.history.step, (sums[0] / sums[1]).item()
-    run.history.validation_s += time.monotonic() - started
-    if not math.isfinite(validation_nll):
-        raise UserError(f"step {step}: the validation loss is {validation_nll}; lower train.learning_rate")
-    log.write({"step": step, "epoch": step / run.windows.per_epoch, "validation_nll": validation_nll})
 
 
 def stop_together(run: Run, overdue: bool) -> bool:

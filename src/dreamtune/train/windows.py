@@ -110,9 +110,12 @@ def micro_batches(window: Sequence[Noised], share: Share, plan: MicroBatchPlan) 
 
 
 def without_targets(noised: Noised) -> Noised:
-    """Return a corrupted document of which no token is predicted: it runs through the model and changes no sum."""
+    """Return a corrupted document of which no token is predicted: it runs through the model and changes no sum.
+
+    Its tokens were counted where the document is predicted, so the reported bound must not be divided by them again.
+    """
     nothing = np.zeros(len(noised.input_ids), np.float32)
-    return replace(noised, supervised=nothing.astype(bool), weights=nothing, elbo_weights=nothing)
+    return replace(noised, supervised=nothing.astype(bool), weights=nothing, elbo_weights=nothing, nll_tokens=0)
 
 
 def make_document(row: dict[str, Any], tail_tokens: int, end_id: int, max_tokens: int) -> Document:
