@@ -2,20 +2,25 @@
 
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
 
 from conftest import ROOT
 from dreamtune.config import load_config
 from dreamtune.data.prepare import prepare_shards
+from dreamtune.model.attention import NAME, attend
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.train.train import train_adapter
 
 Plant = Callable[[Any, Any], None]
+Pairs = Callable[[int], list[tuple[int, int]]]  # the number of documents -> (document that reads, document it sees)
 TINY = str(ROOT / "resources" / "tiny-dream")
 BASE = ModelConfig(path=TINY, quantization="none", dtype="float32", device="cpu", threads=1)
 QUICK: dict[str, Any] = {
@@ -40,6 +45,35 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
                 monkeypatch.setattr(module, name, faulty)
 
     return replace
+
+
+@pytest.fixture
+def leak(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that plants a leak: in each pair, some tokens of one document see some tokens of the other."""
+
+    def plant(pairs: Pairs, reads: slice = slice(None), sees: slice = slice(None)) -> None:
+        def faulty(
+            module: Any, query: Any, key: Any, value: Any, mask: Any, cu_seq_lens_q: Any = None, **options: Any
+        ) -> Any:
+            out, _ = attend(module, query, key, value, mask, cu_seq_lens_q, **options)
+            spans = [] if cu_seq_lens_q is None else [range(*ends) for ends in pairwise(cu_seq_lens_q.tolist())]
+            mixed = out.clone()
+            for reader, source in pairs(len(spans)):
+                rows, seen = list(spans[reader][reads]), [*spans[reader], *spans[source][sees]]
+                wrong = scaled_dot_product_attention(
+                    query[:, :, rows], key[:, :, seen], value[:, :, seen], enable_gqa=True
+                )
+                mixed[:, rows] = wrong.transpose(1, 2)
+            return mixed, None
+
+        monkeypatch.setitem(AttentionInterface._global_mapping, NAME, faulty)
+
+    return plant
+
+
+def before(parity: int) -> Pairs:
+    """Return the pairs in which each even (0) or odd (1) document sees the one before it."""
+    return lambda count: [(n, n - 1) for n in range(1, count) if n % 2 == parity]
 
 
 def make_shards(folder: Path, **data: Any) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise, permutations
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,18 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 
 from dreamtune.canaries import window as canaries
 from dreamtune.canaries.leaks import Watched, moved, one_of_each_shape, separating_sets, shape_of, watch
-from dreamtune.model.attention import NAME, attend
 from dreamtune.model.loading import attach_lora, load
 from dreamtune.objective import loss
 from dreamtune.objective.diffusion import Document, Noise, corrupt
 from dreamtune.objective.packing import Batch, collate
+from planted import before
 from tests.canaries.test_window import failing, window
 from tiny import IDS, MASK, make_model, make_shards, settings
 
-Pairs = Callable[[int], list[tuple[int, int]]]  # the number of documents -> (document that reads, document it sees)
+pytest_plugins = "planted"  # its fixtures
 
 
 @pytest.fixture(scope="module")
@@ -34,33 +32,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> PeftModel:
     return attach_lora(load(make_model(tmp_path_factory.mktemp("model") / "base")), settings().lora, seed=0)
-
-
-@pytest.fixture
-def leak(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that plants a leak: in each pair, some tokens of one document see some tokens of the other."""
-
-    def plant(pairs: Pairs, reads: slice = slice(None), sees: slice = slice(None)) -> None:
-        def faulty(
-            module: Any, query: Any, key: Any, value: Any, mask: Any, cu_seq_lens_q: Any = None, **options: Any
-        ) -> Any:
-            out, _ = attend(module, query, key, value, mask, cu_seq_lens_q, **options)
-            spans = [range(*ends) for ends in pairwise(cu_seq_lens_q.tolist())]
-            for reader, source in pairs(len(spans)):
-                rows, seen = list(spans[reader][reads]), [*spans[reader], *spans[source][sees]]
-                mixed = scaled_dot_product_attention(
-                    query[:, :, rows], key[:, :, seen], value[:, :, seen], enable_gqa=True
-                )
-                out[:, rows] = mixed.transpose(1, 2)
-            return out, None
-
-        monkeypatch.setitem(AttentionInterface._global_mapping, NAME, faulty)
-
-    return plant
-
-
-def before(parity: int) -> Pairs:
-    return lambda count: [(n, n - 1) for n in range(1, count) if n % 2 == parity]
 
 
 def after(count: int) -> list[tuple[int, int]]:

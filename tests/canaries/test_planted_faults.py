@@ -24,9 +24,10 @@ from dreamtune.objective.loss import supervised_rows
 from dreamtune.objective.packing import Batch, collate
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
+from dreamtune.train import micro_batches
 from dreamtune.train import train as training
 from dreamtune.train.windows import make_document
-from planted import Plant, make_shards, train
+from planted import Pairs, Plant, before, make_shards, train
 
 pytest_plugins = "planted"  # its fixture
 
@@ -153,35 +154,100 @@ def test_documents_of_a_micro_batch_see_each_other(plant: Plant, shards: Path, t
     assert caught(tmp_path, shards) == {"documents_apart"}
 
 
-def forgotten(hidden: torch.Tensor) -> torch.Tensor:
-    return torch.cat([hidden[:, 1:], hidden[:, -1:]], dim=1)
+@pytest.mark.parametrize("reads", [before(0), before(1)], ids=["even documents", "odd documents"])
+def test_a_document_that_sees_its_neighbour(
+    leak: Callable[..., None], shards: Path, tmp_path: Path, reads: Pairs
+) -> None:
+    leak(reads)
+    assert caught(tmp_path, shards) == {"documents_apart"}
 
 
-def twice(hidden: torch.Tensor) -> torch.Tensor:
-    return torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+def test_a_document_that_sees_its_complement(leak: Callable[..., None], shards: Path, tmp_path: Path) -> None:
+    """What one half of a pair hides, the other shows, so each target of every second document is visible."""
+    leak(before(1))
+    found = caught(tmp_path, shards, complementary=True, micro_batch_tokens=2048)  # a pair stands in one micro-batch
+    assert found == {"documents_apart", "targets_do_not_matter"}
 
 
-@pytest.mark.parametrize("shift", [forgotten, twice])
-def test_a_shift_off_by_one(plant: Plant, shards: Path, tmp_path: Path, shift: Any) -> None:
-    """A shifted family read as an unshifted one, and the reverse: the loss is finite, falls, and means nothing."""
+@pytest.mark.parametrize("step", [-1, 1], ids=["early", "late"])
+def test_boundaries_one_token_early(plant: Plant, shards: Path, tmp_path: Path, step: int) -> None:
+    """Or late; with two documents in a micro-batch there is one inner boundary."""
+
+    def faulty(rows: Any, device: Any = "cpu") -> Batch:
+        batch = collate(rows, device)
+        boundaries = batch.boundaries.clone()
+        boundaries[1:-1] += step
+        return replace(batch, boundaries=boundaries)
+
+    plant(collate, faulty)
+    assert caught(tmp_path, shards, global_batch=2) == {"documents_apart"}
+
+
+def moved(hidden: torch.Tensor, step: int) -> torch.Tensor:
+    """Return rows [B, T, D] of which row i is row i + `step`, or the last one there is."""
+    places = (torch.arange(hidden.shape[1]) + step).clamp(0, hidden.shape[1] - 1)
+    return hidden[:, places]
+
+
+@pytest.mark.parametrize("step", [1, -1, 2, -2], ids=["forgotten", "applied twice", "read at i + 1", "by two, back"])
+def test_a_shift_that_is_off(plant: Plant, shards: Path, tmp_path: Path, step: int) -> None:
+    """A shifted family read as an unshifted one, and the reverse: the loss is finite, falls, and means nothing.
+
+    Two rows on, a document's last token is predicted by its neighbour, which is another fault.
+    """
     original = logits.hidden_states
-    plant(original, lambda *given, **packing: shift(original(*given, **packing)))
+    plant(original, lambda *given, **packing: moved(original(*given, **packing), step))
+    assert caught(tmp_path, shards) == {"rows_aligned"} | ({"documents_apart"} if step == 2 else set())
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_loss_that_takes_another_row(plant: Plant, shards: Path, tmp_path: Path, step: int) -> None:
+    plant(supervised_rows, lambda m, batch: supervised_rows(m, replace(batch, positions=batch.positions - step)))
     assert caught(tmp_path, shards) == {"rows_aligned"}
 
 
-def test_a_loss_that_takes_the_row_before(plant: Plant, shards: Path, tmp_path: Path) -> None:
-    plant(supervised_rows, lambda m, batch: supervised_rows(m, replace(batch, positions=batch.positions - 1)))
-    assert caught(tmp_path, shards) == {"rows_aligned"}
-
-
-@pytest.mark.parametrize("step", [1, -1], ids=["the token before", "the token after"])
-def test_targets_off_by_one(plant: Plant, shards: Path, tmp_path: Path, step: int) -> None:
+@pytest.mark.parametrize("step", [1, -1, 2, -2])
+def test_targets_that_are_off(plant: Plant, shards: Path, tmp_path: Path, step: int) -> None:
     def faulty(rows: Any, device: Any = "cpu") -> Batch:
         moved = [np.roll(row.document.tokens, step)[row.supervised] for row in rows]
         return replace(collate(rows, device), targets=torch.from_numpy(np.concatenate(moved)))
 
     plant(collate, faulty)
     assert caught(tmp_path, shards) == {"rows_aligned"}
+
+
+# What training changes.
+
+
+def test_a_dead_module(plant: Plant, shards: Path, tmp_path: Path) -> None:
+    """It is frozen by mistake; tests/canaries/test_adapter.py has other ways to die."""
+    original = model.attach_lora
+
+    def faulty(base: Any, lora: LoraSettings, seed: int) -> PeftModel:
+        tuned = original(base, lora, seed)
+        for name, weight in tuned.named_parameters():
+            weight.requires_grad_("lora_" in name and "layers.1.self_attn.v_proj" not in name)
+        return tuned
+
+    plant(original, faulty)
+    assert caught(tmp_path, shards) == {"all_modules_learn"}
+    check = checks(tmp_path / "smoke")["all_modules_learn"]
+    assert check["note"] == "dead: model.layers.1.self_attn.v_proj"
+
+
+def test_an_exploding_gradient(plant: Plant, shards: Path, tmp_path: Path) -> None:
+    """One window's loss is multiplied; a warning names the module that felt it most."""
+    original, calls = micro_batches.loss_sums, 0
+
+    def faulty(m: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal calls
+        calls += m.training
+        loss, nll = original(m, batch)
+        return loss * (1e4 if m.training and calls > 5 else 1), nll
+
+    plant(original, faulty)
+    check = checks(train(tmp_path / "run", shards, max_steps=6, micro_batch_tokens=2048))["gradients_steady"]
+    assert check["passed"] is False and not check["hard"] and check["note"].startswith("largest in model.layers.")
 
 
 # Where training starts.
@@ -251,7 +317,7 @@ def test_damaged_weights(plant: Plant, shards: Path, tmp_path: Path) -> None:
     check = checks(train(tmp_path / "worse", shards))["loss_plausible_first_window"]
     assert check["passed"] is False and not check["hard"] and check["value"] > 10
     plant(model.load, scaled_head(float("nan")))
-    with pytest.raises(UserError, match="step 1: the loss is nan"):
+    with pytest.raises(UserError, match=r"the weight lm_head\.weight is not finite"):
         train(tmp_path / "nan", shards)
 
 

@@ -19,6 +19,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import nn
 
 from dreamtune.checks import Check, check
@@ -31,7 +32,7 @@ WINDOWS = 64  # and for them through at most this many windows: in some data no 
 ENOUGH_DOCUMENTS = 8  # with fewer there is no result
 PLACES = 64  # positions looked at in a document, at most about twice as many: bounds the rows that go through the head
 MARGIN = 0.25  # nats by which a neighbouring row must be better before the canary fails
-ERRORS = 3.0  # standard errors on each side of the estimate
+LEVEL = 1e-3  # probability, over all neighbours, that chance alone makes one surely better
 REACH = 4  # positions: how far off the shift may be that the canary still finds
 OFFSETS = tuple(offset for offset in range(-REACH, REACH + 1) if offset)  # of the neighbours from the row that is read
 
@@ -75,7 +76,8 @@ def aligned(sums: np.ndarray, expected: str, fault: str) -> Check:
     for counts, leads_of_offset in zip(*sums.transpose(1, 2, 0), strict=True):
         means = leads_of_offset[counts > 0] / counts[counts > 0]  # [documents that have this neighbour]
         if len(means) >= ENOUGH_DOCUMENTS:
-            mean, error = float(means.mean()), ERRORS * float(means.std(ddof=1)) / math.sqrt(len(means))
+            quantile = -float(stdtrit(len(means) - 1, LEVEL / len(OFFSETS)))  # Student's t: 3.9 for 64 documents
+            mean, error = float(means.mean()), quantile * float(means.std(ddof=1)) / math.sqrt(len(means))
             bounds.append((mean, mean - error, mean + error))
     if not bounds:
         return check(name, None, None, expected, fault, note=f"not enough data: {note} are too short")

@@ -98,10 +98,11 @@ def _faults(canaries: Sequence[Mapping[str, Any]], gates: Mapping[str, bool | No
     faults = []
     for name, of_name in by_name.items():
         seen = ", ".join(f"{number(c['value'], 4)} in {c['source']}" for c in of_name)
-        faults.append(f"{name} is {seen}; expected {of_name[0]['expected']}")
+        notes = "".join(f"; {note}" for note in dict.fromkeys(c.get("note") for c in of_name) if note)
+        faults.append(f"{name} is {seen}; expected {of_name[0]['expected']}{notes}")
     unrun = [f"{run}: its canaries did not run (no gate.json)" for run, passed in gates.items() if passed is None]
-    # The sampler's canary says nothing about training, so it cannot replace training canaries that never ran.
-    if not any(c["hard"] and not c["source"].startswith("answers/") for c in canaries) and not unrun:
+    # Those of sampling and evaluation say nothing about training, so they cannot replace its canaries that never ran.
+    if not any(c["hard"] and not c["source"].startswith(("answers/", "likelihood")) for c in canaries) and not unrun:
         unrun = ["no hard canary was run"]
     closed = [f"{run}'s gate did not pass" for run, passed in gates.items() if passed is False and not failed]
     if failed:

@@ -33,7 +33,8 @@ from dreamtune.generate.layers import prepare_for_generation
 from dreamtune.generate.packed_rows import packed_rows
 from dreamtune.generate.row import TOKEN, Answer, Request, Row, Special, plan_blocks, reveal_shares
 from dreamtune.model.attention import packs, row_boundaries
-from dreamtune.model.logits import hidden_states, unwrap
+from dreamtune.model.logits import apply_head, hidden_states, unwrap
+from dreamtune.model.nonfinite import first_nonfinite
 from dreamtune.noise import INCREMENT
 from dreamtune.settings.generate import GenerateConfig
 
@@ -76,7 +77,7 @@ def denoise(model: Any, requests: Sequence[Request], settings: GenerateConfig) -
         settings: `samples`, `max_prompts` and `prompts` are not used here.
 
     Raises:
-        UserError: an empty prompt, or a model without a mask or end token.
+        UserError: an empty prompt, a model without a mask or end token, or scores that are NaN or infinite.
     """
     special, blocks = _check(model, requests), plan_blocks(settings)
     model.eval()
@@ -95,10 +96,14 @@ def denoise(model: Any, requests: Sequence[Request], settings: GenerateConfig) -
                 index = waiting.pop()
                 active.append(Row(index, requests[index], settings, blocks, special, free.pop()))
             start = time.perf_counter()
-            if cache is None:
-                _step(model, active, width, settings, special)
-            else:
-                _cached_step(cache, active, width, special)
+            try:
+                if cache is None:
+                    _step(model, active, width, settings, special)
+                else:
+                    _cached_step(cache, active, width, special)
+            except NotFiniteError:
+                where = _where_not_finite(model, active, width, special)
+                raise UserError(f"the model's scores are not finite, so no token can be chosen: {where}") from None
             for row in active:
                 row.seconds += (time.perf_counter() - start) / len(active)
             yield from ((row.index, row.answer()) for row in active if row.finished)
@@ -112,6 +117,29 @@ def no_mask_left(answers: Sequence[Answer], mask_id: int) -> Check:
     total = sum(len(answer.tokens) for answer in answers)
     fault = "the sampler left mask tokens in the answers"
     return check("no_mask_left", left == 0, left, f"0 of {total} answer tokens is the mask token", fault)
+
+
+class NotFiniteError(ArithmeticError):
+    """A score is NaN or infinite."""
+
+
+def stop_unless_finite(confidence: np.ndarray) -> None:
+    """Raise `NotFiniteError` if a confidence is NaN or infinite, as it is where a position's logits are."""
+    if not np.isfinite(confidence).all():
+        raise NotFiniteError
+
+
+@torch.inference_mode()
+def _where_not_finite(model: Any, rows: list[Row], width: int, special: Special) -> str:
+    """Return in words where NaN or infinity first appears in a pass over the rows' canvases, without a cache."""
+    ids, visible = (torch.from_numpy(array).to(unwrap(model).device) for array in _canvases(rows, width, special))
+
+    def forward() -> None:
+        hidden = hidden_states(model, ids, None if bool(visible.all()) else visible)  # [B, L, D]
+        for row, states in zip(rows, hidden, strict=True):
+            apply_head(model, states[len(row.request.prompt) + torch.from_numpy(row.candidates).to(states.device)])
+
+    return first_nonfinite(model, forward)
 
 
 @torch.inference_mode()
@@ -129,6 +157,7 @@ def _step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, spe
     noise = np.zeros(len(positions)) if greedy else np.concatenate([row.noise(TOKEN, row.candidates) for row in rows])
     chosen = choose_all(model, picked, torch.from_numpy(noise).to(device), settings, special.mask_id)
     tokens, confidence, probability = chosen.cpu().numpy()  # [N] each
+    stop_unless_finite(confidence)
     start = 0
     for row in rows:
         mine = slice(start, start + len(row.candidates))
@@ -216,6 +245,7 @@ def _reveal(at: dict[int, Row], chosen: torch.Tensor) -> None:
     tokens, confidence, probability = chosen.cpu().numpy()  # [count, block] each
     for i, row in at.items():
         columns = row.candidates - row.block.start
+        stop_unless_finite(confidence[i, columns])
         row.reveal(tokens[i, columns].astype(np.int64), confidence[i, columns], probability[i, columns])
 
 

@@ -132,7 +132,7 @@ def _warnings(blocks: dict[str, Any]) -> list[str]:
 
 
 def collect_canaries(reads: Reads) -> list[dict[str, Any]]:
-    """Return the canaries of both training runs (hard and soft), of the likelihood (soft) and of all answers (hard).
+    """Return the hard and soft canaries of both training runs, of the likelihood and of all answers.
 
     Each is a check (see `dreamtune.checks`) with the name of its folder as "source".
     """

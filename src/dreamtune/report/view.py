@@ -94,7 +94,7 @@ def canary_rows(summary: dict[str, Any]) -> Table:
             "mood": "bad" if c["passed"] is False and c["hard"] else "warn" if c["passed"] is False else "",
             "value": plain(c["value"])
             + (f" ({number(c['low'])} to {number(c['high'])})" if c.get("low") is not None else ""),
-            "expected": c["expected"],
+            "expected": c["expected"] + (f"; {c['note']}" if c["passed"] is False and c.get("note") else ""),
         }
         for c in rows
     ]

@@ -4,6 +4,7 @@ The history is plain JSON and is part of the checkpoint, so that a resumed run's
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +34,8 @@ class History:
     lines: list[dict[str, Any]] = field(default_factory=list)  # of train_log.jsonl
     pending: list[dict[str, float]] = field(default_factory=list)  # steps since the last line; the next has their means
     resumed_from: list[int] = field(default_factory=list)  # steps of the checkpoints from which the run went on
+    grad_norms: list[float] = field(default_factory=list)  # of each step, before clipping
+    gradients: dict[str, float] = field(default_factory=dict)  # the largest gradient norm of each trained weight
 
     def to_state(self) -> dict[str, Any]:
         """Return plain JSON; `History(**state)` restores the same history from it."""
@@ -46,6 +49,7 @@ class History:
         nll: float,
         nll_tokens: int,
         grad_norm: float,
+        gradients: Mapping[str, float],
         tokens: int,
         wall_s: float,
         warm: bool,
@@ -58,11 +62,14 @@ class History:
             nll: sum of CE / t up to the first end tokens, in nats.
             nll_tokens: number of response tokens that `nll` is about.
             grad_norm: norm of the window's gradient before clipping.
+            gradients: the same for each trained weight, by name.
             tokens: of the window, padding not counted.
             wall_s: seconds of this step.
             warm: whether the process had made a step before.
         """
         self.step, self.tokens, self.wall_s = step, self.tokens + tokens, self.wall_s + wall_s
+        self.grad_norms.append(grad_norm)
+        self.gradients |= {name: max(norm, self.gradients.get(name, 0.0)) for name, norm in gradients.items()}
         if warm:
             self.timed_steps, self.timed_tokens = self.timed_steps + 1, self.timed_tokens + tokens
             self.timed_s += wall_s

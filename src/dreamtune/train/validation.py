@@ -10,6 +10,7 @@ from torch import Tensor
 from dreamtune.errors import UserError
 from dreamtune.model.modes import evaluation_mode
 from dreamtune.objective.loss import loss_sums
+from dreamtune.train.blame import blamed
 from dreamtune.train.log import Log
 from dreamtune.train.run import Run
 
@@ -31,7 +32,8 @@ def validate(run: Run, log: Log) -> None:
     step, validation_nll = run.history.step, (sums[0] / sums[1]).item()
     run.history.validation_s += time.monotonic() - started
     if not math.isfinite(validation_nll):
-        raise UserError(f"step {step}: the validation loss is {validation_nll}; lower train.learning_rate")
+        with blamed(run, run.validation):
+            raise UserError(f"step {step}: the validation loss is {validation_nll}; lower train.learning_rate")
     log.write({"step": step, "epoch": step / run.windows.per_epoch, "validation_nll": validation_nll})
 
 
