@@ -22,20 +22,24 @@ answer was cut has no end token and counts up to its cut.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 
+from dreamtune.errors import UserError
 from dreamtune.evaluate.draws import EVERYTHING
 from dreamtune.evaluate.examples import Example
 from dreamtune.model.logits import hidden_states, row_losses
+from dreamtune.model.nonfinite import first_nonfinite
 from dreamtune.noise import open_uniforms
 from dreamtune.progress import Progress
 from dreamtune.settings.likelihood import LikelihoodConfig
 
 AT_ONCE = 1024  # rows that pass the head together; twice `loss.HEAD_ROWS`, as nothing is kept for a backward pass
+Measure = Callable[[int, Sequence[int]], np.ndarray]
 Side = Callable[[], AbstractContextManager[Any]]  # makes a model base or tuned within a `with`: adapter off, or on
 
 
@@ -123,6 +127,7 @@ def evaluate_jobs(
     mask_id: int,
     todo: Sequence[Sequence[int]],
     label: str,
+    measure: Measure | None = None,
 ) -> np.ndarray:
     """Return each job's ΣCE under each side of the model, [sides, jobs] float64, in nats.
 
@@ -133,14 +138,21 @@ def evaluate_jobs(
         mask_id: the mask token.
         todo: the `batches` of jobs to evaluate; jobs in none of them get NaN.
         label: name of the progress bar.
+        measure: takes a side's number and a batch, and returns what `summed_cross_entropy` returns for it; the default.
+
+    Raises:
+        UserError: a likelihood that is not finite; where NaN or infinity first appears is named.
     """
     model.eval()
     sums = np.full((len(sides), len(jobs)), np.nan)
     with Progress(label, sum(map(len, todo))) as progress:
         for batch in todo:
+            plain = partial(summed_cross_entropy, model, [jobs[i] for i in batch], mask_id)
             for row, side in enumerate(sides):
                 with side():
-                    sums[row, batch] = summed_cross_entropy(model, [jobs[i] for i in batch], mask_id)
+                    sums[row, batch] = measure(row, batch) if measure else plain()
+                    if not np.isfinite(sums[row, batch]).all():
+                        raise UserError(f"the likelihood is not finite: {first_nonfinite(model, plain)}")
             progress.advance(len(batch))
     return sums
 

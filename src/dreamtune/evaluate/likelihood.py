@@ -4,7 +4,7 @@ The estimator is derived in `elbo.py`. An adapter is loaded with its base once, 
 fine-tuning, base and tuned are loaded one after the other.
 
 Reads the shards' test split and the adapter or checkpoint. Writes OUT/likelihood.parquet (see `formats.likelihood`) and
-OUT/likelihood.json (sums, bins by mask rate, soft canaries); a job that makes one part of a version writes
+OUT/likelihood.json (sums, bins by mask rate, canaries); a job that makes one part of a version writes
 OUT/part.parquet only. Batches are formed before they are dealt out to the parts, so that an example shares its batch
 with the same others, and has the same likelihood to the bit, for any number of parts.
 """
@@ -32,6 +32,7 @@ from dreamtune.evaluate.elbo import (
     plan_jobs,
 )
 from dreamtune.evaluate.examples import Example, read_examples
+from dreamtune.evaluate.hard_canaries import EVIDENCE, Witness, hard_canaries, telling_batches
 from dreamtune.evaluate.soft_canaries import shuffled_prompts, soft_canaries
 from dreamtune.files import read_json, write_json
 from dreamtune.formats.likelihood import BINS_FILE, LIKELIHOOD, LIKELIHOOD_FILE
@@ -39,6 +40,7 @@ from dreamtune.formats.training import TRAINING_FILE
 from dreamtune.gather import gather
 from dreamtune.model.adapter_format import is_checkpoint
 from dreamtune.model.loading import load
+from dreamtune.model.nonfinite import check_weights
 from dreamtune.part import Part
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
@@ -109,7 +111,7 @@ def evaluate_likelihood(
 def plan_tasks(
     likelihood: LikelihoodConfig, shards: Path, trained: Path, examples: Sequence[Example]
 ) -> tuple[Task, Task, Task]:
-    """Return the jobs for the headline, and those that only the soft canaries need: shuffled prompts, training rows."""
+    """Return the jobs for the headline, and those that only soft canaries need: shuffled prompts, training rows."""
     few = likelihood.model_copy(update={"draws": min(TRAIN_DRAWS, likelihood.draws)})
     rows = read_json(trained.parent / TRAINING_FILE)["rows"]
     training = read_examples(shards, "train", min(TRAIN_ROWS, len(examples)), spread_over=rows)
@@ -130,29 +132,34 @@ def run_tasks(
 ) -> pl.DataFrame:
     """Return the ΣCE of every job in nats; with a part, of the jobs in this part's batches.
 
-    Columns: row, base, tuned. `row` counts the jobs of all tasks, one task after the other: with tasks of 3 and 2 jobs,
-    the second job of the second task has row 4. Where a task leaves out a side, its column holds NaN.
+    Columns: row, base, tuned, and the evidence of the hard canaries, which watch the first task. `row` counts the jobs
+    of all tasks, one task after the other: with tasks of 3 and 2 jobs, the second job of the second task has row 4.
+    Where a task leaves out a side, or is not watched, a column holds NaN.
 
     Args:
         tasks: see `plan_tasks`; without any, the table is empty and no model is loaded.
         config: the base model, its precision and device.
         trained: adapter or checkpoint.
     """
-    todo = [list(batches(task.jobs, likelihood.batch_tokens)) for task in tasks]
-    todo = [list(part.deal(mine)) for mine in todo] if part else todo
+    every = [list(batches(task.jobs, likelihood.batch_tokens)) for task in tasks]
+    todo = [list(part.deal(mine)) for mine in every] if part else every
     sums = [np.full((len(task.jobs), len(SIDES)), np.nan) for task in tasks]
+    evidence = [np.full((len(task.jobs), len(EVIDENCE)), np.nan) for task in tasks]
     if any(todo):
-        mask_id = read_meta(shards)["tokenizer"]["mask_id"]
+        ids = read_meta(shards)["tokenizer"]
+        witness = Witness(tasks[0].jobs, ids, telling_batches(every[0], tasks[0].jobs), evidence[0])
         for model, sides in models_of(config, trained):
             for task, mine, table in zip(tasks, todo, sums, strict=True):
                 names = [name for name in task.sides if name in sides]
                 chosen = [sides[name] for name in names]
-                found = evaluate_jobs(model, chosen, task.jobs, mask_id, mine, task.label)  # [sides, jobs]
-                table[:, [SIDES.index(name) for name in names]] = found.T
-    first, tables = 0, [pl.DataFrame(schema={"row": pl.Int64, "base": pl.Float64, "tuned": pl.Float64})]
-    for mine, table in zip(todo, sums, strict=True):
+                measure = witness.watch(model, names) if task is tasks[0] else None
+                found = evaluate_jobs(model, chosen, task.jobs, ids["mask_id"], mine, task.label, measure)
+                table[:, [SIDES.index(name) for name in names]] = found.T  # found: [sides, jobs]
+    columns = [*SIDES, *EVIDENCE]
+    first, tables = 0, [pl.DataFrame(schema={"row": pl.Int64} | dict.fromkeys(columns, pl.Float64))]
+    for mine, table in zip(todo, map(np.hstack, zip(sums, evidence, strict=True)), strict=True):
         rows = np.array(sorted(job for batch in mine for job in batch), np.int64)
-        tables.append(pl.DataFrame({"row": first + rows, **dict(zip(SIDES, table[rows].T, strict=True))}))
+        tables.append(pl.DataFrame({"row": first + rows, **dict(zip(columns, table[rows].T, strict=True))}))
         first += len(table)
     return pl.concat(tables)
 
@@ -160,17 +167,17 @@ def run_tasks(
 def models_of(config: ModelConfig, trained: Path) -> Iterator[tuple[Any, dict[str, Side]]]:
     """Yield each model with its sides by name: one model with both for an adapter, else base and tuned in turn."""
     if is_checkpoint(trained):
-        yield load(config), {"base": nullcontext}
-        yield load(config, trained), {"tuned": nullcontext}
+        yield check_weights(load(config)), {"base": nullcontext}
+        yield check_weights(load(config, trained)), {"tuned": nullcontext}
     else:
-        model = load(config, trained)
+        model = check_weights(load(config, trained))
         yield model, dict(zip(SIDES, base_and_tuned(model), strict=True))
 
 
 def _conclude(
     tasks: Sequence[Task], table: pl.DataFrame, likelihood: LikelihoodConfig, trained: Path
 ) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    """Return the table of the test split (see `jobs_frame`), and the soft canaries."""
+    """Return the table of the test split (see `jobs_frame`), and the canaries, soft and hard."""
     if not tasks:
         return jobs_frame([], nll_base=np.zeros(0), nll_tuned=np.zeros(0)), []
     frames, first = [], 0
@@ -181,7 +188,8 @@ def _conclude(
     frame, shuffled, training = frames
     if not np.isfinite(frame.select("nll_base", "nll_tuned").to_numpy()).all():
         raise UserError(f"the likelihood under {trained} is not finite; it or the base model is damaged")
-    return frame, soft_canaries(frame, shuffled, training, seed=likelihood.seed)
+    evidence = table.head(len(tasks[0].jobs)).select(EVIDENCE).with_columns(example_id=frame["example_id"])
+    return frame, [*soft_canaries(frame, shuffled, training, seed=likelihood.seed), *hard_canaries(evidence)]
 
 
 def summarise(frame: pl.DataFrame, likelihood: LikelihoodConfig, canaries: list[dict[str, Any]]) -> dict[str, Any]:

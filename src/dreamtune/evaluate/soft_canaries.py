@@ -1,8 +1,8 @@
 """The soft canaries, each with a 95 % interval: does the tuned model behave like one that learned honestly?
 
 They measure the tuned model, and never look at the objective's name. One that fails is a warning in the report; the
-hard canaries, which make a verdict invalid, run on training batches. A canary with too few rows has neither passed nor
-failed: `passed` is None.
+hard canaries, which make a verdict invalid, look for faults in training and in the likelihood itself. A canary with too
+few rows has neither passed nor failed: `passed` is None.
 """
 
 from collections.abc import Callable, Sequence

@@ -3,7 +3,7 @@
 import polars as pl
 
 LIKELIHOOD_FILE = "likelihood.parquet"  # the table LIKELIHOOD
-BINS_FILE = "likelihood.json"  # sums, bins by mask rate, soft canaries
+BINS_FILE = "likelihood.json"  # sums, bins by mask rate, canaries
 
 # One row per example of the test split and mask draw; `evaluate/draws.py` computes statistics from it.
 LIKELIHOOD = pl.Schema(
