@@ -1,5 +1,6 @@
 """What the tests of planted faults share: how a fault gets in, and the stages on the embedded model, made quick."""
 
+import json
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,6 +14,7 @@ from transformers import AttentionInterface
 from conftest import ROOT
 from dreamtune.config import load_config
 from dreamtune.data.prepare import prepare_shards
+from dreamtune.errors import UserError
 from dreamtune.model.attention import NAME, attend
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
@@ -88,3 +90,17 @@ def train(folder: Path, shards: Path, gate: Path | None = None, work: Path | Non
     folder.mkdir(parents=True)
     train_adapter(TrainConfig(**(QUICK | changes)), BASE, shards, folder, work or folder / "work", gate)
     return folder
+
+
+def checks(run: Path) -> dict[str, dict[str, Any]]:
+    return {check["name"]: check for check in json.loads((run / "gate.json").read_text())["checks"]}
+
+
+def caught(tmp_path: Path, shards: Path, **changes: Any) -> set[str]:
+    """Run smoke and full as the workflow does; return the hard checks by which smoke's gate stopped full."""
+    smoke = train(tmp_path / "smoke", shards, **changes)
+    with pytest.raises(UserError, match="the smoke run failed its gate") as stopped:
+        train(tmp_path / "full", shards, gate=smoke, **changes)
+    failed = {name for name, check in checks(smoke).items() if check["hard"] and check["passed"] is False}
+    assert all(name in str(stopped.value) for name in failed)
+    return {name.removesuffix("_first_window").removesuffix("_last_window") for name in failed}

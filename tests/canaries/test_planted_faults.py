@@ -1,10 +1,9 @@
 """Every fault that would make a result worthless, planted where the bug would sit, and the check that catches it.
 
 Each test breaks one line of the library, runs the stage as the workflow does on the embedded model, and shows which
-named check ends the run. `test_without_a_fault_...` are the same runs unbroken. docs/canaries.md lists all canaries.
+named check ends the run; test_planted_runs.py goes on. docs/canaries.md lists all canaries.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
 
 from dreamtune.data import tables
 from dreamtune.errors import UserError
@@ -22,12 +20,9 @@ from dreamtune.model import logits
 from dreamtune.objective.diffusion import Document, Noise, Noised, corrupt
 from dreamtune.objective.loss import supervised_rows
 from dreamtune.objective.packing import Batch, collate
-from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
-from dreamtune.train import micro_batches
-from dreamtune.train import train as training
 from dreamtune.train.windows import make_document
-from planted import Pairs, Plant, before, make_shards, train
+from planted import Pairs, Plant, before, caught, checks, make_shards, train
 
 pytest_plugins = "planted"  # its fixture
 
@@ -35,34 +30,6 @@ pytest_plugins = "planted"  # its fixture
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("data") / "shards")
-
-
-def checks(run: Path) -> dict[str, dict[str, Any]]:
-    return {check["name"]: check for check in json.loads((run / "gate.json").read_text())["checks"]}
-
-
-def caught(tmp_path: Path, shards: Path, **changes: Any) -> set[str]:
-    """Run smoke and full as the workflow does; return the hard checks by which smoke's gate stopped full."""
-    smoke = train(tmp_path / "smoke", shards, **changes)
-    with pytest.raises(UserError, match="the smoke run failed its gate") as stopped:
-        train(tmp_path / "full", shards, gate=smoke, **changes)
-    failed = {name for name, check in checks(smoke).items() if check["hard"] and check["passed"] is False}
-    assert all(name in str(stopped.value) for name in failed)
-    return {name.removesuffix("_first_window").removesuffix("_last_window") for name in failed}
-
-
-@pytest.fixture(scope="module")
-def honest(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Return smoke and, behind its gate, a full run of 12 steps, both without a fault."""
-    folder = tmp_path_factory.mktemp("honest")
-    smoke = train(folder / "smoke", shards)
-    return smoke, train(folder / "full", shards, gate=smoke, rows=96, max_steps=None)
-
-
-def test_without_a_fault_training_passes_every_check(honest: tuple[Path, Path]) -> None:
-    for run in honest:
-        assert {name: check["value"] for name, check in checks(run).items() if check["passed"] is not True} == {}
-        assert checks(run)["rows_aligned_first_window"]["low"] > 0.3  # nats, and 3 standard errors below the estimate
 
 
 # What the loss is shown.
@@ -214,86 +181,6 @@ def test_targets_that_are_off(plant: Plant, shards: Path, tmp_path: Path, step: 
 
     plant(collate, faulty)
     assert caught(tmp_path, shards) == {"rows_aligned"}
-
-
-# What training changes.
-
-
-def test_a_dead_module(plant: Plant, shards: Path, tmp_path: Path) -> None:
-    """It is frozen by mistake; tests/canaries/test_adapter.py has other ways to die."""
-    original = model.attach_lora
-
-    def faulty(base: Any, lora: LoraSettings, seed: int) -> PeftModel:
-        tuned = original(base, lora, seed)
-        for name, weight in tuned.named_parameters():
-            weight.requires_grad_("lora_" in name and "layers.1.self_attn.v_proj" not in name)
-        return tuned
-
-    plant(original, faulty)
-    assert caught(tmp_path, shards) == {"all_modules_learn"}
-    check = checks(tmp_path / "smoke")["all_modules_learn"]
-    assert check["note"] == "dead: model.layers.1.self_attn.v_proj"
-
-
-def test_an_exploding_gradient(plant: Plant, shards: Path, tmp_path: Path) -> None:
-    """One window's loss is multiplied; a warning names the module that felt it most."""
-    original, calls = micro_batches.loss_sums, 0
-
-    def faulty(m: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        nonlocal calls
-        calls += m.training
-        loss, nll = original(m, batch)
-        return loss * (1e4 if m.training and calls > 5 else 1), nll
-
-    plant(original, faulty)
-    check = checks(train(tmp_path / "run", shards, max_steps=6, micro_batch_tokens=2048))["gradients_steady"]
-    assert check["passed"] is False and not check["hard"] and check["note"].startswith("largest in model.layers.")
-
-
-# Where training starts.
-
-
-def test_smokes_adapter_leaks_into_full(plant: Plant, honest: tuple[Path, Path], shards: Path, tmp_path: Path) -> None:
-    smoke, _ = honest
-
-    def faulty(base: Any, lora: LoraSettings, seed: int) -> PeftModel:
-        return PeftModel.from_pretrained(base, str(smoke / "adapter"), is_trainable=True)
-
-    plant(model.attach_lora, faulty)
-    with pytest.raises(UserError, match=r"own canaries failed: starts_from_base_first_window \(\d"):
-        train(tmp_path / "full", shards, gate=smoke)
-
-
-def test_smokes_checkpoint_in_fulls_folder(honest: tuple[Path, Path], shards: Path, tmp_path: Path) -> None:
-    """The other door by which smoke's weights could enter: what a run resumes from must be its own."""
-    smoke, _ = honest
-    with pytest.raises(UserError, match="belongs to other settings or data"):
-        train(tmp_path / "full", shards, gate=smoke, work=smoke / "work", max_steps=4)
-
-
-class Killed(BaseException):
-    """Stands for a signal."""
-
-
-def test_a_resumed_full_run_is_not_taken_for_a_leak(
-    plant: Plant, honest: tuple[Path, Path], shards: Path, tmp_path: Path
-) -> None:
-    """Its adapter is not the base any more when it goes on, and that is no fault."""
-    smoke, _ = honest
-    options: dict[str, Any] = {"gate": smoke, "work": tmp_path / "work", "max_steps": 4, "checkpoint_steps": 1}
-    with pytest.MonkeyPatch.context() as patch:
-
-        def die(step: int, loss: float, grad_norm: float) -> None:
-            if step == 3:
-                raise Killed
-
-        patch.setattr(training, "stop_unless_finite", die)
-        with pytest.raises(Killed):
-            train(tmp_path / "killed", shards, **options)
-    resumed = train(tmp_path / "resumed", shards, **options)
-    assert json.loads((resumed / "training.json").read_text())["resumed_from"] == [2]
-    assert checks(resumed)["starts_from_base_first_window"]["value"] == 0.0
-    assert json.loads((resumed / "gate.json").read_text())["passed"]
 
 
 # What the loss says.

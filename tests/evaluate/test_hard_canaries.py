@@ -11,6 +11,7 @@ import torch
 
 from dreamtune.canaries.alignment import OFFSETS
 from dreamtune.evaluate import elbo, likelihood
+from dreamtune.evaluate import hard_canaries as watching
 from dreamtune.evaluate.draws import EVERYTHING
 from dreamtune.evaluate.elbo import Job, base_and_tuned, batches, evaluate_jobs, plan_jobs
 from dreamtune.evaluate.examples import Example
@@ -194,12 +195,15 @@ def test_what_they_cost(monkeypatch: pytest.MonkeyPatch) -> None:
         calls += 1
         return original(*given)
 
+    looks: list[int] = []
     monkeypatch.setattr(elbo, "summed_cross_entropy", counted)
+    monkeypatch.setattr(watching, "row_leads", lambda *given: looks.append(1) or row_leads(*given))
     jobs = jobs_of(40)
     todo = list(batches(jobs, 60))
     telling = telling_batches(todo, jobs)
     judge(tuned_model(), jobs)
     assert calls - 2 * len(todo) <= 8 * len(telling) and len(telling) <= 3 < len(todo)
+    assert len(looks) == len(todo)  # once for each batch, on the base
 
 
 def test_what_is_seen_is_what_went_in_and_out() -> None:

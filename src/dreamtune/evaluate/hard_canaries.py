@@ -100,9 +100,9 @@ class Witness:
             found["targets_scored"] = np.stack([wrong, np.ones(len(jobs))])
             if examine and batch[0] in self.examined:
                 found |= self.examine(model, jobs, seen)
+            leads = row_leads(model, jobs, seen) if untouched else None
         for name, counts in found.items():
             self._add(batch, COLUMNS.index(name), counts.T)
-            leads = row_leads(model, jobs, seen) if untouched else None
         if leads is not None:
             self._add(batch, len(COLUMNS), leads.reshape(len(jobs), -1))
         return seen.sums
