@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -129,3 +130,22 @@ def test_a_preset_goes_on_top_of_any_configuration(preset: Path) -> None:
     merged = parse_config(whole | {"train": whole["train"] | change["train"]})
     trained, alone = (c.experiments["dream7b-s1k"].train for c in (merged, parse_config(whole)))
     assert trained.memory_gib is not None and trained.by_kind()[0] == alone.by_kind()[0]
+
+
+@pytest.mark.parametrize(
+    ("generate", "lookahead"),
+    [
+        ({}, None),
+        ({"block_length": 512}, None),
+        ({"block_length": 32}, 20),
+        ({"block_length": 32, "lookahead": 0}, 0),
+        ({"lookahead": 7}, 7),
+    ],
+)
+def test_the_lookahead_is_what_training_showed_behind_an_answer(
+    generate: dict[str, Any], lookahead: int | None
+) -> None:
+    sections = LEAST | {"train": {"max_tail": 20}, "generate": generate | {"sampled": {}}}
+    settings = parse_config(sections).experiments["main"].generations()
+    assert {name: setting.lookahead for name, setting in settings.items()} == dict.fromkeys(settings, lookahead)
+    assert settings.keys() == {"greedy", "sampled"}

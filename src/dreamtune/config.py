@@ -88,6 +88,20 @@ class Experiment(Section):
         default_factory=ClusterConfig, description="bounds on the time and memory that jobs request on a cluster"
     )
 
+    def generations(self) -> dict[str, GenerateConfig]:
+        """Return the generation settings by name (see `GenerateSection.by_name`), each with its lookahead worked out.
+
+        Where the configuration leaves it open, an answer in several blocks is shown as many masks beyond its block as
+        training shows end tokens behind an answer.
+        """
+        return {name: self._with_lookahead(generate) for name, generate in self.generate.by_name().items()}
+
+    def _with_lookahead(self, generate: GenerateConfig) -> GenerateConfig:
+        one_block = (generate.block_length or generate.max_new_tokens) >= generate.max_new_tokens
+        if one_block or generate.lookahead is not None:
+            return generate
+        return generate.model_copy(update={"lookahead": self.train.max_tail})
+
     def contradiction(self) -> str | None:
         """Return one line that says which sections do not fit together, each valid by itself; None if all fit."""
         if self.train.finetuning == "full" and self.model.quantization != "none":

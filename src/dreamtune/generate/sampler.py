@@ -1,6 +1,7 @@
 """The sampler of masked diffusion models: the mask tokens of a canvas are revealed over a number of denoising steps.
 
-A *canvas* is a prompt followed by `max_new_tokens` mask tokens. The sampler follows the official one of Dream
+A *canvas* is a prompt followed by `max_new_tokens` mask tokens, of which the model sees those up to `lookahead` beyond
+the current block (`Row.shown`); the others are hidden from it like padding. The sampler follows the official one of Dream
 (Dream-org, generation_utils.py): time runs along linspace(1, 0.001, steps + 1), and the step from t to s reveals
 int(masked · (1 − s/t)) positions, the last step all. It differs on purpose in three points: the number of masked
 positions is counted for each row (the official sampler takes the mean over the batch), the mask token is never chosen,
@@ -188,12 +189,13 @@ def _masked_rows(model: Any, ids: torch.Tensor, visible: torch.Tensor) -> torch.
 
 
 def _canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows' canvases, padded to `width`, and 1 where they are not padding, both [B, L] int64."""
-    ids = np.full((len(rows), width), special.end_id, np.int64)  # no position attends to padding: any token will do
+    """Return the rows' canvases, padded to `width`, and 1 where the model sees them, both [B, L] int64."""
+    ids = np.full(
+        (len(rows), width), special.end_id, np.int64
+    )  # no position attends to what is hidden: any token will do
     visible = np.zeros((len(rows), width), np.int64)
     for i, row in enumerate(rows):
-        canvas = row.canvas
-        ids[i, : len(canvas)], visible[i, : len(canvas)] = canvas, 1
+        ids[i, : row.shown], visible[i, : row.shown] = row.canvas[: row.shown], 1
     return ids, visible
 
 

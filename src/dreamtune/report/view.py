@@ -7,7 +7,7 @@ from dreamtune.report.text import READING_NAMES, plain, reveal
 
 MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
 SAMPLER = (
-    *("max_new_tokens", "steps", "block_length", "refresh", "threshold"),
+    *("max_new_tokens", "steps", "block_length", "lookahead", "refresh", "threshold"),
     *("order", "ranking", "temperature", "top_p", "top_k", "samples", "seed"),
 )
 SHAPES = {

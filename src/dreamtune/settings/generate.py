@@ -10,10 +10,21 @@ from dreamtune.settings.base import Float, Section, result, runtime
 class GenerateConfig(Section):
     """Settings of the denoising sampler; base and tuned model answer with the same ones."""
 
-    max_new_tokens: int = result(512, "masked positions appended to the prompt and denoised, in tokens", ge=1)
+    max_new_tokens: int = result(
+        512,
+        "limit of an answer in tokens; how many masked positions the model sees at a time is block_length and lookahead",
+        ge=1,
+    )
     steps: int | None = result(None, "denoising steps per answer; null takes one step per new token", ge=1)
     block_length: int | None = result(
         None, "positions per block; blocks are finished one after the other, from the left; null makes one block", ge=1
+    )
+    lookahead: int | None = result(
+        None,
+        "most masked positions that the model sees beyond the current block; null shows as many as training showed end "
+        "tokens behind an answer (the workflow works that out), or, where nothing is known of a training or there is "
+        "only one block, all up to max_new_tokens",
+        ge=0,
     )
     refresh: Literal["step", "block"] = result(
         "step",

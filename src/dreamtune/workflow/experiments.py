@@ -48,7 +48,7 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
     )
     folders = {"shards": shards, "smoke": smoke, "full": full, "likelihood": likelihood}
     for questions in [None, *e.evaluate.benchmarks]:
-        for setting, generate in e.generate.by_name().items():
+        for setting, generate in e.generations().items():
             folders |= _plan_answers(plan, e, folders, questions, setting, generate)
         if questions:
             folders[f"contamination/{questions.name}"] = plan.add(
