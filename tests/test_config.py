@@ -142,9 +142,7 @@ def test_a_preset_goes_on_top_of_any_configuration(preset: Path) -> None:
         ({"lookahead": 7}, 7),
     ],
 )
-def test_the_lookahead_is_what_training_showed_behind_an_answer(
-    generate: dict[str, Any], lookahead: int | None
-) -> None:
+def test_the_lookahead_is_the_longest_tail_of_training(generate: dict[str, Any], lookahead: int | None) -> None:
     sections = LEAST | {"train": {"max_tail": 20}, "generate": generate | {"sampled": {}}}
     settings = parse_config(sections).experiments["main"].generations()
     assert {name: setting.lookahead for name, setting in settings.items()} == dict.fromkeys(settings, lookahead)

@@ -1,8 +1,8 @@
 """The sampler of masked diffusion models: the mask tokens of a canvas are revealed over a number of denoising steps.
 
-A *canvas* is a prompt followed by `max_new_tokens` mask tokens, of which the model sees those up to `lookahead` beyond
-the current block (`Row.shown`); the others are hidden from it like padding. The sampler follows the official one of Dream
-(Dream-org, generation_utils.py): time runs along linspace(1, 0.001, steps + 1), and the step from t to s reveals
+A *canvas* is a prompt followed by `max_new_tokens` mask tokens. The model sees those up to `lookahead` beyond the
+current block (`Row.shown`); the others are hidden from it like padding. The sampler follows the official one of
+Dream (Dream-org, generation_utils.py): time runs along linspace(1, 0.001, steps + 1), and the step from t to s reveals
 int(masked · (1 − s/t)) positions, the last step all. It differs on purpose in three points: the number of masked
 positions is counted for each row (the official sampler takes the mean over the batch), the mask token is never chosen,
 and a row is finished as soon as everything up to its first end token is revealed. A finished row leaves the batch, and

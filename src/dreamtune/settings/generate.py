@@ -12,7 +12,8 @@ class GenerateConfig(Section):
 
     max_new_tokens: int = result(
         512,
-        "limit of an answer in tokens; how many masked positions the model sees at a time is block_length and lookahead",
+        "limit of an answer, in tokens; how many masked positions the model sees at a time, block_length and lookahead "
+        "decide",
         ge=1,
     )
     steps: int | None = result(None, "denoising steps per answer; null takes one step per new token", ge=1)
