@@ -84,7 +84,7 @@ def _shards(root: Path) -> Path:
         "rows": {"train": 500, "validation": 0, "test": 100},
         "dropped": {"answer_does_not_fit": 4},
         "policies": {p: {"rows_lost": n, "answers_lost": n, "rows_shortened": 9} for p, n in lost.items()},
-        "response_tokens": {"train": {"median": 38, "max": 54}, "test": {}},
+        "response_tokens": {"train": {"p05": 12, "median": 38, "p95": 54, "max": 54}, "test": {}},
         "duplicates": {"policy": "keep", "rows": 3, "questions": 2},
         "contamination": contamination | {"question_copies": 0, "train_rows": 1, "kept_share": 1.0},
         "flags": {"html": {"rows": 2, "examples": [3, 5]}, "mojibake": {"rows": 0, "examples": []}},
@@ -98,7 +98,9 @@ def _shards(root: Path) -> Path:
 
 
 def _training(root: Path, run: str, leak: bool) -> Path:
-    folder = _folder(root, run, "train_adapter", {"train": {"learning_rate": 2e-5, "lora": {"rank": 16}}})
+    folder = _folder(
+        root, run, "train_adapter", {"train": {"learning_rate": 2e-5, "max_tail": 8, "lora": {"rank": 16}}}
+    )
     checks = [
         {
             "name": "targets_hidden",

@@ -21,7 +21,7 @@ from dreamtune.objective.diffusion import Document, Noise, Noised, corrupt
 from dreamtune.objective.loss import supervised_rows
 from dreamtune.objective.packing import Batch, collate
 from dreamtune.settings.model import ModelConfig
-from dreamtune.train.windows import make_document
+from dreamtune.train.documents import make_document
 from planted import Pairs, Plant, before, caught, checks, make_shards, train
 
 pytest_plugins = "planted"  # its fixture

@@ -122,6 +122,20 @@ def test_end_tokens_after_a_cut_answer_are_found(shards: Path) -> None:
     assert not canaries.loss_only_on_response(batches, cut, END)["passed"]
 
 
+def test_padding_tokens_may_stand_in_a_tail_and_nowhere_else(shards: Path) -> None:
+    batches, stored = window(shards, max_tail=20, seed=3, padding_tokens=[7, 8])
+    assert canaries.loss_only_on_response(batches, stored, END, [7, 8])["passed"]
+    assert not canaries.loss_only_on_response(batches, stored, END, [7])["passed"]
+    cut = {example: row | {"complete": False} for example, row in stored.items()}
+    assert not canaries.loss_only_on_response(batches, cut, END, [7, 8])["passed"]
+
+
+def test_rows_of_which_only_the_beginning_is_shown_pass(shards: Path) -> None:
+    batches, stored = window(shards, cut_share=0.9)
+    assert any(row.document.cut for batch in batches for row in batch.noised)
+    assert canaries.loss_only_on_response(batches, stored, END)["passed"]
+
+
 def test_a_causal_mask_is_found(tmp_path: Path, shards: Path) -> None:
     model = load(make_model(tmp_path / "base"))
     model.config.is_causal = True

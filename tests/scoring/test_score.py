@@ -70,6 +70,7 @@ def test_score_answers_counts_every_row_once(tmp_path: Path) -> None:
     summary = json.loads((out / "scores.json").read_text())
     assert (summary["correct"], summary["strict"], summary["lenient"]) == (2, 1, 3)
     assert summary["parse_failed"] == 0.25
+    assert summary["early_ends"] == 1  # the third ended before it said "the final answer is"
 
 
 def test_an_undecided_answer_has_no_grade_and_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ def check_window(
     stored: dict[int, Any],
     ids: dict[str, int],
     others: Sequence[Batch] = (),
+    padding: Sequence[int] = (),
 ) -> list[Check]:
     """Return the checks of every canary that needs only one window, made as training makes it.
 
@@ -52,6 +53,7 @@ def check_window(
         stored: example_id -> row of the shards, for each document of the window.
         ids: special tokens and vocabulary size, as in shards.json.
         others: micro-batches of other steps whose documents must not see each other either.
+        padding: tokens that may stand in a tail in place of the end token.
     """
     targets, blind, neighbours = Count(), Count(), Count()
     with evaluation_mode(model):
@@ -64,7 +66,7 @@ def check_window(
             neighbours += neighbour_leaks(model, batch, watch(model, batch), ids)
         return [
             targets_hidden(batches, ids["mask_id"]),
-            loss_only_on_response(batches, stored, ids["end_id"]),
+            loss_only_on_response(batches, stored, ids["end_id"], padding),
             _targets_check(targets),
             _attention_check(blind),
             _documents_check(neighbours),
@@ -84,12 +86,14 @@ def targets_hidden(batches: Sequence[Batch], mask_id: int) -> Check:
     return _check("targets_hidden", visible == 0 and len(held) > 0, visible, f"0 of {len(held)} targets in the input")
 
 
-def loss_only_on_response(batches: Sequence[Batch], stored: dict[int, Any], end_id: int) -> Check:
+def loss_only_on_response(
+    batches: Sequence[Batch], stored: dict[int, Any], end_id: int, padding: Sequence[int] = ()
+) -> Check:
     """Return the check that neither the prompt nor a token after a cut answer carries loss.
 
     Which positions may be supervised is worked out from the shards, independently of the objective: the stored response
-    and, after a complete one, end tokens. An end token where an answer was cut would claim that the answer is complete,
-    so it may not be supervised either.
+    and, after a complete one, end tokens or `padding`. An end token where an answer was cut would claim that the answer
+    is complete, so it may not be supervised either.
     """
     wrong = 0
     for batch in batches:
@@ -100,7 +104,7 @@ def loss_only_on_response(batches: Sequence[Batch], stored: dict[int, Any], end_
             allowed = np.zeros(len(batch.input_ids), bool)  # [T], more than any document has
             allowed[max(source["prompt_tokens"], 1) : end] = True
             if source["complete"]:
-                allowed[end : len(tokens)] = tokens[end:] == end_id
+                allowed[end : len(tokens)] = np.isin(tokens[end:], [end_id, *padding])
             elif source["input_ids"][-1] == end_id:
                 allowed[end - 1] = False
             wrong += int((~allowed[columns[documents == number]]).sum())

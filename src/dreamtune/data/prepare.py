@@ -5,7 +5,8 @@ Usage: `prepare_shards(data, model, out, benchmarks)` fills the empty folder `ou
     out/train/train-00000.arrow …    likewise validation/, test/; columns in `dreamtune.formats.shards`
     out/shards.json                  template, tokenizer ids, rows and tokens per split, dropped rows by reason
     out/lengths.parquet              one row per source row: split, reason, tokens and characters by segment, flags
-    out/audit.json                   what each truncation policy would lose; duplicates; contamination; flags; warnings
+    out/audit.json                   what each truncation policy would lose; repeats; contamination; flags; warnings;
+                                     the canvases that training and generation will show
 
 Several jobs can share the work. Each then tokenises one part, a stretch of the rows, and writes only OUT/part.arrow. A
 last job takes these tokens and does the rest, which needs all rows: split, duplicates, contamination, shards, audit.
@@ -15,9 +16,11 @@ The questions of the overlapping pairs that audit.json quotes are looked up once
 Held-out rows go through the same truncation policy as training rows; see `dreamtune.data.truncation.fit`.
 """
 
+import sys
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from dreamtune.canvas import Canvas, canvas_warnings
 from dreamtune.contamination.benchmark import BenchmarkOverlap
 from dreamtune.contamination.ngrams import Overlap
 from dreamtune.data.audit import audit_lengths, heldout_contamination
@@ -56,6 +60,7 @@ def prepare_shards(
     benchmarks: Sequence[Benchmark] = (),
     part: Part | None = None,
     parts: Sequence[Path] = (),
+    canvases: Mapping[str, Canvas] | None = None,
 ) -> dict[str, Any]:
     """Fill the empty folder `out` and return counts: source_rows, rows by split, dropped rows by reason, warnings.
 
@@ -66,6 +71,7 @@ def prepare_shards(
         benchmarks: training rows that overlap one of these are dropped.
         part: set for a job that only tokenises the batches that begin in this part's stretch of the rows.
         parts: output folders of such jobs, all of them, whose tokens are used; empty to tokenise here.
+        canvases: by a name for the user, what training and generation will show; compared with the responses.
 
     Raises:
         UserError: unreadable or missing data or benchmark, no usable tokenizer, or no training row left.
@@ -87,10 +93,22 @@ def prepare_shards(
         each.name: {"train_rows": each.rows} | each.counts() | each.pairs() for each in against
     }
     audit = audit_lengths(out / LENGTHS_FILE, data, survey.duplicates(), contamination, run.unknown)
+    audit["canvases"] = _compared(canvases or {}, audit["response_tokens"]["train"])
     write_json(out / AUDIT_FILE, audit)
     write_json(out / SHARDS_FILE, meta)
     counts = {split: content["rows"] for split, content in meta["splits"].items()}
     return {"source_rows": rows.rows, "rows": counts, "dropped": meta["dropped"], "warnings": audit["warnings"]}
+
+
+def _compared(canvases: Mapping[str, Canvas], responses: Mapping[str, float]) -> dict[str, Any]:
+    """Return each canvas with its warnings, and print these; `responses` are lengths of the training split."""
+    compared = {}
+    for name, canvas in canvases.items():
+        warnings = canvas_warnings(responses, canvas)
+        compared[name] = asdict(canvas) | {"warnings": warnings}
+        for text in warnings:
+            print(f"warning: {name}: {text}", file=sys.stderr)
+    return compared
 
 
 class _SecondPass:

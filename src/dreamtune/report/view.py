@@ -79,6 +79,19 @@ def comparison_tables(summary: dict[str, Any]) -> Table:
     ]
 
 
+def decoding_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return a row per canvas and decoder: accuracy, gain, change against the headline, early ends, and the verdict."""
+    rows: list[tuple[str, ...]] = []
+    for block in summary["decoding"]:
+        first = not rows
+        change = "the headline" if first else _interval(points, block["against_headline"], "points")
+        early = _arrow(*(number(block["early_ends"][who]) for who in ("base", "tuned")))
+        shares = (percent(block["base"]["value"]), percent(block["tuned"]["value"]))
+        gain = _interval(points, block["gain"], "points")
+        rows.append((block["setting"], *shares, gain, change, early, block["verdict"] or DASH))
+    return rows
+
+
 def canary_rows(summary: dict[str, Any]) -> Table:
     """Return the canaries, failed ones first."""
     order = {False: 0, None: 1, True: 2}
@@ -108,6 +121,7 @@ def training_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("Loss, first to last", f"{number(run.get('first_loss'))} → {number(run.get('last_loss'))}"),
         ("Optimiser steps", number(run.get("steps"))),
         ("Tokens", number(run.get("tokens"))),
+        ("Of these, behind an end token", number(run.get("tail_tokens"))),
         ("Epochs", number(run.get("epochs"))),
         ("Trainable parameters", f"{number(run.get('trainable'))} ({percent(share, 2)})"),
         ("Seconds per step", number(run.get("seconds_per_step"))),
@@ -159,18 +173,15 @@ def provenance_rows(manifests: dict[str, dict[str, Any]]) -> Table:
     return rows
 
 
-def warnings(
-    summary: dict[str, Any], manifests: dict[str, Any], audit: dict[str, Any], too_long: str | None
-) -> list[str]:
+def warnings(summary: dict[str, Any], manifests: dict[str, Any], audit: dict[str, Any]) -> list[str]:
     """Return warnings that a reader should know before believing a number, one sentence each.
 
     Args:
         summary: content of summary.json.
         manifests: the manifest of each stage.
         audit: content of audit.json.
-        too_long: see `summary.length_warning`.
     """
-    found = [too_long] if too_long else []
+    found = list(summary["canvas_warnings"])
     for package, versions in summary["package_differences"].items():
         which = "; ".join(f"{version} in {', '.join(stages)}" for version, stages in versions.items())
         found.append(f"stages ran with different versions of {package}: {which}")
@@ -213,8 +224,17 @@ def _shapes(sides: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     if not any(sides):
         return []
     shares = [(label, *(percent(scores.get(key)) for scores in sides)) for label, key in SHAPES.items()]
+    early = [_of(s.get("early_ends"), s.get("rows")) for s in sides]
     lengths = [f"{number(s.get('tokens_median'))}, {number(s.get('tokens_p95'))}" for s in sides]
-    return [*shares, ("tokens: median, 95th percentile", *lengths)]
+    return [
+        *shares,
+        ("ended before any answer was found", *early),
+        ("tokens: median, 95th percentile", *lengths),
+    ]
+
+
+def _of(count: int | None, total: int | None) -> str:
+    return DASH if count is None else f"{number(count)} of {number(total)}"
 
 
 def _share(side: dict[str, Any]) -> dict[str, str]:

@@ -173,6 +173,7 @@ def summarise(scores: pl.DataFrame) -> dict[str, Any]:
         "lenient_rows": gradable.height - gradable["lenient"].null_count(),
         "parse_failed": _mean(asked, "parse_failed"),
         "ended": _mean(asked, "ended"),
+        "early_ends": int((asked["ended"] & asked["parse_failed"]).sum()),  # before any answer was found
         "tokens": _mean(asked, "tokens"),
         "repetition": _mean(asked, "repetition"),
         "distinct_2": _mean(asked, "distinct_2"),

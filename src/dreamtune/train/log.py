@@ -25,6 +25,8 @@ class History:
 
     step: int = 0  # optimiser steps
     tokens: int = 0  # of all windows so far, padding not counted
+    tail_tokens: int = 0  # of these, tokens behind an end token
+    cut_documents: int = 0  # documents of which only the beginning was shown
     wall_s: float = 0.0  # of all steps
     peak_gib: float = 0.0  # of the device's memory
     timed_steps: int = 0  # all steps but the first of each attempt, which warms up
@@ -53,6 +55,8 @@ class History:
         tokens: int,
         wall_s: float,
         warm: bool,
+        tail_tokens: int = 0,
+        cut_documents: int = 0,
     ) -> None:
         """Count one optimiser step.
 
@@ -66,7 +70,10 @@ class History:
             tokens: of the window, padding not counted.
             wall_s: seconds of this step.
             warm: whether the process had made a step before.
+            tail_tokens: of `tokens`, those behind an end token.
+            cut_documents: documents of the window of which only the beginning is shown.
         """
+        self.tail_tokens, self.cut_documents = self.tail_tokens + tail_tokens, self.cut_documents + cut_documents
         self.step, self.tokens, self.wall_s = step, self.tokens + tokens, self.wall_s + wall_s
         self.grad_norms.append(grad_norm)
         self.gradients |= {name: max(norm, self.gradients.get(name, 0.0)) for name, norm in gradients.items()}
@@ -114,6 +121,8 @@ class History:
             "last_loss": _mean(losses[-ENDS:]),
             "steps": self.step,
             "tokens": self.tokens,
+            "tail_tokens": self.tail_tokens,
+            "cut_documents": self.cut_documents,
             "peak_memory_gib": round(self.peak_gib, 4),
             "seconds_per_step": self.timed_s / self.timed_steps
             if self.timed_steps

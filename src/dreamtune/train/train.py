@@ -71,7 +71,7 @@ def train_adapter(
         gate: smoke's output, which must have passed; None for smoke itself.
 
     Returns:
-        counts for the manifest: rows, steps, tokens, first_loss, last_loss, trainable.
+        counts for the manifest: rows, steps, tokens, tail_tokens of these, first_loss, last_loss, trainable.
 
     Raises:
         UserError: the gate did not pass, the loss stopped being finite, the memory did not suffice, no training rows.
@@ -104,7 +104,8 @@ def train_adapter(
         write_json(out / GATE_FILE, finite(verdict(checks)))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    return {name: summary[name] for name in ("rows", "steps", "tokens", "first_loss", "last_loss", "trainable")}
+    counted = ("rows", "steps", "tokens", "tail_tokens", "first_loss", "last_loss", "trainable")
+    return {name: summary[name] for name in counted}
 
 
 def fit_or_save(run: Run, log: Log) -> None:
@@ -167,6 +168,8 @@ def fit(run: Run, log: Log) -> None:
                 tokens=window.tokens,
                 wall_s=time.monotonic() - started,
                 warm=step > first_step,
+                tail_tokens=window.tail_tokens,
+                cut_documents=window.cut_documents,
             )
             if progress:
                 progress.advance(note=f"loss {window_loss:.4f}")

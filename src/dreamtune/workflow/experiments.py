@@ -6,6 +6,7 @@ from dreamtune.config import Config, Experiment
 from dreamtune.settings.base import Section
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
+from dreamtune.workflow.canvases import note_canvases
 from dreamtune.workflow.plan import Plan
 
 Folders = dict[str, Path]
@@ -22,6 +23,7 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, Folders]]:
     """
     plan = Plan()
     latest = {name: _plan_experiment(plan.under(e.cluster), name, e) for name, e in config.experiments.items()}
+    note_canvases(plan, config, latest)
     plan.digests.save()
     return plan, latest
 
