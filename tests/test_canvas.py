@@ -9,7 +9,7 @@ from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.train import TrainConfig
 
 DEMO = {"p05": 24.0, "p95": 32.0, "max": 32}  # tokens of the demo's responses
-FITS = Canvas(longest_tail=20, cuts=False, max_new_tokens=80, block_length=15, lookahead=20)
+FITS = Canvas(longest_tail=34, cuts=False, max_new_tokens=80, block_length=15, lookahead=20)
 
 
 @pytest.mark.parametrize(
@@ -18,14 +18,11 @@ FITS = Canvas(longest_tail=20, cuts=False, max_new_tokens=80, block_length=15, l
         ({}, []),
         ({"max_new_tokens": 32}, []),
         ({"max_new_tokens": 1000}, []),  # only a limit
-        ({"lookahead": 21}, ["up to 21 masked positions stand behind an answer's end"]),
+        ({"lookahead": 21}, ["up to 35 masked positions stand behind an answer's end in generation, and at most 34"]),
         ({"lookahead": None}, ["up to 56 masked positions stand behind"]),
         ({"lookahead": None, "max_new_tokens": 32}, []),  # the responses fill the canvas
-        ({"block_length": None, "lookahead": None, "max_new_tokens": 48}, ["up to 24 masked positions stand behind"]),
-        (
-            {"block_length": 30},
-            ["up to 29 masked positions stand behind an answer's end in generation, and at most 20"],
-        ),
+        ({"block_length": None, "lookahead": None, "max_new_tokens": 64}, ["up to 40 masked positions stand behind"]),
+        ({"block_length": 16}, ["up to 35 masked positions stand behind"]),
         ({"lookahead": 8}, ["begins with a canvas of 23 positions, training responses have up to 32"]),
         ({"lookahead": 8, "cuts": True}, []),
         ({"max_new_tokens": 31}, ["longer than max_new_tokens = 31 (the longest has 32", "begins with a canvas of 31"]),

@@ -152,8 +152,8 @@ def test_a_preset_goes_on_top_of_any_configuration(preset: Path) -> None:
         ({"lookahead": 7}, 7),
     ],
 )
-def test_the_lookahead_is_the_longest_tail_of_training(generate: dict[str, Any], lookahead: int | None) -> None:
-    sections = LEAST | {"train": {"max_tail": 20}, "generate": generate | {"sampled": {}}}
+def test_the_lookahead_is_the_longest_usual_tail_of_training(generate: dict[str, Any], lookahead: int | None) -> None:
+    sections = LEAST | {"train": {"max_tail": 20, "long_tail": 99}, "generate": generate | {"sampled": {}}}
     settings = parse_config(sections).experiments["main"].generations()
     assert {name: setting.lookahead for name, setting in settings.items()} == dict.fromkeys(settings, lookahead)
     assert settings.keys() == {"greedy", "sampled"}

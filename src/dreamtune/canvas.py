@@ -40,10 +40,10 @@ class Canvas:
         return self.max_new_tokens if ahead is None else min(block + ahead, self.max_new_tokens)
 
     @property
-    def widest(self) -> int:
-        """Most positions of one kind that can follow an answer's end: the rest of its block, or the lookahead."""
+    def behind(self) -> int:
+        """Most positions that can follow an answer's end: the rest of its block, and the lookahead. The limit may be less."""
         rest = (self.block_length or self.max_new_tokens) - 1
-        return max(rest, self.max_new_tokens if self.lookahead is None else self.lookahead)
+        return rest + (self.max_new_tokens if self.lookahead is None else self.lookahead)
 
 
 def canvas_warnings(responses: Mapping[str, float], canvas: Canvas) -> list[str]:
@@ -69,7 +69,7 @@ generate.lookahead and generate.block_length, or raise train.max_tail or train.l
             f"training responses are longer than max_new_tokens = {limit} (the longest has {responses['max']:.0f} "
             "tokens): answers may be cut; raise generate.max_new_tokens"
         )
-    behind = min(canvas.widest, limit - int(responses["p05"]))
+    behind = min(canvas.behind, limit - int(responses["p05"]))
     if behind > canvas.longest_tail:
         found.append(
             f"up to {behind} masked positions stand behind an answer's end in generation, and at most "

@@ -19,7 +19,7 @@ from dreamtune.settings.base import Section, result
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.settings.data import DataConfig
-from dreamtune.settings.generate import Decoder, GenerateConfig, Sampling, with_limit
+from dreamtune.settings.generate import Decoder, GenerateConfig, Sampling, as_trained, with_limit
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.report import Comparison, ReportConfig
@@ -128,13 +128,7 @@ class Experiment(Section):
         settings = self.generate.by_name()
         settings |= {f"{CANVAS}{limit}": with_limit(headline, limit) for limit in self.evaluate.canvases}
         settings |= {decoder.name: decoder.applied_to(headline) for decoder in self.evaluate.decoders}
-        return {name: self._with_lookahead(generate) for name, generate in settings.items()}
-
-    def _with_lookahead(self, generate: GenerateConfig) -> GenerateConfig:
-        one_block = (generate.block_length or generate.max_new_tokens) >= generate.max_new_tokens
-        if one_block or generate.lookahead is not None:
-            return generate
-        return generate.model_copy(update={"lookahead": self.train.longest_tail})
+        return {name: as_trained(generate, self.train.max_tail) for name, generate in settings.items()}
 
     def contradiction(self) -> str | None:
         """Return one line that says which sections do not fit together, each valid by itself; None if all fit."""

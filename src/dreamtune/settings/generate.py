@@ -108,6 +108,24 @@ class Decoder(Decoding):
         return GenerateConfig.model_validate(generate.model_dump() | given | {"prompts": []})
 
 
+def as_trained(generate: GenerateConfig, max_tail: int) -> GenerateConfig:
+    """Return `generate` with the lookahead of a training, where it is left open and there are several blocks.
+
+    Args:
+        generate: settings of the sampler.
+        max_tail: most tokens behind an answer's end token in training, rare long tails left out.
+
+    >>> as_trained(GenerateConfig(max_new_tokens=64, block_length=16), max_tail=8).lookahead
+    8
+    >>> as_trained(GenerateConfig(max_new_tokens=64), max_tail=8).lookahead is None
+    True
+    """
+    one_block = (generate.block_length or generate.max_new_tokens) >= generate.max_new_tokens
+    if one_block or generate.lookahead is not None:
+        return generate
+    return generate.model_copy(update={"lookahead": max_tail})
+
+
 def with_limit(generate: GenerateConfig, limit: int) -> GenerateConfig:
     """Return `generate` with another `max_new_tokens`, as many steps per token, and without the user's own prompts.
 

@@ -18,12 +18,15 @@ class TrainConfig(Section):
         False, "train on each document twice per optimiser step: with a random mask, and with its complement"
     )
     max_tail: int = result(
-        64, "most end tokens appended after the first one; their number is drawn per row, 0 to this, uniformly", ge=0
+        64,
+        "most end tokens appended after the first one, on top of data.max_tokens; their number is drawn per row, 0 to "
+        "this, uniformly; also the default of generate.lookahead",
+        ge=0,
     )
     long_tail: int = result(
         0,
-        "most end tokens of a long tail: their number is drawn from 0 to this in long_tail_share of the rows; the "
-        "longest tail is also the default of generate.lookahead",
+        "most end tokens of a long tail: their number is drawn from 0 to this in long_tail_share of the rows; 0 for "
+        "none; generation in blocks can show lookahead + block_length - 1 positions behind an answer's end",
         ge=0,
     )
     long_tail_share: Float = result(0.1, "share of the rows (0 to 1) whose tail is a long one", ge=0.0, le=1.0)
