@@ -41,7 +41,7 @@ class Canvas:
 
     @property
     def behind(self) -> int:
-        """Most positions that can follow an answer's end: the rest of its block, and the lookahead. The limit may be less."""
+        """Most positions that can follow an answer's end, the limit aside: the rest of its block and the lookahead."""
         rest = (self.block_length or self.max_new_tokens) - 1
         return rest + (self.max_new_tokens if self.lookahead is None else self.lookahead)
 

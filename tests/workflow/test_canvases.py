@@ -57,6 +57,7 @@ def test_finished_shards_are_compared_with_the_settings_as_they_are_now(folder: 
     (made / "audit.json").write_text(json.dumps({"response_tokens": {"train": lengths}}))
     (made / "manifest.json").write_text("{}")
     assert list(warnings_of_finished(plan)) == []
-    plan, _ = planned(x={"generate": {"max_new_tokens": 80}}, y={"generate": {"block_length": 16}})
+    fits = {"generate": {"block_length": 16, "lookahead": 0}, "train": {"cut_share": 0.1}}
+    plan, _ = planned(x={"generate": {"max_new_tokens": 80}}, y=fits)
     [text] = warnings_of_finished(plan)
     assert text.startswith("x, greedy: up to 56 masked positions stand behind an answer's end")

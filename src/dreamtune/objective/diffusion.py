@@ -15,7 +15,7 @@ masks, that is the mean of its tokens' expected w * CE. Step by step:
 
     1. order     shuffle the epoch's rows, and cut the order into windows    train.windows.epoch_order
     2. tail      append 0 to `max_tail` further end tokens to a response     train.documents.make_document
-                 or show only its beginning                                  train.documents.cut_length
+                 or show only its beginning (cut_length, make_beginning)
     3. rate      draw t for each document, spread evenly over the order      objective.diffusion.mask_rates
     4. corrupt   hide response tokens with probability t; weigh them by w    objective.diffusion.corrupt
     5. split     share the window's documents out among micro-batches        objective.packing.split_window
