@@ -61,3 +61,18 @@ def test_finished_shards_are_compared_with_the_settings_as_they_are_now(folder: 
     plan, _ = planned(x={"generate": {"max_new_tokens": 80}}, y=fits)
     [text] = warnings_of_finished(plan)
     assert text.startswith("x, greedy: up to 56 masked positions stand behind an answer's end")
+
+
+def test_base_and_tuned_answer_with_the_lookahead_of_the_training() -> None:
+    """It is part of their versions; the base's answers are made again only where the lookahead changes."""
+    config = {"generate": {"block_length": 8}, "evaluate": {"canvases": [512, 64]}}
+    plan, _ = planned(x=config)
+    generations = {version: spec for (stage, version), spec in plan.items() if stage == "generate_answers"}
+    limits = sorted(spec["settings"]["generate"]["max_new_tokens"] for spec in generations.values())
+    assert limits == [64, 64, 512, 512]  # canvas-512 is the headline
+    assert {spec["settings"]["generate"]["lookahead"] for spec in generations.values()} == {16}
+    base = {version for version, spec in generations.items() if "adapter" not in spec["reads"]}
+    longer, _ = planned(x=config | {"train": {"long_tail": 40}})
+    assert base == base & {version for _, version in longer}
+    further, _ = planned(x=config | {"train": {"max_tail": 17}})
+    assert not base & {version for _, version in further}
