@@ -25,6 +25,7 @@ from dreamtune.objective import loss
 from dreamtune.objective.diffusion import Document, Noise, corrupt
 from dreamtune.objective.packing import Batch, collate
 from dreamtune.shards import read_meta, read_split
+from dreamtune.train.documents import make_beginning
 from dreamtune.train.windows import Share, TrainingWindows
 from tiny import END, IDS, MASK, make_model, make_shards, plan, settings
 
@@ -134,6 +135,17 @@ def test_rows_of_which_only_the_beginning_is_shown_pass(shards: Path) -> None:
     batches, stored = window(shards, cut_share=0.9)
     assert any(row.document.cut for batch in batches for row in batch.noised)
     assert canaries.loss_only_on_response(batches, stored, END)["passed"]
+
+
+def test_an_end_token_behind_such_a_beginning_fails(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(row: dict[str, Any], response_tokens: int) -> Document:
+        document = make_beginning(row, response_tokens)
+        return replace(document, tokens=np.append(document.tokens, END))
+
+    monkeypatch.setattr("dreamtune.train.windows.make_beginning", ended)
+    batches, stored = window(shards, cut_share=0.9)
+    check = canaries.loss_only_on_response(batches, stored, END)
+    assert check["passed"] is False and check["value"] > 0
 
 
 def test_a_causal_mask_is_found(tmp_path: Path, shards: Path) -> None:

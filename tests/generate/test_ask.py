@@ -107,6 +107,8 @@ def test_blocks_asked_for_by_hand_look_as_far_ahead_as_training_did(
         assert "max_new_tokens 9, block_length 3, lookahead 2" in capsys.readouterr().err
     assert ask(parsed("--adapter", str(run / "adapter"), *blocks, "--lookahead", "0")) == 0
     assert "block_length 3, lookahead 0" in capsys.readouterr().err
+    assert ask(parsed("--adapter", str(run / "adapter"), *blocks, "--lookahead", "null")) == 0
+    assert "lookahead" not in capsys.readouterr().err  # as it is asked for: all of the canvas
 
 
 def test_what_is_missing_is_one_line(

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+from dreamtune.report.reads import Reads
+from dreamtune.report.summary import build_summary
 from dreamtune.scoring.score import score_answers
+from dreamtune.settings.report import Comparison
 from dreamtune.settings.score import ScoreConfig
 from report_fixture import write_answers, write_reads
 from report_page import Page, render
@@ -30,6 +33,8 @@ def test_canvases_and_decoders_stand_in_one_table(tmp_path: Path) -> None:
     page = Page(html)
     assert "The test split by canvas and decoder" in page.text and said in page.text
     assert summary["decoding"][1]["against_headline"]["value"] < 0 and "0 → 0" in page.text
+    summary = build_summary(Reads(reads), Comparison(primary="nll", resamples=300), "demo")
+    assert len(summary["decoding"]) == 3 and not any("each decoder" in reason for reason in summary["reasons"])
 
 
 def test_canvases_that_training_did_not_show_are_said(tmp_path: Path) -> None:

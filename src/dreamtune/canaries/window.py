@@ -92,17 +92,18 @@ def loss_only_on_response(
     """Return the check that neither the prompt nor a token after a cut answer carries loss.
 
     Which positions may be supervised is worked out from the shards, independently of the objective: the stored response
-    and, after a complete one, end tokens or `padding`. An end token where an answer was cut would claim that the answer
-    is complete, so it may not be supervised either.
+    and, after a complete one, end tokens or `padding`. An end token where an answer was cut, in the shards or for this
+    step, would claim that the answer is complete, so it may not be supervised either.
     """
     wrong = 0
     for batch in batches:
         documents, columns = batch.places()
         for number, noised in enumerate(batch.noised):
             source, tokens = stored[noised.document.example_id], noised.document.tokens
-            end = len(source["input_ids"])
+            end, kept = len(source["input_ids"]), min(len(source["input_ids"]), len(tokens))
             allowed = np.zeros(len(batch.input_ids), bool)  # [T], more than any document has
-            allowed[max(source["prompt_tokens"], 1) : end] = True
+            allowed[:kept] = tokens[:kept] == np.asarray(source["input_ids"][:kept])
+            allowed[: max(source["prompt_tokens"], 1)] = False
             if source["complete"]:
                 allowed[end : len(tokens)] = np.isin(tokens[end:], [end_id, *padding])
             elif source["input_ids"][-1] == end_id:

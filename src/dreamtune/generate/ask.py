@@ -77,7 +77,7 @@ def ask(options: argparse.Namespace) -> int:
         template, beginning_token = _template(options, known)
         given = {name: value for name in _sampler_fields() if (value := getattr(options, name, None)) is not None}
         generate = GenerateConfig(**(known.generate | {name: yaml.safe_load(text) for name, text in given.items()}))
-        if known.max_tail is not None and ("block_length" in given or not known.generate):
+        if known.max_tail is not None and "lookahead" not in given:
             generate = as_trained(generate, known.max_tail)
         completions = answer_questions(model, known.weights, options.prompt, generate, template, beginning_token)
     except (ValueError, yaml.YAMLError) as error:  # ours, or that of a setting out of its range

@@ -190,9 +190,8 @@ def _masked_rows(model: Any, ids: torch.Tensor, visible: torch.Tensor) -> torch.
 
 def _canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows' canvases, padded to `width`, and 1 where the model sees them, both [B, L] int64."""
-    ids = np.full(
-        (len(rows), width), special.end_id, np.int64
-    )  # no position attends to what is hidden: any token will do
+    # No position attends to what is hidden, so any token will do there.
+    ids = np.full((len(rows), width), special.end_id, np.int64)
     visible = np.zeros((len(rows), width), np.int64)
     for i, row in enumerate(rows):
         ids[i, : row.shown], visible[i, : row.shown] = row.canvas[: row.shown], 1

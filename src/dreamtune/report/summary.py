@@ -86,7 +86,9 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
 def _verdict(
     verdict: Verdict, comparison: Comparison, accuracy: Any, nll: Any, decoding: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    said = agreement({row["setting"]: row["verdict"] for row in decoding if row["verdict"]})
+    # The likelihood is measured without a decoder, so a verdict that rests on it says nothing about decoders.
+    decided = decoding if comparison.primary == "accuracy" else []
+    said = agreement({row["setting"]: row["verdict"] for row in decided if row["verdict"]})
     return {
         "verdict": verdict.name,
         "sentence": verdict.sentence,
