@@ -165,13 +165,19 @@ def write_shards(folder: Path, rows: dict[str, list[Example]], complete: bool = 
         if chosen:
             files = [f"{split}-00000.arrow"]
             features = datasets.Features(
-                {"example_id": datasets.Value("int64"), "input_ids": [datasets.Value("int32")],
+                {"example_id": datasets.Value("int64"), "cluster": datasets.Value("int64"),
+                 "input_ids": [datasets.Value("int32")],
                  "prompt_tokens": datasets.Value("int32"), "complete": datasets.Value("bool")}
             )  # fmt: skip
             with ArrowWriter(path=str(folder / files[0]), features=features) as writer:
                 for e in chosen:
                     tokens = [*list(e.tokens), END] if complete else list(e.tokens[:-1])
-                    row = {"example_id": e.example_id, "input_ids": tokens, "prompt_tokens": e.prompt}
+                    row = {
+                        "example_id": e.example_id,
+                        "cluster": e.example_id // 2,
+                        "input_ids": tokens,
+                        "prompt_tokens": e.prompt,
+                    }
                     writer.write(row | {"complete": complete})
                 writer.finalize()
         splits[split] = {"rows": len(chosen), "files": files}
@@ -208,7 +214,7 @@ def test_an_adapter_of_zeros_changes_nothing_to_the_bit(tmp_path: Path, monkeypa
 def test_the_stage_writes_what_it_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tuned_model()
     frame, content = evaluate(tmp_path, monkeypatch, model)
-    assert frame.height == 20 * 5
+    assert frame.height == 20 * 5 and frame["cluster"].equals((frame["example_id"] // 2).rename("cluster"))
     assert (frame["response_tokens"] == 5).all()  # up to the first end token, inclusive
     blind = frame.filter("everything_masked")
     assert (blind["masked"] == 5).all() and blind.height == 20

@@ -44,7 +44,7 @@ from dreamtune.model.nonfinite import check_weights
 from dreamtune.part import Part
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
-from dreamtune.shards import read_meta
+from dreamtune.shards import read_meta, read_split
 
 TRAIN_ROWS = 100  # training rows that measure the gap between training and held-out rows
 TRAIN_DRAWS = 4  # mask draws of each: the gap needs less precision than the headline
@@ -101,6 +101,9 @@ def evaluate_likelihood(
         return {"rows": table.height}
     frame, canaries = _conclude(tasks, table, likelihood, trained)
     frame = frame.with_columns(everything_masked=pl.col("draw") == EVERYTHING)
+    frame = frame.join(clusters_of(shards), on="example_id", how="left", maintain_order="left").select(
+        LIKELIHOOD.names()
+    )
     assert frame.schema == LIKELIHOOD, f"the table has other columns than {LIKELIHOOD}: {frame.schema}"
     frame.write_parquet(out / LIKELIHOOD_FILE)
     summary = summarise(frame, likelihood, canaries)
@@ -172,6 +175,14 @@ def models_of(config: ModelConfig, trained: Path) -> Iterator[tuple[Any, dict[st
     else:
         model = check_weights(load(config, trained))
         yield model, dict(zip(SIDES, base_and_tuned(model), strict=True))
+
+
+def clusters_of(shards: Path) -> pl.DataFrame:
+    """Return example_id and cluster of the test split's rows."""
+    names = {name: LIKELIHOOD[name] for name in ("example_id", "cluster")}
+    if not read_meta(shards)["splits"]["test"]["rows"]:
+        return pl.DataFrame(schema=names)
+    return pl.DataFrame(read_split(shards, "test").table.select(list(names)), schema=names)
 
 
 def _conclude(

@@ -9,6 +9,7 @@ BINS_FILE = "likelihood.json"  # sums, bins by mask rate, canaries
 LIKELIHOOD = pl.Schema(
     {
         "example_id": pl.Int64(),
+        "cluster": pl.Int64(),  # questions of one template share it: the example_id of the first
         "draw": pl.Int32(),  # EVERYTHING (-1): the row that masks everything
         "masked": pl.Int32(),  # k
         "response_tokens": pl.Int32(),  # L

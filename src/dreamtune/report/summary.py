@@ -9,6 +9,7 @@ models. `warnings`: sentences on answers that collapsed or were written in anoth
 `canvas_warnings`: on canvases of generation that training did not show. `decoding`: the test split under each of
 `evaluate.canvases` and `evaluate.decoders`, see `evaluate.decoders.compare_settings`.
 In each reading `undecided` counts the questions left out on both sides because an answer has no grade.
+`claims`: on how many questions of known templates the verdict rests, and the reading without contaminated questions.
 `accuracy` is mathematical equivalence of what `extractors` find, `strict` the reference's own characters after the
 marker, `lenient` the last number of the answer.
 """
@@ -16,7 +17,10 @@ marker, `lenient` the last number of the answer.
 from collections.abc import Callable
 from typing import Any
 
+import polars as pl
+
 from dreamtune.canvas import Canvas, canvas_warnings
+from dreamtune.evaluate.claims import Measured, with_claims, without_contaminated
 from dreamtune.evaluate.comparison import compare_nll, compare_samples, compare_scores, nothing
 from dreamtune.evaluate.decoders import agreement, compare_settings
 from dreamtune.evaluate.verdict import Verdict, decide
@@ -24,6 +28,7 @@ from dreamtune.files import finite
 from dreamtune.formats.answers import GENERATION_FILE
 from dreamtune.formats.likelihood import BINS_FILE, LIKELIHOOD_FILE
 from dreamtune.formats.names import HEADLINE, SAMPLED
+from dreamtune.formats.questions import QUESTIONS_FILE
 from dreamtune.formats.scores import RATES_FILE, SCORES_FILE
 from dreamtune.formats.shards import AUDIT_FILE
 from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
@@ -53,7 +58,13 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
     canaries = collect_canaries(reads)
     collapse = headline.get("tuned", {}).get("scores", {}).get("collapse", [])
     gates = _gates(reads)
-    verdict = decide(comparison, headline["accuracy"], nll, canaries, gates, collapse)
+    verdict, claims = with_claims(
+        decide(comparison, headline["accuracy"], nll, canaries, gates, collapse),
+        Measured(*(_scores(reads, "test", "greedy", who) for who in ("base", "tuned")), draws),
+        _questions(reads, "test"),
+        comparison,
+        lambda accuracy, likelihood: decide(comparison, accuracy, likelihood, canaries, gates, collapse),
+    )
 
     def verdict_of(block: dict[str, Any]) -> str:
         return decide(comparison, block["accuracy"], nll, canaries, gates).name
@@ -65,11 +76,15 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
         "format": FORMAT,
         "experiment": experiment,
         **_verdict(verdict, comparison, headline["accuracy"], nll, decoding),
+        "claims": claims,
         **{name: headline[name] for name in READINGS},
         "nll": nll | {"draws": reads.json("likelihood", BINS_FILE).get("draws")},
         "comparisons": comparisons,
         "decoding": decoding,
-        "warnings": [f"{name}, {text}" for name, block in comparisons.items() for text in block["warnings"]],
+        "warnings": [
+            *_claim_warnings(verdict, claims),
+            *(f"{name}, {text}" for name, block in comparisons.items() for text in block["warnings"]),
+        ],
         "canvas_warnings": _canvas_warnings(reads, settings),
         "canaries": canaries,
         "training": reads.json("full", TRAINING_FILE),
@@ -106,12 +121,32 @@ def _verdict(
     }
 
 
+def _scores(reads: Reads, questions: str, setting: str, who: str) -> pl.DataFrame | None:
+    return reads.table(f"scores/{questions}/{setting}/{who}", SCORES_FILE)
+
+
+def _questions(reads: Reads, questions: str) -> pl.DataFrame | None:
+    """Return what the training rows say of each question of a set, "test" or a benchmark; None if nobody looked."""
+    return reads.table("shards" if questions == "test" else f"contamination/{questions}", QUESTIONS_FILE)
+
+
+def _claim_warnings(verdict: Verdict, claims: dict[str, Any]) -> list[str]:
+    """Return a warning if the verdict is another one without contaminated questions."""
+    second = claims["uncontaminated"]
+    if second is None or not second["changes"]:
+        return []
+    return [
+        f"the verdict “{verdict.name}” becomes “{second['verdict']}” without the {second['left_out']} contaminated "
+        "test questions"
+    ]
+
+
 def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison) -> dict[str, Any]:
     """Compare base and tuned on one question set under one setting.
 
     Returns the three readings, pass@k and majority vote, and generation and scores of both models.
     """
-    sides = {who: reads.table(f"scores/{questions}/{setting}/{who}", SCORES_FILE) for who in ("base", "tuned")}
+    sides = {who: _scores(reads, questions, setting, who) for who in ("base", "tuned")}
     base, tuned = sides["base"], sides["tuned"]
     if base is None or tuned is None:
         empty: dict[str, Any] = {
@@ -119,6 +154,7 @@ def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison)
             "tuned": {},
             "pass_at_k": {},
             "majority": None,
+            "uncontaminated": None,
             "settings": {},
             "warnings": [],
         }
@@ -127,6 +163,8 @@ def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison)
         name: compare_scores(base, tuned, column, comparison) for name, column in READINGS.items()
     }
     blocks |= compare_samples(base, tuned, comparison)
+    known = _questions(reads, questions)
+    blocks["uncontaminated"] = None if known is None else without_contaminated(base, tuned, known, comparison)
     for who in sides:
         key = f"{questions}/{setting}/{who}"
         blocks[who] = {
@@ -155,7 +193,7 @@ def _decoding(
 ) -> list[dict[str, Any]]:
     """Return the answers to the test split under each canvas and decoder, see `compare_settings`; [] without any."""
     names = [setting for questions, setting in reads.comparisons() if questions == "test"]
-    scores = {name: reads.table(f"scores/test/{name}/tuned", SCORES_FILE) for name in names}
+    scores = {name: _scores(reads, "test", name, "tuned") for name in names}
     tuned = {name: frame for name, frame in scores.items() if frame is not None}
     if not {HEADLINE} < tuned.keys() - {SAMPLED}:
         return []

@@ -196,12 +196,14 @@ def warnings(summary: dict[str, Any], manifests: dict[str, Any], audit: dict[str
 
 
 def _readings(block: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return (label, block) for the three readings and, with several samples per question, pass@k and majority vote."""
+    """Return (label, block) for the three readings, for several samples, and without contaminated questions."""
     found = [(label, block[reading]) for reading, label in READING_NAMES.items()]
     at_k = block.get("pass_at_k") or {}
     if len(at_k) > 1:  # pass@1 of one sample is the first reading
         found += [(f"pass@{k}", comparison) for k, comparison in at_k.items()]
-    return found + ([("majority vote", block["majority"])] if block.get("majority") else [])
+    found += [("majority vote", block["majority"])] if block.get("majority") else []
+    second = block.get("uncontaminated")
+    return found + ([(f"correct, without {second['left_out']} contaminated", second)] if second else [])
 
 
 def _reading(label: str, block: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from dreamtune.settings.score import ScoreConfig
 
 # Wall seconds without progress for each CPU second that one try may take: 1.2 % of a core is enough.
 BACKSTOP = 90.0
-NEEDED = ("example_id", "sample", "question", "answer", "completion", "tokens", "ended")
+NEEDED = ("example_id", "cluster", "sample", "question", "answer", "completion", "tokens", "ended")
 
 
 def is_correct(completion: str, solution: str, score: ScoreConfig | None = None) -> bool:
@@ -97,6 +97,7 @@ def score_row(row: dict[str, Any], score: ScoreConfig) -> dict[str, Any]:
         graded["lenient"] = reads_leniently(completion, reference, score.marker)
     return {
         "example_id": row["example_id"],
+        "cluster": row["cluster"],
         "sample": row["sample"],
         "gradable": reference is not None,
         **graded,

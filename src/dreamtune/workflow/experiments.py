@@ -32,11 +32,7 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
     # The shards depend on the benchmarks only if contaminated rows are dropped: under `keep`, another benchmark neither
     # makes the shards again nor trains again.
     against = e.evaluate.benchmarks if e.data.contaminated == "drop" else []
-    # The answers are not compared, so the column of the answers is kept out of the shards' version.
-    avoided: dict[str, Section] = {
-        f"benchmark/{benchmark.name}": benchmark.model_copy(update={"answer": benchmark.question})
-        for benchmark in against
-    }
+    avoided: dict[str, Section] = {f"benchmark/{benchmark.name}": benchmark for benchmark in against}
     shards = plan.add(
         "prepare_shards", {"data": e.data, **avoided}, ("data", "tokenizer", *avoided), unhashed={"model": e.model}
     )
@@ -56,8 +52,9 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
             folders[f"contamination/{questions.name}"] = plan.add(
                 "audit_contamination",
                 {"benchmark": questions},
-                ("questions",),
+                ("questions", "tokenizer"),
                 {"shards": shards},
+                unhashed={"model": e.model},
                 names={"ngram": e.data.ngram},
             )
     report = plan.add(
