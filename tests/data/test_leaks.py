@@ -73,7 +73,8 @@ def test_a_near_copy_over_the_split_is_named_and_dropped_on_request(tmp_path: Pa
 
 def test_the_same_text_with_another_answer_is_named_apart(tmp_path: Path) -> None:
     asked = story("test", 41)
-    rows = rows_of([asked, edited(asked, "train")], answer=["41", "14"])
+    forms = (asked.replace("41", f"41.{'0' * zeros}") for zeros in count(1))
+    rows = rows_of([asked, next(q for q in forms if split_of(q) == "train")], answer=["41", "14"])
     out, counts = prepare(tmp_path, rows, split=SPLIT)
     assert any("another answer (example ids 1 of 0)" in warning for warning in counts["warnings"])
     assert audit_of(out)["contamination"]["copies"]["train_rows"] == 0

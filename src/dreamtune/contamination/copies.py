@@ -32,7 +32,7 @@ class Copies:
 
     Attributes:
         train, asked: example ids of each pair of copies, a training row's and a held-out question's.
-        other_answer: pairs of them with the same words and another answer; one of the two answers is probably wrong.
+        other_answer: pairs with exactly the same words and another answer; one of the two answers may be wrong.
         pairs: the first MAX_PAIRS pairs of copies, to be shown.
     """
 
@@ -69,14 +69,13 @@ class Copies:
         copies = np.zeros(len(ids), bool)
         for place, row in enumerate(near):
             for other in range(low[row], min(high[row], low[row] + MOST)):
-                if not same_text(read.of(place), self._read.of(other)):
-                    continue
-                asked = int(self._asked[other])
+                asked, texts = int(self._asked[other]), (read.of(place), self._read.of(other))
                 if differ(answers[row], self._answers[asked]):
-                    self.other_answer.append([int(ids[row]), asked])
-                    continue
-                copies[row] = True
-                self._note(int(ids[row]), asked, questions[row])
+                    if texts[0] == texts[1]:
+                        self.other_answer.append([int(ids[row]), asked])
+                elif same_text(*texts):
+                    copies[row] = True
+                    self._note(int(ids[row]), asked, questions[row])
         return copies
 
     def of(self, asked: np.ndarray) -> list[int | None]:
@@ -110,24 +109,31 @@ class _Read:
     def __init__(self, words: Words) -> None:
         self.words, self.starts = words, words.starts()
 
-    def of(self, text: int) -> tuple[list[int], bool]:
-        """Return the hashes of a text's words, and whether it has a name or a number."""
+    def of(self, text: int) -> tuple[list[int], list[int]]:
+        """Return the hashes of a text's words, and the places of its names and numbers among them."""
         own = slice(self.starts[text], self.starts[text + 1])
-        return self.words.hashes[own].tolist(), bool(np.isin(self.words.kinds[own], (NAME, NUMBER)).any())
+        return self.words.hashes[own].tolist(), np.flatnonzero(np.isin(self.words.kinds[own], (NAME, NUMBER))).tolist()
 
 
-def same_text(a: tuple[list[int], bool], b: tuple[list[int], bool]) -> bool:
+def same_text(a: tuple[list[int], list[int]], b: tuple[list[int], list[int]]) -> bool:
     """Whether two questions with the same names and numbers share enough words to be the same text.
 
+    All names and numbers but one must stand beside the same word, before or behind them, in both: "Tom has 4 and finds
+    5" is another question than "Tom has 5 and finds 4".
+
     Args:
-        a, b: the hashes of a question's words, in order, and whether it has a name or a number.
+        a, b: the hashes of a question's words, in order, and the places of its names and numbers.
     """
-    (first, has_fillings), (second, _) = a, b
+    (first, places), (second, _) = a, b
+    if first == second:
+        return True
     counts = Counter(first), Counter(second)
     shared, all_words = (counts[0] & counts[1]).total(), (counts[0] | counts[1]).total()
-    if shared < (WORDS if has_fillings else PLAIN_WORDS) * all_words:
+    if shared < (WORDS if places else PLAIN_WORDS) * all_words:
         return False
-    return first == second or similarity(set(pairwise(first)), set(pairwise(second))) >= NEIGHBOURS
+    pairs, others = list(pairwise(first)), set(pairwise(second))
+    moved = sum(others.isdisjoint(pairs[max(place - 1, 0) : place + 1]) for place in places)
+    return moved <= 1 and similarity(set(pairs), others) >= NEIGHBOURS
 
 
 def differ(one: str, other: str) -> bool:

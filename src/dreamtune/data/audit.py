@@ -186,7 +186,7 @@ def _leak_warnings(leak: dict[str, Any], data: DataConfig) -> list[str]:
         )
     if copies["other_answer"]:
         warnings.append(
-            f"{copies['other_answer']} training rows nearly repeat a held-out question with another answer (example "
+            f"{copies['other_answer']} training rows ask a held-out question with another answer (example "
             f"ids {', '.join(f'{row} of {asked}' for row, asked in copies['other_answer_examples'])}): one of the two "
             "answers may be wrong"
         )
