@@ -1,12 +1,15 @@
 """Which canvases of generation count as not shown in training, and that each is said in one sentence."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from dreamtune.canvas import Canvas, canvas_warnings
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.train import TrainConfig
+from rows import prepare
 
 DEMO = {"p05": 24.0, "p95": 32.0, "max": 32}  # tokens of the demo's responses
 FITS = Canvas(longest_tail=34, cuts=False, max_new_tokens=80, block_length=15, lookahead=20)
@@ -59,3 +62,18 @@ def test_a_canvas_is_read_from_the_sections_as_they_lie_in_a_manifest(
 
 def test_a_manifest_of_before_has_neither_long_tails_nor_lookahead() -> None:
     assert Canvas.of({"max_tail": 8}, {"max_new_tokens": 32}) == Canvas(8, False, 32, None, None)
+
+
+def test_a_canvas_that_training_will_not_show_is_said_before_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The responses have 4 or 5 tokens: in a canvas of 9, 5 positions stand behind an end token, and 2 in training."""
+    rows = {"question": ["w4", "w5 w5", "w6"], "reasoning": ["w7 w8", "w9", "w10"], "answer": ["w11", "w12", "w13 w14"]}
+    fits = Canvas(longest_tail=2, cuts=False, max_new_tokens=6, block_length=None, lookahead=None)
+    wide = Canvas(longest_tail=2, cuts=False, max_new_tokens=9, block_length=None, lookahead=None)
+    out, _ = prepare(tmp_path, rows, canvases={"a, greedy": fits, "b, greedy": wide})
+    found = json.loads((out / "audit.json").read_text())["canvases"]
+    assert found["a, greedy"]["warnings"] == [] and found["b, greedy"]["max_new_tokens"] == 9
+    [text] = found["b, greedy"]["warnings"]
+    assert text.startswith("up to 5 masked positions stand behind an answer's end in generation, and at most 2")
+    assert f"warning: b, greedy: {text}\n" in capsys.readouterr().err

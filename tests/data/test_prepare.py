@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import ROOT
-from dreamtune.canvas import Canvas
 from dreamtune.contamination.questions import question_hash
 from dreamtune.data.survey import SPLIT_NAMES, assign
 from dreamtune.errors import UserError
@@ -57,20 +56,6 @@ def test_without_beginning_token_and_without_reasoning(tmp_path: Path) -> None:
     out, _ = prepare(tmp_path, rows, columns=columns, template="Q {question} A {answer}", beginning_token=False)
     assert read(out)[0]["input_ids"] == [Q, 4, A, 5, END] and read(out)[0]["prompt_tokens"] == 3
     assert read_meta(out)["beginning_token"] is False
-
-
-def test_a_canvas_that_training_will_not_show_is_said_before_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The responses have 4 or 5 tokens: in a canvas of 9, 5 positions stand behind an end token, and 2 in training."""
-    fits = Canvas(longest_tail=2, cuts=False, max_new_tokens=6, block_length=None, lookahead=None)
-    wide = Canvas(longest_tail=2, cuts=False, max_new_tokens=9, block_length=None, lookahead=None)
-    out, _ = prepare(tmp_path, THREE, canvases={"a, greedy": fits, "b, greedy": wide})
-    found = json.loads((out / "audit.json").read_text())["canvases"]
-    assert found["a, greedy"]["warnings"] == [] and found["b, greedy"]["max_new_tokens"] == 9
-    [text] = found["b, greedy"]["warnings"]
-    assert text.startswith("up to 5 masked positions stand behind an answer's end in generation, and at most 2")
-    assert f"warning: b, greedy: {text}\n" in capsys.readouterr().err
 
 
 # prompt 4 tokens (beginning, Q, w4, R), reasoning 5, answer 2 (A, w11), end: 12 in all
