@@ -7,7 +7,7 @@ model answers on a canvas that it does not know: docs/canvas.md has measurements
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -83,3 +83,10 @@ generate.lookahead and generate.block_length, or raise train.max_tail or train.l
             "raise generate.lookahead, or set train.cut_share"
         )
     return found
+
+
+def compare_canvases(canvases: Mapping[str, Canvas], responses: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """Return each canvas as plain values with its "warnings", by name; arguments as for `canvas_warnings`."""
+    return {
+        name: asdict(canvas) | {"warnings": canvas_warnings(responses, canvas)} for name, canvas in canvases.items()
+    }

@@ -52,13 +52,15 @@ def audit_of(out: Path) -> dict[str, Any]:
     return content
 
 
-def test_a_near_copy_over_the_split_is_named_and_dropped_on_request(tmp_path: Path) -> None:
+def test_a_near_copy_over_the_split_is_named_and_dropped_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = story("test", 41)
     rows = rows_of([story("train", 7), asked, edited(asked, "train"), "Why is the sky so blue?"])
     assert [split_of(q) for q in rows["question"][1:3]] == ["test", "train"]
     out, counts = prepare(tmp_path, rows, split=SPLIT, ngram=30)
     said = "1 training rows nearly repeat 1 held-out questions with the same answer (example ids 2 of 1; kept)"
-    assert said in counts["warnings"]
+    assert said in counts["warnings"] and f"warning: {said}\n" in capsys.readouterr().err
     copies = audit_of(out)["contamination"]["copies"]
     assert (copies["train_rows"], copies["heldout_rows"], copies["other_answer"]) == (1, 1, 0)
     [pair] = copies["pairs"]

@@ -23,7 +23,6 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from dreamtune.canvas import Canvas, canvas_warnings
+from dreamtune.canvas import Canvas, compare_canvases
 from dreamtune.contamination.benchmark import BenchmarkOverlap
 from dreamtune.contamination.copies import Copies
 from dreamtune.contamination.giveaway import gives_away
@@ -73,6 +72,8 @@ def prepare_shards(
 ) -> dict[str, Any]:
     """Fill the empty folder `out` and return counts: source_rows, rows by split, dropped rows by reason, warnings.
 
+    The warnings are printed too, so that they are read before anything trains.
+
     Args:
         data: settings of the stage.
         model: settings of the base model, whose tokenizer is used.
@@ -105,22 +106,14 @@ def prepare_shards(
     found["benchmarks"] = {each.name: {"train_rows": each.rows} | each.counts() | each.pairs() for each in against}
     leaks = {"contamination": found, "templates": run.templates(), "gives_away": run.giveaways.counts()}
     audit = audit_lengths(out / LENGTHS_FILE, data, survey.duplicates(), leaks, run.unknown)
-    audit["canvases"] = _compared(canvases or {}, audit["response_tokens"]["train"])
+    audit["canvases"] = compare_canvases(canvases or {}, audit["response_tokens"]["train"])
+    unshown = [f"{name}: {text}" for name, found in audit["canvases"].items() for text in found["warnings"]]
+    for text in [*audit["warnings"], *unshown]:
+        print(f"warning: {text}", file=sys.stderr)
     write_json(out / AUDIT_FILE, audit)
     write_json(out / SHARDS_FILE, meta)
     counts = {split: content["rows"] for split, content in meta["splits"].items()}
     return {"source_rows": rows.rows, "rows": counts, "dropped": meta["dropped"], "warnings": audit["warnings"]}
-
-
-def _compared(canvases: Mapping[str, Canvas], responses: Mapping[str, float]) -> dict[str, Any]:
-    """Return each canvas with its warnings, and print these; `responses` are lengths of the training split."""
-    compared = {}
-    for name, canvas in canvases.items():
-        warnings = canvas_warnings(responses, canvas)
-        compared[name] = asdict(canvas) | {"warnings": warnings}
-        for text in warnings:
-            print(f"warning: {name}: {text}", file=sys.stderr)
-    return compared
 
 
 class _SecondPass:
