@@ -7,6 +7,7 @@ the first and after the last step. They name modules.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from dreamtune.checks import Check, check
 
@@ -42,7 +43,7 @@ def all_modules_learn(trained: Trained) -> Check:
         f"training taught some modules nothing{': ' if dead else ''}{_listed(dead)}; see that each module of "
         "train.lora.target_modules has an adapter, that a gradient reaches it, and that the optimiser has its weights"
     )
-    note = {"note": f"dead: {_listed(dead)}"} if dead else {}
+    note: dict[str, Any] = {"note": f"dead: {_listed(dead)}"} if dead else {}
     expected = f"0 of {len(modules)} modules without a gradient or a move"
     return check("all_modules_learn", not dead, len(dead), expected, fault, **note)
 

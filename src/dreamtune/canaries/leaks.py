@@ -88,7 +88,7 @@ def neighbour_leaks(model: nn.Module, batch: Batch, watched: Watched, ids: dict[
     padded = end < len(batch.input_ids)
     replaced = batch.input_ids.new_tensor(other_tokens(batch.input_ids.cpu().numpy(), ids))
     found = Count()
-    for chosen in separating_sets(number) or ([()] if padded else []):
+    for chosen in separating_sets(number) or ([[]] if padded else []):
         altered = batch.input_ids.clone()
         altered[end:] = replaced[end:]
         for document in chosen:

@@ -58,7 +58,8 @@ class RowOverlap:
         return sorted(pairs, key=lambda pair: -len(pair[1].words))
 
     def _met(self, parts: tuple[str, ...]) -> np.ndarray:
-        return np.stack([self.by_part[part].met for part in parts]).any(axis=0)
+        met: np.ndarray = np.logical_or.reduce([self.by_part[part].met for part in parts])
+        return met
 
 
 def slices(texts: list[str]) -> Iterator[slice]:

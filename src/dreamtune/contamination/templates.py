@@ -9,6 +9,8 @@ the signatures; each pair is then compared exactly.
 A row costs 16 bytes of memory, and each distinct skeleton 4 bytes a word and 200 more.
 """
 
+from typing import Any
+
 import numpy as np
 import rensa
 from scipy.sparse import coo_array
@@ -158,7 +160,7 @@ def linked(words: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return labels
 
 
-def similarity(a: set[int], b: set[int]) -> float:
+def similarity(a: set[Any], b: set[Any]) -> float:
     """Return the Jaccard similarity of two sets: 1 for equal ones, 0 if they share nothing."""
     return len(a & b) / max(len(a | b), 1)
 

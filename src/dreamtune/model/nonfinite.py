@@ -115,7 +115,7 @@ def _sum(tensor: Tensor) -> Tensor:
 
     Unlike `isfinite` it needs no copy. Only numbers far larger than any weight could overflow it.
     """
-    local = tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+    local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
     return local.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
 
 

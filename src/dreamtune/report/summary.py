@@ -60,7 +60,7 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
     gates = _gates(reads)
     verdict, claims = with_claims(
         decide(comparison, headline["accuracy"], nll, canaries, gates, collapse),
-        Measured(*(_scores(reads, "test", "greedy", who) for who in ("base", "tuned")), draws),
+        Measured(_scores(reads, "test", "greedy", "base"), _scores(reads, "test", "greedy", "tuned"), draws),
         _questions(reads, "test"),
         comparison,
         lambda accuracy, likelihood: decide(comparison, accuracy, likelihood, canaries, gates, collapse),
