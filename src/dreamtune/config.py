@@ -21,6 +21,7 @@ from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.settings.data import DataConfig
 from dreamtune.settings.generate import Decoder, GenerateConfig, Sampling, as_trained, with_limit
 from dreamtune.settings.likelihood import LikelihoodConfig
+from dreamtune.settings.merge import MergeConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.report import Comparison, ReportConfig
 from dreamtune.settings.score import ScoreConfig
@@ -113,6 +114,7 @@ class Experiment(Section):
     evaluate: EvaluateSection = Field(
         default_factory=EvaluateSection, description="the evaluation: likelihood, benchmarks, verdict"
     )
+    merge: MergeConfig = Field(default_factory=MergeConfig, description="how `snakemake merge` exports the adapter")
     report: ReportConfig = Field(default_factory=ReportConfig, description="the report: heading, number of examples")
     cluster: ClusterConfig = Field(
         default_factory=ClusterConfig, description="bounds on the time and memory that jobs request on a cluster"

@@ -104,14 +104,14 @@ def _plan_answers(
 
 
 def plan_merge(plan: Plan, config: Config, latest: dict[str, Folders]) -> dict[str, Path]:
-    """Plan the merged checkpoint of each experiment that trains an adapter; return the version folders by experiment.
+    """Plan the merge (or export) of each experiment that trains an adapter; return the version folders by experiment.
 
     The default target does not ask for them: `snakemake merge` makes them.
     """
     return {
         name: plan.under(e.cluster).add(
             "merge_adapter",
-            {"model": e.model, "likelihood": e.evaluate.likelihood},
+            {"model": e.model, "likelihood": e.evaluate.likelihood, "merge": e.merge},
             ("model",),
             {key: latest[name][key] for key in ("shards", "full", "likelihood")},
         )
