@@ -21,7 +21,7 @@ SOFT = HARD | {"name": "shuffled prompts hurt", "hard": False, "source": "likeli
 def scores(correct: np.ndarray, samples: int = 1, gradable: bool = True) -> pl.DataFrame:
     ids = np.repeat(np.arange(len(correct) // samples), samples)
     sample = np.tile(np.arange(samples), len(correct) // samples)
-    columns = {"example_id": ids, "sample": sample, "correct": correct.astype(bool)}
+    columns = {"example_id": ids, "cluster": ids, "sample": sample, "correct": correct.astype(bool)}
     return pl.DataFrame(columns).with_columns(gradable=pl.lit(gradable))
 
 
@@ -40,7 +40,8 @@ def changed(won: int, lost: int, n: int = 300) -> dict[str, Any]:
 def nll(change: float, rows: int = 60, noise: float = 0.1, comparison: Comparison = FAST) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     base = rng.gamma(5, 2, rows)
-    frame = {"example_id": np.arange(rows), "draw": np.zeros(rows, int), "response_tokens": np.full(rows, 10)}
+    frame = {"example_id": np.arange(rows), "cluster": np.arange(rows), "draw": np.zeros(rows, int)}
+    frame |= {"response_tokens": np.full(rows, 10)}
     tuned = base + 10 * (change + noise * rng.normal(size=rows))
     return compare_nll(pl.DataFrame(frame | {"nll_base": base, "nll_tuned": tuned}), comparison)
 
@@ -132,7 +133,7 @@ def test_ungradable_questions_are_set_apart() -> None:
     some = pl.concat(
         [
             scores(np.array([0, 1, 1, 0])),
-            scores(np.zeros(2), gradable=False).with_columns(example_id=pl.lit(9) + pl.col("example_id")),
+            scores(np.zeros(2), gradable=False).with_columns(pl.col("example_id", "cluster") + 9),
         ]
     )
     block = compare_scores(some, some, "correct", FAST)
@@ -189,8 +190,9 @@ def test_chance_is_rarely_called_an_improvement(primary: str) -> None:
             blocks = accuracy(base, tuned), nothing("rows")
         else:
             base, tuned = np.take_along_axis(nats, order, axis=1).T
-            frame = {"example_id": np.arange(40), "draw": np.zeros(40, int), "nll_base": base, "nll_tuned": tuned}
-            rows = pl.DataFrame(frame | {"response_tokens": pairs["response_tokens"]})
+            frame = {"example_id": np.arange(40), "cluster": np.arange(40), "draw": np.zeros(40, int)}
+            frame |= {"response_tokens": pairs["response_tokens"], "nll_base": base, "nll_tuned": tuned}
+            rows = pl.DataFrame(frame)
             blocks = nothing("questions"), compare_nll(rows, comparison)
         improved += decide(comparison, *blocks, [HARD], {"full": True}).name == "improved"
     assert 0 < improved <= 35

@@ -66,7 +66,7 @@ def test_one_question_and_none(tmp_path: Path) -> None:
     frame = reads["likelihood"] / "likelihood.parquet"
     pl.read_parquet(frame).clear().write_parquet(frame)
     html, summary, _ = render(reads, tmp_path / "out2")
-    assert summary["accuracy"]["base"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert summary["accuracy"]["base"] == {"value": None, "low": None, "high": None, "n": 0, "effective_n": 0}
     assert "not enough data" in html
 
 

@@ -2,7 +2,8 @@
 
 Format 1: `verdict`, `sentence`, `reasons`, `primary`, `alpha`, `minimum_detectable_effect`; `accuracy`, `strict`,
 `lenient` and `nll` (test split, greedy), each with `base`, `tuned` and `gain` (`delta` for nll), all of the form
-{"value", "low", "high", "n"}; `comparisons`: the same by question set and setting; `canaries`; `training`; `wall_s`.
+{"value", "low", "high", "n", "effective_n"}, and the number of `clusters` of similar questions; `comparisons`: the same
+by question set and setting; `canaries`; `training`; `wall_s`.
 Each set and setting of `comparisons` also has `pass_at_k` ({"1": …, "2": …, "n": …}) and `majority` (null for one
 sample per question), blocks of the same form; `settings` of the generation; and `generation` and `scores` of both
 models. `warnings`: sentences on answers that collapsed or were written in another order than the configured one;
@@ -21,12 +22,12 @@ import polars as pl
 
 from dreamtune.canvas import Canvas, canvas_warnings
 from dreamtune.evaluate.claims import Measured, with_claims, without_contaminated
-from dreamtune.evaluate.comparison import compare_nll, compare_samples, compare_scores, nothing
+from dreamtune.evaluate.comparison import compare_full, compare_nll, compare_samples, compare_scores, nothing
 from dreamtune.evaluate.decoders import agreement, compare_settings
 from dreamtune.evaluate.verdict import Verdict, decide
 from dreamtune.files import finite
 from dreamtune.formats.answers import GENERATION_FILE
-from dreamtune.formats.likelihood import BINS_FILE, LIKELIHOOD_FILE
+from dreamtune.formats.likelihood import BINS_FILE, FULL_FILE, LIKELIHOOD_FILE
 from dreamtune.formats.names import HEADLINE, SAMPLED
 from dreamtune.formats.questions import QUESTIONS_FILE
 from dreamtune.formats.scores import RATES_FILE, SCORES_FILE
@@ -55,6 +56,7 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
     headline = comparisons.get("test/greedy") or {name: nothing("questions") for name in READINGS}
     draws = reads.table("likelihood", LIKELIHOOD_FILE)
     nll = nothing("rows") if draws is None else compare_nll(draws, comparison)
+    nll["full"] = compare_full(reads.table("likelihood", FULL_FILE), comparison)
     canaries = collect_canaries(reads)
     collapse = headline.get("tuned", {}).get("scores", {}).get("collapse", [])
     gates = _gates(reads)

@@ -53,9 +53,19 @@ def tiles(summary: dict[str, Any]) -> Table:
             "label": "Detectable change",
             "value": size.lstrip("+"),
             "mood": "",
-            "note": ("points, " if summary["primary"] == "accuracy" else "nats per token, ") + "with 80 % power",
+            "note": _detectable_note(summary),
         },
     ]
+
+
+def _detectable_note(summary: dict[str, Any]) -> str:
+    """Return what the detectable change is, and how many unrelated questions or rows it rests on."""
+    unit, things, block = "points", "questions", summary["accuracy"]
+    if summary["primary"] == "nll":
+        unit, things, block = "nats per token", "rows", summary["nll"]
+    n, effective = block["base"]["n"], (block.get("gain") or block["delta"])["effective_n"]
+    alike = f"; {number(n)} {things} count as {effective:.0f}" if block["clusters"] < n else ""
+    return f"{unit}; a smaller change is missed more than 1 time in 5{alike}"
 
 
 def hard_canaries(checks: Table) -> tuple[int, int]:
@@ -73,6 +83,7 @@ def comparison_tables(summary: dict[str, Any]) -> Table:
             "shapes": _shapes([block[who].get("scores", {}) for who in ("base", "tuned")]),
             "ungradable": block["accuracy"].get("ungradable"),
             "undecided": block["accuracy"].get("undecided"),
+            "alike": block["accuracy"]["clusters"] < block["accuracy"]["base"]["n"],
             "sampler": _pairs(summary["settings"].get(f"answers/{name}/tuned", {}).get("generate", {}), SAMPLER),
         }
         for name, block in summary["comparisons"].items()
@@ -90,6 +101,16 @@ def decoding_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
         gain = _interval(points, block["gain"], "points")
         rows.append((block["setting"], *shares, gain, change, early, block["verdict"] or DASH))
     return rows
+
+
+def full_likelihood(summary: dict[str, Any]) -> str | None:
+    """Return the likelihood of the responses with their tails as a sentence, None where training appends no tails."""
+    full = summary["nll"].get("full")
+    if not full:
+        return None
+    values = _arrow(nats(full["base"]["value"]), nats(full["tuned"]["value"]))
+    change = _interval(lambda value: nats(value, True), full["delta"], "nats")
+    return f"{values}, {change}, over {number(full['tail_tokens'])} further end tokens"
 
 
 def canary_rows(summary: dict[str, Any]) -> Table:
@@ -217,8 +238,13 @@ def _reading(label: str, block: dict[str, Any]) -> dict[str, Any]:
         "limits": f"{points(gain['low'])} to {points(gain['high'])}" if gain["low"] is not None else DASH,
         "p": p_value(gain["p"]),
         "changes": changes,
-        "n": number(block["base"]["n"]),
+        "n": number(block["base"]["n"]) + _alike(block),
     }
+
+
+def _alike(block: dict[str, Any]) -> str:
+    """Return the number of unrelated questions that say as much, in brackets; "" where all are unrelated."""
+    return f" ({block['gain']['effective_n']:.0f})" if block["clusters"] < block["base"]["n"] else ""
 
 
 def _shapes(sides: list[dict[str, Any]]) -> list[tuple[str, ...]]:
