@@ -16,10 +16,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dreamtune.errors import UserError
 from dreamtune.evaluate import elbo, likelihood
-from dreamtune.evaluate.comparison import compare_nll
+from dreamtune.evaluate.comparison import compare_full, compare_nll
 from dreamtune.evaluate.draws import EVERYTHING, nats_per_token, per_example
 from dreamtune.evaluate.elbo import Job, batches, heldout_nll, mask_positions, plan_jobs
-from dreamtune.evaluate.examples import Example
+from dreamtune.evaluate.examples import Example, with_tail
 from dreamtune.evaluate.soft_canaries import context_helps, no_gap, prompt_matters, shuffled_prompts
 from dreamtune.model import logits
 from dreamtune.model.facts import Facts, set_facts
@@ -181,12 +181,14 @@ def write_shards(folder: Path, rows: dict[str, list[Example]], complete: bool = 
                     writer.write(row | {"complete": complete})
                 writer.finalize()
         splits[split] = {"rows": len(chosen), "files": files}
-    meta = {"tokenizer": {"mask_id": MASK, "end_id": END}, "splits": splits}
+    meta = {"tokenizer": {"mask_id": MASK, "end_id": END}, "max_tokens": 12, "splits": splits}
     (folder / "shards.json").write_text(json.dumps(meta))
     return folder
 
 
-def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, rows: int = 20) -> tuple[pl.DataFrame, Any]:
+def evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, rows: int = 20, max_tail: int = 0
+) -> tuple[pl.DataFrame, Any]:
     test = examples(rows)
     train = [Example(1000 + e.example_id, (*e.tokens[::-1][1:], END), e.prompt) for e in test]
     shards = write_shards(tmp_path / "shards", {"train": train, "validation": [], "test": test})
@@ -195,7 +197,8 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, rows: 
     out.mkdir()
     settings = LikelihoodConfig(draws=4)
     (tmp_path / "training.json").write_text(json.dumps({"rows": rows}))
-    counts = likelihood.evaluate_likelihood(settings, ModelConfig(path="tiny"), shards, tmp_path / "adapter", out)
+    folder, base = tmp_path / "adapter", ModelConfig(path="tiny")
+    counts = likelihood.evaluate_likelihood(settings, base, shards, folder, out, max_tail=max_tail)
     content = json.loads((out / "likelihood.json").read_text())
     assert counts == {"rows": rows, "draws": 4, "tokens": 5 * rows}
     return pl.read_parquet(out / "likelihood.parquet"), content
@@ -229,6 +232,43 @@ def test_the_stage_writes_what_it_promises(tmp_path: Path, monkeypatch: pytest.M
     assert all(c["passed"] is not False for c in content["canaries"][3:])
 
 
+def test_both_readings_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the first end token, and with the tail, each as the estimator gives it for those tokens."""
+    model = tuned_model()
+    frame, content = evaluate(tmp_path, monkeypatch, model, max_tail=6)
+    full = pl.read_parquet(tmp_path / "out/likelihood_full.parquet")
+    tailed = [with_tail(example, END, 6, 12, seed=0) for example in examples(20)]
+    tails = {example.example_id: example.tail for example in tailed}
+    assert full.height == 20 * 4 and (full["response_tokens"] == 5).all()
+    assert full["tail_tokens"].to_list() == [tails[i] for i in full["example_id"]]
+    assert (full["masked"] <= 5 + full["tail_tokens"]).all() and (full["masked"] > 5).any()
+    expected = heldout_nll(model, tailed, LikelihoodConfig(draws=4), MASK).filter(pl.col("draw") >= 0)
+    assert full["nll_tuned"].to_numpy() == pytest.approx(expected["nll"].to_numpy(), rel=1e-5)
+    assert content["full"]["tail_tokens"] == sum(tails.values())
+    assert content["full"]["tuned"] == pytest.approx(per_example(full)["nll_tuned"].sum() / 100)
+    block = compare_full(full, Comparison(resamples=200))
+    assert block is not None and block["tail_tokens"] == sum(tails.values())
+    assert block["delta"]["value"] == pytest.approx(content["full"]["tuned"] - content["full"]["base"])
+    assert block["delta"]["low"] < block["delta"]["value"] < block["delta"]["high"]
+    (tmp_path / "without").mkdir()
+    alone, plain = evaluate(tmp_path / "without", monkeypatch, model)
+    assert alone.equals(frame) and plain["nll"] == content["nll"]  # the headline does not hear of tails
+    assert plain["full"] == {"base": None, "tuned": None, "tail_tokens": 0}
+    none = pl.read_parquet(tmp_path / "without/out/likelihood_full.parquet")
+    assert none.height == 0 and none.schema == full.schema and compare_full(none, Comparison()) is None
+
+
+def test_a_tail_is_drawn_as_in_training() -> None:
+    example = Example(0, (5, 6, END), 1)
+    drawn = [with_tail(Example(i, (5, 6, END), 1), END, 4, 99, seed=1).tail for i in range(2000)]
+    assert np.bincount(drawn) == pytest.approx([400] * 5, abs=54)  # 0 to max_tail, uniformly
+    assert max(with_tail(Example(i, (5, 6, END), 1), END, 4, 5, seed=0).tail for i in range(50)) == 2  # max_tokens
+    tailed = next(t for i in range(9) if (t := with_tail(Example(i, (5, 6, END), 1), END, 4, 99, seed=0)).tail)
+    assert tailed.tokens == (5, 6, END, *(END,) * tailed.tail) and tailed.response == 2 + tailed.tail
+    cut = Example(0, (5, 6, 7), 1)
+    assert with_tail(cut, END, 4, 99, seed=0) == cut and example.response == 2
+
+
 def test_an_empty_test_split_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frame, content = evaluate(tmp_path, monkeypatch, None, rows=0)
     assert frame.height == 0
@@ -260,7 +300,8 @@ def _draws(nll: float, blind: float, base: float | None = None) -> pl.DataFrame:
     for i in range(20):
         for draw, masked, value in ((0, 2, nll), (1, 7, nll), (EVERYTHING, 10, blind)):
             noisy = 10 * (value + 0.05 * rng.normal())
-            fields = {"example_id": i, "draw": draw, "masked": masked, "response_tokens": 10, "nll_tuned": noisy}
+            fields = {"example_id": i, "cluster": i, "draw": draw, "masked": masked, "response_tokens": 10}
+            fields["nll_tuned"] = noisy
             rows.append(fields | {"nll_base": 10 * (nll if base is None else base)})
     return pl.DataFrame(rows)
 
@@ -274,6 +315,18 @@ def test_canaries_pass_and_fire() -> None:
     assert prompt_matters(good, shuffled, 0)["passed"] is False  # a model that ignores its prompt
     assert no_gap(_draws(0.5, 1.5, base=0.9), _draws(0.5, 1.5, base=0.9), 0)["passed"] is True
     assert no_gap(_draws(0.9, 1.5, base=0.9), _draws(0.1, 1.5, base=0.9), 0)["passed"] is False  # memorised
+
+
+def test_canaries_count_clusters_of_similar_questions() -> None:
+    rows = _draws(0.5, 1.5)
+    assert context_helps(rows, 0)["note"] == "20 rows with different questions"
+    alike = rows.with_columns(cluster=pl.col("example_id") // 2)
+    half, all_of_them = context_helps(alike, 0), context_helps(rows, 0)
+    assert half["note"] == "10 rows with different questions" and half["value"] == pytest.approx(all_of_them["value"])
+    few = rows.with_columns(cluster=pl.col("example_id") // 3)
+    shuffled = few.filter(pl.col("draw") == EVERYTHING)
+    found = [context_helps(few, 0), prompt_matters(few, shuffled, 0), no_gap(few, few, 0)]
+    assert [c["passed"] for c in found] == [None] * 3 and "not enough data" in found[0]["note"]
 
 
 def test_shuffled_prompts_exchange_prompts_and_nothing_else() -> None:

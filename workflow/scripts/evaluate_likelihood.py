@@ -1,7 +1,7 @@
 """Estimate the held-out likelihood of base and tuned model, on identical masks.
 
 reads   test and training split of the shards, base model, adapter (or fully fine-tuned model)
-writes  likelihood.parquet (per example and draw), likelihood.json
+writes  likelihood.parquet and likelihood_full.parquet (per example and draw), likelihood.json
 usage   python workflow/scripts/evaluate_likelihood.py --out results/evaluate_likelihood/VERSION [--part 2/7]
 """
 
@@ -27,4 +27,5 @@ if __name__ == "__main__":
             stage.out,
             stage.part,
             stage.parts(),
+            stage.spec["settings"]["max_tail"],
         )

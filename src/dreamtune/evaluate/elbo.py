@@ -15,8 +15,16 @@ stratum is sampled uniformly, so the mean over the draws stays unbiased.
 **Masks** are a function of (seed, example id, draw, position) alone: the k positions with the smallest hashes are
 masked. So they are the same for base and tuned, and in any batch. One further row per example masks everything (t = 1).
 
-**Reported** is Σ NLL / Σ tokens in nats per response token, up to and including the first end token. A row whose
-answer was cut has no end token and counts up to its cut.
+**Reported** is Σ NLL / Σ tokens in nats per response token. A masked response shows how many tokens it has, so every
+such number is given the length of what can be masked. There are two readings:
+
+- *up to the first end*, the headline: what can be masked is the response up to and including its first end token, and
+  the model sees that nothing follows. So it says how likely the words are once their number is known.
+- *full*: behind the first end token stands a tail of further end tokens, as many as training draws, and is masked and
+  scored with the response. The model must find out where the response ends. The sum over both is divided by the same
+  number as before, the response's tokens without the tail, so that the two readings differ by the price of the tail.
+
+A row whose answer was cut has no end token and no tail, and counts up to its cut.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -174,18 +182,20 @@ def heldout_nll(model: Any, examples: Sequence[Example], likelihood: LikelihoodC
 
 
 def jobs_frame(jobs: Sequence[Job], **sums: np.ndarray) -> pl.DataFrame:
-    """Return one row per job: example_id, draw, masked (k), response_tokens (L), and each of `sums` times L/k.
+    """Return one row per job: example_id, cluster, draw, masked (k), response_tokens, each of `sums` times L/k.
 
-    `sums` are columns by name, [jobs]: ΣCE in nats.
+    L is the number of tokens that can be masked, and `response_tokens` is L without the tail. `sums` are columns by
+    name, [jobs]: ΣCE in nats.
     """
     masked = np.array([len(job.masked) for job in jobs], np.int32)
     length = np.array([job.example.response for job in jobs], np.int32)
     return pl.DataFrame(
         {
             "example_id": np.array([job.example.example_id for job in jobs], np.int64),
+            "cluster": np.array([job.example.cluster_key for job in jobs], np.int64),
             "draw": np.array([job.draw for job in jobs], np.int32),
             "masked": masked,
-            "response_tokens": length,
+            "response_tokens": length - np.array([job.example.tail for job in jobs], np.int32),
             **{name: values * length / masked for name, values in sums.items()},
         }
     )

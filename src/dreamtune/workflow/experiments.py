@@ -43,6 +43,7 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
         {"likelihood": e.evaluate.likelihood, "model": e.model},
         ("model",),
         {"shards": shards, "adapter": full},
+        names={"max_tail": e.train.max_tail},
     )
     folders = {"shards": shards, "smoke": smoke, "full": full, "likelihood": likelihood}
     for questions in [None, *e.evaluate.benchmarks]:
