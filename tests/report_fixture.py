@@ -134,8 +134,15 @@ def _likelihood(root: Path, questions: int) -> Path:
         for draw in (0, 1, 2, 3, -1):
             masked = 20 if draw < 0 else 3 + 5 * draw
             nll = 20 * (0.5 + 0.3 * masked / 20 + rng.random() / 5)
-            row = {"example_id": i, "cluster": i, "draw": draw, "masked": masked, "response_tokens": 20}
-            rows.append(row | {"nll_base": nll, "nll_tuned": nll * 0.6, "everything_masked": draw < 0})
+            row = {
+                "example_id": i,
+                "cluster": i,
+                "draw": draw,
+                "masked": masked,
+                "response_tokens": 20,
+                "nll_base": nll,
+            }
+            rows.append(row | {"nll_tuned": nll * 0.6, "everything_masked": draw < 0})
     schema = {
         "example_id": pl.Int64,
         "cluster": pl.Int64,

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from dreamtune.errors import UserError
 from dreamtune.evaluate import elbo, likelihood
 from dreamtune.evaluate.comparison import compare_full, compare_nll
 from dreamtune.evaluate.draws import EVERYTHING, nats_per_token, per_example
-from dreamtune.evaluate.elbo import Job, batches, heldout_nll, mask_positions, plan_jobs
+from dreamtune.evaluate.elbo import Job, batches, heldout_nll, jobs_frame, mask_positions, plan_jobs
 from dreamtune.evaluate.examples import Example, with_tail
 from dreamtune.evaluate.soft_canaries import context_helps, no_gap, prompt_matters, shuffled_prompts
 from dreamtune.model import logits
@@ -256,6 +257,21 @@ def test_both_readings_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.Mo
     assert plain["full"] == {"base": None, "tuned": None, "tail_tokens": 0}
     none = pl.read_parquet(tmp_path / "without/out/likelihood_full.parquet")
     assert none.height == 0 and none.schema == full.schema and compare_full(none, Comparison()) is None
+
+
+def test_every_table_names_the_clusters_of_its_examples() -> None:
+    alike = [replace(example, cluster=example.example_id // 2) for example in examples(20)]
+    tailed = [with_tail(example, END, 6, 12, seed=0) for example in alike]
+    for jobs in (
+        plan_jobs(alike, LikelihoodConfig(draws=2)),
+        plan_jobs(tailed, LikelihoodConfig()),
+        shuffled_prompts(alike),
+    ):
+        frame = jobs_frame(jobs, nll=np.zeros(len(jobs)))
+        assert frame["cluster"].to_list() == [i // 2 for i in frame["example_id"]]
+        assert per_example(frame.with_columns(draw=0))["cluster"].n_unique() == 10
+    alone = shuffled_prompts(examples(20))
+    assert jobs_frame(alone, nll=np.zeros(20))["cluster"].n_unique() == 20
 
 
 def test_a_tail_is_drawn_as_in_training() -> None:

@@ -120,6 +120,18 @@ def test_a_collapse_is_said_and_changes_no_verdict() -> None:
     assert not any("collapsed" in reason for reason in verdict(changed(60, 10), nll(-0.5)).reasons)
 
 
+def test_the_likelihoods_reason_says_what_it_is_and_how_sure() -> None:
+    def reasons(rows: int) -> tuple[str, ...]:
+        return verdict(changed(20, 20), nll(-0.5, rows)).reasons
+
+    assert "skewness-corrected t test over rows, level 0.05; given the length of each response" in reasons(60)[1]
+    assert any(reason.startswith("the likelihood rests on 60 rows, fewer than 100") for reason in reasons(60))
+    assert any("better by chance more often than the level says, and worse more seldom" in r for r in reasons(60))
+    assert not any("fewer than 100" in reason for reason in reasons(100))
+    assert nll(-0.5, rows=5)["delta"]["p"] is None and nll(-0.5, rows=6)["delta"]["p"] is not None
+    assert reasons(5)[1].endswith("; no test: fewer than 6 rows")
+
+
 def test_no_data_is_said_and_never_called_a_change() -> None:
     said = verdict(nothing("questions"), nothing("rows"))
     assert said.name == "no evidence of change" and "not enough data" in said.headline

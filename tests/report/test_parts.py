@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from dreamtune.errors import UserError
+from dreamtune.formats.likelihood import FULL
 from dreamtune.formats.questions import QUESTIONS
 from dreamtune.report.view import SAMPLER
 from dreamtune.scoring.score import score_answers
@@ -68,6 +69,36 @@ def test_one_question_and_none(tmp_path: Path) -> None:
     html, summary, _ = render(reads, tmp_path / "out2")
     assert summary["accuracy"]["base"] == {"value": None, "low": None, "high": None, "n": 0, "effective_n": 0}
     assert "not enough data" in html
+
+
+def test_similar_questions_count_as_fewer(tmp_path: Path) -> None:
+    """Sixty questions of six templates; before, all of them were taken for unrelated."""
+    reads = write_reads(tmp_path / "reads", questions=60)
+    plain, before, _ = render(reads, tmp_path / "before")
+    assert "In brackets beside n" not in plain and before["accuracy"]["clusters"] == 60
+    files = [reads[f"scores/test/greedy/{who}"] / "scores.parquet" for who in ("base", "tuned")]
+    for file in (*files, reads["likelihood"] / "likelihood.parquet"):
+        pl.read_parquet(file).with_columns(cluster=pl.col("example_id") // 10).write_parquet(file)
+    html, summary, _ = render(reads, tmp_path / "after")
+    accuracy, effective = summary["accuracy"], f"{summary['accuracy']['gain']['effective_n']:.0f}"
+    assert (accuracy["base"]["n"], accuracy["clusters"], summary["nll"]["clusters"]) == (60, 6, 6)
+    assert f"in 6 clusters of similar questions that count as {effective} unrelated ones" in summary["sentence"]
+    assert "In brackets beside n" in html and f"60 ({effective})" in html
+    assert f"60 questions count as {effective}" in html
+
+
+def test_the_full_likelihood_stands_beside_the_headline(tmp_path: Path) -> None:
+    reads = write_reads(tmp_path / "reads", questions=30)
+    html, summary, _ = render(reads, tmp_path / "without")
+    assert summary["nll"]["full"] is None and "given the length of each response" in html
+    rows = pl.read_parquet(reads["likelihood"] / "likelihood.parquet").filter(pl.col("draw") >= 0)
+    rows = rows.with_columns(pl.col("nll_base") + 4, tail_tokens=pl.lit(3, pl.Int32)).select(FULL.names())
+    rows.write_parquet(reads["likelihood"] / "likelihood_full.parquet")
+    html, summary, _ = render(reads, tmp_path / "with")
+    full, nll = summary["nll"]["full"], summary["nll"]
+    assert full["tail_tokens"] == 90 and full["base"]["value"] == pytest.approx(nll["base"]["value"] + 4 / 20)
+    assert full["delta"]["value"] == pytest.approx(nll["delta"]["value"] - 4 / 20)
+    assert "over 90 further end tokens" in html
 
 
 def test_answers_of_another_split_are_refused(tmp_path: Path) -> None:

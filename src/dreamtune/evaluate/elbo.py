@@ -187,15 +187,17 @@ def jobs_frame(jobs: Sequence[Job], **sums: np.ndarray) -> pl.DataFrame:
     L is the number of tokens that can be masked, and `response_tokens` is L without the tail. `sums` are columns by
     name, [jobs]: ΣCE in nats.
     """
+    examples = [job.example for job in jobs]
     masked = np.array([len(job.masked) for job in jobs], np.int32)
-    length = np.array([job.example.response for job in jobs], np.int32)
+    length = np.array([e.response for e in examples], np.int32)
+    clusters = [e.example_id if e.cluster is None else e.cluster for e in examples]
     return pl.DataFrame(
         {
-            "example_id": np.array([job.example.example_id for job in jobs], np.int64),
-            "cluster": np.array([job.example.cluster_key for job in jobs], np.int64),
+            "example_id": np.array([e.example_id for e in examples], np.int64),
+            "cluster": np.array(clusters, np.int64),
             "draw": np.array([job.draw for job in jobs], np.int32),
             "masked": masked,
-            "response_tokens": length - np.array([job.example.tail for job in jobs], np.int32),
+            "response_tokens": length - np.array([e.tail for e in examples], np.int32),
             **{name: values * length / masked for name, values in sums.items()},
         }
     )

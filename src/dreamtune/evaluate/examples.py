@@ -34,11 +34,6 @@ class Example:
         """Number of tokens that can be masked, L: the response, and its tail if it has one."""
         return len(self.tokens) - self.prompt
 
-    @property
-    def cluster_key(self) -> int:
-        """The cluster, or the example's own id if it is alone."""
-        return self.example_id if self.cluster is None else self.cluster
-
 
 def read_examples(
     shards: Path, split: str, max_rows: int | None = None, spread_over: int | None = None

@@ -7,6 +7,7 @@ clusters of them.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import hypot
 
 import polars as pl
@@ -33,7 +34,7 @@ def shuffled_prompts(examples: Sequence[Example]) -> list[Job]:
     jobs = []
     for mine, other in zip(order, order[1:] + order[:1], strict=True):
         tokens = other.tokens[: other.prompt] + mine.tokens[mine.prompt :]
-        exchanged = Example(mine.example_id, tokens, other.prompt)
+        exchanged = replace(mine, tokens=tokens, prompt=other.prompt)
         jobs.append(Job(exchanged, EVERYTHING, tuple(range(exchanged.response))))
     return jobs
 

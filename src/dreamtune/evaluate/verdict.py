@@ -230,7 +230,8 @@ def _few_rows_words(nll: Mapping[str, Any]) -> list[str]:
     what = "clusters of similar questions" if _cluster_words(nll) else "rows"
     return [
         f"the likelihood rests on {clusters} {what}, fewer than {ENOUGH_ROWS}: where most gain a little and few lose "
-        "much, it is called better by chance more often than the level says (docs/statistics.md)"
+        "much, it is called better by chance more often than the level says, and worse more seldom; where most lose "
+        "a little, the other way round (docs/statistics.md)"
     ]
 
 
