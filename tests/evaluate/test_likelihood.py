@@ -20,15 +20,16 @@ from dreamtune.evaluate import elbo, likelihood
 from dreamtune.evaluate.comparison import compare_full, compare_nll
 from dreamtune.evaluate.draws import EVERYTHING, nats_per_token, per_example
 from dreamtune.evaluate.elbo import Job, batches, heldout_nll, jobs_frame, mask_positions, plan_jobs
-from dreamtune.evaluate.examples import Example, with_tail
+from dreamtune.evaluate.examples import Example
 from dreamtune.evaluate.soft_canaries import context_helps, no_gap, prompt_matters, shuffled_prompts
+from dreamtune.evaluate.tails import with_tail
 from dreamtune.model import logits
 from dreamtune.model.facts import Facts, set_facts
 from dreamtune.model.loading import attach_lora
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.report import Comparison
-from dreamtune.settings.train import LoraSettings
+from dreamtune.settings.train import LoraSettings, TrainConfig
 
 VOCABULARY, MASK, END = 23, 22, 21
 
@@ -182,7 +183,7 @@ def write_shards(folder: Path, rows: dict[str, list[Example]], complete: bool = 
                     writer.write(row | {"complete": complete})
                 writer.finalize()
         splits[split] = {"rows": len(chosen), "files": files}
-    meta = {"tokenizer": {"mask_id": MASK, "end_id": END}, "max_tokens": 12, "splits": splits}
+    meta = {"tokenizer": {"mask_id": MASK, "end_id": END}, "splits": splits}
     (folder / "shards.json").write_text(json.dumps(meta))
     return folder
 
@@ -199,7 +200,7 @@ def evaluate(
     settings = LikelihoodConfig(draws=4)
     (tmp_path / "training.json").write_text(json.dumps({"rows": rows}))
     folder, base = tmp_path / "adapter", ModelConfig(path="tiny")
-    counts = likelihood.evaluate_likelihood(settings, base, shards, folder, out, max_tail=max_tail)
+    counts = likelihood.evaluate_likelihood(settings, base, shards, folder, out, train=TrainConfig(max_tail=max_tail))
     content = json.loads((out / "likelihood.json").read_text())
     assert counts == {"rows": rows, "draws": 4, "tokens": 5 * rows}
     return pl.read_parquet(out / "likelihood.parquet"), content
@@ -238,7 +239,7 @@ def test_both_readings_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.Mo
     model = tuned_model()
     frame, content = evaluate(tmp_path, monkeypatch, model, max_tail=6)
     full = pl.read_parquet(tmp_path / "out/likelihood_full.parquet")
-    tailed = [with_tail(example, END, 6, 12, seed=0) for example in examples(20)]
+    tailed = [with_tail(example, END, TrainConfig(max_tail=6), seed=0) for example in examples(20)]
     tails = {example.example_id: example.tail for example in tailed}
     assert full.height == 20 * 4 and (full["response_tokens"] == 5).all()
     assert full["tail_tokens"].to_list() == [tails[i] for i in full["example_id"]]
@@ -261,7 +262,7 @@ def test_both_readings_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_every_table_names_the_clusters_of_its_examples() -> None:
     alike = [replace(example, cluster=example.example_id // 2) for example in examples(20)]
-    tailed = [with_tail(example, END, 6, 12, seed=0) for example in alike]
+    tailed = [with_tail(example, END, TrainConfig(max_tail=6), seed=0) for example in alike]
     for jobs in (
         plan_jobs(alike, LikelihoodConfig(draws=2)),
         plan_jobs(tailed, LikelihoodConfig()),
@@ -275,14 +276,20 @@ def test_every_table_names_the_clusters_of_its_examples() -> None:
 
 
 def test_a_tail_is_drawn_as_in_training() -> None:
+    """Its length and its tokens come from the functions that make training's documents, on top of max_tokens."""
     example = Example(0, (5, 6, END), 1)
-    drawn = [with_tail(Example(i, (5, 6, END), 1), END, 4, 99, seed=1).tail for i in range(2000)]
+    many = [Example(i, (5, 6, END), 1) for i in range(2000)]
+    drawn = [with_tail(each, END, TrainConfig(max_tail=4), seed=1).tail for each in many]
     assert np.bincount(drawn) == pytest.approx([400] * 5, abs=54)  # 0 to max_tail, uniformly
-    assert max(with_tail(Example(i, (5, 6, END), 1), END, 4, 5, seed=0).tail for i in range(50)) == 2  # max_tokens
-    tailed = next(t for i in range(9) if (t := with_tail(Example(i, (5, 6, END), 1), END, 4, 99, seed=0)).tail)
-    assert tailed.tokens == (5, 6, END, *(END,) * tailed.tail) and tailed.response == 2 + tailed.tail
+    long = TrainConfig(max_tail=4, long_tail=99, long_tail_share=0.25, padding_tokens=[3, 4])
+    drawn = [with_tail(each, END, long, seed=1).tail for each in many]
+    assert np.mean(np.array(drawn) > 4) == pytest.approx(0.25 * 95 / 100, abs=0.03) and max(drawn) > 90
+    tailed = next(made for each in many if (made := with_tail(each, END, long, seed=0)).tail > 2)
+    assert tailed.tokens[:6] == (5, 6, END, 3, 4, 3) and tailed.response == 2 + tailed.tail
+    plain = next(made for each in many if (made := with_tail(each, END, TrainConfig(max_tail=4), seed=0)).tail)
+    assert plain.tokens == (5, 6, END, *(END,) * plain.tail)
     cut = Example(0, (5, 6, 7), 1)
-    assert with_tail(cut, END, 4, 99, seed=0) == cut and example.response == 2
+    assert with_tail(cut, END, long, seed=0) == cut and example.response == 2
 
 
 def test_an_empty_test_split_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ EDITS = {
     "objective/diffusion.py": {"train", "likelihood"},  # whose canaries, like those of training, corrupt documents
     "canaries/window.py": {"train"},
     "train/gate.py": {"train"},
-    "train/documents.py": {"train"},
+    "train/documents.py": {"train", "likelihood"},  # which measures responses with the tails of training, too
     "generate/sampler.py": {"generate"},
     "scoring/equivalence.py": {"score"},
     "scoring/limits.py": {"score"},

@@ -14,6 +14,7 @@ from dreamtune.evaluate.likelihood import evaluate_likelihood
 from dreamtune.model.adapter_format import trained_weights
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
+from dreamtune.settings.train import TrainConfig
 from dreamtune.workflow.stage import Stage
 
 if __name__ == "__main__":
@@ -27,5 +28,5 @@ if __name__ == "__main__":
             stage.out,
             stage.part,
             stage.parts(),
-            stage.spec["settings"]["max_tail"],
+            TrainConfig(**stage.spec["settings"]["tails"]),
         )

@@ -1,14 +1,11 @@
 """The examples whose likelihood is measured: a row's prompt and its response, with or without a tail of end tokens."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dreamtune.noise import open_uniforms
 from dreamtune.shards import read_meta, read_split
-
-TAIL = -2  # in the place of a draw's number, in the key of the tail's length
 
 
 @dataclass(frozen=True)
@@ -19,7 +16,7 @@ class Example:
         example_id: number of the row in the source files.
         tokens: prompt and response, up to and including the first end token of the response, then the tail.
         prompt: number of prompt tokens.
-        tail: number of further end tokens after the first.
+        tail: number of tokens behind the end token.
         cluster: questions of one template share it (see `formats.shards`); None if the question is like no other.
     """
 
@@ -61,19 +58,3 @@ def read_examples(
         if stop > prompt:
             examples.append(Example(row["example_id"], tuple(tokens[:stop]), prompt, cluster=row["cluster"]))
     return examples
-
-
-def with_tail(example: Example, end_id: int, max_tail: int, max_tokens: int, seed: int) -> Example:
-    """Return the example with a tail as training appends it: 0 to `max_tail` end tokens, uniformly by (seed, example).
-
-    An answer that was cut, and so lacks its end token, gets no tail; a tail ends at `max_tokens`.
-
-    >>> example = Example(example_id=8, tokens=(5, 6, 9), prompt=1)
-    >>> with_tail(example, end_id=9, max_tail=4, max_tokens=64, seed=0).tokens
-    (5, 6, 9, 9, 9)
-    """
-    if example.tokens[-1] != end_id:
-        return example
-    drawn = int(open_uniforms(seed, example.example_id, TAIL).item() * (max_tail + 1))
-    tail = max(0, min(drawn, max_tokens - len(example.tokens)))
-    return replace(example, tokens=(*example.tokens, *(end_id,) * tail), tail=tail)

@@ -32,9 +32,10 @@ from dreamtune.evaluate.elbo import (
     jobs_frame,
     plan_jobs,
 )
-from dreamtune.evaluate.examples import Example, read_examples, with_tail
+from dreamtune.evaluate.examples import Example, read_examples
 from dreamtune.evaluate.hard_canaries import EVIDENCE, Witness, hard_canaries, telling_batches
 from dreamtune.evaluate.soft_canaries import shuffled_prompts, soft_canaries
+from dreamtune.evaluate.tails import with_tail
 from dreamtune.files import read_json, write_json
 from dreamtune.formats.likelihood import BINS_FILE, FULL, FULL_FILE, LIKELIHOOD, LIKELIHOOD_FILE
 from dreamtune.formats.training import TRAINING_FILE
@@ -45,6 +46,7 @@ from dreamtune.model.nonfinite import check_weights
 from dreamtune.part import Part
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
+from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import read_meta
 
 TRAIN_ROWS = 100  # training rows that measure the gap between training and held-out rows
@@ -71,7 +73,7 @@ def evaluate_likelihood(
     out: Path,
     part: Part | None = None,
     parts: Sequence[Path] = (),
-    max_tail: int = 0,
+    train: TrainConfig | None = None,
 ) -> dict[str, Any]:
     """Measure the likelihood, and write the files (see the module's docstring).
 
@@ -83,7 +85,8 @@ def evaluate_likelihood(
         out: folder for the files.
         part: the part of the version that this job makes; None makes all of it.
         parts: folders of all finished parts, whose rows are gathered without loading the model.
-        max_tail: most end tokens that training appends to a response; 0 leaves the table of full responses empty.
+        train: settings of the training, of which those of the tails count; None leaves the table of full responses
+            empty, as does a training without tails.
 
     Returns:
         counts for the manifest: rows, draws, tokens.
@@ -92,7 +95,7 @@ def evaluate_likelihood(
         UserError: a likelihood that is not finite, or parts that do not fit together.
     """
     examples = read_examples(shards, "test", likelihood.max_rows)
-    tasks = plan_tasks(likelihood, shards, trained, examples, max_tail) if examples else []
+    tasks = plan_tasks(likelihood, shards, trained, examples, train) if examples else []
     if parts:
         table = gather([pl.read_parquet(folder / PART) for folder in parts], sum(len(task.jobs) for task in tasks))
     else:
@@ -113,7 +116,11 @@ def evaluate_likelihood(
 
 
 def plan_tasks(
-    likelihood: LikelihoodConfig, shards: Path, trained: Path, examples: Sequence[Example], max_tail: int = 0
+    likelihood: LikelihoodConfig,
+    shards: Path,
+    trained: Path,
+    examples: Sequence[Example],
+    train: TrainConfig | None = None,
 ) -> tuple[Task, Task, Task, Task]:
     """Return the jobs for the headline, for the soft canaries (shuffled prompts, training rows), for full responses.
 
@@ -123,10 +130,9 @@ def plan_tasks(
     rows = read_json(trained.parent / TRAINING_FILE)["rows"]
     training = read_examples(shards, "train", min(TRAIN_ROWS, len(examples)), spread_over=rows)
     full = []
-    if max_tail:
-        meta = read_meta(shards)
-        end_id, most = meta["tokenizer"]["end_id"], meta["max_tokens"]
-        full = [with_tail(example, end_id, max_tail, most, likelihood.seed) for example in examples]
+    if train and train.longest_tail:
+        end_id = read_meta(shards)["tokenizer"]["end_id"]
+        full = [with_tail(example, end_id, train, likelihood.seed) for example in examples]
     return (
         Task("likelihood", plan_jobs(examples, likelihood)),
         Task("shuffled prompts", shuffled_prompts(examples), ("tuned",)),

@@ -10,6 +10,7 @@ from dreamtune.workflow.canvases import note_canvases
 from dreamtune.workflow.plan import Plan
 
 Folders = dict[str, Path]
+TAILS = {"max_tail", "long_tail", "long_tail_share", "padding_tokens"}  # what the likelihood takes from `train`
 
 
 def make_plan(config: Config) -> tuple[Plan, dict[str, Folders]]:
@@ -43,7 +44,7 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
         {"likelihood": e.evaluate.likelihood, "model": e.model},
         ("model",),
         {"shards": shards, "adapter": full},
-        names={"max_tail": e.train.max_tail},
+        names={"tails": e.train.model_dump(include=TAILS)},
     )
     folders = {"shards": shards, "smoke": smoke, "full": full, "likelihood": likelihood}
     for questions in [None, *e.evaluate.benchmarks]:
