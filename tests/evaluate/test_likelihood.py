@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +16,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dreamtune.errors import UserError
 from dreamtune.evaluate import elbo, likelihood
-from dreamtune.evaluate.comparison import compare_full, compare_nll
+from dreamtune.evaluate.comparison import compare_nll
 from dreamtune.evaluate.draws import EVERYTHING, nats_per_token, per_example
-from dreamtune.evaluate.elbo import Job, batches, heldout_nll, jobs_frame, mask_positions, plan_jobs
+from dreamtune.evaluate.elbo import Job, batches, heldout_nll, mask_positions, plan_jobs
 from dreamtune.evaluate.examples import Example
-from dreamtune.evaluate.soft_canaries import context_helps, no_gap, prompt_matters, shuffled_prompts
-from dreamtune.evaluate.tails import with_tail
 from dreamtune.model import logits
 from dreamtune.model.facts import Facts, set_facts
 from dreamtune.model.loading import attach_lora
@@ -234,64 +231,6 @@ def test_the_stage_writes_what_it_promises(tmp_path: Path, monkeypatch: pytest.M
     assert all(c["passed"] is not False for c in content["canaries"][3:])
 
 
-def test_both_readings_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to the first end token, and with the tail, each as the estimator gives it for those tokens."""
-    model = tuned_model()
-    frame, content = evaluate(tmp_path, monkeypatch, model, max_tail=6)
-    full = pl.read_parquet(tmp_path / "out/likelihood_full.parquet")
-    tailed = [with_tail(example, END, TrainConfig(max_tail=6), seed=0) for example in examples(20)]
-    tails = {example.example_id: example.tail for example in tailed}
-    assert full.height == 20 * 4 and (full["response_tokens"] == 5).all()
-    assert full["tail_tokens"].to_list() == [tails[i] for i in full["example_id"]]
-    assert (full["masked"] <= 5 + full["tail_tokens"]).all() and (full["masked"] > 5).any()
-    expected = heldout_nll(model, tailed, LikelihoodConfig(draws=4), MASK).filter(pl.col("draw") >= 0)
-    assert full["nll_tuned"].to_numpy() == pytest.approx(expected["nll"].to_numpy(), rel=1e-5)
-    assert content["full"]["tail_tokens"] == sum(tails.values())
-    assert content["full"]["tuned"] == pytest.approx(per_example(full)["nll_tuned"].sum() / 100)
-    block = compare_full(full, Comparison(resamples=200))
-    assert block is not None and block["tail_tokens"] == sum(tails.values())
-    assert block["delta"]["value"] == pytest.approx(content["full"]["tuned"] - content["full"]["base"])
-    assert block["delta"]["low"] < block["delta"]["value"] < block["delta"]["high"]
-    (tmp_path / "without").mkdir()
-    alone, plain = evaluate(tmp_path / "without", monkeypatch, model)
-    assert alone.equals(frame) and plain["nll"] == content["nll"]  # the headline does not hear of tails
-    assert plain["full"] == {"base": None, "tuned": None, "tail_tokens": 0}
-    none = pl.read_parquet(tmp_path / "without/out/likelihood_full.parquet")
-    assert none.height == 0 and none.schema == full.schema and compare_full(none, Comparison()) is None
-
-
-def test_every_table_names_the_clusters_of_its_examples() -> None:
-    alike = [replace(example, cluster=example.example_id // 2) for example in examples(20)]
-    tailed = [with_tail(example, END, TrainConfig(max_tail=6), seed=0) for example in alike]
-    for jobs in (
-        plan_jobs(alike, LikelihoodConfig(draws=2)),
-        plan_jobs(tailed, LikelihoodConfig()),
-        shuffled_prompts(alike),
-    ):
-        frame = jobs_frame(jobs, nll=np.zeros(len(jobs)))
-        assert frame["cluster"].to_list() == [i // 2 for i in frame["example_id"]]
-        assert per_example(frame.with_columns(draw=0))["cluster"].n_unique() == 10
-    alone = shuffled_prompts(examples(20))
-    assert jobs_frame(alone, nll=np.zeros(20))["cluster"].n_unique() == 20
-
-
-def test_a_tail_is_drawn_as_in_training() -> None:
-    """Its length and its tokens come from the functions that make training's documents, on top of max_tokens."""
-    example = Example(0, (5, 6, END), 1)
-    many = [Example(i, (5, 6, END), 1) for i in range(2000)]
-    drawn = [with_tail(each, END, TrainConfig(max_tail=4), seed=1).tail for each in many]
-    assert np.bincount(drawn) == pytest.approx([400] * 5, abs=54)  # 0 to max_tail, uniformly
-    long = TrainConfig(max_tail=4, long_tail=99, long_tail_share=0.25, padding_tokens=[3, 4])
-    drawn = [with_tail(each, END, long, seed=1).tail for each in many]
-    assert np.mean(np.array(drawn) > 4) == pytest.approx(0.25 * 95 / 100, abs=0.03) and max(drawn) > 90
-    tailed = next(made for each in many if (made := with_tail(each, END, long, seed=0)).tail > 2)
-    assert tailed.tokens[:6] == (5, 6, END, 3, 4, 3) and tailed.response == 2 + tailed.tail
-    plain = next(made for each in many if (made := with_tail(each, END, TrainConfig(max_tail=4), seed=0)).tail)
-    assert plain.tokens == (5, 6, END, *(END,) * plain.tail)
-    cut = Example(0, (5, 6, 7), 1)
-    assert with_tail(cut, END, long, seed=0) == cut and example.response == 2
-
-
 def test_an_empty_test_split_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frame, content = evaluate(tmp_path, monkeypatch, None, rows=0)
     assert frame.height == 0
@@ -315,51 +254,6 @@ def test_a_cut_row_counts_up_to_its_cut(tmp_path: Path) -> None:
     assert len(likelihood.read_examples(shards, "test", 2)) == 2
     assert [e.example_id for e in likelihood.read_examples(shards, "test", 2, spread_over=4)] == [0, 3]
     assert [e.example_id for e in likelihood.read_examples(shards, "test", 2, spread_over=2)] == [0, 1]
-
-
-def _draws(nll: float, blind: float, base: float | None = None) -> pl.DataFrame:
-    """Twenty examples of ten tokens: a draw at rate 0.2, one at 0.7, and everything masked."""
-    rng, rows = np.random.default_rng(0), []
-    for i in range(20):
-        for draw, masked, value in ((0, 2, nll), (1, 7, nll), (EVERYTHING, 10, blind)):
-            noisy = 10 * (value + 0.05 * rng.normal())
-            fields = {"example_id": i, "cluster": i, "draw": draw, "masked": masked, "response_tokens": 10}
-            fields["nll_tuned"] = noisy
-            rows.append(fields | {"nll_base": 10 * (nll if base is None else base)})
-    return pl.DataFrame(rows)
-
-
-def test_canaries_pass_and_fire() -> None:
-    good = _draws(0.5, 1.5)
-    assert context_helps(good, 0)["passed"] is True
-    assert context_helps(_draws(1.5, 1.5), 0)["passed"] is False  # a model that is blind to its context
-    shuffled = good.filter(pl.col("draw") == EVERYTHING)
-    assert prompt_matters(good, shuffled.with_columns(pl.col("nll_tuned") + 5), 0)["passed"] is True
-    assert prompt_matters(good, shuffled, 0)["passed"] is False  # a model that ignores its prompt
-    assert no_gap(_draws(0.5, 1.5, base=0.9), _draws(0.5, 1.5, base=0.9), 0)["passed"] is True
-    assert no_gap(_draws(0.9, 1.5, base=0.9), _draws(0.1, 1.5, base=0.9), 0)["passed"] is False  # memorised
-
-
-def test_canaries_count_clusters_of_similar_questions() -> None:
-    rows = _draws(0.5, 1.5)
-    assert context_helps(rows, 0)["note"] == "20 rows with different questions"
-    alike = rows.with_columns(cluster=pl.col("example_id") // 2)
-    half, all_of_them = context_helps(alike, 0), context_helps(rows, 0)
-    assert half["note"] == "10 rows with different questions" and half["value"] == pytest.approx(all_of_them["value"])
-    few = rows.with_columns(cluster=pl.col("example_id") // 3)
-    shuffled = few.filter(pl.col("draw") == EVERYTHING)
-    found = [context_helps(few, 0), prompt_matters(few, shuffled, 0), no_gap(few, few, 0)]
-    assert [c["passed"] for c in found] == [None] * 3 and "not enough data" in found[0]["note"]
-
-
-def test_shuffled_prompts_exchange_prompts_and_nothing_else() -> None:
-    rows = examples(8)
-    for job in shuffled_prompts(rows):
-        mine = next(e for e in rows if e.example_id == job.example.example_id)
-        assert job.example.tokens[job.example.prompt :] == mine.tokens[mine.prompt :]
-        assert job.example.tokens[: job.example.prompt] != mine.tokens[: mine.prompt]
-        assert len(job.masked) == mine.response
-    assert shuffled_prompts([]) == []
 
 
 def test_only_the_masked_rows_reach_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
