@@ -83,7 +83,7 @@ def merge_adapter(
     family, updates = family_of(read_config(base), model.family), _read_updates(adapter)
     summary: dict[str, Any] = {"format": 1, "weights": weights}
     if weights == "unmerged":
-        exported = model.model_copy(update={"quantization": "none"}), adapter
+        exported: tuple[ModelConfig, Path | None] = model.model_copy(update={"quantization": "none"}), adapter
         summary |= _write_adapter(base, family, model, adapter, out / "adapter", updates)
     else:
         float32 = {"dtype": "float32"} if weights == "float32" else {}

@@ -58,7 +58,7 @@ class Clusters:
 
     def sums(self, values: ArrayLike) -> Floats:
         """Return the sum of the values [n] over each cluster, [clusters]."""
-        return np.bincount(self.codes, np.asarray(values, float))
+        return np.bincount(self.codes, np.asarray(values, float)).astype(float)
 
 
 def effective_number(values: ArrayLike, clusters: Clusters, weights: ArrayLike | None = None) -> float:

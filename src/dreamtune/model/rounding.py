@@ -54,5 +54,8 @@ def add_rounded(weight: torch.Tensor, update: torch.Tensor) -> tuple[torch.Tenso
 
 def total_rounding(parts: list[Rounding]) -> Rounding:
     """Return the rounding of several updates taken together, at least one."""
-    sums = (sum(getattr(part, name) for part in parts) for name in ("error", "update"))
-    return Rounding(*sums, sum(part.count for part in parts))
+    return Rounding(
+        error=sum(part.error for part in parts),
+        update=sum(part.update for part in parts),
+        count=sum(part.count for part in parts),
+    )
