@@ -17,7 +17,6 @@ import polars as pl
 from dreamtune.config import load_config
 from dreamtune.generate.answers import generate_answers
 from dreamtune.scoring.score import score_answers
-from dreamtune.settings.generate import GenerateConfig
 
 ROOT = Path(__file__).parents[1]
 EXACT = {"block_length": None, "refresh": "step", "threshold": None, "steps": None}
@@ -32,9 +31,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 where the ratio is below 3")
     arguments = parser.parse_args()
     settings = load_config(ROOT / "config/demo.yaml").experiments["demo"]
-    headline = GenerateConfig(
-        **{name: value for name, value in settings.generate.model_dump().items() if name in GenerateConfig.model_fields}
-    ).model_copy(update={"max_prompts": arguments.prompts})
+    headline = settings.generations()["greedy"].model_copy(update={"max_prompts": arguments.prompts})
     seconds = {"demo": 0.0, "exact": 0.0}
     for model, adapter in (("base", None), ("tuned", arguments.demo / "full/adapter")):
         for way, changes in (("demo", {}), ("exact", EXACT)):

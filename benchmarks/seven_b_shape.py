@@ -123,6 +123,7 @@ def write_shards(folder: Path, lengths: Sequence[int], ids: dict[str, int] = IDS
             "input_ids": [*draw.integers(0, min(ids["end_id"], ids["mask_id"]), tokens - 1).tolist(), ids["end_id"]],
             "prompt_tokens": tokens // 4,
             "complete": True,
+            "cluster": i,
             "question": str(i),
             "answer": "",
         }

@@ -60,7 +60,7 @@ def _answer(example_id: int, sample: int, question: str, answer: str | None, com
     pieces = re.findall(r"\s*\S+", completion)
     tokens = [zlib.crc32(piece.encode()) % 1000 for piece in pieces]
     steps = [i * 7 % len(pieces) for i in range(len(pieces))]
-    fields = {"example_id": example_id, "sample": sample, "question": question, "answer": answer}
+    fields = {"example_id": example_id, "cluster": example_id, "sample": sample, "question": question, "answer": answer}
     made = {"completion": completion, "tokens": tokens, "pieces": pieces, "unmasked_at": steps}
     return fields | made | {"ended": example_id >= 0}
 
@@ -84,7 +84,7 @@ def _shards(root: Path) -> Path:
         "rows": {"train": 500, "validation": 0, "test": 100},
         "dropped": {"answer_does_not_fit": 4},
         "policies": {p: {"rows_lost": n, "answers_lost": n, "rows_shortened": 9} for p, n in lost.items()},
-        "response_tokens": {"train": {"median": 38, "max": 54}, "test": {}},
+        "response_tokens": {"train": {"p05": 12, "median": 38, "p95": 54, "max": 54}, "test": {}},
         "duplicates": {"policy": "keep", "rows": 3, "questions": 2},
         "contamination": contamination | {"question_copies": 0, "train_rows": 1, "kept_share": 1.0},
         "flags": {"html": {"rows": 2, "examples": [3, 5]}, "mojibake": {"rows": 0, "examples": []}},
@@ -98,7 +98,9 @@ def _shards(root: Path) -> Path:
 
 
 def _training(root: Path, run: str, leak: bool) -> Path:
-    folder = _folder(root, run, "train_adapter", {"train": {"learning_rate": 2e-5, "lora": {"rank": 16}}})
+    folder = _folder(
+        root, run, "train_adapter", {"train": {"learning_rate": 2e-5, "max_tail": 8, "lora": {"rank": 16}}}
+    )
     checks = [
         {
             "name": "targets_hidden",
@@ -132,9 +134,22 @@ def _likelihood(root: Path, questions: int) -> Path:
         for draw in (0, 1, 2, 3, -1):
             masked = 20 if draw < 0 else 3 + 5 * draw
             nll = 20 * (0.5 + 0.3 * masked / 20 + rng.random() / 5)
-            row = {"example_id": i, "draw": draw, "masked": masked, "response_tokens": 20, "nll_base": nll}
+            row = {
+                "example_id": i,
+                "cluster": i,
+                "draw": draw,
+                "masked": masked,
+                "response_tokens": 20,
+                "nll_base": nll,
+            }
             rows.append(row | {"nll_tuned": nll * 0.6, "everything_masked": draw < 0})
-    schema = {"example_id": pl.Int64, "draw": pl.Int32, "masked": pl.Int32, "response_tokens": pl.Int32}
+    schema = {
+        "example_id": pl.Int64,
+        "cluster": pl.Int64,
+        "draw": pl.Int32,
+        "masked": pl.Int32,
+        "response_tokens": pl.Int32,
+    }
     floats = {"nll_base": pl.Float64, "nll_tuned": pl.Float64, "everything_masked": pl.Boolean}
     pl.DataFrame(rows, schema=schema | floats).write_parquet(folder / "likelihood.parquet")
     bins = [

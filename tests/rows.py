@@ -38,9 +38,10 @@ def prepare(folder: Path, rows: dict[str, list[Any]], **settings: Any) -> tuple[
     out = folder / f"out{len(list(folder.glob('out*')))}"
     out.mkdir()
     split = settings.pop("split", {"validation": 0.0, "test": 0.0})
-    benchmarks = settings.pop("benchmarks", ())
+    benchmarks, canvases = settings.pop("benchmarks", ()), settings.pop("canvases", None)
     data = DataConfig(files=[str(folder / "rows.parquet")], split=split, **({"template": TEMPLATE} | settings))
-    counts = prepare_shards(data, ModelConfig(path=write_tokenizer(folder / "model")), out, benchmarks)
+    model = ModelConfig(path=write_tokenizer(folder / "model"))
+    counts = prepare_shards(data, model, out, benchmarks, canvases=canvases)
     return out, counts
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -62,6 +63,16 @@ def test_a_home_folder_is_that_of_the_user_who_plans(monkeypatch: pytest.MonkeyP
         ({"model": {"path": "x", "attention": "causal"}}, "unknown key 'model.attention'"),
         ({"evaluate": {"benchmarks": [{"name": "test", "files": ["y"]}]}}, "cannot be named test"),
         ({"evaluate": {"benchmarks": [{"name": "x", "files": ["y"]}] * 2}}, "two benchmarks are named x"),
+        ({"evaluate": {"canvases": [32, 64, 32]}}, "32 is listed twice"),
+        ({"evaluate": {"canvases": [0]}}, "evaluate.canvases.0: input should be greater than or equal to 1"),
+        ({"evaluate": {"decoders": [{"name": "whole", "block_lenght": 4}]}}, "did you mean 'block_length'?"),
+        ({"evaluate": {"decoders": [{"name": "x"}, {"name": "x"}]}}, "two decoders are named x"),
+        ({"evaluate": {"decoders": [{"name": "sampled"}]}}, "cannot be named sampled"),
+        ({"evaluate": {"decoders": [{"name": "a/b"}]}}, "evaluate.decoders.0.name"),
+        (
+            {"evaluate": {"decoders": [{"name": "x", "block_length": 4, "steps": 3}]}},
+            "experiments.main: evaluate.decoders, x: steps is 3, but 512 new tokens in blocks of 4 are 128 blocks",
+        ),
     ],
 )
 def test_mistakes_are_one_line(change: dict, message: str) -> None:
@@ -129,3 +140,35 @@ def test_a_preset_goes_on_top_of_any_configuration(preset: Path) -> None:
     merged = parse_config(whole | {"train": whole["train"] | change["train"]})
     trained, alone = (c.experiments["dream7b-s1k"].train for c in (merged, parse_config(whole)))
     assert trained.memory_gib is not None and trained.by_kind()[0] == alone.by_kind()[0]
+
+
+@pytest.mark.parametrize(
+    ("generate", "lookahead"),
+    [
+        ({}, None),
+        ({"block_length": 512}, None),
+        ({"block_length": 32}, 20),
+        ({"block_length": 32, "lookahead": 0}, 0),
+        ({"lookahead": 7}, 7),
+    ],
+)
+def test_the_lookahead_is_the_longest_usual_tail_of_training(generate: dict[str, Any], lookahead: int | None) -> None:
+    sections = LEAST | {"train": {"max_tail": 20, "long_tail": 99}, "generate": generate | {"sampled": {}}}
+    settings = parse_config(sections).experiments["main"].generations()
+    assert {name: setting.lookahead for name, setting in settings.items()} == dict.fromkeys(settings, lookahead)
+    assert settings.keys() == {"greedy", "sampled"}
+
+
+def test_canvases_and_decoders_are_further_settings_of_generation() -> None:
+    generate = {"max_new_tokens": 64, "block_length": 16, "steps": 32, "threshold": 0.9, "prompts": ["Who are you?"]}
+    decoders = [{"name": "whole", "block_length": None, "threshold": None}, {"name": "wide", "lookahead": 40}]
+    evaluate = {"canvases": [48, 96], "decoders": decoders}
+    sections = LEAST | {"train": {"max_tail": 20}, "generate": generate, "evaluate": evaluate}
+    settings = parse_config(sections).experiments["main"].generations()
+    assert list(settings) == ["greedy", "canvas-48", "canvas-96", "whole", "wide"]
+    headline = settings["greedy"]
+    limits = {name: (settings[name].max_new_tokens, settings[name].steps) for name in ("canvas-48", "canvas-96")}
+    assert limits == {"canvas-48": (48, 24), "canvas-96": (96, 48)}  # two tokens a step, as in the headline
+    changes = {"block_length": None, "threshold": None, "lookahead": None, "prompts": []}
+    assert settings["whole"] == headline.model_copy(update=changes)
+    assert settings["wide"] == headline.model_copy(update={"lookahead": 40, "prompts": []})

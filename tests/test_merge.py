@@ -16,6 +16,7 @@ from dreamtune.model.loading import attach_lora, load_model
 from dreamtune.model.logits import token_logits
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.lora import LoraSettings
+from dreamtune.settings.merge import MergeConfig
 from dreamtune.settings.model import ModelConfig
 from tests.generate.test_answers import base, shards  # noqa: F401, fixtures
 from tolerance import model_tolerance
@@ -109,7 +110,9 @@ def test_official_files_names_and_types(family: str, tmp_path: Path) -> None:
 def test_nll_of_both_models_is_stated(base: ModelConfig, shards: Path, tmp_path: Path) -> None:  # noqa: F811
     adapter = make_adapter(Path(base.path), tmp_path / "adapter")
     counts = merge_adapter(base, adapter, tmp_path / "out", shards, LikelihoodConfig(draws=3))
-    assert json.loads((tmp_path / "out" / "merge.json").read_text()) == counts
+    written = json.loads((tmp_path / "out" / "merge.json").read_text())
+    layers = written["rounding"].pop("layers")
+    assert written == counts and len(layers) == counts["merged_weights"]
     nll = counts["nll"]
     assert nll["rows"] == 5 and nll["evaluated_quantization"] == "nf4" and nll["dtype"] == "float32"
     assert nll["merged"] > 0 and nll["evaluated"] > 0
@@ -135,3 +138,112 @@ def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:
     save_file(tensors | {"base_model.model.lm_head.weight": torch.zeros(2, 2)}, adapter / "adapter_model.safetensors")
     with pytest.raises(UserError, match="besides lora_A"):
         merge_adapter(section(dream), adapter, tmp_path / "more")
+
+
+def scaled_adapter(model: Path, folder: Path, rms: float) -> Path:
+    """An adapter on q_proj whose update has numbers of this size."""
+    make_adapter(model, folder, ["q_proj"])
+    tensors = load_file(folder / "adapter_model.safetensors")
+    for key in [key for key in tensors if "lora_B" in key]:
+        a, b = tensors[key.replace("lora_B", "lora_A")].float(), tensors[key].float()
+        tensors[key] = b * (rms / (3 * b @ a).square().mean().sqrt())  # alpha / r = 3
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def wide_base(folder: Path) -> Path:
+    """The small checkpoint in bfloat16, with q_proj weights as large as a 7B's, 0.02 on average."""
+    as_bfloat16(FOLDERS["dream"], folder)
+    tensors, generator = load_file(folder / "model.safetensors"), torch.Generator().manual_seed(0)
+    for key in [key for key in tensors if "q_proj.weight" in key]:
+        tensors[key] = (0.02 * torch.randn(tensors[key].shape, generator=generator)).bfloat16()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(("rms", "lost"), [(2.3e-5, 0.77), (7.7e-5, 0.40), (1e-2, 0.003)])
+def test_what_rounding_takes_is_measured_and_said(
+    rms: float, lost: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, adapter = wide_base(tmp_path / "base"), scaled_adapter(FOLDERS["dream"], tmp_path / "adapter", rms)
+    counts = merge_adapter(section(model), adapter, tmp_path / "out")
+    rounding = json.loads((tmp_path / "out/merge.json").read_text())["rounding"]
+    assert rounding["rms"] == pytest.approx(rms, rel=0.01) and rounding["lost"] == pytest.approx(lost, rel=0.25)
+    assert counts["rounding"] == {"lost": rounding["lost"], "rms": rounding["rms"]}
+    # The file itself: what is missing of the update in the weights that were written.
+    before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "out/merged"))
+    factors = load_file(adapter / "adapter_model.safetensors")
+    for layer in rounding["layers"]:
+        name = f"base_model.model.{layer['weight'].removesuffix('.weight')}"
+        update = 3 * factors[f"{name}.lora_B.weight"].float() @ factors[f"{name}.lora_A.weight"].float()
+        missing = after[layer["weight"]].float() - before[layer["weight"]].float() - update
+        assert layer["lost"] == pytest.approx(float(missing.norm() / update.norm()), rel=1e-3)
+    said = capsys.readouterr().err
+    assert ("of the adapter's update" in said and "merge.weights" in said) == (lost > 0.05)
+
+
+def test_float32_keeps_the_update_and_says_so_to_the_official_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = wide_base(tmp_path / "base")
+    adapter = scaled_adapter(FOLDERS["dream"], tmp_path / "adapter", 2.3e-5)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"torch_dtype": "bfloat16"}))
+    counts = merge_adapter(section(model), adapter, tmp_path / "out", merge=MergeConfig(weights="float32"))
+    assert counts["rounding"]["lost"] < 1e-3 and "rounding took" not in capsys.readouterr().err
+    merged = tmp_path / "out/merged"
+    assert json.loads((merged / "config.json").read_text()) == config | {"torch_dtype": "float32"}
+    before, after = load_file(model / "model.safetensors"), load_file(merged / "model.safetensors")
+    assert before.keys() == after.keys() and {tensor.dtype for tensor in after.values()} == {torch.float32}
+    assert all(torch.equal(before[k].float(), after[k]) == ("q_proj.weight" not in k) for k in before)
+
+
+def test_the_index_of_a_float32_merge_counts_its_bytes(tmp_path: Path) -> None:
+    model = as_bfloat16(FOLDERS["llada"], tmp_path / "base", 2)
+    adapter = make_adapter(model, tmp_path / "adapter", ["q_proj"])
+    merge_adapter(section(model), adapter, tmp_path / "out", merge=MergeConfig(weights="float32"))
+    index = json.loads((tmp_path / "out/merged/model.safetensors.index.json").read_text())
+    files = set(index["weight_map"].values())
+    written = sum(t.nbytes for file in files for t in load_file(tmp_path / "out/merged" / file).values())
+    assert index["metadata"]["total_size"] == written and len(files) == 2
+
+
+@pytest.mark.parametrize("family", FOLDERS)
+def test_an_unmerged_export_names_the_official_modules(family: str, tmp_path: Path) -> None:
+    """So PEFT finds each of them in the official code's model, whose weights have the names of the checkpoint."""
+    model = FOLDERS[family]
+    adapter = make_adapter(model, tmp_path / "adapter")
+    merge_adapter(section(model), adapter, tmp_path / "out", merge=MergeConfig(weights="unmerged"))
+    assert not (tmp_path / "out/merged").exists()
+    exported, trained = tmp_path / "out/adapter", load_file(adapter / "adapter_model.safetensors")
+    tensors = load_file(exported / "adapter_model.safetensors")
+    modules = {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in tensors}
+    assert {f"{module}.weight" for module in modules} < load_file(model / "model.safetensors").keys()
+    assert len(tensors) == len(trained)
+    config = json.loads((exported / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(model)
+    if family == "dream":
+        assert all(torch.equal(trained[key], tensors[key]) for key in trained)
+        ids = load_file(model / "reference.safetensors")["input_ids"]
+        with torch.no_grad():
+            one, other = (token_logits(load_model(model, dtype="float32", adapter=a), ids) for a in (adapter, exported))
+        assert torch.equal(one, other)
+    else:
+        assert set(config["target_modules"]) == modules
+        assert "model.transformer.blocks.0.ff_out" in modules and "model.transformer.ff_out" not in modules
+        renamed = "base_model.model.model.transformer.blocks.1.attn_out.lora_B.weight"
+        assert torch.equal(tensors[renamed], trained["base_model.model.model.layers.1.self_attn.o_proj.lora_B.weight"])
+
+
+def test_the_nll_of_an_unmerged_export_is_that_of_the_base_in_full_precision(
+    base: ModelConfig,  # noqa: F811
+    shards: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    adapter, settings = make_adapter(Path(base.path), tmp_path / "adapter"), LikelihoodConfig(draws=3)
+    counts = {
+        weights: merge_adapter(base, adapter, tmp_path / weights, shards, settings, MergeConfig(weights=weights))
+        for weights in ("unmerged", "float32")
+    }
+    one, other = (counts[weights]["nll"] for weights in ("unmerged", "float32"))
+    assert one["merged"] == pytest.approx(other["merged"], rel=1e-4) and one["evaluated"] == other["evaluated"]

@@ -54,6 +54,7 @@ def make_rows(count: int, first_id: int = 0) -> list[dict[str, Any]]:
         rows.append(
             {
                 "example_id": number,
+                "cluster": number,
                 "input_ids": prompt + response + [END] * complete,
                 "prompt_tokens": len(prompt),
                 "complete": complete,

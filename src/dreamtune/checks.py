@@ -35,9 +35,13 @@ def verdict(checks: Sequence[Check]) -> dict[str, Any]:
 
 
 def failed(checks: Sequence[Check]) -> list[str]:
-    """Return 'name (value; expected ...)' of each hard check that failed."""
+    """Return 'name (value; expected ...)' of each hard check that failed, with its note if it has one.
+
+    >>> failed([check("all_modules_learn", False, 1, "0 of 28", "a dead module", note="dead: layers.0.q_proj")])
+    ['all_modules_learn (1; expected 0 of 28; dead: layers.0.q_proj)']
+    """
     return [
-        f"{one['name']} ({one['value']}; expected {one['expected']})"
+        f"{one['name']} ({one['value']}; expected {one['expected']}{'; ' + one['note'] if one.get('note') else ''})"
         for one in checks
         if one["hard"] and one["passed"] is False
     ]

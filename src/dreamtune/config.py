@@ -8,18 +8,20 @@ import difflib
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from dreamtune.errors import UserError
+from dreamtune.formats.names import CANVAS, HEADLINE, SAMPLED
 from dreamtune.settings.base import Section, result
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.settings.data import DataConfig
-from dreamtune.settings.generate import GenerateConfig, Sampling
+from dreamtune.settings.generate import Decoder, GenerateConfig, Sampling, as_trained, with_limit
 from dreamtune.settings.likelihood import LikelihoodConfig
+from dreamtune.settings.merge import MergeConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.report import Comparison, ReportConfig
 from dreamtune.settings.score import ScoreConfig
@@ -40,8 +42,8 @@ class GenerateSection(GenerateConfig):
 
     def by_name(self) -> dict[str, GenerateConfig]:
         """Return the generation settings by the names that reports and folders use: greedy, sampled."""
-        settings = {"greedy": self.headline}
-        return settings | ({"sampled": self.sampled.applied_to(self.headline)} if self.sampled else {})
+        settings = {HEADLINE: self.headline}
+        return settings | ({SAMPLED: self.sampled.applied_to(self.headline)} if self.sampled else {})
 
 
 class EvaluateSection(Comparison):
@@ -50,6 +52,15 @@ class EvaluateSection(Comparison):
     likelihood: LikelihoodConfig = result(LikelihoodConfig, "how the held-out likelihood is estimated")
     benchmarks: list[Benchmark] = result(
         list, "further sets of questions, answered and graded in addition to the test split"
+    )
+    canvases: list[Annotated[int, Field(ge=1)]] = result(
+        list,
+        "further values of generate.max_new_tokens under which all questions are answered too: accuracy by canvas",
+    )
+    decoders: list[Decoder] = result(
+        list,
+        "further generation settings, each with a name, under which all questions are answered too; the report says "
+        "whether the verdict is the same under each",
     )
 
     @field_validator("benchmarks")
@@ -61,6 +72,26 @@ class EvaluateSection(Comparison):
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two benchmarks are named {twice[0]}; give each its own name")
         return benchmarks
+
+    @field_validator("canvases")
+    @classmethod
+    def canvases_differ(cls, canvases: list[int]) -> list[int]:
+        if twice := [canvas for canvas in canvases if canvases.count(canvas) > 1]:
+            raise ValueError(f"{twice[0]} is listed twice; name each canvas once")
+        return canvases
+
+    @field_validator("decoders")
+    @classmethod
+    def decoders_differ(cls, decoders: list[Decoder]) -> list[Decoder]:
+        names = [decoder.name for decoder in decoders]
+        for name in names:
+            if name in (HEADLINE, SAMPLED) or name.startswith(CANVAS):
+                raise ValueError(
+                    f"a decoder cannot be named {name}, which names a setting already; choose another name"
+                )
+            if names.count(name) > 1:
+                raise ValueError(f"two decoders are named {name}; give each its own name")
+        return decoders
 
     @property
     def comparison(self) -> Comparison:
@@ -83,10 +114,23 @@ class Experiment(Section):
     evaluate: EvaluateSection = Field(
         default_factory=EvaluateSection, description="the evaluation: likelihood, benchmarks, verdict"
     )
+    merge: MergeConfig = Field(default_factory=MergeConfig, description="how `snakemake merge` exports the adapter")
     report: ReportConfig = Field(default_factory=ReportConfig, description="the report: heading, number of examples")
     cluster: ClusterConfig = Field(
         default_factory=ClusterConfig, description="bounds on the time and memory that jobs request on a cluster"
     )
+
+    def generations(self) -> dict[str, GenerateConfig]:
+        """Return greedy, sampled, canvas-N and the decoders by name, each with its lookahead worked out.
+
+        Where the configuration leaves it open, an answer in several blocks is shown as many masks beyond its block as
+        training shows end tokens behind an answer.
+        """
+        headline = self.generate.headline
+        settings = self.generate.by_name()
+        settings |= {f"{CANVAS}{limit}": with_limit(headline, limit) for limit in self.evaluate.canvases}
+        settings |= {decoder.name: decoder.applied_to(headline) for decoder in self.evaluate.decoders}
+        return {name: as_trained(generate, self.train.max_tail) for name, generate in settings.items()}
 
     def contradiction(self) -> str | None:
         """Return one line that says which sections do not fit together, each valid by itself; None if all fit."""
@@ -94,6 +138,11 @@ class Experiment(Section):
             return f"train.finetuning full trains no {self.model.quantization} weights; set model.quantization to none"
         if self.train.finetuning == "full" and self.train.optimizer != "adamw":
             return "train.finetuning full needs train.optimizer adamw, whose state can be shared out over GPUs"
+        for decoder in self.evaluate.decoders:
+            try:
+                decoder.applied_to(self.generate.headline)
+            except ValidationError as error:
+                return f"evaluate.decoders, {decoder.name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
         return None
 
 

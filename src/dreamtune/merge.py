@@ -1,18 +1,24 @@
-"""Merge an adapter into its base model: a checkpoint in the official format, which the official code loads.
+"""Export an adapter: merged into its base model, a checkpoint that the official code loads, or by itself.
 
     OUT/merged/     the base model's own files (config.json, tokenizer, index, Python files) byte for byte, and its
-                    safetensors, file by file under their own names and keys, with the adapter added
-    OUT/merge.json  counts, and the held-out NLL of the merged model beside that of base + adapter as evaluated
+                    safetensors, file by file under their own names and keys, with the adapter added; in float32 if the
+                    settings say so, which config.json and index then say, too
+    OUT/adapter/    in its place, if the settings say so: the adapter under the official code's names, for PEFT
+    OUT/merge.json  counts; what rounding took of the update, by layer; and the held-out NLL of what was written beside
+                    that of base + adapter as evaluated
 
 The adapter was trained on weights rounded to 4 bits and is added here to the unrounded weights: the two NLLs show how
-much that changes. Only one file of weights is in memory at a time.
+much that changes. A merged weight is rounded to its own type, which can take most of a small update (see
+`model.rounding`): that is measured, and said where it is much. Only one file of weights is in memory at a time.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from dreamtune.device.gpus import resolve_device, take_gpu
 from dreamtune.device.memory import out_of_memory
@@ -20,13 +26,16 @@ from dreamtune.errors import UserError
 from dreamtune.evaluate.draws import nats_per_token
 from dreamtune.evaluate.elbo import heldout_nll
 from dreamtune.evaluate.examples import read_examples
-from dreamtune.files import write_json
+from dreamtune.files import read_json, write_json
 from dreamtune.inputs.hub import model_folder
-from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, read_adapter_config
-from dreamtune.model.loading import load, load_model
+from dreamtune.inputs.weight_files import INDEX, weight_files
+from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, CONFIG, read_adapter_config
+from dreamtune.model.loading import load
 from dreamtune.model.official_format import family_of, native_key, read_config
 from dreamtune.model.official_writer import rewrite
+from dreamtune.model.rounding import TOLERANCE, Rounding, add_rounded, total_rounding
 from dreamtune.settings.likelihood import LikelihoodConfig
+from dreamtune.settings.merge import MergeConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta
 
@@ -53,30 +62,43 @@ def merge_adapter(
     out: Path,
     shards: Path | None = None,
     likelihood: LikelihoodConfig | None = None,
+    merge: MergeConfig | None = None,
 ) -> dict[str, Any]:
-    """Write OUT/merged and OUT/merge.json; return the content of merge.json.
+    """Write OUT/merged or OUT/adapter, and OUT/merge.json (see the module's docstring).
 
     Args:
         model: the base model, and the quantisation with which base + adapter was evaluated.
         adapter: PEFT folder of a plain LoRA.
         shards: output of prepare_shards, on whose test split both NLLs are measured; None measures neither.
         likelihood: settings of that measurement; None measures neither.
+        merge: in which form the adapter is written; None merges it into weights of the base's own type.
+
+    Returns:
+        the content of merge.json without the layers, for the manifest.
 
     Raises:
         UserError: the adapter is no plain LoRA or does not fit the base, or the GPU's memory does not suffice.
     """
-    base = model_folder(model.path, model.revision)
-    updates = _read_updates(adapter)
-    modules = len(updates)
-    family, merged = family_of(read_config(base), model.family), out / "merged"
-    files = rewrite(base, merged, lambda key, weight: _merged(weight, native_key(key, family), updates))
+    base, weights = model_folder(model.path, model.revision), (merge or MergeConfig()).weights
+    family, updates = family_of(read_config(base), model.family), _read_updates(adapter)
+    summary: dict[str, Any] = {"format": 1, "weights": weights}
+    if weights == "unmerged":
+        exported: tuple[ModelConfig, Path | None] = model.model_copy(update={"quantization": "none"}), adapter
+        summary |= _write_adapter(base, family, model, adapter, out / "adapter", updates)
+    else:
+        float32 = {"dtype": "float32"} if weights == "float32" else {}
+        whole = {"path": str(out / "merged"), "revision": None, "quantization": "none"}
+        exported = model.model_copy(update=whole | float32), None
+        summary |= _write_merged(base, family, out / "merged", updates, weights == "float32")
     if updates:
         raise UserError(f"the adapter in {adapter} does not fit {model.path}, which has no {sorted(updates)[0]}")
-    summary: dict[str, Any] = {"format": 1, "files": files, "merged_weights": modules}
     if shards is not None and likelihood is not None:
         with out_of_memory("lower evaluate.likelihood.batch_tokens, or set model.device to cpu"):
-            summary["nll"] = _compare(model, adapter, merged, shards, likelihood)
+            summary["nll"] = _compare((model, adapter), exported, shards, likelihood)
     write_json(out / "merge.json", summary)
+    if rounding := summary.get("rounding"):
+        _warn(rounding)
+        summary["rounding"] = {name: rounding[name] for name in ("lost", "rms")}
     return summary
 
 
@@ -101,33 +123,117 @@ def _read_updates(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]
     return updates
 
 
-def _merged(weight: torch.Tensor, name: str, updates: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Return weight + B A in the weight's type, or the weight if `updates` lacks it; remove the factors from there."""
-    if name not in updates:
+def _write_merged(
+    base: Path, family: str, target: Path, updates: dict[str, tuple[torch.Tensor, torch.Tensor]], float32: bool
+) -> dict[str, Any]:
+    """Write the base with the updates added; return counts and rounding. `updates` keeps what did not fit."""
+    roundings: dict[str, Rounding] = {}
+    size = 0
+
+    def change(key: str, weight: torch.Tensor) -> torch.Tensor:
+        nonlocal size
+        name, weight = native_key(key, family), weight.float() if float32 and weight.is_floating_point() else weight
+        if name in updates:
+            a, b = updates.pop(name)
+            _check_shape(name, a, b, tuple(weight.shape))
+            weight, roundings[name] = add_rounded(weight, b @ a)
+        size += weight.nbytes
         return weight
-    a, b = updates.pop(name)
-    if (b.shape[0], a.shape[1]) != weight.shape:
-        raise UserError(f"the adapter's {name} is {b.shape[0]} x {a.shape[1]}, the base's {tuple(weight.shape)}")
-    return (weight.float() + b @ a).to(weight.dtype)
+
+    files = rewrite(base, target, change)
+    if updates:
+        return {}
+    if float32:
+        _declare_float32(target, size)
+    layers = [{"weight": name, "rms": found.rms, "lost": found.lost} for name, found in sorted(roundings.items())]
+    whole = total_rounding(list(roundings.values()))
+    rounding = {"lost": whole.lost, "rms": whole.rms, "layers": layers}
+    return {"files": files, "merged_weights": len(layers), "rounding": rounding}
+
+
+def _check_shape(name: str, a: torch.Tensor, b: torch.Tensor, shape: tuple[int, ...]) -> None:
+    if (b.shape[0], a.shape[1]) != shape:
+        raise UserError(f"the adapter's {name} is {b.shape[0]} x {a.shape[1]}, the base's {shape}")
+
+
+def _declare_float32(folder: Path, size: int) -> None:
+    """Make config.json say float32, by which the official code loads the weights, and the index their bytes."""
+    config = read_json(folder / "config.json")
+    named = [key for key in ("torch_dtype", "dtype") if key in config] or ["torch_dtype"]
+    write_json(folder / "config.json", config | dict.fromkeys(named, "float32"))
+    if (folder / INDEX).exists():
+        index = read_json(folder / INDEX)
+        write_json(folder / INDEX, index | {"metadata": index.get("metadata", {}) | {"total_size": size}})
+
+
+def _write_adapter(
+    base: Path,
+    family: str,
+    model: ModelConfig,
+    adapter: Path,
+    target: Path,
+    updates: dict[str, tuple[torch.Tensor, torch.Tensor]],
+) -> dict[str, Any]:
+    """Write the adapter under the names that the official code gives its modules; `updates` keeps what did not fit."""
+    official = {}  # by a module's native name, its name in the official code
+    for file in weight_files(base):
+        with safe_open(file, "pt") as opened:
+            for key in opened.keys():  # noqa: SIM118, not a mapping
+                if (name := native_key(key, family)) in updates:
+                    _check_shape(name, *updates.pop(name), tuple(opened.get_slice(key).get_shape()))
+                    official[name.removesuffix(".weight")] = key.removesuffix(".weight")
+    if updates:
+        return {}
+    tensors = {}
+    with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as opened:
+        for key in opened.keys():  # noqa: SIM118
+            module, _, factor = key.removeprefix(PREFIX).partition(".lora_")
+            tensors[f"{PREFIX}{official[module]}.lora_{factor}"] = opened.get_tensor(key)
+    config = read_adapter_config(adapter)
+    config |= {"base_model_name_or_path": model.path, "revision": model.revision}
+    if set(official) != set(official.values()):  # a name's last part would match other modules of the official code
+        config["target_modules"] = sorted(official.values())
+    target.mkdir(parents=True)
+    save_file(tensors, target / ADAPTER_WEIGHTS, {"format": "pt"})
+    write_json(target / CONFIG, config)
+    return {"files": 1, "merged_weights": 0}
+
+
+def _warn(rounding: dict[str, Any]) -> None:
+    """Say on the terminal, and so in the job's log, how much of the update rounding took, if it is much."""
+    if rounding["lost"] > TOLERANCE:
+        worst = max(rounding["layers"], key=lambda layer: float(layer["lost"]))
+        print(
+            f"rounding took {rounding['lost']:.0%} of the adapter's update, whose numbers are {rounding['rms']:.1e} on "
+            f"average (rms), and at worst {worst['lost']:.0%}, in {worst['weight']}: the merged model is not the one "
+            "that was evaluated; set merge.weights to float32 or unmerged to keep the update",
+            file=sys.stderr,
+        )
 
 
 def _compare(
-    model: ModelConfig, adapter: Path, merged: Path, shards: Path, likelihood: LikelihoodConfig
+    evaluated: tuple[ModelConfig, Path | None],
+    exported: tuple[ModelConfig, Path | None],
+    shards: Path,
+    likelihood: LikelihoodConfig,
 ) -> dict[str, Any]:
-    """Return the held-out NLL, in nats per token, of the merged model and of base + adapter, on the same masks."""
+    """Return the held-out NLL, in nats per token, of base + adapter and of what was written, on the same masks.
+
+    Args:
+        evaluated, exported: model and adapter, None for a checkpoint that holds it.
+    """
     examples, mask_id = read_examples(shards, "test", likelihood.max_rows), read_meta(shards)["tokenizer"]["mask_id"]
     if not examples:
         return {"rows": 0, "merged": None, "evaluated": None}
-    device = resolve_device(model.device)
-    take_gpu(device)
+    take_gpu(resolve_device(evaluated[0].device))
 
-    def nll(measured: Any) -> float:
-        return nats_per_token(heldout_nll(measured, examples, likelihood, mask_id))
+    def nll(config: ModelConfig, adapter: Path | None) -> float:
+        return nats_per_token(heldout_nll(load(config, adapter), examples, likelihood, mask_id))
 
     return {
         "rows": len(examples),
-        "evaluated": nll(load(model, adapter)),
-        "evaluated_quantization": model.quantization,
-        "merged": nll(load_model(merged, dtype=model.dtype, device=device, family=model.family)),
-        "dtype": model.dtype,
+        "evaluated": nll(*evaluated),
+        "evaluated_quantization": evaluated[0].quantization,
+        "merged": nll(*exported),
+        "dtype": exported[0].dtype,
     }

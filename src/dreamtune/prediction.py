@@ -7,18 +7,20 @@ from dreamtune.settings.train import TrainConfig
 
 
 def training_tokens(train: TrainConfig, rows: int, mean_tokens: float) -> float:
-    """Return the number of tokens that a run is expected to train on, extra end tokens included.
+    """Return the number of tokens that a run is expected to train on, tails included.
+
+    That some rows are cut (`train.cut_share`) is left out, so that such a run takes less time than predicted.
 
     Args:
         rows: number of rows in the training split.
-        mean_tokens: mean tokens of a row, without the extra end tokens of `train.max_tail`.
+        mean_tokens: mean tokens of a row, without its tail.
     """
     rows = min(train.rows or rows, rows)
     per_epoch = math.ceil(rows / train.global_batch)
     steps = min(per_epoch * train.epochs, train.max_steps or per_epoch * train.epochs)
     halves = 2 if train.pairs_masks else 1
     documents = halves * min(steps * train.global_batch, rows * train.epochs)
-    return documents * (mean_tokens + train.max_tail / 2)
+    return documents * (mean_tokens + train.mean_tail)
 
 
 def slowdown(smoke: dict[str, Any], processes: int) -> float:

@@ -117,7 +117,14 @@ def test_answers_the_other_cuts_short_count_as_its_losses_and_short_exact_ones_n
     def scores(tokens: list[int], correct: list[bool]) -> pl.DataFrame:
         ids = list(range(len(tokens)))
         return pl.DataFrame(
-            {"example_id": ids, "sample": [0] * len(ids), "tokens": tokens, "correct": correct, "gradable": True}
+            {
+                "example_id": ids,
+                "cluster": ids,
+                "sample": [0] * len(ids),
+                "tokens": tokens,
+                "correct": correct,
+                "gradable": True,
+            }
         )
 
     exact, other = scores([96, 96, 96, 64], [True] * 4), scores([96, 96, 20, 96], [True, True, False, True])

@@ -11,6 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from dreamtune.evaluate import elbo
+from dreamtune.evaluate.hard_canaries import COUNTED, MISREAD
 from dreamtune.evaluate.likelihood import evaluate_likelihood
 from dreamtune.generate.answers import generate_answers
 from dreamtune.generate.choosing import choose
@@ -27,6 +28,7 @@ from report_fixture import write_reads
 pytest_plugins = "planted"  # its fixture
 
 SOFT = ("context_helps", "prompt_matters", "no_gap")
+HARD = (*COUNTED, "rows_aligned")
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +77,19 @@ def test_the_mask_token_sampled_as_output(plant: Plant, shards: Path, tmp_path: 
 
 
 def evaluate(out: Path, shards: Path, run: Path) -> dict[str, bool | None]:
-    """Return whether each soft canary passed."""
+    """Return whether each soft canary passed; the hard ones are added by their names."""
     out.mkdir()
-    settings = LikelihoodConfig(draws=4, max_rows=24)
+    settings = LikelihoodConfig(draws=4, max_rows=24, batch_tokens=1024)
     evaluate_likelihood(settings, BASE, shards, run / "adapter", out)
     canaries = json.loads((out / "likelihood.json").read_text())["canaries"]
-    assert all(canary["fault"] and not canary["hard"] for canary in canaries)
-    return dict(zip(SOFT, [canary["passed"] for canary in canaries], strict=True))
+    assert all(canary["fault"] for canary in canaries)
+    soft, hard = ([canary for canary in canaries if canary["hard"] is kind] for kind in (False, True))
+    found = dict(zip(SOFT, [canary["passed"] for canary in soft], strict=True))
+    return found | {canary["name"]: canary["passed"] for canary in hard}
 
 
-def test_without_a_fault_the_soft_canaries_pass(honest: Path, shards: Path, tmp_path: Path) -> None:
-    assert evaluate(tmp_path / "out", shards, honest) == dict.fromkeys(SOFT, True)
+def test_without_a_fault_every_canary_passes(honest: Path, shards: Path, tmp_path: Path) -> None:
+    assert evaluate(tmp_path / "out", shards, honest) == dict.fromkeys((*SOFT, *HARD), True)
 
 
 def shown(job: elbo.Job, mask_id: int) -> list[int]:
@@ -109,12 +113,16 @@ def no_prompt(job: elbo.Job, mask_id: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "view, expected",
-    [(targets, "context_helps"), (no_context, "context_helps"), (no_prompt, "prompt_matters")],
+    "view, expected, hard",
+    [
+        (targets, "context_helps", {"targets_hidden", "targets_do_not_matter"}),
+        (no_context, "context_helps", {"attends_both_ways"}),
+        (no_prompt, "prompt_matters", set()),
+    ],
     ids=["targets are shown in evaluation", "the context is not read", "the prompt is not read"],
 )
 def test_a_model_that_is_shown_something_else(
-    plant: Plant, honest: Path, shards: Path, tmp_path: Path, view: Any, expected: str
+    plant: Plant, honest: Path, shards: Path, tmp_path: Path, view: Any, expected: str, hard: set[str]
 ) -> None:
     original = elbo.summed_cross_entropy
 
@@ -125,7 +133,47 @@ def test_a_model_that_is_shown_something_else(
             return original(m, jobs, mask_id)
 
     plant(original, faulty)
-    assert evaluate(tmp_path / "out", shards, honest)[expected] is False
+    found = evaluate(tmp_path / "out", shards, honest)
+    assert found[expected] is False
+    assert {name for name in HARD if found[name] is False} == hard
+
+
+def invalid(out: Path, tmp_path: Path) -> str:
+    """Return the headline of a report that decides by the likelihood, with the canaries of `out`."""
+    reads = write_reads(tmp_path / "reads", questions=12, tuned=0.9)
+    path = reads["likelihood"] / "likelihood.json"
+    canaries = json.loads((out / "likelihood.json").read_text())["canaries"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"canaries": canaries}))
+    summary = build_summary(Reads(reads), Comparison(resamples=200, primary="nll"), "demo")
+    assert summary["verdict"] == "invalid"
+    return str(summary["headline"])
+
+
+@pytest.mark.parametrize("odd", [0, 1], ids=["even rows", "odd rows"])
+def test_the_likelihood_leaks(plant: Plant, honest: Path, shards: Path, tmp_path: Path, odd: int) -> None:
+    """Rows of a batch see the one before them, most often another draw of the same example, which shows its targets."""
+    original = logits.hidden_states
+
+    def faulty(m: Any, ids: torch.Tensor, *given: Any, **packing: Any) -> torch.Tensor:
+        hidden = original(m, ids, *given, **packing)
+        readers = torch.arange(1, len(ids))[torch.arange(1, len(ids)) % 2 == odd]
+        hidden[readers] += 0.1 * hidden[readers - 1]
+        return hidden
+
+    plant(original, faulty)
+    found = evaluate(tmp_path / "out", shards, honest)
+    assert {name for name in HARD if found[name] is False} == {"documents_apart", "targets_do_not_matter"}
+    assert invalid(tmp_path / "out", tmp_path) == f"Invalid: {COUNTED['targets_do_not_matter'][0]}"
+
+
+@pytest.mark.parametrize("step", [1, -1, 2, -2])
+def test_the_likelihood_reads_other_rows(honest: Path, shards: Path, tmp_path: Path, step: int) -> None:
+    original = elbo.hidden_states
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(elbo, "hidden_states", lambda *given: original(*given).roll(-step, dims=1))
+        found = evaluate(tmp_path / "out", shards, honest)
+    assert {name for name in HARD if found[name] is False} == {"rows_aligned"}
+    assert invalid(tmp_path / "out", tmp_path) == f"Invalid: {MISREAD}"
 
 
 def test_answers_that_belong_to_other_questions(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from dreamtune.objective import loss
 from dreamtune.objective.diffusion import Document, Noise, corrupt
 from dreamtune.objective.packing import Batch, collate
 from dreamtune.shards import read_meta, read_split
+from dreamtune.train.documents import make_beginning
 from dreamtune.train.windows import Share, TrainingWindows
 from tiny import END, IDS, MASK, make_model, make_shards, plan, settings
 
@@ -120,6 +121,31 @@ def test_end_tokens_after_a_cut_answer_are_found(shards: Path) -> None:
     cut = {example: row | {"complete": False} for example, row in stored.items()}
     assert canaries.loss_only_on_response(batches, stored, END)["passed"]
     assert not canaries.loss_only_on_response(batches, cut, END)["passed"]
+
+
+def test_padding_tokens_may_stand_in_a_tail_and_nowhere_else(shards: Path) -> None:
+    batches, stored = window(shards, max_tail=20, seed=3, padding_tokens=[7, 8])
+    assert canaries.loss_only_on_response(batches, stored, END, [7, 8])["passed"]
+    assert not canaries.loss_only_on_response(batches, stored, END, [7])["passed"]
+    cut = {example: row | {"complete": False} for example, row in stored.items()}
+    assert not canaries.loss_only_on_response(batches, cut, END, [7, 8])["passed"]
+
+
+def test_rows_of_which_only_the_beginning_is_shown_pass(shards: Path) -> None:
+    batches, stored = window(shards, cut_share=0.9)
+    assert any(row.document.cut for batch in batches for row in batch.noised)
+    assert canaries.loss_only_on_response(batches, stored, END)["passed"]
+
+
+def test_an_end_token_behind_such_a_beginning_fails(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(row: dict[str, Any], response_tokens: int) -> Document:
+        document = make_beginning(row, response_tokens)
+        return replace(document, tokens=np.append(document.tokens, END))
+
+    monkeypatch.setattr("dreamtune.train.windows.make_beginning", ended)
+    batches, stored = window(shards, cut_share=0.9)
+    check = canaries.loss_only_on_response(batches, stored, END)
+    assert check["passed"] is False and check["value"] > 0
 
 
 def test_a_causal_mask_is_found(tmp_path: Path, shards: Path) -> None:

@@ -12,6 +12,8 @@ from conftest import SHARED, needs_shared
 from dreamtune.contamination.audit import audit_contamination
 from dreamtune.contamination.benchmark import BenchmarkOverlap
 from dreamtune.contamination.ngrams import EXCERPT, MAX_PAIRS, NgramIndex, Overlap, Pair, ngram_hashes
+from dreamtune.contamination.templates import Templates
+from dreamtune.contamination.words import read_words
 from dreamtune.errors import UserError
 from dreamtune.settings.benchmark import Benchmark
 from rows import prepare
@@ -30,9 +32,26 @@ def benchmark(tmp_path: Path, name: str, questions: list[Any], **columns: str) -
     return Benchmark(name=name, files=[str(file)], **columns)
 
 
+def no_text(tokens: list[int]) -> str:
+    """Stand in for a tokenizer that decodes responses."""
+    return ""
+
+
+def compared(against: Benchmark, rows: pl.DataFrame) -> BenchmarkOverlap:
+    """Return a benchmark that was compared with rows (question, solution), whose numbers are their ids."""
+    templates = Templates()
+    found = BenchmarkOverlap(against, 13, templates)
+    questions, solutions = rows["question"].to_list(), rows["solution"].to_list()
+    places = templates.add(read_words(questions))
+    templates.finish()
+    found.expect(templates, places)
+    found.look_up(templates.identities[places], questions, solutions, [""] * rows.height, np.arange(rows.height))
+    return found
+
+
 def audit(tmp_path: Path, questions: list[Any], ngram: int = 4, column: str = "question") -> dict[str, Any]:
     shards, _ = prepare(tmp_path, TRAIN)
-    counts = audit_contamination(shards, benchmark(tmp_path, "b", questions, question=column), ngram, tmp_path)
+    counts = audit_contamination(shards, benchmark(tmp_path, "b", questions, question=column), ngram, no_text, tmp_path)
     content: dict[str, Any] = json.loads((tmp_path / "contamination.json").read_text())
     assert counts == {name: content[name] for name in counts}
     return content
@@ -80,7 +99,7 @@ def test_bad_benchmarks_are_refused(tmp_path: Path) -> None:
     for questions, columns, message in bad:
         spoilt = benchmark(tmp_path, "b", questions, **columns)
         with pytest.raises(UserError, match=message):
-            audit_contamination(shards, spoilt, 4, tmp_path)
+            audit_contamination(shards, spoilt, 4, no_text, tmp_path)
         with pytest.raises(UserError, match=message):
             prepare(tmp_path, TRAIN, contaminated="drop", benchmarks=[spoilt])
 
@@ -205,8 +224,7 @@ def test_what_real_rows_share_with_real_benchmarks(
     training: str, against: Benchmark, exact: dict[str, int], overlap: dict[str, int], pair: tuple[int, int, str]
 ) -> None:
     rows = pl.read_parquet(SHARED / "data" / training)
-    found = BenchmarkOverlap(against, 13)
-    found.look_up(rows["question"].to_list(), rows["solution"].to_list(), np.arange(rows.height))
+    found = compared(against, rows)
     counts, pairs = found.counts(), found.pairs()
     assert counts["exact"] == exact and counts["overlap"] == overlap and counts["kept_share"] == 1
     lengths = [len(each["text"]) for each in pairs["overlap_pairs"]]
@@ -219,8 +237,7 @@ def test_what_real_rows_share_with_real_benchmarks(
 def test_four_of_s1ks_forty_overlaps_with_math_500_are_copied_problems() -> None:
     """The others are the phrase that asks for m + n, a few words of a formula, and drawings of a triangle."""
     rows = pl.read_parquet(SHARED / "data/s1k_questions_1000.parquet")
-    found = BenchmarkOverlap(Benchmark(name="m", files=[str(SHARED / "data/math500.parquet")], question="problem"), 13)
-    found.look_up(rows["question"].to_list(), rows["solution"].to_list(), np.arange(rows.height))
+    found = compared(Benchmark(name="m", files=[str(SHARED / "data/math500.parquet")], question="problem"), rows)
     pairs = found.pairs()["overlap_pairs"]
     copied = {(each["train"], each["benchmark"]) for each in pairs if len(each["text"]) > 80}
     assert copied == {(81, 80), (124, 285), (181, 103), (498, 126)}

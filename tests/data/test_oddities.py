@@ -107,7 +107,7 @@ def audit(tmp_path: Path, questions: list[str], answers: list[str]) -> dict[str,
 
 
 def test_flags_are_counted_with_the_first_ids_and_notable_ones_warned_of(tmp_path: Path) -> None:
-    questions = [f"{ENGLISH} {i}" for i in range(300)]
+    questions = [f"{i} {ENGLISH}" for i in range(300)]
     answers = ["42"] * 300
     for i in (7, 9, 20, 21, 22, 23, 24):
         answers[i] = "4\x00" if i != 9 else f"4\ufffd{'2' * 100}"

@@ -15,6 +15,7 @@ from dreamtune.settings.model import ModelConfig
 from rows import TEMPLATE, write_tokenizer
 
 ROWS = 61
+ASKED = "w90 w80 w70 w60"  # a benchmark's question, in the answers of some rows
 
 
 def write_files(folder: Path, sizes: list[int]) -> list[str]:
@@ -23,8 +24,8 @@ def write_files(folder: Path, sizes: list[int]) -> list[str]:
     table = pl.DataFrame(
         {
             "question": [words[i % 40] if i % 11 else None for i in range(ROWS)],
-            "reasoning": [f"{words[-i]} <br> zz" if i % 5 else words[i] for i in range(ROWS)],
-            "answer": [words[i // 2] if i % 13 else " " for i in range(ROWS)],
+            "reasoning": [f"{words[-i][:8]} <br> zz" if i % 5 else words[i][:8] for i in range(ROWS)],
+            "answer": [(words[i // 2][:8] if i % 7 else ASKED) if i % 13 else " " for i in range(ROWS)],
         }
     )
     files, start = [], 0
@@ -52,8 +53,7 @@ def test_shards_are_the_same_bytes(tmp_path: Path, sizes: list[int], count: int)
         batch_rows=5,
     )
     model = ModelConfig(path=write_tokenizer(tmp_path / "model"))
-    asked = [" ".join(f"w{4 + (i * 7 + j) % 90}" for j in range(4)) for i in range(14, 20)]
-    pl.DataFrame({"q": asked, "a": asked}).write_parquet(tmp_path / "benchmark.parquet")
+    pl.DataFrame({"q": [ASKED, "w5"], "a": ["w6", "w6"]}).write_parquet(tmp_path / "benchmark.parquet")
     benchmarks = [Benchmark(name="b", files=[str(tmp_path / "benchmark.parquet")], question="q", answer="a")]
 
     def make(out: Path, part: Part | None = None, parts: Any = ()) -> dict[str, Any]:

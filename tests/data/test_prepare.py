@@ -30,6 +30,7 @@ def test_a_row_is_beginning_prompt_response_and_one_end_token(tmp_path: Path) ->
     rows = read(out)
     assert rows[1] == {
         "example_id": 1,
+        "cluster": 0,
         "input_ids": [BEGINNING, Q, 5, 5, R, 9, A, 12, END],
         "prompt_tokens": 5,
         "complete": True,
@@ -290,7 +291,7 @@ out = Path({str(tmp_path / "out")!r})
 split = {{"validation": 0.0, "test": 0.0}}
 prepare_shards(DataConfig(files=[{str(tmp_path / "rows.parquet")!r}], split=split),
                ModelConfig(path={write_tokenizer(tmp_path / "model")!r}), out)
-audit_contamination(out, Benchmark(name="b", files=[{str(tmp_path / "rows.parquet")!r}]), 2, out)
+audit_contamination(out, Benchmark(name="b", files=[{str(tmp_path / "rows.parquet")!r}]), 2, str, out)
 assert len(read_split(out, "train")[:2]["input_ids"]) == 2
 found = {{"torch", "transformers"}} & set(sys.modules)
 assert not found, found

@@ -113,7 +113,9 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
 
     def make(out: Path, part: Part | None = None, parts: Any = ()) -> Any:
         config = ModelConfig(path="tiny")
-        return likelihood.evaluate_likelihood(settings, config, folder, tmp_path / "adapter", out, part, parts)
+        return likelihood.evaluate_likelihood(
+            settings, config, folder, tmp_path / "adapter", out, part, parts, max_tail=4
+        )
 
     return make
 
@@ -124,10 +126,15 @@ def test_likelihoods_are_the_same_bytes(evaluate: Callable[..., Any], tmp_path: 
     expected = evaluate(tmp_path / "one")
     whole, counts = scattered(count, tmp_path / "parts", evaluate)
     assert counts == expected
-    for name in ("likelihood.parquet", "likelihood.json"):  # the canaries too, which are judged over all rows
+    for name in (
+        "likelihood.parquet",
+        "likelihood_full.parquet",
+        "likelihood.json",
+    ):  # the canaries too, which are judged over all rows
         assert (whole / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     canaries = json.loads((whole / "likelihood.json").read_text())["canaries"]
-    assert len(canaries) == 3 and all(canary["passed"] is not None for canary in canaries)
+    judged = [canary for canary in canaries if canary["name"] != "rows_aligned"]  # random weights are no evidence
+    assert len(canaries) == 9 and len(judged) == 8 and all(canary["passed"] is not None for canary in judged)
 
 
 def test_a_row_that_is_missing_or_stands_twice_is_an_error() -> None:

@@ -21,7 +21,7 @@ SOFT = HARD | {"name": "shuffled prompts hurt", "hard": False, "source": "likeli
 def scores(correct: np.ndarray, samples: int = 1, gradable: bool = True) -> pl.DataFrame:
     ids = np.repeat(np.arange(len(correct) // samples), samples)
     sample = np.tile(np.arange(samples), len(correct) // samples)
-    columns = {"example_id": ids, "sample": sample, "correct": correct.astype(bool)}
+    columns = {"example_id": ids, "cluster": ids, "sample": sample, "correct": correct.astype(bool)}
     return pl.DataFrame(columns).with_columns(gradable=pl.lit(gradable))
 
 
@@ -40,7 +40,8 @@ def changed(won: int, lost: int, n: int = 300) -> dict[str, Any]:
 def nll(change: float, rows: int = 60, noise: float = 0.1, comparison: Comparison = FAST) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     base = rng.gamma(5, 2, rows)
-    frame = {"example_id": np.arange(rows), "draw": np.zeros(rows, int), "response_tokens": np.full(rows, 10)}
+    frame = {"example_id": np.arange(rows), "cluster": np.arange(rows), "draw": np.zeros(rows, int)}
+    frame |= {"response_tokens": np.full(rows, 10)}
     tuned = base + 10 * (change + noise * rng.normal(size=rows))
     return compare_nll(pl.DataFrame(frame | {"nll_base": base, "nll_tuned": tuned}), comparison)
 
@@ -119,6 +120,18 @@ def test_a_collapse_is_said_and_changes_no_verdict() -> None:
     assert not any("collapsed" in reason for reason in verdict(changed(60, 10), nll(-0.5)).reasons)
 
 
+def test_the_likelihoods_reason_says_what_it_is_and_how_sure() -> None:
+    def reasons(rows: int) -> tuple[str, ...]:
+        return verdict(changed(20, 20), nll(-0.5, rows)).reasons
+
+    assert "skewness-corrected t test over rows, level 0.05; given the length of each response" in reasons(60)[1]
+    assert any(reason.startswith("the likelihood rests on 60 rows, fewer than 100") for reason in reasons(60))
+    assert any("better by chance more often than the level says, and worse more seldom" in r for r in reasons(60))
+    assert not any("fewer than 100" in reason for reason in reasons(100))
+    assert nll(-0.5, rows=5)["delta"]["p"] is None and nll(-0.5, rows=6)["delta"]["p"] is not None
+    assert reasons(5)[1].endswith("; no test: fewer than 6 rows")
+
+
 def test_no_data_is_said_and_never_called_a_change() -> None:
     said = verdict(nothing("questions"), nothing("rows"))
     assert said.name == "no evidence of change" and "not enough data" in said.headline
@@ -132,7 +145,7 @@ def test_ungradable_questions_are_set_apart() -> None:
     some = pl.concat(
         [
             scores(np.array([0, 1, 1, 0])),
-            scores(np.zeros(2), gradable=False).with_columns(example_id=pl.lit(9) + pl.col("example_id")),
+            scores(np.zeros(2), gradable=False).with_columns(pl.col("example_id", "cluster") + 9),
         ]
     )
     block = compare_scores(some, some, "correct", FAST)
@@ -189,8 +202,9 @@ def test_chance_is_rarely_called_an_improvement(primary: str) -> None:
             blocks = accuracy(base, tuned), nothing("rows")
         else:
             base, tuned = np.take_along_axis(nats, order, axis=1).T
-            frame = {"example_id": np.arange(40), "draw": np.zeros(40, int), "nll_base": base, "nll_tuned": tuned}
-            rows = pl.DataFrame(frame | {"response_tokens": pairs["response_tokens"]})
+            frame = {"example_id": np.arange(40), "cluster": np.arange(40), "draw": np.zeros(40, int)}
+            frame |= {"response_tokens": pairs["response_tokens"], "nll_base": base, "nll_tuned": tuned}
+            rows = pl.DataFrame(frame)
             blocks = nothing("questions"), compare_nll(rows, comparison)
         improved += decide(comparison, *blocks, [HARD], {"full": True}).name == "improved"
     assert 0 < improved <= 35

@@ -21,7 +21,7 @@ FAST = Comparison(resamples=400)
 def scores(answers: list[list[str | None]], reference: str = "4") -> pl.DataFrame:
     """Rows of scores.parquet for the samples of each question; graded as they would be."""
     rows = [
-        {"example_id": i, "sample": j, "gradable": True, "extracted": answer}
+        {"example_id": i, "cluster": i, "sample": j, "gradable": True, "extracted": answer}
         | {"correct": answer is not None and equivalent(answer, reference)}
         for i, samples in enumerate(answers)
         for j, answer in enumerate(samples)
@@ -67,8 +67,8 @@ def test_the_majority_wins_by_meaning_and_the_unparsed_do_not_vote() -> None:
         ["4", None, "5", None, "5"],
         [None] * 5,
     ])  # fmt: skip
-    assert majority(frame).rows() == [(0, True), (1, True), (2, False), (3, False)]
-    assert majority(scores([["4", "5"], ["5", "4"]])).rows() == [(0, True), (1, False)]  # ties
+    assert majority(frame).rows() == [(0, 0, True), (1, 1, True), (2, 2, False), (3, 3, False)]
+    assert majority(scores([["4", "5"], ["5", "4"]])).rows() == [(0, 0, True), (1, 1, False)]  # ties
     ungradable = frame.with_columns(gradable=pl.col("example_id") > 1)
     assert majority(ungradable)["example_id"].to_list() == [2, 3]
 
@@ -85,7 +85,7 @@ def test_the_majority_wins_by_meaning_and_the_unparsed_do_not_vote() -> None:
     ],
 )
 def test_votes_follow_the_grades(reference: str, answers: list[str | None]) -> None:
-    assert majority(scores([answers], reference)).rows() == [(0, True)]
+    assert majority(scores([answers], reference)).rows() == [(0, 0, True)]
 
 
 def test_a_model_that_is_right_more_often_than_not_gains_by_voting() -> None:
@@ -130,7 +130,7 @@ def test_an_answer_undecided_beside_another_leaves_no_majority(
     # What equals a later answer belongs to it, whatever stays undecided beside an earlier one.
     assert group_by_meaning(["h(x)", "x+y", "g(x)", "y+x"], 1.0) == [0, 1, UNDECIDED, 1]
     frame = scores([["4", "5", "4", "4"], ["f(x)", "g(x)", "4", "4"], [None, None, None, None]])
-    assert majority(frame).rows() == [(0, True), (1, None), (2, False)]
+    assert majority(frame).rows() == [(0, 0, True), (1, 1, None), (2, 2, False)]
     block: Any = compare_samples(frame, scores([["4"] * 4] * 3), FAST)
     assert (block["majority"]["questions"], block["majority"]["undecided"]) == (2, 1)
     assert block["pass_at_k"]["4"]["questions"] == 3 and block["pass_at_k"]["4"]["undecided"] == 0

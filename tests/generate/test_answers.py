@@ -54,6 +54,7 @@ def make_shards(folder: Path, base: ModelConfig, test_rows: int = 5) -> Path:
     rows = [
         {
             "example_id": 40 + i,
+            "cluster": 40 + i % 3,  # two templates of two questions, and one of its own
             "input_ids": [*prompt, 7, 501],
             "prompt_tokens": len(prompt),
             "complete": True,
@@ -100,6 +101,7 @@ def answers(base: ModelConfig, shards: Path, out: Path, **options: Any) -> tuple
 
 def test_answers_of_the_test_split(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
     frame, counts = answers(base, shards, tmp_path / "out")
+    assert frame["cluster"].to_list() == [40, 41, 42, 40, 41]
     assert frame["example_id"].to_list() == [40, 41, 42, 43, 44] and frame["answer"].unique().to_list() == ["w7"]
     assert counts["questions"] == counts["rows"] == 5 and counts["dropped"] == {}
     model = load_model(base.path, quantization="nf4", dtype="float32")
@@ -130,6 +132,7 @@ def test_samples_own_prompts_and_max_prompts(base: ModelConfig, shards: Path, tm
     assert frame["example_id"].to_list() == [40, 40, 41, 41, -1, -1, -2, -2]
     assert frame["sample"].to_list() == [0, 1] * 4 and counts["questions"] == 4
     own = frame.filter(pl.col("example_id") < 0)
+    assert own["cluster"].equals(own["example_id"]) and frame["cluster"].null_count() == 0
     assert own["answer"].null_count() == 4 and own["prompt_tokens"].to_list() == [4, 4, 5, 5]
     assert own["question"].to_list() == ["w10", "w10", "w99 w98", "w99 w98"]
     first, second = frame.filter(pl.col("example_id") == 40)["tokens"].to_list()
@@ -156,6 +159,24 @@ def test_a_benchmark_is_answered_alone(base: ModelConfig, shards: Path, tmp_path
     with pytest.raises(UserError, match="problem"):
         wrong = benchmark.model_copy(update={"question": "Problem"})
         answers(base, shards, tmp_path / "wrong", benchmark=wrong)
+
+
+def test_a_benchmarks_clusters_are_its_templates(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
+    """A question is known by the row in which its template is asked first; a row that is not asked is no first."""
+    story = "{} has {} pens and finds {}. How many pens now?"
+    asked = [
+        story.format("Nora", 7, 3),
+        "Why?",
+        None,
+        story.format("Tom", 8, 25),
+        "Why not?",
+        story.format("Eva", 1, 2),
+    ]
+    pl.DataFrame({"question": asked, "answer": ["1"] * 6}).write_parquet(tmp_path / "b.parquet")
+    benchmark = Benchmark(name="b", files=[str(tmp_path / "b.parquet")])
+    frame, _ = answers(base, shards, tmp_path / "out", benchmark=benchmark, samples=2, temperature=1.0)
+    first = frame.filter(pl.col("sample") == 0)
+    assert dict(first.select("example_id", "cluster").rows()) == {0: 0, 1: 1, 3: 0, 4: 4, 5: 0}
 
 
 def test_the_adapter_takes_part(base: ModelConfig, shards: Path, adapter: Path, tmp_path: Path) -> None:

@@ -92,6 +92,25 @@ def test_a_training_without_an_experiment_takes_the_defaults_and_says_so(
     assert "ask: the default settings: max_new_tokens 5" in said.splitlines()
 
 
+def test_blocks_asked_for_by_hand_look_as_far_ahead_as_training_did(
+    base: ModelConfig,  # noqa: F811
+    experiment: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = experiment / "results/train_adapter/0123456789ab"
+    spec = json.loads((run / "config.json").read_text())
+    spec["settings"]["train"] = {"max_tail": 2, "long_tail": 5}
+    write_spec(run, **spec)
+    blocks = ("--prompt", "w10", "--max-new-tokens", "9", "--block-length", "3")
+    for given in (run / "adapter", experiment / LATEST):
+        assert ask(parsed("--adapter", str(given), *blocks)) == 0
+        assert "max_new_tokens 9, block_length 3, lookahead 2" in capsys.readouterr().err
+    assert ask(parsed("--adapter", str(run / "adapter"), *blocks, "--lookahead", "0")) == 0
+    assert "block_length 3, lookahead 0" in capsys.readouterr().err
+    assert ask(parsed("--adapter", str(run / "adapter"), *blocks, "--lookahead", "null")) == 0
+    assert "lookahead" not in capsys.readouterr().err  # as it is asked for: all of the canvas
+
+
 def test_what_is_missing_is_one_line(
     base: ModelConfig,  # noqa: F811
     adapter: Path,  # noqa: F811

@@ -125,6 +125,24 @@ def test_weights(objective: str, weight: float) -> None:
     assert (noised.elbo_weights == np.where(reported, 4.0, 0.0)).all()  # 1/t, whatever is trained
 
 
+@pytest.mark.parametrize("objective", ["elbo", "uniform", "cart"])
+@pytest.mark.parametrize("tail", [0, 1, 2, 40])
+def test_a_tail_counts_as_one_token_whatever_its_length(objective: str, tail: int) -> None:
+    """Its weights are those of separate tokens divided by their number, and the denominator counts one."""
+    row, rate = document(response=10, tail=tail), 0.5
+    one, each = (corrupt(row, noise(objective, rate, tail_as_one=as_one)) for as_one in (True, False))
+    assert one.loss_tokens == 10 + min(tail, 1) and each.loss_tokens == 10 + tail
+    behind = np.arange(13 + tail) >= 13
+    np.testing.assert_allclose(one.weights, np.where(behind, each.weights / max(tail, 1), each.weights), rtol=1e-6)
+
+
+def test_the_loss_of_a_tail_is_the_mean_over_its_tokens() -> None:
+    """Over many masks, of a tail of 5 whose tokens cost 1 to 5 nats: 3 nats, as the bound of one token of that cost."""
+    row, cost = document(response=4, tail=5), np.array([0.0] * 7 + [1, 2, 3, 4, 5])
+    draws = [corrupt(row, noise(rate=0.4, draw=draw, tail_as_one=True)).weights @ cost for draw in range(4000)]
+    assert np.mean(draws) == pytest.approx(3.0, abs=4 * np.std(draws) / math.sqrt(4000))
+
+
 def test_cart_weights_by_hand() -> None:
     """Position 1 hidden between two visible ones: 2 * p/2. Position 4, two beyond the last visible: p (1-p) / 2."""
     p = 0.3

@@ -10,6 +10,8 @@ import polars as pl
 import pytest
 
 from dreamtune.errors import UserError
+from dreamtune.formats.likelihood import FULL
+from dreamtune.formats.questions import QUESTIONS
 from dreamtune.report.view import SAMPLER
 from dreamtune.scoring.score import score_answers
 from dreamtune.settings.generate import GenerateConfig
@@ -65,8 +67,38 @@ def test_one_question_and_none(tmp_path: Path) -> None:
     frame = reads["likelihood"] / "likelihood.parquet"
     pl.read_parquet(frame).clear().write_parquet(frame)
     html, summary, _ = render(reads, tmp_path / "out2")
-    assert summary["accuracy"]["base"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert summary["accuracy"]["base"] == {"value": None, "low": None, "high": None, "n": 0, "effective_n": 0}
     assert "not enough data" in html
+
+
+def test_similar_questions_count_as_fewer(tmp_path: Path) -> None:
+    """Sixty questions of six templates; before, all of them were taken for unrelated."""
+    reads = write_reads(tmp_path / "reads", questions=60)
+    plain, before, _ = render(reads, tmp_path / "before")
+    assert "In brackets beside n" not in plain and before["accuracy"]["clusters"] == 60
+    files = [reads[f"scores/test/greedy/{who}"] / "scores.parquet" for who in ("base", "tuned")]
+    for file in (*files, reads["likelihood"] / "likelihood.parquet"):
+        pl.read_parquet(file).with_columns(cluster=pl.col("example_id") // 10).write_parquet(file)
+    html, summary, _ = render(reads, tmp_path / "after")
+    accuracy, effective = summary["accuracy"], f"{summary['accuracy']['gain']['effective_n']:.0f}"
+    assert (accuracy["base"]["n"], accuracy["clusters"], summary["nll"]["clusters"]) == (60, 6, 6)
+    assert f"in 6 clusters of similar questions that count as {effective} unrelated ones" in summary["sentence"]
+    assert "In brackets beside n" in html and f"60 ({effective})" in html
+    assert f"60 questions count as {effective}" in html
+
+
+def test_the_full_likelihood_stands_beside_the_headline(tmp_path: Path) -> None:
+    reads = write_reads(tmp_path / "reads", questions=30)
+    html, summary, _ = render(reads, tmp_path / "without")
+    assert summary["nll"]["full"] is None and "given the length of each response" in html
+    rows = pl.read_parquet(reads["likelihood"] / "likelihood.parquet").filter(pl.col("draw") >= 0)
+    rows = rows.with_columns(pl.col("nll_base") + 4, tail_tokens=pl.lit(3, pl.Int32)).select(FULL.names())
+    rows.write_parquet(reads["likelihood"] / "likelihood_full.parquet")
+    html, summary, _ = render(reads, tmp_path / "with")
+    full, nll = summary["nll"]["full"], summary["nll"]
+    assert full["tail_tokens"] == 90 and full["base"]["value"] == pytest.approx(nll["base"]["value"] + 4 / 20)
+    assert full["delta"]["value"] == pytest.approx(nll["delta"]["value"] - 4 / 20)
+    assert "over 90 further end tokens" in html
 
 
 def test_answers_of_another_split_are_refused(tmp_path: Path) -> None:
@@ -84,6 +116,35 @@ def test_overlaps_and_flags_are_shown_with_both_sides(made: Any) -> None:
     assert "html" in page.text and "3, 5" in page.text and "mojibake" not in page.text
     assert "mostly Latin letters" in page.text and "too few letters to tell" in page.text
     assert "question2133.5478199" + "1,234" in page.text  # a row of the table of lengths
+
+
+def test_copies_templates_and_giveaways_are_shown_and_contaminated_questions_left_out_beside(tmp_path: Path) -> None:
+    """Tuned answers the first questions right; these are copies, so that without them nothing was gained."""
+    reads = write_reads(tmp_path / "reads", questions=40, base=0.0, tuned=0.0)
+    for name, folder in reads.items():
+        if name == "scores/test/greedy/tuned":
+            scores = pl.read_parquet(folder / "scores.parquet")
+            scores.with_columns(correct=pl.col("example_id") < 8).write_parquet(folder / "scores.parquet")
+    ids = range(40)
+    questions = {"example_id": ids, "split": ["test"] * 40, "known_template": [i < 30 for i in ids]}
+    questions |= {"copy_of": [100 + i if i < 8 else None for i in ids], "restated": [False] * 40}
+    table = pl.DataFrame(questions | {"gives_away": [None] * 39 + ["ends_in_answer"]}, schema=QUESTIONS)
+    table.write_parquet(reads["shards"] / "questions.parquet")
+    audit = json.loads((reads["shards"] / "audit.json").read_text())
+    pair = {"train": 100, "heldout": 0, "text": "nearly the same text", "train_question": "What is 3 + 0?"}
+    copies = {"train_rows": 8, "heldout_rows": 8, "other_answer": 2, "pairs": [pair | {"heldout_question": "0 + 3?"}]}
+    audit["contamination"] |= {"copies": copies, "restated": {"rows": 0}, "known_templates": {"test": 30}}
+    audit["templates"] = {"column": None, "found": 91, "largest": 198}
+    audit["gives_away"] = {"policy": "drop", "train_rows": 4, "validation_rows": 0, "test_rows": 1}
+    (reads["shards"] / "audit.json").write_text(json.dumps(audit))
+    html, summary, _ = render(reads, tmp_path / "out")
+    text = Page(html).text
+    assert summary["verdict"] == "improved" and summary["claims"]["uncontaminated"]["left_out"] == 9
+    assert "30 of 40 held-out questions share a template with a training row" in text
+    assert "becomes “likelihood improved but accuracy unproven” without the 9 contaminated test questions" in text
+    assert "correct, without 9 contaminated" in text and "nearly the same text" in text
+    assert "91 (other names and numbers only), the largest with 198 rows" in text
+    assert "8 (keep), of 8 questions" in text and "4 in train, 0 in validation, 1 in test (in train: drop)" in text
 
 
 def test_several_samples_show_pass_at_k_and_the_majority(made: Any) -> None:

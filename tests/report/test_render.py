@@ -32,7 +32,7 @@ def test_summary_has_what_other_tools_rely_on(made: Any) -> None:
         summary["lenient"],
         *summary["comparisons"]["test/sampled"].values(),
     ):
-        if "gain" in block:
+        if block and "gain" in block:
             jsonschema.validate(block["base"], ESTIMATE)
             jsonschema.validate(block["tuned"], ESTIMATE)
             jsonschema.validate(block["gain"], ESTIMATE | {"required": ["value", "low", "high", "p"]})

@@ -60,6 +60,7 @@ def judge(
     count = len(completions)
     columns = {
         "example_id": range(count),
+        "cluster": range(count),
         "sample": pl.Series([0] * count, dtype=pl.Int32),
         "question": [f"What is {i} + {i}?" for i in range(count)],
         "answer": references or [str(2 * i) for i in range(count)],
@@ -166,7 +167,15 @@ def test_equal_samples_of_few_questions_are_no_collapse() -> None:
 
 def test_tokens_per_pass_are_those_of_all_answers() -> None:
     """By hand: 6 + 4 tokens in 3 + 2 passes; of answers that do not name their passes, nothing."""
-    row = {"example_id": 0, "sample": 0, "question": "1 + 1", "answer": "2", "completion": "2", "ended": True}
+    row = {
+        "example_id": 0,
+        "cluster": 0,
+        "sample": 0,
+        "question": "1 + 1",
+        "answer": "2",
+        "completion": "2",
+        "ended": True,
+    }
     known = [score_row(row | {"tokens": [1] * n, "passes": p}, ScoreConfig()) for n, p in ((6, 3), (4, 2))]
     unknown = [score_row(row | {"tokens": [1] * n}, ScoreConfig()) for n in (6, 4)]
     for rows, expected in ((known, 2.0), (unknown, None)):

@@ -37,6 +37,7 @@ def _answers(folder: Path, rows: list[tuple[int, str | None, str]]) -> Path:
     frame = pl.DataFrame(
         {
             "example_id": [r[0] for r in rows],
+            "cluster": pl.Series([min(r[0], 1) for r in rows], dtype=pl.Int64),
             "sample": pl.Series([0] * len(rows), dtype=pl.Int32),
             "question": ["Which number?"] * len(rows),
             "answer": pl.Series([r[1] for r in rows], dtype=pl.String),
@@ -64,12 +65,14 @@ def test_score_answers_counts_every_row_once(tmp_path: Path) -> None:
     assert counts == {"rows": 4, "own_prompts": 1, "gradable": 3, "ungradable": 1, "correct": 2}
     scores = pl.read_parquet(out / "scores.parquet").sort("example_id", descending=True)
     assert scores["gradable"].to_list() == [False, True, True, True, False]
+    assert scores["cluster"].to_list() == [1, 1, 1, 0, -1], "copied from the answers"
     assert scores["correct"].to_list() == [None, False, True, True, None]
     assert scores["strict"].to_list() == [None, False, False, True, None]
     assert scores["lenient"].to_list() == [None, True, True, True, None]
     summary = json.loads((out / "scores.json").read_text())
     assert (summary["correct"], summary["strict"], summary["lenient"]) == (2, 1, 3)
     assert summary["parse_failed"] == 0.25
+    assert summary["early_ends"] == 1  # the third ended before it said "the final answer is"
 
 
 def test_an_undecided_answer_has_no_grade_and_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +98,7 @@ def test_no_rows_and_missing_columns(tmp_path: Path) -> None:
     out.mkdir()
     assert score_answers(ScoreConfig(), _answers(tmp_path / "none", []), out)["rows"] == 0
     assert json.loads((out / "scores.json").read_text())["ended"] is None
-    pl.DataFrame({"example_id": [1]}).write_parquet(tmp_path / "answers.parquet")
+    pl.DataFrame({"example_id": [1], "cluster": [1]}).write_parquet(tmp_path / "answers.parquet")
     with pytest.raises(UserError, match="no column 'sample'"):
         score_answers(ScoreConfig(), tmp_path, out)
 

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from dreamtune.shards import read_meta, read_split
+from dreamtune.train.documents import make_document, tail_length
 from dreamtune.train.windows import (
     Share,
     TrainingWindows,
     dropout_seed,
     epoch_order,
-    make_document,
     steps_per_epoch,
-    tail_length,
     validation_batches,
 )
 from tiny import END, IDS, MASK, MAX_TOKENS, make_rows, make_shards, plan, settings

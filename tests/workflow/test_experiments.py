@@ -68,6 +68,6 @@ def test_the_job_finds_the_benchmarks_in_its_frozen_config(folder: Path) -> None
     plan, shards, _ = planned("drop", BOTH)
     plan.freeze()
     frozen = json.loads((folder / "results/prepare_shards" / shards / "config.json").read_text())
-    assert frozen["settings"]["benchmark/two"] == {"name": "two", "question": "question", "answer": "question"}
+    assert frozen["settings"]["benchmark/two"] == {"name": "two", "question": "question", "answer": "answer"}
     assert frozen["runtime"]["benchmark/two"] == {"files": ["two.parquet"]}
     assert set(frozen["inputs"]) == {"data", "tokenizer", "benchmark/one", "benchmark/two"}

@@ -6,6 +6,7 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, f"{workflow.basedir}/src")
 from dreamtune.workflow import containers, launch
+from dreamtune.workflow.canvases import warnings_of_finished
 from dreamtune.config import Config, parse_config
 from dreamtune.workflow.demand import memory_mb, minutes
 from dreamtune.errors import UserError
@@ -71,7 +72,10 @@ shell.prefix(f"set -euo pipefail; {ENVIRONMENT}; export PYTHONUNBUFFERED=1; ")
 
 
 def check_run():
-    """Stop before the first job if the image is missing, or if a training takes more GPUs than the run offers."""
+    """Stop before the first job if the image is missing, or if a training takes more GPUs than the run offers.
+
+    Warn of canvases that training does not show, where the shards are finished: prepare_shards warns while it makes them.
+    """
     trainings = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "train_adapter"]
     offered = workflow.global_resources.get("gpu").value
     try:
@@ -80,6 +84,8 @@ def check_run():
         launch.check_gpus([PLAN["train_adapter", job.wildcards.version] for job in trainings], offered)
     except UserError as error:
         sys.exit(f"dreamtune: {error}")
+    for warning in warnings_of_finished(PLAN):
+        print(f"dreamtune: warning: {warning}", file=sys.stderr)
 
 
 def of_version(stage, function):

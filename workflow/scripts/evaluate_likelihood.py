@@ -1,7 +1,7 @@
 """Estimate the held-out likelihood of base and tuned model, on identical masks.
 
 reads   test and training split of the shards, base model, adapter (or fully fine-tuned model)
-writes  likelihood.parquet (per example and draw), likelihood.json
+writes  likelihood.parquet and likelihood_full.parquet (per example and draw), likelihood.json
 usage   python workflow/scripts/evaluate_likelihood.py --out results/evaluate_likelihood/VERSION [--part 2/7]
 """
 
@@ -14,6 +14,7 @@ from dreamtune.evaluate.likelihood import evaluate_likelihood
 from dreamtune.model.adapter_format import trained_weights
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
+from dreamtune.settings.train import TrainConfig
 from dreamtune.workflow.stage import Stage
 
 if __name__ == "__main__":
@@ -27,4 +28,5 @@ if __name__ == "__main__":
             stage.out,
             stage.part,
             stage.parts(),
+            TrainConfig(**stage.spec["settings"]["tails"]),
         )

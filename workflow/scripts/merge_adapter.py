@@ -1,7 +1,7 @@
-"""Merge an adapter into its base model, and write a checkpoint that the model's official code loads.
+"""Merge an adapter into its base model, a checkpoint that the model's official code loads; or export it by itself.
 
 reads   base model, adapter, test split of the shards
-writes  merged/ (safetensors, official key names and config), merge.json
+writes  merged/ (safetensors, official key names and config) or adapter/ (for PEFT), merge.json
 usage   snakemake merge --cores 1 --configfile CONFIG
         python workflow/scripts/merge_adapter.py --out results/merge_adapter/VERSION
 """
@@ -13,6 +13,7 @@ from dreamtune.workflow.code import code_digest
 BEFORE = code_digest(__file__)
 from dreamtune.merge import merge_adapter
 from dreamtune.settings.likelihood import LikelihoodConfig
+from dreamtune.settings.merge import MergeConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.workflow.stage import Stage
 
@@ -25,4 +26,5 @@ if __name__ == "__main__":
             stage.out,
             reads["shards"],
             stage.section("likelihood", LikelihoodConfig),
+            stage.section("merge", MergeConfig),
         )

@@ -10,6 +10,7 @@ import _src  # noqa: F401, puts src on the path
 from dreamtune.workflow.code import code_digest
 
 BEFORE = code_digest(__file__)
+from dreamtune.canvas import Canvas
 from dreamtune.data.prepare import prepare_shards
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.data import DataConfig
@@ -26,4 +27,5 @@ if __name__ == "__main__":
             [stage.section(name, Benchmark) for name in against],
             stage.part,
             stage.parts(),
+            {name: Canvas(**values) for name, values in stage.spec.get("canvases", {}).items()},
         )

@@ -1,4 +1,4 @@
-"""The canary for a shift that is off by one: does the loss read a prediction where the model makes it?
+"""The canary for a shift that is off: does the loss read a prediction where the model makes it?
 
 Dream's head is shifted (hidden row i − 1 predicts token i), LLaDA's is not. A training that mistakes one for the other,
 or pairs rows with the wrong targets, still runs: the loss is finite, falls, and teaches the adapter nonsense. Only a
@@ -6,11 +6,12 @@ model that can already predict shows the mistake, so this canary looks at the un
 
 A hidden row's *preference* for the token of a position is CE(row, a token from elsewhere in the batch) − CE(row, that
 token), in nats: how much the row knows about this position. The normaliser of the softmax cancels, so a row that is
-vague, or sure without reason, has no preference. The canary compares the row that the loss reads with its neighbours
-on both sides, all through `token_losses` itself. A base that knows nothing (random weights) has no preference anywhere,
-which is no evidence either way.
+vague, or sure without reason, has no preference. The canary compares the row that the loss reads with its neighbours,
+up to `REACH` positions to either side, all through `token_losses` itself. A base that knows nothing (random weights)
+has no preference anywhere, which is no evidence either way.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import nn
 
 from dreamtune.checks import Check, check
@@ -30,39 +32,58 @@ WINDOWS = 64  # and for them through at most this many windows: in some data no 
 ENOUGH_DOCUMENTS = 8  # with fewer there is no result
 PLACES = 64  # positions looked at in a document, at most about twice as many: bounds the rows that go through the head
 MARGIN = 0.25  # nats by which a neighbouring row must be better before the canary fails
-ERRORS = 3.0  # standard errors on each side of the estimate
-OFFSETS = (0, -1, 1)  # the row that the loss reads, the row before it, the row after it
+LEVEL = 1e-3  # probability, over all neighbours, that chance alone makes one surely better
+REACH = 4  # positions: how far off the shift may be that the canary still finds
+OFFSETS = tuple(offset for offset in range(-REACH, REACH + 1) if offset)  # of the neighbours from the row that is read
 
 
 def rows_aligned(model: nn.Module, windows: Iterable[Sequence[Batch]]) -> Check:
     """Return the check that no neighbouring row surely knows the targets better than the row that the loss reads.
 
-    The check fails if a neighbour is surely better, passes if both are surely worse, and is undecided (None) between.
+    The check fails if a neighbour is surely better, passes if all are surely worse, and is undecided (None) between.
 
     Args:
         model: the base, or a base whose adapter adds nothing yet; it is put into evaluation mode and back.
         windows: micro-batches of each window, as training makes them; as many are taken as `DOCUMENTS` need.
     """
-    # For each document: positions looked at, and the sums of their leads over the row before and the row after.
-    sums: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(3))
+    # For each document and offset: the number of leads, and their sum.
+    sums: dict[int, np.ndarray] = defaultdict(lambda: np.zeros((2, len(OFFSETS))))
     with evaluation_mode(model):
         for batch in (batch for batches in islice(windows, WINDOWS) for batch in batches):
             for example, lead in zip(*leads(model, batch), strict=True):
-                sums[example] += [1, *lead]
+                sums[example] += [~np.isnan(lead), np.nan_to_num(lead)]
             if len(sums) >= DOCUMENTS:
                 break
-    expected = f"not surely below -{MARGIN} nats: no row beside the one that is read knows a token better"
-    fault, note = "the loss read its predictions one position off", f"{len(sums)} documents"
+    return aligned(
+        np.array(list(sums.values())).reshape(-1, 2, len(OFFSETS)),
+        f"not surely below -{MARGIN} nats: no row beside the one that is read knows a token better",
+        "the loss read its predictions at the wrong position, so it trains the model to say a neighbouring token",
+    )
+
+
+def aligned(sums: np.ndarray, expected: str, fault: str) -> Check:
+    """Return the check `rows_aligned` of the leads that were measured; `value` is the smallest mean lead, in nats.
+
+    Args:
+        sums: [documents, 2, offsets], for each document and offset the number of leads and their sum. Documents are
+            independent, their tokens are not, so a document's mean lead is one observation.
+        expected, fault: see `check`.
+    """
+    note, name = f"{len(sums)} documents", "rows_aligned"
     if len(sums) < ENOUGH_DOCUMENTS:
-        note = f"not enough data: {note}, needs {ENOUGH_DOCUMENTS}"
-        return check("rows_aligned", None, None, expected, fault, note=note)
-    table = np.stack(list(sums.values()))  # [documents, 3]
-    means = table[:, 1:] / table[:, :1]  # [documents, 2]; documents are independent, their tokens are not
-    errors = means.std(axis=0, ddof=1) / np.sqrt(len(means))
-    value, error = min(zip(means.mean(axis=0).tolist(), errors.tolist(), strict=True))
-    low, high = value - ERRORS * error, value + ERRORS * error
-    passed = False if high < -MARGIN else True if low > 0 else None
-    return check("rows_aligned", passed, value, expected, fault, low=low, high=high, note=note)
+        return check(name, None, None, expected, fault, note=f"not enough data: {note}, needs {ENOUGH_DOCUMENTS}")
+    bounds = []  # (mean, low, high) of each offset
+    for counts, leads_of_offset in zip(*sums.transpose(1, 2, 0), strict=True):
+        means = leads_of_offset[counts > 0] / counts[counts > 0]  # [documents that have this neighbour]
+        if len(means) >= ENOUGH_DOCUMENTS:
+            quantile = -float(stdtrit(len(means) - 1, LEVEL / len(OFFSETS)))  # Student's t: 3.9 for 64 documents
+            mean, error = float(means.mean()), quantile * float(means.std(ddof=1)) / math.sqrt(len(means))
+            bounds.append((mean, mean - error, mean + error))
+    if not bounds:
+        return check(name, None, None, expected, fault, note=f"not enough data: {note} are too short")
+    value, low, high = min(bounds, key=lambda bound: bound[2])  # the neighbour that most surely knows better
+    passed = False if high < -MARGIN else True if all(bound[1] > 0 for bound in bounds) else None
+    return check(name, passed, value, expected, fault, low=low, high=high, note=note)
 
 
 def leads(model: nn.Module, batch: Batch) -> tuple[list[int], np.ndarray]:
@@ -70,34 +91,40 @@ def leads(model: nn.Module, batch: Batch) -> tuple[list[int], np.ndarray]:
 
     Say the row that is read gives its target a CE of 1 nat and a token from elsewhere 5: its preference is 4. If these
     are 4 and 4.5 for the row before, and 4 and 3 for the row after, their preferences are 0.5 and -1, so the row that
-    is read leads by 3.5 and 5 nats. Under a shift that is off by one, one of the two leads is negative.
+    is read leads by 3.5 and 5 nats. Under a shift that is off, the lead over some neighbour is negative.
 
     Args:
         model: in evaluation mode, without gradients.
         batch: one micro-batch of a window.
 
     Returns:
-        ([M] example ids of the positions that were looked at, [M, 2] leads over the row before and the row after)
+        ([M] example ids of the positions that were looked at, [M, offsets] leads over the rows at `OFFSETS`, NaN where
+        that row lies outside of the document)
     """
     places = _places(batch)
     count = len(places)
     if count < 2:  # there is no token from elsewhere to compare with
-        return [], np.zeros((0, 2))
+        return [], np.zeros((0, len(OFFSETS)))
+    documents, columns = (numbers[places] for numbers in batch.places())  # [M] each
+    lengths = np.array([len(batch.noised[number].input_ids) for number in documents])
+    neighbours = columns + np.array(OFFSETS)[:, None]  # [offsets, M]
+    inside = (neighbours >= 1) & (neighbours < lengths)  # row 0 is another document's in a shifted family
+    steps = np.vstack([np.zeros((1, count), int), np.where(inside, np.array(OFFSETS)[:, None], 0)])  # [1 + offsets, M]
     chosen = torch.from_numpy(places).to(batch.positions.device)  # [M]
-    rows = torch.cat([batch.positions[chosen] + offset for offset in OFFSETS])  # [3 M]
-    targets = batch.targets[chosen]
-    tokens = torch.cat([targets.repeat(3), targets.roll(count // 2).repeat(3)])  # [6 M]
+    rows = (batch.positions[chosen] + torch.from_numpy(steps).to(chosen.device)).flatten()
+    targets, kinds = batch.targets[chosen], len(steps)
+    tokens = torch.cat([targets.repeat(kinds), targets.roll(count // 2).repeat(kinds)])
     losses = token_losses(model, replace(batch, positions=rows.repeat(2), targets=tokens))
-    own, other = losses.double().cpu().numpy().reshape(2, 3, count)  # [3, M] each
-    read, before, after = other - own  # [M] each
-    examples = [batch.noised[row].document.example_id for row in batch.places()[0][places].tolist()]
-    return examples, np.stack([read - before, read - after], axis=1)
+    own, other = losses.double().cpu().numpy().reshape(2, kinds, count)  # [1 + offsets, M] each
+    read, *beside = other - own  # [M] each
+    examples = [batch.noised[number].document.example_id for number in documents]
+    return examples, np.where(inside, read - np.array(beside), np.nan).T
 
 
 def _places(batch: Batch) -> np.ndarray:
     """Return which supervised positions to look at, as indices [M] into `batch.positions`.
 
-    Both neighbours of a position must lie in its document. The tail is left out, because its tokens are all alike, and
+    Both adjacent positions must lie in the document. The tail is left out, because its tokens are all alike, and
     so is position 1, because rows 0 and 1 are the same in a shifted family.
     """
     row, column = batch.places()

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 
+from dreamtune.canaries.leaks import Count, Watched, neighbour_leaks, other_tokens, rows_at, target_leaks, watch
 from dreamtune.checks import Check, check
 from dreamtune.model.logits import apply_head
 from dreamtune.model.modes import evaluation_mode
-from dreamtune.objective.diffusion import Noised, corrupt
+from dreamtune.objective.diffusion import Noised
 from dreamtune.objective.loss import HEAD_ROWS, token_losses
-from dreamtune.objective.packing import Batch, collate, hidden_rows
+from dreamtune.objective.packing import Batch, hidden_rows
 
 FAULTS = {
     "targets_hidden": "the model was shown the tokens it had to predict",
@@ -34,23 +35,41 @@ FAULTS = {
 
 
 def check_window(
-    model: nn.Module, batches: Sequence[Batch], stored: dict[int, Any], ids: dict[str, int]
+    model: nn.Module,
+    batches: Sequence[Batch],
+    stored: dict[int, Any],
+    ids: dict[str, int],
+    others: Sequence[Batch] = (),
+    padding: Sequence[int] = (),
 ) -> list[Check]:
     """Return the checks of every canary that needs only one window, made as training makes it.
+
+    A micro-batch of K documents takes 4 forward passes, one more where both halves of a complementary pair stand in
+    it, and the 0 (K = 1) to 6 (K = 20) passes of `leaks.separating_sets`.
 
     Args:
         model: base with adapter; it is put into evaluation mode and back.
         batches: the micro-batches of one optimiser step.
         stored: example_id -> row of the shards, for each document of the window.
         ids: special tokens and vocabulary size, as in shards.json.
+        others: micro-batches of other steps whose documents must not see each other either.
+        padding: tokens that may stand in a tail in place of the end token.
     """
+    targets, blind, neighbours = Count(), Count(), Count()
     with evaluation_mode(model):
+        for batch in batches:
+            watched = watch(model, batch)
+            targets += target_leaks(model, batch, watched, ids)
+            blind += blind_scores(model, batch, watched, ids)
+            neighbours += neighbour_leaks(model, batch, watched, ids)
+        for batch in others:
+            neighbours += neighbour_leaks(model, batch, watch(model, batch), ids)
         return [
             targets_hidden(batches, ids["mask_id"]),
-            loss_only_on_response(batches, stored, ids["end_id"]),
-            targets_do_not_matter(model, batches, ids),
-            attends_both_ways(model, batches, ids),
-            documents_apart(model, batches, ids),
+            loss_only_on_response(batches, stored, ids["end_id"], padding),
+            _targets_check(targets),
+            _attention_check(blind),
+            _documents_check(neighbours),
             *loss_is_sane(model, batches, ids["vocab_size"]),
         ]
 
@@ -67,23 +86,26 @@ def targets_hidden(batches: Sequence[Batch], mask_id: int) -> Check:
     return _check("targets_hidden", visible == 0 and len(held) > 0, visible, f"0 of {len(held)} targets in the input")
 
 
-def loss_only_on_response(batches: Sequence[Batch], stored: dict[int, Any], end_id: int) -> Check:
+def loss_only_on_response(
+    batches: Sequence[Batch], stored: dict[int, Any], end_id: int, padding: Sequence[int] = ()
+) -> Check:
     """Return the check that neither the prompt nor a token after a cut answer carries loss.
 
     Which positions may be supervised is worked out from the shards, independently of the objective: the stored response
-    and, after a complete one, end tokens. An end token where an answer was cut would claim that the answer is complete,
-    so it may not be supervised either.
+    and, after a complete one, end tokens or `padding`. An end token where an answer was cut, in the shards or for this
+    step, would claim that the answer is complete, so it may not be supervised either.
     """
     wrong = 0
     for batch in batches:
         documents, columns = batch.places()
         for number, noised in enumerate(batch.noised):
             source, tokens = stored[noised.document.example_id], noised.document.tokens
-            end = len(source["input_ids"])
+            end, kept = len(source["input_ids"]), min(len(source["input_ids"]), len(tokens))
             allowed = np.zeros(len(batch.input_ids), bool)  # [T], more than any document has
-            allowed[max(source["prompt_tokens"], 1) : end] = True
+            allowed[:kept] = tokens[:kept] == np.asarray(source["input_ids"][:kept])
+            allowed[: max(source["prompt_tokens"], 1)] = False
             if source["complete"]:
-                allowed[end : len(tokens)] = tokens[end:] == end_id
+                allowed[end : len(tokens)] = np.isin(tokens[end:], [end_id, *padding])
             elif source["input_ids"][-1] == end_id:
                 allowed[end - 1] = False
             wrong += int((~allowed[columns[documents == number]]).sum())
@@ -92,77 +114,42 @@ def loss_only_on_response(batches: Sequence[Batch], stored: dict[int, Any], end_
 
 
 def targets_do_not_matter(model: nn.Module, batches: Sequence[Batch], ids: dict[str, int]) -> Check:
-    """Return the check that predictions do not depend on their own targets.
+    """Return the check that predictions do not depend on their own targets, see `leaks.target_leaks`."""
+    return _targets_check(sum((target_leaks(model, b, watch(model, b), ids) for b in batches), Count()))
 
-    It replaces one supervised token of each document *before* corruption. The logits that score it must keep every bit.
-    """
-    changed = tested = 0
-    for batch in batches:
-        altered, places = [], []
-        for start, noised in zip(batch.starts, batch.noised, strict=True):
-            supervised = np.flatnonzero(noised.supervised)
-            altered.append(noised)
-            if len(supervised):
-                place = int(supervised[len(supervised) // 2])
-                tokens = noised.document.tokens.copy()
-                tokens[place] = _other_token(int(tokens[place]), ids)
-                altered[-1] = corrupt(replace(noised.document, tokens=tokens), noised.noise)
-                places.append(start + place)
-        if places:
-            positions = torch.tensor(places, device=batch.input_ids.device)
-            after = collate(altered, batch.input_ids.device)
-            changed += int((_changed_logits(model, batch, after, positions) > 0).sum())
-            tested += len(places)
-    return _check(
-        "targets_do_not_matter", changed == 0 and tested > 0, changed, f"0 of {tested} scores move with the target"
-    )
+
+def documents_apart(model: nn.Module, batches: Sequence[Batch], ids: dict[str, int]) -> Check:
+    """Return the check that documents of one micro-batch do not see each other, see `leaks.neighbour_leaks`."""
+    return _documents_check(sum((neighbour_leaks(model, b, watch(model, b), ids) for b in batches), Count()))
 
 
 def attends_both_ways(model: nn.Module, batches: Sequence[Batch], ids: dict[str, int]) -> Check:
-    """Return the check that a prediction depends on the tokens after it.
+    """Return the check that a prediction depends on the tokens after it, see `blind_scores`."""
+    return _attention_check(sum((blind_scores(model, b, watch(model, b), ids) for b in batches), Count()))
+
+
+def blind_scores(model: nn.Module, batch: Batch, watched: Watched, ids: dict[str, int]) -> Count:
+    """Count the predictions that do not depend on the tokens after them. One forward pass.
 
     It replaces all tokens after a document's first supervised position. The logits that score this position must
     change. Under a causal mask, which some combinations of transformers' flags switch on silently, they would not.
     """
-    blind = tested = 0
-    for batch in batches:
-        altered, places = batch.input_ids.clone(), []
-        for start, noised in zip(batch.starts, batch.noised, strict=True):
-            supervised = np.flatnonzero(noised.supervised[:-1])
-            if len(supervised):
-                place, end = int(supervised[0]), len(noised.input_ids)
-                later = [_other_token(int(token), ids) for token in noised.input_ids[place + 1 :]]
-                altered[start + place + 1 : start + end] = torch.tensor(later, device=altered.device)
-                places.append(start + place)
-        if places:
-            positions = torch.tensor(places, device=altered.device)
-            blind += int((_changed_logits(model, batch, replace(batch, input_ids=altered), positions) == 0).sum())
-            tested += len(places)
-    return _check("attends_both_ways", blind == 0 and tested > 0, blind, f"0 of {tested} scores blind to later tokens")
-
-
-def documents_apart(model: nn.Module, batches: Sequence[Batch], ids: dict[str, int]) -> Check:
-    """Return the check that documents of one micro-batch do not see each other.
-
-    It replaces every second document of a micro-batch. The logits that score the others must keep every bit.
-    """
-    changed = tested = 0
-    for batch in batches:
-        altered, places = batch.input_ids.clone(), []
-        for number, (start, noised) in enumerate(zip(batch.starts, batch.noised, strict=True)):
-            supervised = np.flatnonzero(noised.supervised)
-            if number % 2:
-                others = [_other_token(int(token), ids) for token in noised.input_ids]
-                altered[start : start + len(others)] = torch.tensor(others, device=altered.device)
-            elif len(supervised) and len(batch.noised) > 1:
-                places.append(start + int(supervised[len(supervised) // 2]))
-        if places:
-            positions = torch.tensor(places, device=altered.device)
-            changed += int((_changed_logits(model, batch, replace(batch, input_ids=altered), positions) > 0).sum())
-            tested += len(places)
-    return _check(
-        "documents_apart", changed == 0, changed, f"0 of {tested} scores move with another document of the micro-batch"
-    )
+    altered, places = batch.input_ids.clone(), []
+    for start, noised in zip(batch.starts, batch.noised, strict=True):
+        supervised = np.flatnonzero(noised.supervised[:-1])
+        if len(supervised):
+            place, end = int(supervised[0]), len(noised.input_ids)
+            later = other_tokens(noised.input_ids[place + 1 :], ids)
+            altered[start + place + 1 : start + end] = torch.from_numpy(later).to(altered.device)
+            places.append(start + place)
+    if not places:
+        return Count()
+    positions = torch.tensor(places, device=altered.device)  # [P]
+    before = watched.rows[torch.searchsorted(watched.positions, positions)]  # [P, D]
+    after = rows_at(model, replace(batch, input_ids=altered), positions)
+    chunks = zip(before.split(HEAD_ROWS), after.split(HEAD_ROWS), strict=True)
+    blind = sum(int((apply_head(model, a) == apply_head(model, b)).all(dim=-1).sum()) for a, b in chunks)
+    return Count(blind, len(places))
 
 
 def loss_is_sane(model: nn.Module, batches: Sequence[Batch], vocab_size: int) -> list[Check]:
@@ -200,23 +187,19 @@ def base_check(difference: float) -> Check:
     return _check("starts_from_base", difference == 0.0, difference, "differs from the base by 0")
 
 
-def _changed_logits(model: nn.Module, batch: Batch, other: Batch, positions: Tensor) -> Tensor:
-    """Return for each of the `positions` [n] how many of the V logits that score it differ between two batches: [n].
-
-    The batches must be equally long: equal inputs of equal shape give equal bits, also on a GPU, since no kernel of
-    the forward pass adds up with atomics.
-    """
-    rows = [hidden_rows(model, b)[positions] for b in (batch, other)]
-    chunks = zip(*(hidden.split(HEAD_ROWS) for hidden in rows), strict=True)
-    return torch.cat([(apply_head(model, a) != apply_head(model, b)).sum(-1) for a, b in chunks])
+def _targets_check(count: Count) -> Check:
+    passed, expected = count.moved == 0 < count.tested, f"0 of {count.tested} scores move with the target"
+    return _check("targets_do_not_matter", passed, count.moved, expected)
 
 
-def _other_token(token: int, ids: dict[str, int]) -> int:
-    """Return a token that is neither `token` nor special."""
-    special = {ids["mask_id"], ids["end_id"], ids["pad_id"], ids["beginning_id"]}
-    return next(
-        other for step in range(1, len(special) + 2) if (other := (token + step) % ids["vocab_size"]) not in special
-    )
+def _attention_check(count: Count) -> Check:
+    passed, expected = count.moved == 0 < count.tested, f"0 of {count.tested} scores blind to later tokens"
+    return _check("attends_both_ways", passed, count.moved, expected)
+
+
+def _documents_check(count: Count) -> Check:
+    expected = f"0 of {count.tested} scores move with another document of the micro-batch"
+    return _check("documents_apart", count.moved == 0, count.moved, expected)
 
 
 def _check(name: str, passed: bool, value: float | None, expected: str, hard: bool = True) -> Check:

@@ -1,16 +1,25 @@
-"""Find training rows that overlap a benchmark: they repeat a question of it, or share an n-gram with one.
+"""Find training rows that overlap a benchmark: they repeat a question of it, nearly repeat one, or share an n-gram.
 
-A question is repeated if it is equal after normalisation; an n-gram is a run of n words. Per benchmark, memory is
-bounded by the n-gram index (`dreamtune.contamination.ngrams.LIMIT` entries) and 16 bytes per benchmark row.
+A question is repeated if it is equal after normalisation, nearly repeated as `dreamtune.contamination.copies` says; an
+n-gram is a run of n words. Per benchmark, memory is bounded by the n-gram index (`dreamtune.contamination.ngrams.LIMIT`
+entries), 32 bytes per benchmark row, and the rows that may be copies.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
+import polars as pl
 
-from dreamtune.contamination.ngrams import MAX_PAIRS, NgramIndex, Overlap, Pair, excerpt
+from dreamtune.contamination.copies import Copies
+from dreamtune.contamination.giveaway import gives_away
+from dreamtune.contamination.ngrams import MAX_PAIRS, NgramIndex, Pair, excerpt
 from dreamtune.contamination.questions import question_hash
+from dreamtune.contamination.rows import RowOverlap
+from dreamtune.contamination.templates import Templates
+from dreamtune.contamination.words import read_words
 from dreamtune.errors import UserError
+from dreamtune.formats.questions import QUESTIONS
 from dreamtune.inputs.files import resolve_files
 from dreamtune.inputs.parquet_rows import ParquetRows, open_rows
 from dreamtune.settings.benchmark import Benchmark
@@ -21,75 +30,102 @@ BATCH_ROWS = 2_000
 class BenchmarkOverlap:
     """Counts the training rows that overlap a benchmark, and the benchmark's rows that are overlapped.
 
-    Call `look_up` with all training rows, in batches, then `counts` and `pairs`.
+    Add the training rows to the templates, finish these and call `expect`. Then call `look_up` with all training rows,
+    in batches, and last `counts`, `pairs` and `questions`.
 
     Attributes:
-        rows: number of training rows found so far, by an exact match or by an n-gram.
+        rows: number of training rows found so far, by any of the ways.
     """
 
-    def __init__(self, benchmark: Benchmark, ngram: int) -> None:
+    def __init__(self, benchmark: Benchmark, ngram: int, templates: Templates) -> None:
         """Read the benchmark's questions.
 
         Args:
             ngram: length of an n-gram in words.
+            templates: the questions are added to it.
 
         Raises:
             UserError: the benchmark's file or one of its columns is missing, or it holds no question.
         """
-        self.name, self.column, self.rows = benchmark.name, benchmark.question, 0
-        # The answers are not compared, but a missing column of answers should be reported now, not after training.
-        columns = [self.column, benchmark.answer]
-        self.source = open_rows(resolve_files(benchmark.files), columns, BATCH_ROWS)
-        index, hashes, rows = _read(self.source, self.column, ngram)
+        self.name, self.column, self.answer, self.rows = benchmark.name, benchmark.question, benchmark.answer, 0
+        self.source = open_rows(resolve_files(benchmark.files), [self.column, self.answer], BATCH_ROWS)
+        first = templates.rows
+        index, hashes, rows = _read(self.source, self.column, ngram, templates)
         if not len(hashes):
             raise UserError(
                 f"benchmark {self.name}: column {self.column!r} holds no question in any of its {self.source.rows} rows"
             )
-        self.exact, self.in_questions, self.in_answers = _Exact(hashes, rows), Overlap(index), Overlap(index)
-        self.sharing = 0  # training rows that share an n-gram
+        self.own = slice(first, templates.rows)
+        self.exact, self.overlap = _Exact(hashes, rows), RowOverlap(index)
 
-    def look_up(self, questions: list[str], answers: list[str], ids: np.ndarray) -> np.ndarray:
+    def expect(self, templates: Templates, train: slice | np.ndarray) -> None:
+        """Take the finished templates, and the training rows' places in them."""
+        numbers, identities = templates.numbers, templates.identities
+        self.known = np.isin(numbers[self.own], numbers[train])
+        question, answer = (partial(self.source.texts_at, column) for column in (self.column, self.answer))
+        self.copies = Copies(np.arange(self.source.rows), identities[self.own], identities[train], question, answer)
+
+    def look_up(
+        self, identities: np.ndarray, questions: list[str], answers: list[str], reasonings: list[str], ids: np.ndarray
+    ) -> np.ndarray:
         """Return which training rows overlap the benchmark, [rows] bool.
 
         Args:
-            questions, answers: [rows] texts.
+            identities: [rows] uint64, from `Templates`.
+            questions, answers, reasonings: [rows] texts.
             ids: [rows] int64, the rows' example ids.
         """
-        same = self.exact.look_up(questions, ids)
-        shares = self.in_questions.look_up(questions, ids) | self.in_answers.look_up(answers, ids, questions)
-        self.sharing += int(shares.sum())
-        self.rows += int((same | shares).sum())
-        return same | shares
+        found = self.exact.look_up(questions, ids)
+        found |= self.copies.look_up(identities, questions, answers, ids)
+        found |= self.overlap.look_up(questions, answers, reasonings, ids)
+        self.rows += int(found.sum())
+        return found
 
     def counts(self) -> dict[str, Any]:
         """Return the numbers of training rows and benchmark rows that overlap; reads the benchmark a second time."""
-        self.in_questions.met |= self.in_answers.met
         batches = self.source.batches([self.column])
-        touched = (self.in_questions.touched([text or "" for text in batch[self.column]]).sum() for batch in batches)
+        touched = (self.overlap.touched([text or "" for text in batch[self.column]]).sum() for batch in batches)
         return {
             "benchmark_rows": self.source.rows,
             "exact": {"train_rows": self.exact.count, "benchmark_rows": self.exact.benchmark_rows()},
-            "overlap": {"train_rows": self.sharing, "benchmark_rows": int(sum(touched))},
-            "kept_share": self.in_questions.index.kept_share,
+            "copies": self.copies.counts("benchmark_rows"),
+            "overlap": {"train_rows": self.overlap.rows, "benchmark_rows": int(sum(touched))},
+            "known_templates": int(self.known.sum()),
+            "kept_share": self.overlap.index.kept_share,
         }
 
     def pairs(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the first overlapping pairs of rows, as `exact_pairs` and `overlap_pairs`, with excerpts.
+        """Return the first overlapping pairs of rows with excerpts: `exact_pairs`, `copy_pairs` and `overlap_pairs`.
 
         In a pair, `text` is the text that both rows share, and `part` says whether it stands in the training row's
-        question or answer. The longest overlaps come first, because short ones are often a phrase that many questions
-        of the kind end with.
+        question, answer or reasoning.
         """
-        overlaps = [("question", pair) for pair in self.in_questions.pairs]
-        overlaps += [("answer", pair) for pair in self.in_answers.pairs]
+        overlaps = self.overlap.pairs()
         of_benchmark = [pair.other for _, pair in overlaps] + [pair.other for pair in self.exact.pairs]
         texts = self.source.texts_at(self.column, of_benchmark)
         return {
             "exact_pairs": [_shown(pair, texts) for pair in self.exact.pairs],
-            "overlap_pairs": [
-                _shown(pair, texts) | {"part": part} for part, pair in sorted(overlaps, key=lambda o: -len(o[1].words))
-            ],
+            "copy_pairs": self.copies.shown("benchmark"),
+            "overlap_pairs": [_shown(pair, texts) | {"part": part} for part, pair in overlaps],
         }
+
+    def questions(self) -> pl.DataFrame:
+        """Return what the training rows say of each of the benchmark's questions; reads the benchmark once more."""
+        tables, start = [], 0
+        for batch in self.source.batches([self.column, self.answer]):
+            texts, answers = ([text or "" for text in batch[name]] for name in (self.column, self.answer))
+            ids = np.arange(start, start + len(texts))
+            start += len(texts)
+            columns = {
+                "example_id": ids,
+                "split": [None] * len(ids),
+                "known_template": self.known[ids],
+                "copy_of": self.copies.of(ids),
+                "restated": self.overlap.restated(texts),
+                "gives_away": [how or None for how in gives_away(texts, [""] * len(texts), answers)],
+            }
+            tables.append(pl.DataFrame(columns, schema=QUESTIONS))
+        return pl.concat(tables)
 
 
 class _Exact:
@@ -130,12 +166,18 @@ def _shown(pair: Pair, texts: dict[int, str]) -> dict[str, Any]:
     }
 
 
-def _read(source: ParquetRows, column: str, ngram: int) -> tuple[NgramIndex, np.ndarray, np.ndarray]:
-    """Return the index of all n-grams of the benchmark's questions, their hashes and row numbers, [questions] each."""
+def _read(
+    source: ParquetRows, column: str, ngram: int, templates: Templates
+) -> tuple[NgramIndex, np.ndarray, np.ndarray]:
+    """Return the index of all n-grams of the benchmark's questions, their hashes and row numbers, [questions] each.
+
+    All rows are added to the templates, also those without a question.
+    """
     index, start = NgramIndex(ngram), 0
     hashes, rows = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     for batch in source.batches([column]):
         texts = batch[column]
+        templates.add(read_words([text or "" for text in texts]))
         there = np.array([i for i, text in enumerate(texts) if text and text.strip()], np.int64)
         questions = [texts[i] or "" for i in there]
         index.add(questions, there + start)

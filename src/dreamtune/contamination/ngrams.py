@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from dreamtune.contamination.hashing import BASE, MIX
+
 LIMIT = 4_000_000  # n-grams of an index
 PENDING = 500_000  # n-grams added before they are sorted into the index
 MAX_PAIRS = 50  # overlapping pairs that are kept to be shown
 EXCERPT = 200  # characters
-BASE = np.uint64(0x9E3779B97F4A7C15)  # of the polynomial hash; odd, so no bit of an earlier word is lost
-MIX = np.uint64(0xFF51AFD7ED558CCD)  # of MurmurHash3's last step: the high bits, by which n-grams are kept, get mixed
 
 
 def words_of(texts: list[str]) -> pl.DataFrame:
@@ -54,7 +54,7 @@ def ngram_hashes(texts: list[str], n: int) -> tuple[np.ndarray, np.ndarray]:
     hashes = np.zeros(size, np.uint64)
     for j in range(n):  # a polynomial in the word hashes, modulo 2^64
         hashes = hashes * BASE + words[j : j + size]
-    hashes = (hashes ^ (hashes >> np.uint64(33))) * MIX
+    hashes = (hashes ^ (hashes >> np.uint64(33))) * MIX  # the high bits, by which n-grams are kept, get mixed
     inside = text_of[:size] == text_of[n - 1 : n - 1 + size]  # the run does not cross into the next text
     return hashes[inside], text_of[:size][inside]
 
@@ -189,8 +189,21 @@ class Overlap:
 
     def touched(self, texts: list[str]) -> np.ndarray:
         """Return which of the texts that the index was made of hold an n-gram in `met`, [texts] bool."""
-        hashes, text_of = ngram_hashes(texts, self.index.n)
-        at = self.index.find(hashes)
-        touched = np.zeros(len(texts), bool)
-        touched[text_of[(at >= 0) & self.met[at]]] = True
-        return touched
+        return met_share(self.index, self.met, texts)[0] > 0
+
+
+def met_share(index: NgramIndex, met: np.ndarray, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return which share of each text's n-grams is `met`, and how many of its n-grams the index keeps.
+
+    Args:
+        index: made of these texts, and of others.
+        met: [n-grams of the index] bool.
+
+    Returns:
+        Shares, [texts], 0 for a text without n-grams; numbers of n-grams, [texts] int64.
+    """
+    hashes, text_of = ngram_hashes(texts, index.n)
+    at = index.find(hashes)
+    at, text_of = at[at >= 0], text_of[at >= 0]
+    counts = np.bincount(text_of, minlength=len(texts))
+    return np.bincount(text_of[met[at]], minlength=len(texts)) / np.maximum(counts, 1), counts

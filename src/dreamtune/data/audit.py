@@ -1,14 +1,13 @@
 """The audit of the data: losses under each truncation policy, lengths, repeats, contamination, oddities of the text."""
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
-from dreamtune.contamination.ngrams import Overlap, excerpt
+from dreamtune.contamination.giveaway import WHAT
+from dreamtune.data.giveaways import EXAMPLES
 from dreamtune.data.oddities import count_flags, flag_warnings
 from dreamtune.data.template import split_template
 from dreamtune.data.truncation import POLICIES, Fit, Policy, fit
@@ -20,7 +19,7 @@ CHARACTER_COLUMNS = ("question_characters", "reasoning_characters", "answer_char
 
 
 def audit_lengths(
-    lengths: Path, data: DataConfig, duplicates: dict[str, int], contamination: dict[str, Any], unknown: int
+    lengths: Path, data: DataConfig, duplicates: dict[str, int], leaks: dict[str, dict[str, Any]], unknown: int
 ) -> dict[str, Any]:
     """Return the content of audit.json.
 
@@ -34,7 +33,8 @@ def audit_lengths(
         lengths: lengths.parquet, a finished file.
         data: settings of the stage.
         duplicates: counts of repeated questions, see `Survey.duplicates`.
-        contamination: counts and pairs, see `heldout_contamination`, and `benchmarks`.
+        leaks: `contamination` (counts and pairs, see `heldout_contamination`, and `benchmarks`), `templates` (number
+            of clusters, and the column that gives them) and `gives_away` (see `Giveaways`).
         unknown: number of tokens that the vocabulary could not write.
     """
     table = pl.scan_parquet(lengths)  # one column at a time is read: a table of all would cost 100 bytes a row
@@ -57,59 +57,11 @@ def audit_lengths(
         "flags": flags,
         "unknown_tokens": unknown,
         "duplicates": {"policy": data.duplicates, **duplicates},
-        "contamination": {"policy": data.contaminated, "ngram": data.ngram, **contamination},
+        "contamination": {"policy": data.contaminated, "ngram": data.ngram, **leaks["contamination"]},
+        "templates": leaks["templates"],
+        "gives_away": {"policy": data.gives_away, **leaks["gives_away"]},
     }
     return audit | {"warnings": _warnings(audit, data)}
-
-
-def heldout_contamination(
-    out: Path,
-    splits: dict[str, Any],
-    overlap: Overlap,
-    copies: int,
-    questions_of: Callable[[Iterable[int]], dict[int, str]],
-) -> dict[str, Any]:
-    """Return how training and held-out questions overlap; reads the held-out shards' questions once.
-
-    The result's `pairs` are examples, the longest overlaps first: example ids, the shared words (`text`) and excerpts
-    of both questions. A `kept_share` below 1 means that only this share of the n-grams was compared.
-
-    Args:
-        out: folder of the shards.
-        splits: "splits" of shards.json.
-        overlap: of all training rows with the held-out questions.
-        copies: number of normalised questions that occur on both sides.
-        questions_of: takes example ids, returns their questions.
-    """
-    touched = {f"{name}_rows": _touched(out, splits[name]["files"], overlap) for name in ("validation", "test")}
-    texts = questions_of(pair.other for pair in overlap.pairs)
-    pairs = [
-        {
-            "train": pair.row,
-            "heldout": pair.other,
-            "text": pair.words,
-            "train_question": pair.question,
-            "heldout_question": excerpt(texts[pair.other]),
-        }
-        for pair in sorted(overlap.pairs, key=lambda pair: -len(pair.words))
-    ]
-    return {
-        "question_copies": copies,
-        "train_rows": overlap.rows,
-        **touched,
-        "kept_share": overlap.index.kept_share,
-        "pairs": pairs,
-    }
-
-
-def _touched(out: Path, files: list[str], overlap: Overlap) -> int:
-    """Return the number of rows in a split's files whose question shares an n-gram with a training row."""
-    count = 0
-    for name in files:
-        with pa.OSFile(str(out / name)) as file, pa.ipc.open_stream(file) as stream:
-            for batch in stream:
-                count += int(overlap.touched(batch.column("question").to_pylist()).sum())
-    return count
 
 
 def _rows(table: pl.LazyFrame) -> int:
@@ -194,16 +146,8 @@ def _warnings(audit: dict[str, Any], data: DataConfig) -> list[str]:
     if audit["duplicates"]["rows"]:
         fate = "dropped" if data.duplicates == "drop" else "kept in training; the test split asks each question once"
         warnings.append(f"{audit['duplicates']['rows']} rows repeat an earlier question ({fate})")
+    warnings += _giveaway_warnings(audit["gives_away"]) + _leak_warnings(audit["contamination"], data)
     leak = audit["contamination"]
-    if leak["train_rows"]:
-        fate = "dropped" if data.contaminated == "drop" else "kept"
-        warnings.append(
-            f"{leak['train_rows']} training rows share {data.ngram} words in a row with a held-out question ({fate}); "
-            f"{leak['test_rows']} test rows are concerned"
-        )
-    for name, found in leak["benchmarks"].items():
-        if found["train_rows"]:
-            warnings.append(f"{found['train_rows']} training rows overlap benchmark {name} (dropped)")
     if (share := min(found["kept_share"] for found in [leak, *leak["benchmarks"].values()])) < 1:
         warnings.append(f"only a {share:.3g} share of the n-grams was compared: there are too many")
     warnings += [f"the {name} split is empty" for name in ("validation", "test") if not audit["rows"][name]]
@@ -213,3 +157,54 @@ def _warnings(audit: dict[str, Any], data: DataConfig) -> list[str]:
     if split_template(data.template)[0].endswith(" "):
         warnings.append("the template's prompt ends in a space; most tokenizers expect it at the start of the response")
     return warnings
+
+
+def _giveaway_warnings(found: dict[str, Any]) -> list[str]:
+    """Return warnings about questions that give their answer away."""
+    ways = "; ".join(
+        f"{found[way]['rows']} {words} (example ids {_ids(found[way]['examples'])})"
+        for way, words in WHAT.items()
+        if found[way]["rows"]
+    )
+    if not ways:
+        return []
+    fate = "dropped" if found["policy"] == "drop" else "kept"
+    return [
+        f"questions give their answer away: {ways}; {found['train_rows']} of them are training rows ({fate}), "
+        f"{found['test_rows']} are test questions (left out of a second reading in the report)"
+    ]
+
+
+def _leak_warnings(leak: dict[str, Any], data: DataConfig) -> list[str]:
+    """Return warnings about training rows that overlap held-out questions and benchmarks."""
+    warnings, fate = [], "dropped" if data.contaminated == "drop" else "kept"
+    if (copies := leak["copies"])["train_rows"]:
+        pairs = ", ".join(f"{pair['train']} of {pair['heldout']}" for pair in copies["pairs"][:EXAMPLES])
+        warnings.append(
+            f"{copies['train_rows']} training rows nearly repeat {copies['heldout_rows']} held-out questions with the "
+            f"same answer (example ids {pairs}; {fate})"
+        )
+    if copies["other_answer"]:
+        warnings.append(
+            f"{copies['other_answer']} training rows ask a held-out question with another answer (example "
+            f"ids {', '.join(f'{row} of {asked}' for row, asked in copies['other_answer_examples'])}): one of the two "
+            "answers may be wrong"
+        )
+    if leak["restated"]["rows"]:
+        warnings.append(
+            f"{leak['restated']['rows']} held-out questions stand as a whole in training answers or reasonings "
+            f"(example ids {_ids(leak['restated']['examples'])})"
+        )
+    if leak["train_rows"]:
+        warnings.append(
+            f"{leak['train_rows']} training rows share {data.ngram} words in a row with a held-out question ({fate}); "
+            f"{leak['test_rows']} test rows are concerned"
+        )
+    for name, found in leak["benchmarks"].items():
+        if found["train_rows"]:
+            warnings.append(f"{found['train_rows']} training rows overlap benchmark {name} (dropped)")
+    return warnings
+
+
+def _ids(examples: list[int]) -> str:
+    return ", ".join(map(str, examples))

@@ -5,18 +5,23 @@ Usage: `prepare_shards(data, model, out, benchmarks)` fills the empty folder `ou
     out/train/train-00000.arrow …    likewise validation/, test/; columns in `dreamtune.formats.shards`
     out/shards.json                  template, tokenizer ids, rows and tokens per split, dropped rows by reason
     out/lengths.parquet              one row per source row: split, reason, tokens and characters by segment, flags
-    out/audit.json                   what each truncation policy would lose; duplicates; contamination; flags; warnings
+    out/questions.parquet            one row per held-out row: what the training rows say of its question
+    out/audit.json                   what each truncation policy would lose; repeats; contamination; templates;
+                                     questions that give their answer away; flags; warnings; the canvases that training
+                                     and generation will show
 
 Several jobs can share the work. Each then tokenises one part, a stretch of the rows, and writes only OUT/part.arrow. A
 last job takes these tokens and does the rest, which needs all rows: split, duplicates, contamination, shards, audit.
 
-The rows are read twice, a batch at a time: first the questions (split, duplicates, held-out n-grams), then all columns.
-The questions of the overlapping pairs that audit.json quotes are looked up once more at the end.
+The rows are read twice, a batch at a time: first the questions (split, duplicates, templates, held-out n-grams), then
+all columns. In between, the held-out questions that a training row may be a copy of are looked up with their answers,
+and at the end the questions of the overlapping pairs that audit.json quotes.
 Held-out rows go through the same truncation policy as training rows; see `dreamtune.data.truncation.fit`.
 """
 
+import sys
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,10 +30,17 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from dreamtune.canvas import Canvas, compare_canvases
 from dreamtune.contamination.benchmark import BenchmarkOverlap
-from dreamtune.contamination.ngrams import Overlap
-from dreamtune.data.audit import audit_lengths, heldout_contamination
+from dreamtune.contamination.copies import Copies
+from dreamtune.contamination.giveaway import gives_away
+from dreamtune.contamination.rows import RowOverlap
+from dreamtune.contamination.templates import Templates
+from dreamtune.data.audit import audit_lengths
+from dreamtune.data.clusters import ClusterKeys
 from dreamtune.data.encode import EncodedRows, check_template, columns_of, encode_rows
+from dreamtune.data.giveaways import Giveaways
+from dreamtune.data.heldout import Findings, heldout_contamination
 from dreamtune.data.parts import read_parts, write_part
 from dreamtune.data.shard_writer import ShardWriter
 from dreamtune.data.survey import NO_SPLIT, SPLIT_NAMES, TEST, TRAIN, Survey, survey_questions
@@ -56,8 +68,11 @@ def prepare_shards(
     benchmarks: Sequence[Benchmark] = (),
     part: Part | None = None,
     parts: Sequence[Path] = (),
+    canvases: Mapping[str, Canvas] | None = None,
 ) -> dict[str, Any]:
     """Fill the empty folder `out` and return counts: source_rows, rows by split, dropped rows by reason, warnings.
+
+    The warnings are printed too, so that they are read before anything trains.
 
     Args:
         data: settings of the stage.
@@ -66,27 +81,35 @@ def prepare_shards(
         benchmarks: training rows that overlap one of these are dropped.
         part: set for a job that only tokenises the batches that begin in this part's stretch of the rows.
         parts: output folders of such jobs, all of them, whose tokens are used; empty to tokenise here.
+        canvases: by a name for the user, what training and generation will show; compared with the responses.
 
     Raises:
         UserError: unreadable or missing data or benchmark, no usable tokenizer, or no training row left.
     """
     tokenizer = load_tokenizer(model.path, model.revision)
     check_template(data, tokenizer)
-    rows = open_rows(resolve_files(data.files), columns_of(data), data.batch_rows)
+    checked = list(dict.fromkeys([*columns_of(data), data.columns.cluster or data.columns.question]))
+    rows = open_rows(resolve_files(data.files), checked, data.batch_rows)
     if part:
         return {"rows": write_part(_tokenised(rows, data, tokenizer, part.stretch(rows.rows)), out)}
-    against = [BenchmarkOverlap(benchmark, data.ngram) for benchmark in benchmarks]
-    survey = survey_questions(rows, data)
-    run = _SecondPass(data, tokenizer, survey, against, out)
+    templates = Templates()
+    against = [BenchmarkOverlap(benchmark, data.ngram, templates) for benchmark in benchmarks]
+    survey = survey_questions(rows, data, templates)
+    for each in against:
+        each.expect(templates, survey.places.start + np.flatnonzero(survey.splits == TRAIN))
+    run = _SecondPass(data, tokenizer, survey, survey.copies(rows, data), against, out)
     for encoded in read_parts(parts) if parts else _tokenised(rows, data, tokenizer, range(rows.rows)):
         run.write(encoded)
     meta = run.finish(rows.rows)
     questions_of = partial(rows.texts_at, data.columns.question)
-    contamination = heldout_contamination(out, meta["splits"], run.overlap, survey.straddling(), questions_of)
-    contamination["benchmarks"] = {
-        each.name: {"train_rows": each.rows} | each.counts() | each.pairs() for each in against
-    }
-    audit = audit_lengths(out / LENGTHS_FILE, data, survey.duplicates(), contamination, run.unknown)
+    found = heldout_contamination(out, meta["splits"], run.findings(), survey.straddling(), questions_of)
+    found["benchmarks"] = {each.name: {"train_rows": each.rows} | each.counts() | each.pairs() for each in against}
+    leaks = {"contamination": found, "templates": run.templates(), "gives_away": run.giveaways.counts()}
+    audit = audit_lengths(out / LENGTHS_FILE, data, survey.duplicates(), leaks, run.unknown)
+    audit["canvases"] = compare_canvases(canvases or {}, audit["response_tokens"]["train"])
+    unshown = [f"{name}: {text}" for name, found in audit["canvases"].items() for text in found["warnings"]]
+    for text in [*audit["warnings"], *unshown]:
+        print(f"warning: {text}", file=sys.stderr)
     write_json(out / AUDIT_FILE, audit)
     write_json(out / SHARDS_FILE, meta)
     counts = {split: content["rows"] for split, content in meta["splits"].items()}
@@ -98,17 +121,25 @@ class _SecondPass:
 
     Args:
         survey: results of the first reading.
+        copies: finds training rows that nearly repeat a held-out question.
         against: benchmarks that training rows must not overlap.
         out: folder of the shards.
     """
 
     def __init__(
-        self, data: DataConfig, tokenizer: Tokenizer, survey: Survey, against: list[BenchmarkOverlap], out: Path
+        self,
+        data: DataConfig,
+        tokenizer: Tokenizer,
+        survey: Survey,
+        copies: Copies,
+        against: list[BenchmarkOverlap],
+        out: Path,
     ) -> None:
-        self.data, self.tokenizer, self.survey, self.against, self.out = data, tokenizer, survey, against, out
+        self.data, self.tokenizer, self.survey, self.against = data, tokenizer, survey, against
         self.writers = {name: ShardWriter(out, name, data.rows_per_shard) for name in SPLIT_NAMES if name}
         self.lengths = pq.ParquetWriter(out / LENGTHS_FILE, LENGTHS)
-        self.overlap = Overlap(survey.heldout)
+        self.overlap, self.copies, self.giveaways = RowOverlap(survey.heldout), copies, Giveaways()
+        self.clusters = ClusterKeys(survey.clusters, len(self.writers))
         self.dropped: Counter[str] = Counter()
         self.row, self.unknown = 0, 0
         self.groups = survey.groups()  # [rows], each row's question as a number
@@ -120,6 +151,7 @@ class _SecondPass:
         splits = self.survey.splits[ids]
         outcome = fit(self.data.too_long, *rows.lengths(), self.data.max_tokens)
         dropped = np.where(rows.dropped == "", outcome.dropped, rows.dropped)
+        self._drop_giveaways(rows, ids, splits, dropped)
         self._drop_contaminated(rows, np.flatnonzero((splits == TRAIN) & (dropped == "")), ids, dropped)
         repeats = self._repeats(dropped, self.groups[ids])
         if self.data.duplicates == "drop":
@@ -132,7 +164,9 @@ class _SecondPass:
         for number, name in enumerate(SPLIT_NAMES):
             if name is not None:
                 chosen = np.flatnonzero(kept & (splits == number))
-                self.writers[name].write(shard_table(rows, outcome, chosen, ids, self.tokenizer.end_id, from_start))
+                keys = self.clusters.of(number, ids[chosen])
+                table = shard_table(rows, outcome, chosen, ids, keys, self.tokenizer.end_id, from_start)
+                self.writers[name].write(table)
         self.lengths.write_table(lengths_table(rows, outcome, ids, splits, dropped))
         self.dropped.update(dropped[~kept].tolist())
         self.row += len(ids)
@@ -165,6 +199,29 @@ class _SecondPass:
             "dropped": dropped,
         }
 
+    def findings(self) -> Findings:
+        """Return what is known about the held-out questions when all rows are written."""
+        known = self.clusters.known(TRAIN)
+        return Findings(self.overlap, self.copies, known, self.giveaways.heldout, self.data.contaminated == "drop")
+
+    def templates(self) -> dict[str, Any]:
+        """Return the number of clusters of all rows with a question, rows of the largest, and clusters by split."""
+        by_split = dict(zip(self.writers, self.clusters.counts(), strict=True))
+        return {"column": self.data.columns.cluster, **self.survey.clusters_found(), **by_split}
+
+    def _drop_giveaways(self, rows: EncodedRows, ids: np.ndarray, splits: np.ndarray, dropped: np.ndarray) -> None:
+        """Note the usable rows of a batch whose question gives its answer away; drop those meant for training.
+
+        Test questions stay, because the report leaves them out of a second reading beside the first.
+        """
+        ways = gives_away(rows.questions, rows.reasonings, rows.answers)
+        for number, name in enumerate(SPLIT_NAMES):
+            found = np.flatnonzero((ways != "") & (dropped == "") & (splits == number))
+            if name is not None:
+                self.giveaways.note(name, ids[found], ways[found])
+            if number == TRAIN and self.data.gives_away == "drop":
+                dropped[found] = "gives_answer_away"
+
     def _drop_contaminated(self, rows: EncodedRows, train: np.ndarray, ids: np.ndarray, dropped: np.ndarray) -> None:
         """Compare training rows with the held-out questions and the benchmarks, and count the overlaps.
 
@@ -174,10 +231,14 @@ class _SecondPass:
             ids: [rows] example ids.
             dropped: [rows] reasons, changed in place for rows that overlap and have to go.
         """
-        questions, answers = ([column[i] for i in train] for column in (rows.questions, rows.answers))
-        shares = self.overlap.look_up(questions, ids[train])
+        columns = (rows.questions, rows.answers, rows.reasonings)
+        questions, answers, reasonings = ([column[i] for i in train] for column in columns)
+        identities = self.survey.identities[ids[train]]
+        shares = self.overlap.look_up(questions, answers, reasonings, ids[train])
+        shares |= self.copies.look_up(identities, questions, answers, ids[train])
         for benchmark in self.against:
-            dropped[train[benchmark.look_up(questions, answers, ids[train])]] = "contaminated_by_benchmark"
+            overlaps = benchmark.look_up(identities, questions, answers, reasonings, ids[train])
+            dropped[train[overlaps]] = "contaminated_by_benchmark"
         if self.data.contaminated == "drop":
             dropped[train[shares]] = "contaminated"
 

@@ -30,7 +30,13 @@ LENGTHS = pa.schema(
 
 
 def shard_table(
-    rows: EncodedRows, outcome: Fit, chosen: np.ndarray, ids: np.ndarray, end_id: int, from_start: bool
+    rows: EncodedRows,
+    outcome: Fit,
+    chosen: np.ndarray,
+    ids: np.ndarray,
+    clusters: np.ndarray,
+    end_id: int,
+    from_start: bool,
 ) -> pa.Table:
     """Return rows as a table for the shards, with the columns `formats.shards.SHARD`.
 
@@ -39,6 +45,7 @@ def shard_table(
         outcome: what truncation keeps of each row.
         chosen: [n] places in the batch of the rows that are written.
         ids: [rows] example ids.
+        clusters: [n] int64, the cluster keys of these rows.
         end_id: the end token, which follows a complete answer.
         from_start: cut the start of a reasoning that is too long instead of its end.
     """
@@ -49,6 +56,7 @@ def shard_table(
     flat = np.fromiter(chain.from_iterable(segments), np.int32, int(offsets[-1]))
     columns = [
         pa.array(ids[chosen], pa.int64()),
+        pa.array(clusters, pa.int64()),
         pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat)),
         pa.array([len(rows.prompts[i]) for i in chosen], pa.int32()),
         pa.array(outcome.complete[chosen], pa.bool_()),

@@ -1,44 +1,55 @@
 """Compare base and tuned on the same questions: estimates, intervals and tests, as blocks of plain JSON.
 
-A *block* is the dictionary of one comparison. An estimate in it is {"value", "low", "high", "n"}; a number for which
-there are no data is None, never NaN.
+A *block* is the dictionary of one comparison. An estimate in it is {"value", "low", "high", "n", "effective_n"}; a
+number for which there are no data is None, never NaN. Where questions are similar to each other, tests and intervals
+are over clusters of them (see `clusters`); where each question is a cluster by itself, over questions.
 """
 
-from math import isfinite
+from dataclasses import replace
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from dreamtune.errors import UserError
+from dreamtune.evaluate.clusters import (
+    FEWEST,
+    Clusters,
+    clustered_difference,
+    clustered_share,
+    effective_number,
+)
 from dreamtune.evaluate.draws import EVERYTHING, per_example
 from dreamtune.evaluate.intervals import (
     Interval,
-    detectable_gain,
-    detectable_mean,
     mcnemar_exact,
     paired_difference,
     paired_permutation,
     question_difference,
     question_share,
     ratio_interval,
+    skewness_corrected,
     wilson,
 )
+from dreamtune.evaluate.power import detectable_clustered, detectable_gain, detectable_mean, detectable_ratio
 from dreamtune.evaluate.votes import majority, numbers_of_tries, pass_at_k
 from dreamtune.settings.report import Comparison
 
 Block = dict[str, Any]
+CLUSTERED = "clusters of similar questions"
 
 
 def compare_scores(base: pl.DataFrame, tuned: pl.DataFrame, reading: str, comparison: Comparison) -> Block:
     """Compare the accuracy of base and tuned in one reading, question by question.
 
-    With one sample per question: Wilson's intervals, Newcombe's paired interval and McNemar's exact test. With several:
-    the same intervals for the effective number of answers, and a permutation test over the questions' means. A question
+    With one sample per question: Wilson's intervals, Newcombe's paired interval and McNemar's exact test. With several,
+    or where questions form clusters: the same intervals for the effective number of answers, and a permutation test
+    over the questions' means, or the clusters' sums; fewer than `clusters.FEWEST` clusters are not tested. A question
     with an undecided answer of either model is left out for both; `undecided` counts these questions.
 
     Args:
-        base, tuned: the two scores.parquet.
+        base, tuned: the two scores.parquet; the clusters are those of `base`.
         reading: `correct`, `strict` or `lenient`.
         comparison: level of test and intervals, resamples and seed.
 
@@ -52,7 +63,7 @@ def compare_scores(base: pl.DataFrame, tuned: pl.DataFrame, reading: str, compar
     questions, undecided = _by_question(base, tuned, reading)
     samples = max(questions["samples"].to_list(), default=0)
     x, y = ((questions[who] / questions["samples"]).to_numpy() for who in ("base", "tuned"))
-    return _compare(x, y, samples, _left_out(base, undecided), comparison)
+    return _compare(x, y, Clusters.of(questions["cluster"]), samples, _left_out(base, undecided), comparison)
 
 
 def compare_samples(base: pl.DataFrame, tuned: pl.DataFrame, comparison: Comparison) -> Block:
@@ -71,23 +82,23 @@ def compare_samples(base: pl.DataFrame, tuned: pl.DataFrame, comparison: Compari
     """
     questions, undecided = _by_question(base, tuned, "correct")
     samples, left_out = min(questions["samples"].to_list(), default=0), _left_out(base, undecided)
-    tried = questions["samples"].to_numpy()
+    tried, clusters = questions["samples"].to_numpy(), Clusters.of(questions["cluster"])
     at_k = {}
     for k in numbers_of_tries(samples):
         x, y = (pass_at_k(tried, questions[who].to_numpy(), k) for who in ("base", "tuned"))
-        at_k[str(k)] = _compare(x, y, samples, left_out, comparison)
+        at_k[str(k)] = _compare(x, y, clusters, samples, left_out, comparison)
     voted = None
     if samples > 1 and all("answer_class" in frame.columns for frame in (base, tuned)):
         both = majority(base).join(majority(tuned), on="example_id", suffix="_tuned", maintain_order="left")
         decided = both.drop_nulls()
         x, y = (decided[name].to_numpy().astype(float) for name in ("correct", "correct_tuned"))
         left_out = _left_out(base, both.height - decided.height)
-        voted = _compare(x, y, 1, left_out, comparison) | {"samples": samples}
+        voted = _compare(x, y, Clusters.of(decided["cluster"]), 1, left_out, comparison) | {"samples": samples}
     return {"pass_at_k": at_k, "majority": voted}
 
 
 def _by_question(base: pl.DataFrame, tuned: pl.DataFrame, reading: str) -> tuple[pl.DataFrame, int]:
-    """Return example_id, the number of samples, and how many are right in base and in tuned, for each question.
+    """Return example_id, cluster, the number of samples, and how many are right in base and in tuned, by question.
 
     A gradable question counts if the reading exists (is not null) for every sample of both models; the others are left
     out. The second value is the number of gradable questions with an undecided sample: those in which `correct`, if it
@@ -100,25 +111,34 @@ def _by_question(base: pl.DataFrame, tuned: pl.DataFrame, reading: str) -> tuple
             "both must come from the same test split: generate both again"
         )
     both = base.join(tuned, on=["example_id", "sample"], suffix="_tuned").filter("gradable").sort("example_id")
-    pair = both.select("example_id", "sample", base=reading, tuned=f"{reading}_tuned")
+    pair = both.select("example_id", "cluster", "sample", base=reading, tuned=f"{reading}_tuned")
     unread = pair.filter(pl.any_horizontal(pl.col("base", "tuned").is_null())).select("example_id").unique()
     counted = pair.join(unread, on="example_id", how="anti", maintain_order="left")
     questions = counted.group_by("example_id", maintain_order=True).agg(
-        pl.col("base", "tuned").cast(pl.Float64).sum(), pl.len().alias("samples")
+        pl.first("cluster"), pl.col("base", "tuned").cast(pl.Float64).sum(), pl.len().alias("samples")
     )
     return questions, unread.height if reading == "correct" else 0
 
 
-def _compare(x: np.ndarray, y: np.ndarray, samples: int, left_out: dict[str, int], comparison: Comparison) -> Block:
+def _compare(
+    x: np.ndarray, y: np.ndarray, clusters: Clusters, samples: int, left_out: dict[str, int], comparison: Comparison
+) -> Block:
     """Return the block of a comparison of base x and tuned y, [questions] in 0 to 1."""
     if not len(x):
         return nothing("questions") | left_out
-    block = _single(x, y, comparison) if samples == 1 else _several(x, y, samples, comparison)
-    return block | {"questions": len(x), "samples": samples, **left_out, "level": 1 - comparison.alpha}
+    if not clusters.single:
+        block = _clustered(x, y, clusters, samples, comparison)
+    else:
+        block = _single(x, y, comparison) if samples == 1 else _several(x, y, samples, comparison)
+    counts = {"questions": len(x), "clusters": clusters.count, "samples": samples}
+    return block | counts | left_out | {"level": 1 - comparison.alpha}
 
 
 def compare_nll(frame: pl.DataFrame, comparison: Comparison) -> Block:
     """Compare the held-out NLL of base and tuned, Σ NLL / Σ tokens in nats per response token; lower is better.
+
+    The interval and the test, which allows for skewness, are over rows, or over clusters of them. Fewer than
+    `clusters.FEWEST` are not tested.
 
     Args:
         frame: likelihood.parquet (see `formats.likelihood`).
@@ -131,34 +151,64 @@ def compare_nll(frame: pl.DataFrame, comparison: Comparison) -> Block:
     rows = per_example(frame)
     if not rows.height:
         return nothing("rows")
-    tokens = rows["response_tokens"].to_numpy()
+    clusters, tokens = Clusters.of(rows["cluster"]), rows["response_tokens"].to_numpy()
     base, tuned = rows["nll_base"].to_numpy(), rows["nll_tuned"].to_numpy()
-    everything_masked = frame.filter(pl.col("draw") == EVERYTHING)
-    p = paired_permutation(tuned - base, comparison.resamples, comparison.seed) if len(tokens) > 1 else None
+    change, size = clusters.sums(tuned - base), clusters.sums(tokens)
+    delta = _ratio(tuned - base, tokens, clusters, comparison)
+    unit, tested = "rows" if clusters.single else CLUSTERED, clusters.count >= FEWEST
+    known = delta if tested or clusters.single else _without_limits(delta)
     return {
-        "base": estimate(_ratio(base, tokens, comparison)),
-        "tuned": estimate(_ratio(tuned, tokens, comparison)),
-        "delta": estimate(_ratio(tuned - base, tokens, comparison)) | {"p": p, "test": "paired permutation over rows"},
-        "everything_masked": _everything_masked(everything_masked, comparison),
-        "detectable": detectable_mean(tuned - base, tokens, comparison.alpha),
+        "base": estimate(_ratio(base, tokens, clusters, comparison)),
+        "tuned": estimate(_ratio(tuned, tokens, clusters, comparison)),
+        "delta": estimate(known)
+        | {
+            "p": skewness_corrected(change, size) if tested else None,
+            "test": f"skewness-corrected t test over {unit}" if tested else f"no test: fewer than {FEWEST} {unit}",
+        },
+        "everything_masked": _everything_masked(frame.filter(pl.col("draw") == EVERYTHING), comparison),
+        "detectable": detectable_ratio(delta, change, size) if tested else None,
         "rows": rows.height,
+        "clusters": clusters.count,
         "tokens": int(tokens.sum()),
         "unit": "nats per response token",
         "level": 1 - comparison.alpha,
     }
 
 
+def compare_full(frame: pl.DataFrame | None, comparison: Comparison) -> Block | None:
+    """Compare the NLL of base and tuned over full responses: with the tails of end tokens that training appends.
+
+    In nats per response token like `compare_nll`'s: the tail adds to the NLL, not to the tokens. Nothing is tested.
+
+    Args:
+        frame: likelihood_full.parquet (see `formats.likelihood`), or None.
+        comparison: level of the intervals, resamples and seed.
+
+    Returns:
+        "base", "tuned" and "delta", estimates, with "tail_tokens"; None without rows.
+    """
+    if frame is None or not frame.height:
+        return None
+    rows = per_example(frame)
+    clusters, tokens = Clusters.of(rows["cluster"]), rows["response_tokens"].to_numpy()
+    nll = {"base": rows["nll_base"].to_numpy(), "tuned": rows["nll_tuned"].to_numpy()}
+    nll["delta"] = nll["tuned"] - nll["base"]
+    block = {name: estimate(_ratio(values, tokens, clusters, comparison)) for name, values in nll.items()}
+    tails = frame.group_by("example_id").agg(pl.first("tail_tokens"))["tail_tokens"]
+    return block | {"tail_tokens": int(tails.sum()), "level": 1 - comparison.alpha}
+
+
 def estimate(interval: Interval) -> Block:
     """Return the interval as an estimate; an infinite limit becomes None."""
     limits = {name: _finite(getattr(interval, name)) for name in ("value", "low", "high")}
-    return {**limits, "n": interval.n}
+    return {**limits, "n": interval.n, "effective_n": interval.effective_n or interval.n}
 
 
 def nothing(what: str) -> Block:
     """Return the block of a comparison without data; `what` is "rows" for the NLL, "questions" for accuracy."""
-    empty = {"value": None, "low": None, "high": None, "n": 0}
+    empty = {"value": None, "low": None, "high": None, "n": 0, "effective_n": 0}
     gain = {"delta" if what == "rows" else "gain": empty | {"p": None, "test": None}}
-    return {"base": dict(empty), "tuned": dict(empty), **gain, "detectable": None, what: 0}
+    return {"base": dict(empty), "tuned": dict(empty), **gain, "detectable": None, what: 0, "clusters": 0}
 
 
 def _everything_masked(rows: pl.DataFrame, comparison: Comparison) -> Block:
@@ -166,8 +216,8 @@ def _everything_masked(rows: pl.DataFrame, comparison: Comparison) -> Block:
     if not rows.height:
         empty = nothing("rows")
         return {"base": empty["base"], "tuned": empty["tuned"]}
-    tokens = rows["response_tokens"].to_numpy()
-    return {n: estimate(_ratio(rows[f"nll_{n}"].to_numpy(), tokens, comparison)) for n in ("base", "tuned")}
+    tokens, clusters = rows["response_tokens"].to_numpy(), Clusters.of(rows["cluster"])
+    return {n: estimate(_ratio(rows[f"nll_{n}"].to_numpy(), tokens, clusters, comparison)) for n in ("base", "tuned")}
 
 
 def _single(x: np.ndarray, y: np.ndarray, comparison: Comparison) -> Block:
@@ -200,8 +250,33 @@ def _several(x: np.ndarray, y: np.ndarray, samples: int, comparison: Comparison)
     }
 
 
-def _ratio(x: np.ndarray, y: np.ndarray, comparison: Comparison) -> Interval:
-    return ratio_interval(x, y, comparison.resamples, comparison.seed, comparison.alpha)
+def _clustered(x: np.ndarray, y: np.ndarray, clusters: Clusters, samples: int, comparison: Comparison) -> Block:
+    """Compare base x and tuned y, [questions] in 0 to 1, between clusters of similar questions."""
+    alpha, tested = comparison.alpha, clusters.count >= FEWEST
+    gain = clustered_difference(x, y, clusters, samples, alpha)
+    test = {
+        "p": paired_permutation(clusters.sums(y - x), comparison.resamples, comparison.seed) if tested else None,
+        "test": f"paired permutation over {CLUSTERED}" if tested else f"no test: fewer than {FEWEST} {CLUSTERED}",
+        "won": int((y > x).sum()),
+        "lost": int((y < x).sum()),
+    }
+    return {
+        "base": estimate(clustered_share(x, clusters, samples, alpha)),
+        "tuned": estimate(clustered_share(y, clusters, samples, alpha)),
+        "gain": estimate(gain if tested else _without_limits(gain)) | test,
+        "detectable": detectable_clustered(y - x, clusters, gain, alpha) if tested else None,
+    }
+
+
+def _ratio(x: np.ndarray, y: np.ndarray, clusters: Clusters, comparison: Comparison) -> Interval:
+    """Return Σx / Σy over rows, with an interval over clusters of them."""
+    sums = clusters.sums(x), clusters.sums(y)
+    interval = ratio_interval(*sums, comparison.resamples, comparison.seed, comparison.alpha)
+    return replace(interval, n=len(x), effective_n=effective_number(x, clusters, y))
+
+
+def _without_limits(interval: Interval) -> Interval:
+    return replace(interval, low=-inf, high=inf)
 
 
 def _left_out(scores: pl.DataFrame, undecided: int) -> dict[str, int]:

@@ -6,9 +6,13 @@ EVERYTHING = -1  # draw number of the row whose whole response is masked
 
 
 def per_example(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per example, by example_id: response_tokens, and the mean over draws of each nll column."""
+    """Return one row per example, by example_id, with the mean over its draws of each nll column.
+
+    Columns: example_id, cluster if the frame has it, response_tokens, and each nll column.
+    """
     draws = frame.filter(pl.col("draw") >= 0)
-    return draws.group_by("example_id").agg(pl.first("response_tokens"), pl.mean("^nll.*$")).sort("example_id")
+    kept = pl.first("^cluster$", "response_tokens")
+    return draws.group_by("example_id").agg(kept, pl.mean("^nll.*$")).sort("example_id")
 
 
 def nats_per_token(frame: pl.DataFrame, column: str = "nll") -> float:

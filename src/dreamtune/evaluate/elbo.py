@@ -15,27 +15,39 @@ stratum is sampled uniformly, so the mean over the draws stays unbiased.
 **Masks** are a function of (seed, example id, draw, position) alone: the k positions with the smallest hashes are
 masked. So they are the same for base and tuned, and in any batch. One further row per example masks everything (t = 1).
 
-**Reported** is Σ NLL / Σ tokens in nats per response token, up to and including the first end token. A row whose
-answer was cut has no end token and counts up to its cut.
+**Reported** is Σ NLL / Σ tokens in nats per response token. A masked response shows how many tokens it has, so every
+such number is given the length of what can be masked. There are two readings:
+
+- *up to the first end*, the headline: what can be masked is the response up to and including its first end token, and
+  the model sees that nothing follows. So it says how likely the words are once their number is known.
+- *full*: behind the first end token stands a tail of further end tokens, as many as training draws, and is masked and
+  scored with the response. The model must find out where the response ends. The sum over both is divided by the same
+  number as before, the response's tokens without the tail, so that the two readings differ by the price of the tail.
+
+A row whose answer was cut has no end token and no tail, and counts up to its cut.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 
+from dreamtune.errors import UserError
 from dreamtune.evaluate.draws import EVERYTHING
 from dreamtune.evaluate.examples import Example
 from dreamtune.model.logits import hidden_states, row_losses
+from dreamtune.model.nonfinite import first_nonfinite
 from dreamtune.noise import open_uniforms
 from dreamtune.progress import Progress
 from dreamtune.settings.likelihood import LikelihoodConfig
 
 AT_ONCE = 1024  # rows that pass the head together; twice `loss.HEAD_ROWS`, as nothing is kept for a backward pass
+Measure = Callable[[int, Sequence[int]], np.ndarray]
 Side = Callable[[], AbstractContextManager[Any]]  # makes a model base or tuned within a `with`: adapter off, or on
 
 
@@ -123,6 +135,7 @@ def evaluate_jobs(
     mask_id: int,
     todo: Sequence[Sequence[int]],
     label: str,
+    measure: Measure | None = None,
 ) -> np.ndarray:
     """Return each job's ΣCE under each side of the model, [sides, jobs] float64, in nats.
 
@@ -133,14 +146,21 @@ def evaluate_jobs(
         mask_id: the mask token.
         todo: the `batches` of jobs to evaluate; jobs in none of them get NaN.
         label: name of the progress bar.
+        measure: takes a side's number and a batch, and returns what `summed_cross_entropy` returns for it; the default.
+
+    Raises:
+        UserError: a likelihood that is not finite; where NaN or infinity first appears is named.
     """
     model.eval()
     sums = np.full((len(sides), len(jobs)), np.nan)
     with Progress(label, sum(map(len, todo))) as progress:
         for batch in todo:
+            plain = partial(summed_cross_entropy, model, [jobs[i] for i in batch], mask_id)
             for row, side in enumerate(sides):
                 with side():
-                    sums[row, batch] = summed_cross_entropy(model, [jobs[i] for i in batch], mask_id)
+                    sums[row, batch] = measure(row, batch) if measure else plain()
+                    if not np.isfinite(sums[row, batch]).all():
+                        raise UserError(f"the likelihood is not finite: {first_nonfinite(model, plain)}")
             progress.advance(len(batch))
     return sums
 
@@ -162,18 +182,22 @@ def heldout_nll(model: Any, examples: Sequence[Example], likelihood: LikelihoodC
 
 
 def jobs_frame(jobs: Sequence[Job], **sums: np.ndarray) -> pl.DataFrame:
-    """Return one row per job: example_id, draw, masked (k), response_tokens (L), and each of `sums` times L/k.
+    """Return one row per job: example_id, cluster, draw, masked (k), response_tokens, each of `sums` times L/k.
 
-    `sums` are columns by name, [jobs]: ΣCE in nats.
+    L is the number of tokens that can be masked, and `response_tokens` is L without the tail. `sums` are columns by
+    name, [jobs]: ΣCE in nats.
     """
+    examples = [job.example for job in jobs]
     masked = np.array([len(job.masked) for job in jobs], np.int32)
-    length = np.array([job.example.response for job in jobs], np.int32)
+    length = np.array([e.response for e in examples], np.int32)
+    clusters = [e.example_id if e.cluster is None else e.cluster for e in examples]
     return pl.DataFrame(
         {
-            "example_id": np.array([job.example.example_id for job in jobs], np.int64),
+            "example_id": np.array([e.example_id for e in examples], np.int64),
+            "cluster": np.array(clusters, np.int64),
             "draw": np.array([job.draw for job in jobs], np.int32),
             "masked": masked,
-            "response_tokens": length,
+            "response_tokens": length - np.array([e.tail for e in examples], np.int32),
             **{name: values * length / masked for name, values in sums.items()},
         }
     )

@@ -1,4 +1,4 @@
-"""The examples whose likelihood is measured: a row's prompt, and its response up to the first end token."""
+"""The examples whose likelihood is measured: a row's prompt and its response, with or without a tail of end tokens."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +14,21 @@ class Example:
 
     Attributes:
         example_id: number of the row in the source files.
-        tokens: prompt and response, up to and including the first end token of the response.
+        tokens: prompt and response, up to and including the first end token of the response, then the tail.
         prompt: number of prompt tokens.
+        tail: number of tokens behind the end token.
+        cluster: questions of one template share it (see `formats.shards`); None if the question is like no other.
     """
 
     example_id: int
     tokens: tuple[int, ...]
     prompt: int
+    tail: int = 0
+    cluster: int | None = None
 
     @property
     def response(self) -> int:
-        """Number of response tokens, L."""
+        """Number of tokens that can be masked, L: the response, and its tail if it has one."""
         return len(self.tokens) - self.prompt
 
 
@@ -52,5 +56,5 @@ def read_examples(
         tokens, prompt = row["input_ids"], row["prompt_tokens"]
         stop = tokens.index(end_id, prompt) + 1 if end_id in tokens[prompt:] else len(tokens)
         if stop > prompt:
-            examples.append(Example(row["example_id"], tuple(tokens[:stop]), prompt))
+            examples.append(Example(row["example_id"], tuple(tokens[:stop]), prompt, cluster=row["cluster"]))
     return examples

@@ -1,23 +1,25 @@
 """The soft canaries, each with a 95 % interval: does the tuned model behave like one that learned honestly?
 
 They measure the tuned model, and never look at the objective's name. One that fails is a warning in the report; the
-hard canaries, which make a verdict invalid, run on training batches. A canary with too few rows has neither passed nor
-failed: `passed` is None.
+hard canaries, which make a verdict invalid, look for faults in training and in the likelihood itself. A canary with too
+few rows has neither passed nor failed: `passed` is None. Rows with similar questions count as one: intervals are over
+clusters of them.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import hypot
 
-import numpy as np
 import polars as pl
 
 from dreamtune.checks import Check, check
+from dreamtune.evaluate.clusters import Clusters
 from dreamtune.evaluate.draws import EVERYTHING, per_example
 from dreamtune.evaluate.elbo import Job
 from dreamtune.evaluate.examples import Example
-from dreamtune.evaluate.intervals import Interval, mean_interval, ratio_interval
+from dreamtune.evaluate.intervals import Interval, ratio_interval
 
-ENOUGH_ROWS = 10  # fewer are not judged
+ENOUGH = 10  # rows, or clusters of rows with similar questions; fewer are not judged
 SMALL_RATE = 0.25  # mask rates up to this one are small
 MAX_GAP = 0.1  # nats per token
 RESAMPLES = 2_000
@@ -32,7 +34,7 @@ def shuffled_prompts(examples: Sequence[Example]) -> list[Job]:
     jobs = []
     for mine, other in zip(order, order[1:] + order[:1], strict=True):
         tokens = other.tokens[: other.prompt] + mine.tokens[mine.prompt :]
-        exchanged = Example(mine.example_id, tokens, other.prompt)
+        exchanged = replace(mine, tokens=tokens, prompt=other.prompt)
         jobs.append(Job(exchanged, EVERYTHING, tuple(range(exchanged.response))))
     return jobs
 
@@ -52,7 +54,7 @@ def context_helps(heldout: pl.DataFrame, seed: int) -> Check:
     """Check that a masked token is easier when most of the response is visible: NLL at t = 1 against small t."""
     rate = pl.col("masked") / pl.col("response_tokens")
     cross_entropy = (pl.col("nll_tuned") / pl.col("response_tokens")).alias("ce")  # (L/k)·ΣCE/L = ΣCE/k
-    blind = heldout.filter(pl.col("draw") == EVERYTHING).select("example_id", cross_entropy)
+    blind = heldout.filter(pl.col("draw") == EVERYTHING).select("example_id", "cluster", cross_entropy)
     sighted = heldout.filter((pl.col("draw") >= 0) & (rate <= SMALL_RATE)).select("example_id", cross_entropy)
     sighted = sighted.group_by("example_id").agg(pl.mean("ce").alias("small"))
     both = blind.join(sighted, on="example_id").sort("example_id")
@@ -60,20 +62,20 @@ def context_helps(heldout: pl.DataFrame, seed: int) -> Check:
         "context helps: NLL at t = 1 minus NLL at small t",
         "above 0 nats per masked token: visible context makes masked tokens easier",
         "the model predicts no better for what stands around a mask",
-        _mean((both["ce"] - both["small"]).to_numpy(), seed),
+        _ratio(both["ce"] - both["small"], pl.repeat(1.0, both.height, eager=True), both["cluster"], seed),
         lambda interval: interval.low > 0,
     )
 
 
 def prompt_matters(heldout: pl.DataFrame, shuffled: pl.DataFrame, seed: int) -> Check:
     """Check that exchanging the examples' prompts raises the NLL; otherwise the model does not read its prompt."""
-    own = heldout.filter(pl.col("draw") == EVERYTHING).select("example_id", "response_tokens", "nll_tuned")
+    own = heldout.filter(pl.col("draw") == EVERYTHING).select("example_id", "cluster", "response_tokens", "nll_tuned")
     both = own.join(shuffled.select("example_id", other="nll_tuned"), on="example_id").sort("example_id")
     return _canary(
         "shuffled prompts hurt: NLL behind another prompt minus NLL behind its own",
         "above 0 nats per token: the answer depends on the question",
         "the model does not read its prompt",
-        _ratio((both["other"] - both["nll_tuned"]).to_numpy(), both["response_tokens"].to_numpy(), seed),
+        _ratio(both["other"] - both["nll_tuned"], both["response_tokens"], both["cluster"], seed),
         lambda interval: interval.low > 0,
     )
 
@@ -83,8 +85,8 @@ def no_gap(heldout: pl.DataFrame, training: pl.DataFrame, seed: int) -> Check:
     gains = []
     for frame in (training, heldout):
         rows = per_example(frame)
-        gain = (rows["nll_base"] - rows["nll_tuned"]).to_numpy()
-        gains.append(_ratio(gain, rows["response_tokens"].to_numpy(), seed))
+        gain = rows["nll_base"] - rows["nll_tuned"]
+        gains.append(_ratio(gain, rows["response_tokens"], rows["cluster"], seed))
     seen, unseen = gains
     gap = None
     if seen is not None and unseen is not None:  # limits of two independent estimates, squared and added
@@ -101,19 +103,19 @@ def no_gap(heldout: pl.DataFrame, training: pl.DataFrame, seed: int) -> Check:
     )
 
 
-def _mean(values: np.ndarray, seed: int) -> Interval | None:
-    return mean_interval(values, RESAMPLES, seed) if len(values) >= ENOUGH_ROWS else None
-
-
-def _ratio(values: np.ndarray, tokens: np.ndarray, seed: int) -> Interval | None:
-    return ratio_interval(values, tokens, RESAMPLES, seed) if len(values) >= ENOUGH_ROWS else None
+def _ratio(values: pl.Series, tokens: pl.Series, numbers: pl.Series, seed: int) -> Interval | None:
+    """Return Σ values / Σ tokens with an interval over the clusters that the numbers name; None for too few."""
+    clusters = Clusters.of(numbers)
+    if clusters.count < ENOUGH:
+        return None
+    return ratio_interval(clusters.sums(values), clusters.sums(tokens), RESAMPLES, seed)
 
 
 def _canary(
     name: str, expected: str, fault: str, interval: Interval | None, holds: Callable[[Interval], bool]
 ) -> Check:
     if interval is None:
-        note = f"not enough data: needs {ENOUGH_ROWS} rows"
+        note = f"not enough data: needs {ENOUGH} rows with different questions"
         return check(name, None, None, expected, fault, hard=False, low=None, high=None, note=note)
-    limits = {"low": interval.low, "high": interval.high, "note": f"{interval.n} rows"}
+    limits = {"low": interval.low, "high": interval.high, "note": f"{interval.n} rows with different questions"}
     return check(name, holds(interval), interval.value, expected, fault, hard=False, **limits)

@@ -6,7 +6,7 @@ the primary measure decides. A hard canary that failed, a gate that did not pass
 number meaningless: the verdict is then "invalid", whatever the numbers are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from dreamtune.settings.report import Comparison
 Name = Literal[
     "improved", "no evidence of change", "worse", "likelihood improved but accuracy unproven", "invalid"
 ]  # fmt: skip
+ENOUGH_ROWS = 100  # for the NLL's test where changes are skewed
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def decide(
     >>> side = {"value": 0.5, "low": 0.3, "high": 0.7, "n": 20}
     >>> gain = {"value": 0.45, "low": 0.2, "high": 0.65, "n": 20, "p": 0.004, "test": "exact McNemar"}
     >>> tuned = side | {"value": 0.95}
-    >>> accuracy = {"base": side, "tuned": tuned, "gain": gain, "detectable": 0.3, "level": 0.95}
-    >>> nll = {"delta": {"value": None, "low": None, "high": None, "n": 0, "p": None, "test": None}}
+    >>> accuracy = {"base": side, "tuned": tuned, "gain": gain, "detectable": 0.3, "clusters": 20, "level": 0.95}
+    >>> nll = {"delta": {"value": None, "low": None, "high": None, "n": 0, "p": None, "test": None}, "clusters": 0}
     >>> passed = {"name": "targets_hidden", "hard": True, "passed": True, "source": "full"}
     >>> decide(Comparison(primary="accuracy"), accuracy, nll, [passed], {"full": True}).headline
     'Improved: 10 → 19 of 20 held-out questions correct'
@@ -78,7 +79,8 @@ def decide(
     reasons = (
         _reason("accuracy", accuracy["gain"], accuracy_says, comparison, *_accuracy_words(accuracy)),
         _reason("likelihood", nll["delta"], nll_says, comparison, *_nll_words(nll)),
-        _detectable_words(comparison, detectable),
+        _detectable_words(comparison, accuracy if comparison.primary == "accuracy" else nll),
+        *_few_rows_words(nll),
         *_collapse_words(collapse),
         *(
             f"warning from {c['source']}: {c['name']} ({number(c['value'], 4)}; expected {c['expected']})"
@@ -98,10 +100,11 @@ def _faults(canaries: Sequence[Mapping[str, Any]], gates: Mapping[str, bool | No
     faults = []
     for name, of_name in by_name.items():
         seen = ", ".join(f"{number(c['value'], 4)} in {c['source']}" for c in of_name)
-        faults.append(f"{name} is {seen}; expected {of_name[0]['expected']}")
+        notes = "".join(f"; {note}" for note in dict.fromkeys(c.get("note") for c in of_name) if note)
+        faults.append(f"{name} is {seen}; expected {of_name[0]['expected']}{notes}")
     unrun = [f"{run}: its canaries did not run (no gate.json)" for run, passed in gates.items() if passed is None]
-    # The sampler's canary says nothing about training, so it cannot replace training canaries that never ran.
-    if not any(c["hard"] and not c["source"].startswith("answers/") for c in canaries) and not unrun:
+    # Those of sampling and evaluation say nothing about training, so they cannot replace its canaries that never ran.
+    if not any(c["hard"] and not c["source"].startswith(("answers/", "likelihood")) for c in canaries) and not unrun:
         unrun = ["no hard canary was run"]
     closed = [f"{run}'s gate did not pass" for run, passed in gates.items() if passed is False and not failed]
     if failed:
@@ -117,8 +120,8 @@ def _failed(canaries: Sequence[Mapping[str, Any]], hard: bool) -> list[Mapping[s
 def _direction(change: Mapping[str, Any], alpha: float, better: int) -> str:
     """Return "better", "worse", "unproven", or "no data".
 
-    Test and interval must agree. A sign-flip test assumes symmetric differences; where they are skewed, it finds
-    changes that are not there more often than the interval does, which allows for skewness.
+    Test and interval must agree. They rest on different approximations, each of which fails in its own cases: a
+    sign-flip test takes differences for symmetric, and the NLL's test for only slightly skewed.
 
     Args:
         change: estimate of tuned − base, with its p.
@@ -162,10 +165,11 @@ def _accuracy_words(accuracy: Mapping[str, Any]) -> tuple[str, str]:
         return f"not enough data, {no_grade if undecided else 'no held-out question has a checkable answer'}", ""
     n = base["n"]
     before, after = (f"{block['value'] * n:.1f}".removesuffix(".0") for block in (base, tuned))
-    limits = f"{100 * accuracy['level']:.3g} % interval {points(gain['low'])} to {points(gain['high'])}"
     fact = f"{before} → {after} of {n} held-out {'question' if n == 1 else 'questions'} correct"
     fact += f", {undecided} left out as undecided" if undecided else ""
-    return fact, f"{points(gain['value'])} points, {limits}, {p_value(gain['p'])}"
+    return fact + _cluster_words(accuracy), _change_words(
+        gain, accuracy["level"], f"{points(gain['value'])} points", points
+    )
 
 
 def _nll_words(nll: Mapping[str, Any]) -> tuple[str, str]:
@@ -174,10 +178,28 @@ def _nll_words(nll: Mapping[str, Any]) -> tuple[str, str]:
     if delta["value"] is None:
         return "not enough data, no held-out row has a likelihood", ""
     fact = f"held-out NLL {nll['base']['value']:.3f} → {nll['tuned']['value']:.3f} nats per token"
-    if delta["low"] is None or delta["p"] is None:
-        return fact, "not enough data for an interval"
-    change, low, high = (nats(delta[name], signed=True) for name in ("value", "low", "high"))
-    return fact, f"{change}, {100 * nll['level']:.3g} % interval {low} to {high}, {p_value(delta['p'])}"
+    change = nats(delta["value"], signed=True)
+    return fact + _cluster_words(nll), _change_words(
+        delta, nll["level"], change, lambda value: nats(value, signed=True)
+    )
+
+
+def _cluster_words(block: Mapping[str, Any]) -> str:
+    """Return ", in 30 clusters of similar questions that count as 87 unrelated ones"; "" without such clusters."""
+    clusters = block["clusters"]
+    if clusters == block["base"]["n"]:
+        return ""
+    change = block["gain"] if "gain" in block else block["delta"]
+    alike = "1 cluster" if clusters == 1 else f"{clusters} clusters"
+    return f", in {alike} of similar questions that count as {change['effective_n']:.0f} unrelated ones"
+
+
+def _change_words(change: Mapping[str, Any], level: float, value: str, show: Callable[[float], str]) -> str:
+    """Return the change with its interval and p, or with the reason why there is none."""
+    if change["low"] is None:
+        return f"{value}; {change['test']}" if change["p"] is None else f"{value}; not enough data for an interval"
+    limits = f"{value}, {100 * level:.3g} % interval {show(change['low'])} to {show(change['high'])}"
+    return f"{limits}, {p_value(change['p'])}" if change["p"] is not None else f"{limits}; {change['test']}"
 
 
 def _reason(
@@ -185,16 +207,32 @@ def _reason(
 ) -> str:  # fmt: skip
     role = "decides" if comparison.primary == ("accuracy" if what == "accuracy" else "nll") else "does not decide"
     if says == "no data":
-        return f"{what} ({role}): {fact if change['value'] is None else 'not enough data for a test'}"
+        return f"{what} ({role}): {'; '.join(filter(None, (fact, numbers)))}"
     said = {"better": "better", "worse": "worse", "unproven": "no evidence of change"}[says]
-    return f"{what} ({role}): {said}; {fact}; {numbers}; {change['test']}, level {comparison.alpha:g}"
+    given = "" if what == "accuracy" else "; given the length of each response"
+    return f"{what} ({role}): {said}; {fact}; {numbers}; {change['test']}, level {comparison.alpha:g}{given}"
 
 
-def _detectable_words(comparison: Comparison, detectable: float | None) -> str:
+def _detectable_words(comparison: Comparison, block: Mapping[str, Any]) -> str:
+    detectable, is_share = block["detectable"], comparison.primary == "accuracy"
     if detectable is None:
         return "not enough data to detect a change of any size with 80 % power"
-    size = f"{100 * detectable:.1f} points" if comparison.primary == "accuracy" else f"{detectable:.3g} nats per token"
-    return f"smallest change these data would have shown with 80 % power: {size}"
+    size = f"{100 * detectable:.1f} points" if is_share else f"{detectable:.3g} nats per token"
+    alike = " between clusters of similar questions" if _cluster_words(block) else ""
+    return f"smallest change these data would have shown{alike} with 80 % power: {size}"
+
+
+def _few_rows_words(nll: Mapping[str, Any]) -> list[str]:
+    """Return the warning that the NLL's test is less sure below ENOUGH_ROWS rows, as a list of 0 or 1."""
+    clusters = nll["clusters"]
+    if nll["delta"]["p"] is None or clusters >= ENOUGH_ROWS:
+        return []
+    what = "clusters of similar questions" if _cluster_words(nll) else "rows"
+    return [
+        f"the likelihood rests on {clusters} {what}, fewer than {ENOUGH_ROWS}: where most gain a little and few lose "
+        "much, it is called better by chance more often than the level says, and worse more seldom; where most lose "
+        "a little, the other way round (docs/statistics.md)"
+    ]
 
 
 def _collapse_words(ways: Sequence[str]) -> list[str]:

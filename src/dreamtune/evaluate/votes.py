@@ -45,21 +45,21 @@ def numbers_of_tries(samples: int) -> list[int]:
 def majority(scores: pl.DataFrame) -> pl.DataFrame:
     """Return for each gradable question whether the answer that most of its samples give is right.
 
-    Columns: example_id, correct. `correct` is null for a question with an undecided answer, be it against its reference
-    or against another answer, and False where no answer could be parsed. In a tie the class with the earliest answer
-    wins: samples are exchangeable, so this is a random choice, but a repeatable one, and the question stays either
-    right or wrong, as McNemar's test needs. Answers of one class that the reference tells apart ("5 m" and "5", where
-    it is 5 cm) are counted separately.
+    Columns: example_id, cluster, correct. `correct` is null for a question with an undecided answer, be it against its
+    reference or against another answer, and False where no answer could be parsed. In a tie the class with the earliest
+    answer wins: samples are exchangeable, so this is a random choice, but a repeatable one, and the question stays
+    either right or wrong, as McNemar's test needs. Answers of one class that the reference tells apart ("5 m" and "5",
+    where it is 5 cm) are counted separately.
 
     Three samples, of which the last two agree:
 
-    >>> rows = {"example_id": [0, 0, 0], "sample": [0, 1, 2], "gradable": [True] * 3}
+    >>> rows = {"example_id": [7, 7, 7], "cluster": [3, 3, 3], "sample": [0, 1, 2], "gradable": [True] * 3}
     >>> rows |= {"correct": [False, True, True], "answer_class": [0, 1, 1]}
     >>> majority(pl.DataFrame(rows)).rows()
-    [(0, True)]
+    [(7, 3, True)]
 
     Args:
-        scores: scores.parquet (example_id, sample, gradable, correct, answer_class).
+        scores: scores.parquet (example_id, cluster, sample, gradable, correct, answer_class).
     """
     asked = scores.filter((pl.col("example_id") >= 0) & pl.col("gradable")).sort("example_id", "sample")
     classes = (
@@ -69,7 +69,7 @@ def majority(scores: pl.DataFrame) -> pl.DataFrame:
         .sort("example_id", "votes", "sample", descending=[False, True, False])
     )
     chosen = classes.unique("example_id", keep="first", maintain_order=True).select("example_id", "correct")
-    everyone = asked.select("example_id").unique(maintain_order=True)
+    everyone = asked.select("example_id", "cluster").unique(maintain_order=True)
     undecided = asked.filter(pl.col("correct").is_null() | (pl.col("answer_class") == UNDECIDED))["example_id"]
     decided = pl.when(~pl.col("example_id").is_in(undecided.implode())).then(pl.col("correct").fill_null(False))
     return everyone.join(chosen, on="example_id", how="left").with_columns(correct=decided)

@@ -10,6 +10,7 @@ GENERATION_FILE = "generation.json"  # the sampler's settings, and counts
 ANSWERS = pl.Schema(
     {
         "example_id": pl.Int64(),  # row of the source or of the benchmark; -1, -2, … for the user's own prompts
+        "cluster": pl.Int64(),  # questions of one template share it: the example_id of the first
         "sample": pl.Int32(),
         "question": pl.String(),
         "answer": pl.String(),  # the reference; null for the user's own prompts

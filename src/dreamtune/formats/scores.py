@@ -10,6 +10,7 @@ UNDECIDED = -1  # class of an answer that could not be told from an earlier one 
 GRADES = pl.Schema(
     {
         "example_id": pl.Int64,
+        "cluster": pl.Int64,  # questions of one template share it: the example_id of the first
         "sample": pl.Int32,
         "gradable": pl.Boolean,
         "correct": pl.Boolean,  # null where the row is not gradable, or undecided

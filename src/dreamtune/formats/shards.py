@@ -11,6 +11,7 @@ CONTAMINATION_FILE = "contamination.json"  # overlap of the shards with a benchm
 SHARD = pa.schema(
     [
         ("example_id", pa.int64()),  # row number in the concatenated source files
+        ("cluster", pa.int64()),  # questions of one template share it: the example_id of the first
         ("input_ids", pa.list_(pa.int32())),  # beginning token, prompt, response, and its end token if complete
         ("prompt_tokens", pa.int32()),  # length of the prompt in input_ids, beginning token included
         ("complete", pa.bool_()),  # False if the answer was cut, so that no end token follows

@@ -10,7 +10,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-TOLERANCE = 0.05  # of the update's Frobenius norm
+from dreamtune.model.rounding import TOLERANCE, add_rounded
 
 
 @torch.no_grad()
@@ -30,10 +30,8 @@ def fold_where_exact(tuned: Any, tolerance: float = TOLERANCE) -> list[str]:
             continue
         base: Any = layer.get_base_layer()
         (adapter,) = layer.active_adapters
-        update = _update(layer, adapter)  # [out, in] float32
-        exact = base.weight.float() + update
-        rounded = exact.to(base.weight.dtype)
-        if (rounded.float() - exact).norm() <= tolerance * update.norm():
+        rounded, rounding = add_rounded(base.weight, _update(layer, adapter))  # [out, in]
+        if rounding.lost <= tolerance:
             base.weight = nn.Parameter(rounded, requires_grad=False)
             parent, _, child = name.rpartition(".")
             setattr(tuned.get_submodule(parent), child, base)

@@ -6,7 +6,7 @@ OUT/part.parquet only. Questions typed on a command line are answered by `dreamt
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import polars as pl
 
 from dreamtune.contamination.questions import question_hash
+from dreamtune.contamination.templates import Templates, first_members
+from dreamtune.contamination.words import read_words
 from dreamtune.data.template import render_prompt
 from dreamtune.data.tokenizer import Tokenizer, load_tokenizer
 from dreamtune.device.gpus import take_gpu
@@ -38,12 +40,13 @@ BATCH_ROWS = 2_000  # rows of a benchmark that are read and tokenised together
 
 @dataclass(frozen=True)
 class Question:
-    """One question with the tokens of its prompt."""
+    """One question with the tokens of its prompt; `cluster` as in `formats.answers`, None until it is worked out."""
 
     example_id: int
     question: str
     answer: str | None
     prompt: list[int]
+    cluster: int | None = None
 
 
 class Prompter:
@@ -115,6 +118,8 @@ def generate_answers(
     if part:
         write_part(rows, answers, out)
         return {"rows": len(rows)}
+    if benchmark is not None:
+        questions = clustered(questions)
     _write(questions, answers, tokenizer, generate, out)
     summary = summarise(questions, answers, dropped, tokenizer, generate)
     write_json(out / GENERATION_FILE, summary)
@@ -167,7 +172,16 @@ def answer(model: Any, tokenizer: Tokenizer, requests: list[Request], generate: 
 def own_questions(prompts: list[str], prompter: Prompter) -> Iterator[Question]:
     """Yield the user's own questions, without a reference answer; their example ids are -1, -2, …"""
     for number, (text, tokens) in enumerate(zip(prompts, prompter(prompts), strict=True)):
-        yield Question(-1 - number, text, None, tokens)
+        yield Question(-1 - number, text, None, tokens, cluster=-1 - number)
+
+
+def clustered(questions: list[Question]) -> list[Question]:
+    """Return a benchmark's questions with their clusters, which are the templates they are made from."""
+    templates = Templates()
+    templates.add(read_words([question.question for question in questions]))
+    templates.finish()
+    first = first_members(templates.numbers)
+    return [replace(q, cluster=questions[i].example_id) for q, i in zip(questions, first, strict=True)]
 
 
 def _test_questions(shards: Path, meta: dict[str, Any], max_prompts: int | None) -> Iterator[Question]:
@@ -176,7 +190,7 @@ def _test_questions(shards: Path, meta: dict[str, Any], max_prompts: int | None)
     rows = read_split(shards, "test")
     for row in islice(rows, max_prompts):
         prompt = list(row["input_ids"][: row["prompt_tokens"]])
-        yield Question(row["example_id"], row["question"], row["answer"], prompt)
+        yield Question(row["example_id"], row["question"], row["answer"], prompt, row["cluster"])
 
 
 def _benchmark_questions(benchmark: Benchmark, prompter: Prompter, dropped: dict[str, int]) -> Iterator[Question]:
@@ -212,6 +226,7 @@ def _write(
     rows = [
         {
             "example_id": question.example_id,
+            "cluster": question.cluster,
             "sample": a.request.sample,
             "question": question.question,
             "answer": question.answer,

@@ -21,8 +21,9 @@ from dreamtune.generate.answers import Prompter, answer, completion, own_questio
 from dreamtune.generate.loading import load_to_generate
 from dreamtune.model.adapter_format import is_checkpoint, read_adapter_config, trained_weights
 from dreamtune.settings.base import Section
-from dreamtune.settings.generate import GenerateConfig
+from dreamtune.settings.generate import GenerateConfig, as_trained
 from dreamtune.settings.model import ModelConfig
+from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import read_meta
 
 HEADLINE = "answers/test/greedy/tuned"  # name of the tuned model's headline answers among an experiment's links
@@ -36,6 +37,7 @@ class Known:
     weights: Path | None = None  # adapter, or checkpoint of full fine-tuning; None: the base model answers
     model: dict[str, Any] = field(default_factory=dict)  # of ModelConfig
     generate: dict[str, Any] = field(default_factory=dict)  # of GenerateConfig, where the experiment is known
+    max_tail: int | None = None  # of the training
     shards: Path | None = None
 
 
@@ -75,6 +77,8 @@ def ask(options: argparse.Namespace) -> int:
         template, beginning_token = _template(options, known)
         given = {name: value for name in _sampler_fields() if (value := getattr(options, name, None)) is not None}
         generate = GenerateConfig(**(known.generate | {name: yaml.safe_load(text) for name, text in given.items()}))
+        if known.max_tail is not None and "lookahead" not in given:
+            generate = as_trained(generate, known.max_tail)
         completions = answer_questions(model, known.weights, options.prompt, generate, template, beginning_token)
     except (ValueError, yaml.YAMLError) as error:  # ours, or that of a setting out of its range
         print(f"ask: {' '.join(str(error).split())}", file=sys.stderr)
@@ -142,7 +146,9 @@ def known_of(folder: Path) -> Known:
     generate: dict[str, Any] = {}
     if experiment is not None and (headline := json.loads((experiment / "versions.json").read_text()).get(HEADLINE)):
         generate = _section(_frozen(top / headline), "generate", GenerateConfig) | {"prompts": []}
-    return Known(weights, model, generate, top / spec["reads"]["shards"] if "shards" in spec["reads"] else None)
+    tail = TrainConfig(**_section(spec, "train", TrainConfig)).max_tail if "train" in spec["settings"] else None
+    shards = top / spec["reads"]["shards"] if "shards" in spec["reads"] else None
+    return Known(weights, model, generate, tail, shards)
 
 
 def _frozen(version: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dreamtune.generate.adapter_fold import cast_factors, fold_where_exact
 from dreamtune.model.adapter_format import is_checkpoint
 from dreamtune.model.loading import DTYPES, count_parameters, load, load_adapter
 from dreamtune.model.nf4 import has_room_for_dense, keep_dequantised
+from dreamtune.model.nonfinite import check_weights
 from dreamtune.settings.model import ModelConfig
 
 
@@ -24,16 +25,19 @@ def load_to_generate(config: ModelConfig, trained: Path | None = None) -> Any:
         trained: an adapter, or the checkpoint of full fine-tuning; None for the base model.
 
     Raises:
-        UserError: files that are missing or damaged, or an adapter that does not fit the model.
+        UserError: files that are missing or damaged, an adapter that does not fit the model, or a weight that is not
+            finite.
     """
     adapter = None if trained is None or is_checkpoint(trained) else trained
     model = load(config, trained if adapter is None else None)
+    check_weights(model)
     dense = has_room_for_dense(model, count_parameters(model)[1], DTYPES[config.dtype])
     if dense:
         keep_dequantised(model)
     if adapter is None:
         return model
     tuned = load_adapter(model, adapter).eval()
+    check_weights(tuned)
     if config.dtype == "float32":
         return tuned.merge_and_unload() if dense else tuned
     if dense:

@@ -4,6 +4,9 @@ An answer is denoised block by block from the left; a block is finished before t
 shared out among the blocks in proportion to their lengths, and within a block the reveals follow the official time
 schedule for that number of steps. With one block, the default, this is the official sampler. A `threshold` can finish
 a block before its last step; the next block then begins at its first step all the same.
+
+The model sees no further than `lookahead` masks beyond the current block: how much room an answer seems to have then
+follows from where it stands, and `max_new_tokens` is only the limit at which an answer that has not ended is cut.
 """
 
 from dataclasses import dataclass, field
@@ -148,6 +151,19 @@ class Row:
         self.waiting = self.blocks[:0:-1]  # the next one last
         self.block = self.blocks[0]
         self._plan_step()
+
+    @property
+    def shown(self) -> int:
+        """Number of positions that the model sees: the prompt, the answer's blocks so far, and the lookahead.
+
+        A prompt of 3 tokens, in the first of three blocks of 4, with a lookahead of 5:
+
+        >>> settings = GenerateConfig(max_new_tokens=12, block_length=4, lookahead=5)
+        >>> Row(0, Request([1, 2, 3], 0), settings, plan_blocks(settings), Special(mask_id=9, end_id=8)).shown
+        12
+        """
+        limit, lookahead = self.settings.max_new_tokens, self.settings.lookahead
+        return len(self.request.prompt) + (limit if lookahead is None else min(self.block.end + lookahead, limit))
 
     def noise(self, kind: int, positions: np.ndarray) -> np.ndarray:
         """Return float64 random numbers in (0, 1), one for each of `positions`; `kind` is TOKEN or REVEAL.

@@ -1,7 +1,8 @@
 """The sampler of masked diffusion models: the mask tokens of a canvas are revealed over a number of denoising steps.
 
-A *canvas* is a prompt followed by `max_new_tokens` mask tokens. The sampler follows the official one of Dream
-(Dream-org, generation_utils.py): time runs along linspace(1, 0.001, steps + 1), and the step from t to s reveals
+A *canvas* is a prompt followed by `max_new_tokens` mask tokens. The model sees those up to `lookahead` beyond the
+current block (`Row.shown`); the others are hidden from it like padding. The sampler follows the official one of
+Dream (Dream-org, generation_utils.py): time runs along linspace(1, 0.001, steps + 1), and the step from t to s reveals
 int(masked · (1 − s/t)) positions, the last step all. It differs on purpose in three points: the number of masked
 positions is counted for each row (the official sampler takes the mean over the batch), the mask token is never chosen,
 and a row is finished as soon as everything up to its first end token is revealed. A finished row leaves the batch, and
@@ -33,7 +34,8 @@ from dreamtune.generate.layers import prepare_for_generation
 from dreamtune.generate.packed_rows import packed_rows
 from dreamtune.generate.row import TOKEN, Answer, Request, Row, Special, plan_blocks, reveal_shares
 from dreamtune.model.attention import packs, row_boundaries
-from dreamtune.model.logits import hidden_states, unwrap
+from dreamtune.model.logits import apply_head, hidden_states, unwrap
+from dreamtune.model.nonfinite import first_nonfinite
 from dreamtune.noise import INCREMENT
 from dreamtune.settings.generate import GenerateConfig
 
@@ -76,7 +78,7 @@ def denoise(model: Any, requests: Sequence[Request], settings: GenerateConfig) -
         settings: `samples`, `max_prompts` and `prompts` are not used here.
 
     Raises:
-        UserError: an empty prompt, or a model without a mask or end token.
+        UserError: an empty prompt, a model without a mask or end token, or scores that are NaN or infinite.
     """
     special, blocks = _check(model, requests), plan_blocks(settings)
     model.eval()
@@ -95,10 +97,14 @@ def denoise(model: Any, requests: Sequence[Request], settings: GenerateConfig) -
                 index = waiting.pop()
                 active.append(Row(index, requests[index], settings, blocks, special, free.pop()))
             start = time.perf_counter()
-            if cache is None:
-                _step(model, active, width, settings, special)
-            else:
-                _cached_step(cache, active, width, special)
+            try:
+                if cache is None:
+                    _step(model, active, width, settings, special)
+                else:
+                    _cached_step(cache, active, width, special)
+            except NotFiniteError:
+                where = _where_not_finite(model, active, width, special)
+                raise UserError(f"the model's scores are not finite, so no token can be chosen: {where}") from None
             for row in active:
                 row.seconds += (time.perf_counter() - start) / len(active)
             yield from ((row.index, row.answer()) for row in active if row.finished)
@@ -112,6 +118,29 @@ def no_mask_left(answers: Sequence[Answer], mask_id: int) -> Check:
     total = sum(len(answer.tokens) for answer in answers)
     fault = "the sampler left mask tokens in the answers"
     return check("no_mask_left", left == 0, left, f"0 of {total} answer tokens is the mask token", fault)
+
+
+class NotFiniteError(ArithmeticError):
+    """A score is NaN or infinite."""
+
+
+def stop_unless_finite(confidence: np.ndarray) -> None:
+    """Raise `NotFiniteError` if a confidence is NaN or infinite, as it is where a position's logits are."""
+    if not np.isfinite(confidence).all():
+        raise NotFiniteError
+
+
+@torch.inference_mode()
+def _where_not_finite(model: Any, rows: list[Row], width: int, special: Special) -> str:
+    """Return in words where NaN or infinity first appears in a pass over the rows' canvases, without a cache."""
+    ids, visible = (torch.from_numpy(array).to(unwrap(model).device) for array in _canvases(rows, width, special))
+
+    def forward() -> None:
+        hidden = hidden_states(model, ids, None if bool(visible.all()) else visible)  # [B, L, D]
+        for row, states in zip(rows, hidden, strict=True):
+            apply_head(model, states[len(row.request.prompt) + torch.from_numpy(row.candidates).to(states.device)])
+
+    return first_nonfinite(model, forward)
 
 
 @torch.inference_mode()
@@ -129,6 +158,7 @@ def _step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, spe
     noise = np.zeros(len(positions)) if greedy else np.concatenate([row.noise(TOKEN, row.candidates) for row in rows])
     chosen = choose_all(model, picked, torch.from_numpy(noise).to(device), settings, special.mask_id)
     tokens, confidence, probability = chosen.cpu().numpy()  # [N] each
+    stop_unless_finite(confidence)
     start = 0
     for row in rows:
         mine = slice(start, start + len(row.candidates))
@@ -159,12 +189,12 @@ def _masked_rows(model: Any, ids: torch.Tensor, visible: torch.Tensor) -> torch.
 
 
 def _canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows' canvases, padded to `width`, and 1 where they are not padding, both [B, L] int64."""
-    ids = np.full((len(rows), width), special.end_id, np.int64)  # no position attends to padding: any token will do
+    """Return the rows' canvases, padded to `width`, and 1 where the model sees them, both [B, L] int64."""
+    # No position attends to what is hidden, so any token will do there.
+    ids = np.full((len(rows), width), special.end_id, np.int64)
     visible = np.zeros((len(rows), width), np.int64)
     for i, row in enumerate(rows):
-        canvas = row.canvas
-        ids[i, : len(canvas)], visible[i, : len(canvas)] = canvas, 1
+        ids[i, : row.shown], visible[i, : row.shown] = row.canvas[: row.shown], 1
     return ids, visible
 
 
@@ -216,6 +246,7 @@ def _reveal(at: dict[int, Row], chosen: torch.Tensor) -> None:
     tokens, confidence, probability = chosen.cpu().numpy()  # [count, block] each
     for i, row in at.items():
         columns = row.candidates - row.block.start
+        stop_unless_finite(confidence[i, columns])
         row.reveal(tokens[i, columns].astype(np.int64), confidence[i, columns], probability[i, columns])
 
 

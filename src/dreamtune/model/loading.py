@@ -24,6 +24,7 @@ from dreamtune.model import attention as attention_kinds
 from dreamtune.model.adapter_format import check_loaded, is_checkpoint, read_adapter_config
 from dreamtune.model.facts import Facts, facts_of, set_facts
 from dreamtune.model.nf4 import forbid_repacking, nf4_config
+from dreamtune.model.nonfinite import check_files
 from dreamtune.model.official_format import (
     family_of,
     key_patterns,
@@ -75,15 +76,18 @@ def load_model(
         family: overrides config.json's model_type: "dream", "llada", "qwen2" or "llama".
 
     Raises:
-        UserError: no such checkpoint, not in a known format, no safetensors, or an adapter that does not fit.
+        UserError: no such checkpoint, not in a known format, no safetensors, an adapter that does not fit, or NaN or
+            infinity in a file that is quantised.
     """
     _check(quantization, ("none", "nf4"), "quantization")
     _check(dtype, tuple(DTYPES), "dtype")
     folder = model_folder(str(path), revision)
     raw = read_config(folder)
     kind = family_of(raw, family)
-    weight_files(folder)
+    files = weight_files(folder)
     model = _from_pretrained(folder, raw, kind, quantization, DTYPES[dtype], numbered(device))
+    if quantization == "nf4":
+        check_files(files, numbered(device))
     model.name_or_path = str(path)
     set_facts(model.config, Facts(kind, revision, attention_kinds.flash_runs(model.device)))
     model.config.mask_token_id = special_token_id(folder, raw, "mask")

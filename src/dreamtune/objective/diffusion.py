@@ -7,10 +7,15 @@ replaced tokens. One optimiser step minimises
     sum of w * CE over the masked tokens / number of response tokens,
 
 both sums over the whole window of `global_batch` documents. With w = 1/t this is an upper bound (the negative ELBO) on
-the negative log-likelihood, in nats per response token. Whatever w is trained, this bound is reported. Step by step:
+the negative log-likelihood, in nats per response token. Whatever w is trained, this bound is reported.
+
+A tail shows how much room can lie behind an answer; it holds no more information than one token does. So it counts as
+one (`tail_loss: one`): its n tokens have the weight w/n each, and it adds 1 to the number of response tokens. Over the
+masks, that is the mean of its tokens' expected w * CE. Step by step:
 
     1. order     shuffle the epoch's rows, and cut the order into windows    train.windows.epoch_order
-    2. tail      append 0 to `max_tail` further end tokens to a response     train.windows.make_document
+    2. tail      append 0 to `max_tail` further end tokens to a response     train.documents.make_document
+                 or show only its beginning (cut_length, make_beginning)
     3. rate      draw t for each document, spread evenly over the order      objective.diffusion.mask_rates
     4. corrupt   hide response tokens with probability t; weigh them by w    objective.diffusion.corrupt
     5. split     share the window's documents out among micro-batches        objective.packing.split_window
@@ -47,16 +52,18 @@ class Draw(IntEnum):
     MASK = 3
     TAIL = 4
     DROPOUT = 5
+    CUT = 6
 
 
 @dataclass(frozen=True)
 class Document:
-    """One example as it is trained: prompt, response, the response's end token and a tail of further end tokens."""
+    """One example as it is trained: prompt, response, the response's end token and a tail of further tokens."""
 
     example_id: int
     tokens: np.ndarray  # [L] int64
     prompt_tokens: int  # leading tokens that are given and never masked, the beginning token included
-    tail_tokens: int  # end tokens after the first; in the loss, never in the reported likelihood
+    tail_tokens: int  # tokens after the end token; in the loss, never in the reported likelihood
+    cut: bool = False  # only the beginning of the response is there, so neither end token nor tail
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class Noise:
     mask_id: int
     draw: int = 0  # counts several masks of one document in one epoch
     complement: bool = False  # hide the response tokens that the mask shows, so with probability 1 - t
+    tail_as_one: bool = False  # a tail counts in the loss as one token, else each of its tokens does
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class Noised:
     supervised: np.ndarray  # bool, positions whose token is predicted
     weights: np.ndarray  # float32, w of the trained loss
     elbo_weights: np.ndarray  # float32, w of the reported bound: 1/t up to the first end token, 0 in the tail
-    loss_tokens: int  # response tokens that this document adds to the denominator of the loss
+    loss_tokens: int  # tokens that this document adds to the denominator of the loss
     nll_tokens: int  # the same for the reported bound; 0 under `copy`, which hides nothing and so has no bound
 
 
@@ -117,6 +125,13 @@ def corrupt(document: Document, noise: Noise) -> Noised:
     >>> noised = corrupt(document, Noise("elbo", rate=0.5, seed=0, epoch=0, mask_id=99))
     >>> noised.input_ids.tolist(), noised.weights.tolist()[4:], noised.loss_tokens, noised.nll_tokens
     ([10, 11, 12, 13, 14, 99, 99, 99, 99, 19], [0.0, 2.0, 2.0, 2.0, 2.0, 0.0], 6, 5)
+
+    With a tail of two that counts as one token, each of the two counts half:
+
+    >>> document = Document(example_id=7, tokens=np.arange(10, 20), prompt_tokens=4, tail_tokens=2)
+    >>> noised = corrupt(document, Noise("elbo", rate=0.5, seed=0, epoch=0, mask_id=99, tail_as_one=True))
+    >>> noised.weights.tolist()[4:], noised.loss_tokens, noised.nll_tokens
+    ([0.0, 2.0, 2.0, 2.0, 1.0, 0.0], 5, 4)
     """
     length = len(document.tokens)
     response = np.arange(length) >= max(document.prompt_tokens, 1)
@@ -129,14 +144,18 @@ def corrupt(document: Document, noise: Noise) -> Noised:
     supervised = ((chance < noise.rate) != noise.complement) & response
     elbo = supervised / (1 - noise.rate if noise.complement else noise.rate)
     reported = response & (np.arange(length) < length - document.tail_tokens)
+    weights, counted = _weights(noise.objective, supervised, elbo), int(response.sum())
+    if noise.tail_as_one and document.tail_tokens > 1:
+        weights = np.where(reported, weights, weights / document.tail_tokens)
+        counted += 1 - document.tail_tokens
     return Noised(
         document,
         noise,
         input_ids=np.where(supervised, noise.mask_id, document.tokens),
         supervised=supervised,
-        weights=_weights(noise.objective, supervised, elbo).astype(np.float32),
+        weights=weights.astype(np.float32),
         elbo_weights=(elbo * reported).astype(np.float32),
-        loss_tokens=int(response.sum()),
+        loss_tokens=counted,
         nll_tokens=int(reported.sum()),
     )
 

@@ -22,6 +22,7 @@ def audit_facts(audit: dict[str, Any]) -> list[tuple[str, str]]:
         words = f"{number(leak.get('train_rows'))} ({leak.get('policy')}; {leak.get('ngram')} words in a row)"
         facts += [("Questions both in train and held out", number(leak.get("question_copies")))]
         facts += [("Training rows that overlap a held-out question", words)]
+    facts += leak_facts(audit)
     median = (audit.get("response_tokens") or {}).get("train", {})
     facts += [
         ("Training response, median and longest", f"{number(median.get('median'))}, {number(median.get('max'))} tokens")
@@ -29,22 +30,46 @@ def audit_facts(audit: dict[str, Any]) -> list[tuple[str, str]]:
     return facts if audit else []
 
 
+def leak_facts(audit: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return facts on near copies, restated questions, templates and questions that give their answer away."""
+    leak, templates, given = (audit.get(key) or {} for key in ("contamination", "templates", "gives_away"))
+    facts = []
+    if copies := leak.get("copies"):
+        words = f"{number(copies['train_rows'])} ({leak.get('policy')}), of {number(copies['heldout_rows'])} questions"
+        facts.append(("Training rows that nearly repeat a held-out question with its answer", words))
+        facts.append(("The same with another answer", number(copies["other_answer"])))
+        restated = number(leak["restated"]["rows"])
+        facts.append(("Held-out questions restated in training answers or reasonings", restated))
+    if templates:
+        by = f"column {reveal(templates['column'])}" if templates.get("column") else "other names and numbers only"
+        words = f"{number(templates['found'])} ({by}), the largest with {number(templates['largest'])} rows"
+        facts.append(("Templates of the questions", words))
+        known = number(leak.get("known_templates", {}).get("test"))
+        facts.append(("Test questions of a template that is trained on", known))
+    if given:
+        rows = ", ".join(f"{number(given[f'{split}_rows'])} in {split}" for split in ("train", "validation", "test"))
+        facts.append(("Questions that give their answer away", f"{rows} (in train: {given.get('policy')})"))
+    return facts
+
+
 def contamination_rows(found: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Return a row per benchmark: how many of its questions the training rows repeat, exactly or in long word runs."""
+    """Return a row per benchmark: how many of its questions the training rows repeat, and how."""
     rows = []
     for name, block in found.items():
-        exact, overlap = block.get("exact") or {}, block.get("overlap") or {}
-        counts = (block.get("benchmark_rows"), exact.get("benchmark_rows"), overlap.get("benchmark_rows"))
-        rows.append((name, *(number(count) for count in counts), number(overlap.get("train_rows"))))
+        exact, copies, overlap = (block.get(key) or {} for key in ("exact", "copies", "overlap"))
+        asked = (kind.get("benchmark_rows") for kind in (block, exact, copies, overlap))
+        counts = (*asked, overlap.get("train_rows"), block.get("known_templates"))
+        rows.append((name, *(number(count) for count in counts)))
     return rows
 
 
 def overlap_tables(audit: dict[str, Any], found: dict[str, dict[str, Any]]) -> Table:
     """Return a table for held-out rows and one for each benchmark: pairs of rows that share words, both quoted."""
-    held_out = (audit.get("contamination") or {}).get("pairs") or []
+    leak = audit.get("contamination") or {}
+    held_out = ((leak.get("copies") or {}).get("pairs") or []) + (leak.get("pairs") or [])
     tables: list[tuple[str, list[dict[str, Any]], str]] = [("training rows and held-out rows", held_out, "heldout")]
     for name, block in found.items():
-        pairs = (block.get("exact_pairs") or []) + (block.get("overlap_pairs") or [])
+        pairs = [pair for kind in ("exact", "copy", "overlap") for pair in block.get(f"{kind}_pairs") or []]
         tables.append((f"training rows and {name}", pairs, "benchmark"))
     return [
         {

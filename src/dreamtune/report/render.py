@@ -22,7 +22,7 @@ from dreamtune.formats.training import LOG_FILE
 from dreamtune.report import audit_view, charts, view
 from dreamtune.report.explorer import KINDS, choose_answers
 from dreamtune.report.reads import Reads
-from dreamtune.report.summary import build_summary, length_warning
+from dreamtune.report.summary import build_summary
 from dreamtune.report.text import json_for_script, reveal
 from dreamtune.settings.report import Comparison, ReportConfig
 
@@ -55,7 +55,6 @@ def render_report(
 def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str, Any]) -> str:
     """Return report.html; `summary` is the content of summary.json."""
     audit, manifests = reads.json("shards", AUDIT_FILE), reads.manifests()
-    rows = reads.table("shards", LENGTHS_FILE)
     drawn = figures(reads, summary, audit)
     scripts = [chart_library(), (HERE / "page.js").read_text(encoding="utf-8")]
     contamination = {
@@ -74,6 +73,8 @@ def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str,
         mood=view.MOODS.get(summary["verdict"], "neutral"),
         tiles=view.tiles(summary),
         comparisons=view.comparison_tables(summary),
+        decoding=view.decoding_rows(summary),
+        full_likelihood=view.full_likelihood(summary),
         canaries=view.canary_rows(summary),
         training=view.training_facts(summary),
         generation=view.generation_facts(summary),
@@ -82,7 +83,7 @@ def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str,
         overlaps=audit_view.overlap_tables(audit, contamination),
         flags=audit_view.flag_rows(audit),
         lengths=audit_view.length_rows(audit),
-        warnings=view.warnings(summary, manifests, audit, length_warning(audit, summary, rows)),
+        warnings=view.warnings(summary, manifests, audit),
         settings=view.settings_tables(summary),
         provenance=view.provenance_rows(manifests),
         figures={figure.name: figure for figure in drawn},

@@ -2,25 +2,36 @@
 
 Format 1: `verdict`, `sentence`, `reasons`, `primary`, `alpha`, `minimum_detectable_effect`; `accuracy`, `strict`,
 `lenient` and `nll` (test split, greedy), each with `base`, `tuned` and `gain` (`delta` for nll), all of the form
-{"value", "low", "high", "n"}; `comparisons`: the same by question set and setting; `canaries`; `training`; `wall_s`.
+{"value", "low", "high", "n", "effective_n"}, and the number of `clusters` of similar questions; `comparisons`: the same
+by question set and setting; `canaries`; `training`; `wall_s`.
 Each set and setting of `comparisons` also has `pass_at_k` ({"1": …, "2": …, "n": …}) and `majority` (null for one
 sample per question), blocks of the same form; `settings` of the generation; and `generation` and `scores` of both
-models. `warnings`: sentences on answers that collapsed or were written in another order than the configured one.
+models. `warnings`: sentences on answers that collapsed or were written in another order than the configured one;
+`canvas_warnings`: on canvases of generation that training did not show. `decoding`: the test split under each of
+`evaluate.canvases` and `evaluate.decoders`, see `evaluate.decoders.compare_settings`.
 In each reading `undecided` counts the questions left out on both sides because an answer has no grade.
+`claims`: on how many questions of known templates the verdict rests, and the reading without contaminated questions.
 `accuracy` is mathematical equivalence of what `extractors` find, `strict` the reference's own characters after the
 marker, `lenient` the last number of the answer.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
 
-from dreamtune.evaluate.comparison import compare_nll, compare_samples, compare_scores, nothing
+from dreamtune.canvas import Canvas, canvas_warnings
+from dreamtune.evaluate.claims import Measured, with_claims, without_contaminated
+from dreamtune.evaluate.comparison import compare_full, compare_nll, compare_samples, compare_scores, nothing
+from dreamtune.evaluate.decoders import agreement, compare_settings
 from dreamtune.evaluate.verdict import Verdict, decide
 from dreamtune.files import finite
 from dreamtune.formats.answers import GENERATION_FILE
-from dreamtune.formats.likelihood import BINS_FILE, LIKELIHOOD_FILE
+from dreamtune.formats.likelihood import BINS_FILE, FULL_FILE, LIKELIHOOD_FILE
+from dreamtune.formats.names import HEADLINE, SAMPLED
+from dreamtune.formats.questions import QUESTIONS_FILE
 from dreamtune.formats.scores import RATES_FILE, SCORES_FILE
+from dreamtune.formats.shards import AUDIT_FILE
 from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
 from dreamtune.report.reads import Reads
 from dreamtune.settings.report import Comparison
@@ -45,37 +56,62 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
     headline = comparisons.get("test/greedy") or {name: nothing("questions") for name in READINGS}
     draws = reads.table("likelihood", LIKELIHOOD_FILE)
     nll = nothing("rows") if draws is None else compare_nll(draws, comparison)
+    nll["full"] = compare_full(reads.table("likelihood", FULL_FILE), comparison)
     canaries = collect_canaries(reads)
     collapse = headline.get("tuned", {}).get("scores", {}).get("collapse", [])
-    verdict = decide(comparison, headline["accuracy"], nll, canaries, _gates(reads), collapse)
+    gates = _gates(reads)
+    verdict, claims = with_claims(
+        decide(comparison, headline["accuracy"], nll, canaries, gates, collapse),
+        Measured(_scores(reads, "test", "greedy", "base"), _scores(reads, "test", "greedy", "tuned"), draws),
+        _questions(reads, "test"),
+        comparison,
+        lambda accuracy, likelihood: decide(comparison, accuracy, likelihood, canaries, gates, collapse),
+    )
+
+    def verdict_of(block: dict[str, Any]) -> str:
+        return decide(comparison, block["accuracy"], nll, canaries, gates).name
+
+    decoding = _decoding(reads, comparisons, verdict_of, comparison)
     manifests = reads.manifests()
+    settings = _settings(manifests)
     summary = {
         "format": FORMAT,
         "experiment": experiment,
-        **_verdict(verdict, comparison, headline["accuracy"], nll),
+        **_verdict(verdict, comparison, headline["accuracy"], nll, decoding),
+        "claims": claims,
         **{name: headline[name] for name in READINGS},
         "nll": nll | {"draws": reads.json("likelihood", BINS_FILE).get("draws")},
         "comparisons": comparisons,
-        "warnings": [f"{name}, {text}" for name, block in comparisons.items() for text in block["warnings"]],
+        "decoding": decoding,
+        "warnings": [
+            *_claim_warnings(verdict, claims),
+            *(f"{name}, {text}" for name, block in comparisons.items() for text in block["warnings"]),
+        ],
+        "canvas_warnings": _canvas_warnings(reads, settings),
         "canaries": canaries,
         "training": reads.json("full", TRAINING_FILE),
         "smoke": reads.json("smoke", TRAINING_FILE),
         "wall_s": _wall_seconds(manifests),
         "versions": {name: manifest.get("version") for name, manifest in manifests.items()},
-        "settings": _settings(manifests),
+        "settings": settings,
         "package_differences": package_differences(manifests),
     }
     cleaned: dict[str, Any] = finite(summary)
     return cleaned
 
 
-def _verdict(verdict: Verdict, comparison: Comparison, accuracy: Any, nll: Any) -> dict[str, Any]:
+def _verdict(
+    verdict: Verdict, comparison: Comparison, accuracy: Any, nll: Any, decoding: list[dict[str, Any]]
+) -> dict[str, Any]:
+    # The likelihood is measured without a decoder, so a verdict that rests on it says nothing about decoders.
+    decided = decoding if comparison.primary == "accuracy" else []
+    said = agreement({row["setting"]: row["verdict"] for row in decided if row["verdict"]})
     return {
         "verdict": verdict.name,
         "sentence": verdict.sentence,
         "headline": verdict.headline,
         "detail": verdict.detail,
-        "reasons": list(verdict.reasons),
+        "reasons": [*verdict.reasons, *([said] if said else [])],
         "primary": comparison.primary,
         "alpha": comparison.alpha,
         "minimum_detectable_effect": {
@@ -87,12 +123,32 @@ def _verdict(verdict: Verdict, comparison: Comparison, accuracy: Any, nll: Any) 
     }
 
 
+def _scores(reads: Reads, questions: str, setting: str, who: str) -> pl.DataFrame | None:
+    return reads.table(f"scores/{questions}/{setting}/{who}", SCORES_FILE)
+
+
+def _questions(reads: Reads, questions: str) -> pl.DataFrame | None:
+    """Return what the training rows say of each question of a set, "test" or a benchmark; None if nobody looked."""
+    return reads.table("shards" if questions == "test" else f"contamination/{questions}", QUESTIONS_FILE)
+
+
+def _claim_warnings(verdict: Verdict, claims: dict[str, Any]) -> list[str]:
+    """Return a warning if the verdict is another one without contaminated questions."""
+    second = claims["uncontaminated"]
+    if second is None or not second["changes"]:
+        return []
+    return [
+        f"the verdict “{verdict.name}” becomes “{second['verdict']}” without the {second['left_out']} contaminated "
+        "test questions"
+    ]
+
+
 def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison) -> dict[str, Any]:
     """Compare base and tuned on one question set under one setting.
 
     Returns the three readings, pass@k and majority vote, and generation and scores of both models.
     """
-    sides = {who: reads.table(f"scores/{questions}/{setting}/{who}", SCORES_FILE) for who in ("base", "tuned")}
+    sides = {who: _scores(reads, questions, setting, who) for who in ("base", "tuned")}
     base, tuned = sides["base"], sides["tuned"]
     if base is None or tuned is None:
         empty: dict[str, Any] = {
@@ -100,6 +156,7 @@ def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison)
             "tuned": {},
             "pass_at_k": {},
             "majority": None,
+            "uncontaminated": None,
             "settings": {},
             "warnings": [],
         }
@@ -108,6 +165,8 @@ def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison)
         name: compare_scores(base, tuned, column, comparison) for name, column in READINGS.items()
     }
     blocks |= compare_samples(base, tuned, comparison)
+    known = _questions(reads, questions)
+    blocks["uncontaminated"] = None if known is None else without_contaminated(base, tuned, known, comparison)
     for who in sides:
         key = f"{questions}/{setting}/{who}"
         blocks[who] = {
@@ -131,8 +190,33 @@ def _warnings(blocks: dict[str, Any]) -> list[str]:
     return found
 
 
+def _decoding(
+    reads: Reads, comparisons: dict[str, Any], verdict_of: Callable[[Any], str], comparison: Comparison
+) -> list[dict[str, Any]]:
+    """Return the answers to the test split under each canvas and decoder, see `compare_settings`; [] without any."""
+    names = [setting for questions, setting in reads.comparisons() if questions == "test"]
+    scores = {name: _scores(reads, "test", name, "tuned") for name in names}
+    tuned = {name: frame for name, frame in scores.items() if frame is not None}
+    if not {HEADLINE} < tuned.keys() - {SAMPLED}:
+        return []
+    blocks = {name: comparisons[f"test/{name}"] for name in tuned}
+    return compare_settings(blocks, tuned, verdict_of, comparison)
+
+
+def _canvas_warnings(reads: Reads, settings: dict[str, Any]) -> list[str]:
+    """Return warnings about canvases of the test split that training did not show, by generation setting."""
+    responses = (reads.json("shards", AUDIT_FILE).get("response_tokens") or {}).get("train", {})
+    train = settings.get("full", {}).get("train")
+    found = []
+    for questions, setting in reads.comparisons():
+        generate = settings.get(f"answers/{questions}/{setting}/tuned", {}).get("generate")
+        if train and generate and questions == "test":
+            found += [f"test/{setting}, {text}" for text in canvas_warnings(responses, Canvas.of(train, generate))]
+    return found
+
+
 def collect_canaries(reads: Reads) -> list[dict[str, Any]]:
-    """Return the canaries of both training runs (hard and soft), of the likelihood (soft) and of all answers (hard).
+    """Return the hard and soft canaries of both training runs, of the likelihood and of all answers.
 
     Each is a check (see `dreamtune.checks`) with the name of its folder as "source".
     """
@@ -182,25 +266,3 @@ def package_differences(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[
             if version:
                 seen.setdefault(package, {}).setdefault(version, []).append(name)
     return {package: versions for package, versions in sorted(seen.items()) if len(versions) > 1}
-
-
-def length_warning(audit: dict[str, Any], summary: dict[str, Any], lengths: pl.DataFrame | None) -> str | None:
-    """Return a warning if training responses are longer than `generate.max_new_tokens`, else None.
-
-    Args:
-        audit: content of audit.json.
-        summary: content of summary.json.
-        lengths: lengths.parquet, for the number of such responses; None if absent.
-    """
-    generate = summary["settings"].get("answers/test/greedy/tuned", {}).get("generate", {})
-    room = generate.get("max_new_tokens")
-    longest = (audit.get("response_tokens") or {}).get("train", {}).get("max")
-    if room is None or longest is None or longest <= room:
-        return None
-    share = ""
-    if lengths is not None and {"kept_tokens", "prompt_tokens", "split"} <= set(lengths.columns):
-        train = lengths.filter((pl.col("split") == "train") & pl.col("kept_tokens").is_not_null())
-        longer = train.filter(pl.col("kept_tokens") - pl.col("prompt_tokens") > room).height
-        share = f"{longer} of {train.height} training responses are longer than max_new_tokens = {room}"
-    longest_words = f"the longest has {longest:.0f} tokens"
-    return f"{share or f'training responses exceed max_new_tokens = {room}'} ({longest_words}): answers may be cut"

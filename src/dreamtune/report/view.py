@@ -7,7 +7,7 @@ from dreamtune.report.text import READING_NAMES, plain, reveal
 
 MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
 SAMPLER = (
-    *("max_new_tokens", "steps", "block_length", "refresh", "threshold"),
+    *("max_new_tokens", "steps", "block_length", "lookahead", "refresh", "threshold"),
     *("order", "ranking", "temperature", "top_p", "top_k", "samples", "seed"),
 )
 SHAPES = {
@@ -53,9 +53,19 @@ def tiles(summary: dict[str, Any]) -> Table:
             "label": "Detectable change",
             "value": size.lstrip("+"),
             "mood": "",
-            "note": ("points, " if summary["primary"] == "accuracy" else "nats per token, ") + "with 80 % power",
+            "note": _detectable_note(summary),
         },
     ]
+
+
+def _detectable_note(summary: dict[str, Any]) -> str:
+    """Return what the detectable change is, and how many unrelated questions or rows it rests on."""
+    unit, things, block = "points", "questions", summary["accuracy"]
+    if summary["primary"] == "nll":
+        unit, things, block = "nats per token", "rows", summary["nll"]
+    n, effective = block["base"]["n"], (block.get("gain") or block["delta"])["effective_n"]
+    alike = f"; {number(n)} {things} count as {effective:.0f}" if block["clusters"] < n else ""
+    return f"{unit}; a smaller change is missed more than 1 time in 5{alike}"
 
 
 def hard_canaries(checks: Table) -> tuple[int, int]:
@@ -73,10 +83,34 @@ def comparison_tables(summary: dict[str, Any]) -> Table:
             "shapes": _shapes([block[who].get("scores", {}) for who in ("base", "tuned")]),
             "ungradable": block["accuracy"].get("ungradable"),
             "undecided": block["accuracy"].get("undecided"),
+            "alike": block["accuracy"]["clusters"] < block["accuracy"]["base"]["n"],
             "sampler": _pairs(summary["settings"].get(f"answers/{name}/tuned", {}).get("generate", {}), SAMPLER),
         }
         for name, block in summary["comparisons"].items()
     ]
+
+
+def decoding_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return a row per canvas and decoder: accuracy, gain, change against the headline, early ends, and the verdict."""
+    rows: list[tuple[str, ...]] = []
+    for block in summary["decoding"]:
+        first = not rows
+        change = "the headline" if first else _interval(points, block["against_headline"], "points")
+        early = _arrow(*(number(block["early_ends"][who]) for who in ("base", "tuned")))
+        shares = (percent(block["base"]["value"]), percent(block["tuned"]["value"]))
+        gain = _interval(points, block["gain"], "points")
+        rows.append((block["setting"], *shares, gain, change, early, block["verdict"] or DASH))
+    return rows
+
+
+def full_likelihood(summary: dict[str, Any]) -> str | None:
+    """Return the likelihood of the responses with their tails as a sentence, None where training appends no tails."""
+    full = summary["nll"].get("full")
+    if not full:
+        return None
+    values = _arrow(nats(full["base"]["value"]), nats(full["tuned"]["value"]))
+    change = _interval(lambda value: nats(value, True), full["delta"], "nats")
+    return f"{values}, {change}, over {number(full['tail_tokens'])} further end tokens"
 
 
 def canary_rows(summary: dict[str, Any]) -> Table:
@@ -94,7 +128,7 @@ def canary_rows(summary: dict[str, Any]) -> Table:
             "mood": "bad" if c["passed"] is False and c["hard"] else "warn" if c["passed"] is False else "",
             "value": plain(c["value"])
             + (f" ({number(c['low'])} to {number(c['high'])})" if c.get("low") is not None else ""),
-            "expected": c["expected"],
+            "expected": c["expected"] + (f"; {c['note']}" if c["passed"] is False and c.get("note") else ""),
         }
         for c in rows
     ]
@@ -108,6 +142,7 @@ def training_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("Loss, first to last", f"{number(run.get('first_loss'))} → {number(run.get('last_loss'))}"),
         ("Optimiser steps", number(run.get("steps"))),
         ("Tokens", number(run.get("tokens"))),
+        ("Of these, behind an end token", number(run.get("tail_tokens"))),
         ("Epochs", number(run.get("epochs"))),
         ("Trainable parameters", f"{number(run.get('trainable'))} ({percent(share, 2)})"),
         ("Seconds per step", number(run.get("seconds_per_step"))),
@@ -159,18 +194,15 @@ def provenance_rows(manifests: dict[str, dict[str, Any]]) -> Table:
     return rows
 
 
-def warnings(
-    summary: dict[str, Any], manifests: dict[str, Any], audit: dict[str, Any], too_long: str | None
-) -> list[str]:
+def warnings(summary: dict[str, Any], manifests: dict[str, Any], audit: dict[str, Any]) -> list[str]:
     """Return warnings that a reader should know before believing a number, one sentence each.
 
     Args:
         summary: content of summary.json.
         manifests: the manifest of each stage.
         audit: content of audit.json.
-        too_long: see `summary.length_warning`.
     """
-    found = [too_long] if too_long else []
+    found = list(summary["canvas_warnings"])
     for package, versions in summary["package_differences"].items():
         which = "; ".join(f"{version} in {', '.join(stages)}" for version, stages in versions.items())
         found.append(f"stages ran with different versions of {package}: {which}")
@@ -185,12 +217,14 @@ def warnings(
 
 
 def _readings(block: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return (label, block) for the three readings and, with several samples per question, pass@k and majority vote."""
+    """Return (label, block) for the three readings, for several samples, and without contaminated questions."""
     found = [(label, block[reading]) for reading, label in READING_NAMES.items()]
     at_k = block.get("pass_at_k") or {}
     if len(at_k) > 1:  # pass@1 of one sample is the first reading
         found += [(f"pass@{k}", comparison) for k, comparison in at_k.items()]
-    return found + ([("majority vote", block["majority"])] if block.get("majority") else [])
+    found += [("majority vote", block["majority"])] if block.get("majority") else []
+    second = block.get("uncontaminated")
+    return found + ([(f"correct, without {second['left_out']} contaminated", second)] if second else [])
 
 
 def _reading(label: str, block: dict[str, Any]) -> dict[str, Any]:
@@ -204,8 +238,13 @@ def _reading(label: str, block: dict[str, Any]) -> dict[str, Any]:
         "limits": f"{points(gain['low'])} to {points(gain['high'])}" if gain["low"] is not None else DASH,
         "p": p_value(gain["p"]),
         "changes": changes,
-        "n": number(block["base"]["n"]),
+        "n": number(block["base"]["n"]) + _alike(block),
     }
+
+
+def _alike(block: dict[str, Any]) -> str:
+    """Return the number of unrelated questions that say as much, in brackets; "" where all are unrelated."""
+    return f" ({block['gain']['effective_n']:.0f})" if block["clusters"] < block["base"]["n"] else ""
 
 
 def _shapes(sides: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -213,8 +252,17 @@ def _shapes(sides: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     if not any(sides):
         return []
     shares = [(label, *(percent(scores.get(key)) for scores in sides)) for label, key in SHAPES.items()]
+    early = [_of(s.get("early_ends"), s.get("rows")) for s in sides]
     lengths = [f"{number(s.get('tokens_median'))}, {number(s.get('tokens_p95'))}" for s in sides]
-    return [*shares, ("tokens: median, 95th percentile", *lengths)]
+    return [
+        *shares,
+        ("ended before any answer was found", *early),
+        ("tokens: median, 95th percentile", *lengths),
+    ]
+
+
+def _of(count: int | None, total: int | None) -> str:
+    return DASH if count is None else f"{number(count)} of {number(total)}"
 
 
 def _share(side: dict[str, Any]) -> dict[str, str]:

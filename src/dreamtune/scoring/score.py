@@ -31,7 +31,7 @@ from dreamtune.settings.score import ScoreConfig
 
 # Wall seconds without progress for each CPU second that one try may take: 1.2 % of a core is enough.
 BACKSTOP = 90.0
-NEEDED = ("example_id", "sample", "question", "answer", "completion", "tokens", "ended")
+NEEDED = ("example_id", "cluster", "sample", "question", "answer", "completion", "tokens", "ended")
 
 
 def is_correct(completion: str, solution: str, score: ScoreConfig | None = None) -> bool:
@@ -97,6 +97,7 @@ def score_row(row: dict[str, Any], score: ScoreConfig) -> dict[str, Any]:
         graded["lenient"] = reads_leniently(completion, reference, score.marker)
     return {
         "example_id": row["example_id"],
+        "cluster": row["cluster"],
         "sample": row["sample"],
         "gradable": reference is not None,
         **graded,
@@ -173,6 +174,7 @@ def summarise(scores: pl.DataFrame) -> dict[str, Any]:
         "lenient_rows": gradable.height - gradable["lenient"].null_count(),
         "parse_failed": _mean(asked, "parse_failed"),
         "ended": _mean(asked, "ended"),
+        "early_ends": int((asked["ended"] & asked["parse_failed"]).sum()),  # before any answer was found
         "tokens": _mean(asked, "tokens"),
         "repetition": _mean(asked, "repetition"),
         "distinct_2": _mean(asked, "distinct_2"),

@@ -17,6 +17,11 @@ class Columns(Section):
         "reasoning", "column that holds the worked reasoning; null if the template has no {reasoning}"
     )
     answer: str = result("answer", "column that holds the reference answer")
+    cluster: str | None = result(
+        None,
+        "column whose equal values mark questions that are alike, such as the template they were made from; null looks "
+        "for questions that differ in names and numbers only",
+    )
 
 
 class Split(Section):
@@ -64,8 +69,13 @@ class DataConfig(Section):
     )
     contaminated: Literal["keep", "drop"] = result(
         "keep",
-        "what happens to a training row that shares an n-gram with a held-out question, or that overlaps one of "
-        "evaluate.benchmarks (the same question, or a shared n-gram in question or answer)",
+        "what happens to a training row that nearly repeats a held-out question, or shares an n-gram with one in "
+        "question, answer or reasoning; and to one that overlaps a question of evaluate.benchmarks in these ways",
+    )
+    gives_away: Literal["keep", "drop"] = result(
+        "drop",
+        "what happens to a training row whose question ends in its answer or holds its reasoning; in the test split "
+        "such questions stay, and the report leaves them out of a second reading",
     )
     ngram: int = result(13, "length in words of the n-grams of the contamination audit", ge=2)
     rows_per_shard: int = result(100_000, "most rows in one Arrow file", ge=1)

@@ -1,5 +1,6 @@
 """Settings of generation with the denoising sampler of Dream and LLaDA; the main setting is greedy by default."""
 
+import math
 from typing import Literal
 
 from pydantic import model_validator
@@ -7,13 +8,25 @@ from pydantic import model_validator
 from dreamtune.settings.base import Float, Section, result, runtime
 
 
-class GenerateConfig(Section):
-    """Settings of the denoising sampler; base and tuned model answer with the same ones."""
+class Decoding(Section):
+    """How masked positions are shown to the model, and in which order and how many at a time they are revealed."""
 
-    max_new_tokens: int = result(512, "masked positions appended to the prompt and denoised, in tokens", ge=1)
+    max_new_tokens: int = result(
+        512,
+        "limit of an answer, in tokens; how many masked positions the model sees at a time, block_length and lookahead "
+        "decide",
+        ge=1,
+    )
     steps: int | None = result(None, "denoising steps per answer; null takes one step per new token", ge=1)
     block_length: int | None = result(
         None, "positions per block; blocks are finished one after the other, from the left; null makes one block", ge=1
+    )
+    lookahead: int | None = result(
+        None,
+        "most masked positions that the model sees beyond the current block; null shows as many as training showed end "
+        "tokens behind an answer (the workflow works that out), or, where nothing is known of a training or there is "
+        "only one block, all up to max_new_tokens",
+        ge=0,
     )
     refresh: Literal["step", "block"] = result(
         "step",
@@ -37,6 +50,11 @@ class GenerateConfig(Section):
         "whether positions are ranked by the model's own distribution (untempered) or, as in the official sampler, by "
         "the one after temperature, top_p and top_k",
     )
+
+
+class GenerateConfig(Decoding):
+    """Settings of the denoising sampler; base and tuned model answer with the same ones."""
+
     temperature: Float = result(0.0, "softmax temperature; 0 takes the likeliest token (greedy)", ge=0.0)
     top_p: Float | None = result(
         None, "sample among the likeliest tokens whose probabilities add up to this; null among all", gt=0.0, le=1.0
@@ -73,3 +91,47 @@ class Sampling(Section):
     def applied_to(self, generate: GenerateConfig) -> GenerateConfig:
         """Return a copy of `generate` in which this setting's fields replace those of the same name."""
         return generate.model_copy(update=self.model_dump())
+
+
+class Decoder(Decoding):
+    """A named generation setting; the fields that it leaves out, and those that it does not have, are `generate`'s."""
+
+    name: str = result(..., "name of the setting in reports and folders", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+
+    def applied_to(self, generate: GenerateConfig) -> GenerateConfig:
+        """Return `generate` with the fields that the configuration gives here, and without the user's own prompts.
+
+        Raises:
+            ValidationError: the fields do not fit together.
+        """
+        given = {field: getattr(self, field) for field in self.model_fields_set - {"name"}}
+        return GenerateConfig.model_validate(generate.model_dump() | given | {"prompts": []})
+
+
+def as_trained(generate: GenerateConfig, max_tail: int) -> GenerateConfig:
+    """Return `generate` with the lookahead of a training, where it is left open and there are several blocks.
+
+    Args:
+        generate: settings of the sampler.
+        max_tail: most tokens behind an answer's end token in training, rare long tails left out.
+
+    >>> as_trained(GenerateConfig(max_new_tokens=64, block_length=16), max_tail=8).lookahead
+    8
+    >>> as_trained(GenerateConfig(max_new_tokens=64), max_tail=8).lookahead is None
+    True
+    """
+    one_block = (generate.block_length or generate.max_new_tokens) >= generate.max_new_tokens
+    if one_block or generate.lookahead is not None:
+        return generate
+    return generate.model_copy(update={"lookahead": max_tail})
+
+
+def with_limit(generate: GenerateConfig, limit: int) -> GenerateConfig:
+    """Return `generate` with another `max_new_tokens`, as many steps per token, and without the user's own prompts.
+
+    >>> with_limit(GenerateConfig(max_new_tokens=64, block_length=16, steps=32), 96).steps
+    48
+    """
+    blocks = math.ceil(limit / (generate.block_length or limit))
+    steps = generate.steps and max(blocks, round(generate.steps * limit / generate.max_new_tokens))
+    return generate.model_copy(update={"max_new_tokens": limit, "steps": steps, "prompts": []})

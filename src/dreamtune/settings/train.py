@@ -18,7 +18,34 @@ class TrainConfig(Section):
         False, "train on each document twice per optimiser step: with a random mask, and with its complement"
     )
     max_tail: int = result(
-        64, "most end tokens appended after the first one; their number is drawn per row, 0 to this, uniformly", ge=0
+        64,
+        "most end tokens appended after the first one, on top of data.max_tokens; their number is drawn per row, 0 to "
+        "this, uniformly; also the default of generate.lookahead",
+        ge=0,
+    )
+    long_tail: int = result(
+        0,
+        "most end tokens of a long tail: their number is drawn from 0 to this in long_tail_share of the rows; 0 for "
+        "none; generation in blocks can show lookahead + block_length - 1 positions behind an answer's end",
+        ge=0,
+    )
+    long_tail_share: Float = result(0.1, "share of the rows (0 to 1) whose tail is a long one", ge=0.0, le=1.0)
+    tail_loss: Literal["one", "each"] = result(
+        "one",
+        "what a tail counts for in the loss: as one token, by the mean over its tokens, or each of its tokens as one; "
+        "with each, long tails would make most of the loss",
+    )
+    padding_tokens: list[int] = result(
+        list,
+        "ids of tokens that fill a tail in turn, in place of repeated end tokens (arXiv 2510.03680: seven distinct "
+        "ones keep a model from ending early); empty repeats the end token",
+    )
+    cut_share: Float = result(
+        0.0,
+        "share of the rows (0 to 1) of which only the beginning is shown, cut at a random token of the response, with "
+        "neither end token nor tail: training then also shows canvases that end before the answer does",
+        ge=0.0,
+        lt=1.0,
     )
     finetuning: Literal["lora", "full"] = result(
         "lora", "lora trains an adapter; full trains all weights (full fine-tuning; needs model.quantization none)"
@@ -90,6 +117,21 @@ class TrainConfig(Section):
         "stop",
         "whether the full run starts although a canary of smoke failed; with continue the verdict can only be invalid",
     )
+
+    @property
+    def longest_tail(self) -> int:
+        """Most tokens that stand behind an answer's end token."""
+        return max(self.max_tail, self.long_tail if self.long_tail_share else 0)
+
+    @property
+    def mean_tail(self) -> float:
+        """Mean number of tokens behind a row's end token, over cut rows too, which have none.
+
+        >>> TrainConfig(max_tail=8, long_tail=24, long_tail_share=0.25, cut_share=0.5).mean_tail
+        3.0
+        """
+        share = self.long_tail_share if self.long_tail else 0.0
+        return (1 - self.cut_share) * ((1 - share) * self.max_tail + share * self.long_tail) / 2
 
     @property
     def pairs_masks(self) -> bool:

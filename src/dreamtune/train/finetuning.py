@@ -12,16 +12,21 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list, reduce
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from dreamtune.canaries.window import starts_from_base
 from dreamtune.checks import Check
 from dreamtune.model.loading import attach_lora
+from dreamtune.model.nonfinite import plain_name
 from dreamtune.objective.packing import Batch
+from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.train.checkpoint import ADAPTER, Checkpoint, save_adapter
 from dreamtune.train.windows import Share
+
+FINGERPRINTED = 2**24  # elements of a weight that are held in float64 at once
 
 
 class Finetuning(ABC):
@@ -49,9 +54,37 @@ class Finetuning(ABC):
             sums: [n] float32, a process's own sums over its micro-batches of the window.
         """
 
-    def clip(self, max_norm: float) -> Tensor:
-        """Scale the gradients down to a norm of at most `max_norm`; return their norm before that, a scalar."""
-        return nn.utils.clip_grad_norm_(self.parameters, max_norm)
+    @property
+    @abstractmethod
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The weights that training is to change, by name; also one that has no gradient, by mistake."""
+
+    def without_adapter(self) -> list[str]:
+        """Return the names of modules that training is to change but has no weights for."""
+        return []
+
+    def gradient_norms(self) -> Tensor:
+        """Return the norm of the gradient of each weight of `trained`, [weights]; 0 where there is none. Collective."""
+        weights = self.trained.values()
+        return torch.stack([p.new_zeros(()) if p.grad is None else p.grad.norm() for p in weights])
+
+    def clip(self, max_norm: float, norms: Tensor) -> Tensor:
+        """Scale the gradients down to a norm of at most `max_norm`; return their norm before that, a scalar.
+
+        Args:
+            max_norm: of all gradients together.
+            norms: the `gradient_norms` of these gradients.
+        """
+        norm = torch.linalg.vector_norm(norms)
+        nn.utils.clip_grads_with_norm_(self.parameters, max_norm, norm)
+        return norm
+
+    def fingerprints(self) -> Tensor:
+        """Return the sum and the sum of squares of each weight of `trained`, [weights, 2] float64. Collective.
+
+        A weight of which both stay the same has not moved.
+        """
+        return torch.stack([fingerprint(parameter) for parameter in self.trained.values()])
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
@@ -99,7 +132,25 @@ class LoraFinetuning(Finetuning):
 
     def __init__(self, loaded: Any, train: TrainConfig, base: ModelConfig, share: Share):
         self.model = attach_lora(loaded, train.lora, train.seed)
-        self.base, self.share = base, share
+        self.base, self.share, self.lora = base, share, train.lora
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The adapter's weights, by name."""
+        found = self.model.named_parameters()
+        return {plain_name(name): parameter for name, parameter in found if ".lora_" in name}
+
+    def without_adapter(self) -> list[str]:
+        """Return the names of the linear layers that `lora.target_modules` names and that have no adapter."""
+        adapted = tuple(name for name, module in self.model.named_modules() if isinstance(module, LoraLayer))
+        return [
+            plain_name(name)
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear)
+            and is_target(name, self.lora)
+            and not name.startswith(tuple(f"{inside}." for inside in adapted))
+            and name not in adapted
+        ]
 
     def mixed_precision(self) -> AbstractContextManager[Any]:
         """Return bf16 autocast for a bf16 model on a GPU, where the float32 adapter shall multiply in bf16 too."""
@@ -146,3 +197,23 @@ class LoraFinetuning(Finetuning):
     def starts_from_base(self, batches: Sequence[Batch]) -> Check:
         """Return the check that the adapter adds nothing yet: hidden states with and without it are the same bits."""
         return starts_from_base(self.model, batches)
+
+
+def is_target(name: str, lora: LoraSettings) -> bool:
+    """Return whether `lora.target_modules` names a linear layer, given by its full name; the head is never one.
+
+    >>> q_proj = LoraSettings(target_modules=["q_proj"])
+    >>> is_target("model.layers.0.self_attn.q_proj", q_proj), is_target("model.layers.0.mlp.up_proj", q_proj)
+    (True, False)
+    """
+    last = name.rpartition(".")[2]
+    return last != "lm_head" and (lora.target_modules == ["all-linear"] or last in lora.target_modules)
+
+
+def fingerprint(weight: Tensor) -> Tensor:
+    """Return the sum and the sum of squares of a weight, [2] float64, without a float64 copy of all of it."""
+    found = torch.zeros(2, dtype=torch.float64, device=weight.device)
+    for part in weight.detach().flatten().split(FINGERPRINTED):
+        precise = part.double()
+        found += torch.stack([precise.sum(), precise.square().sum()])
+    return found

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from accelerate.utils import reduce
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -45,7 +45,7 @@ from dreamtune.objective.loss import head_loss
 from dreamtune.objective.packing import Batch
 from dreamtune.settings.model import ModelConfig
 from dreamtune.train.checkpoint import Checkpoint
-from dreamtune.train.finetuning import Finetuning
+from dreamtune.train.finetuning import Finetuning, fingerprint
 
 # Gather: the first process receives the full state in the host's memory. Send: each process receives its shard of it.
 GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -70,7 +70,7 @@ class FullFinetuning(Finetuning):
                 f"{base.path} ties its embeddings to its head, which full fine-tuning cannot share out; set "
                 "train.finetuning to lora"
             )
-        self.base, self.folder = base, model_folder(base.path, base.revision)
+        self.base, self.folder, self.device = base, model_folder(base.path, base.revision), device
         self.model = shard(loaded, DTYPES[base.dtype], device)
 
     def fixed_gib(self) -> float:
@@ -90,10 +90,30 @@ class FullFinetuning(Finetuning):
         """Sum `sums` over the processes, in place. FSDP summed the gradients during the backward passes. Collective."""
         sums.copy_(reduce(sums, "sum"))
 
-    def clip(self, max_norm: float) -> Tensor:
-        """Scale the gradients down to `max_norm`; return their norm before, over all processes' shards. Collective."""
-        norm: Any = super().clip(max_norm)
-        return norm.full_tensor()
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """All weights of the model, sharded, by name."""
+        return dict(self.model.named_parameters())
+
+    def gradient_norms(self) -> Tensor:
+        """Return the norm of each weight's gradient, over all processes' shards, [weights]. Collective."""
+        gradients = [weight.grad for weight in self.trained.values()]
+        squares = [torch.zeros((), device=self.device) if g is None else _local(g).norm().square() for g in gradients]
+        norms: Tensor = reduce(torch.stack(squares), "sum").sqrt()
+        return norms
+
+    def clip(self, max_norm: float, norms: Tensor) -> Tensor:
+        """Scale the gradients down to `max_norm`; return their norm before, over all processes' shards."""
+        norm = torch.linalg.vector_norm(norms)
+        for weight in self.parameters:
+            if weight.grad is not None:  # as torch.nn.utils.clip_grads_with_norm_ does, on this process's shard
+                _local(weight.grad).mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    def fingerprints(self) -> Tensor:
+        """Return `Finetuning.fingerprints`, summed over all processes' shards. Collective."""
+        found: Tensor = reduce(torch.stack([fingerprint(_local(weight)) for weight in self.trained.values()]), "sum")
+        return found
 
     def weights(self) -> dict[str, Tensor]:
         """Return the model's weights in float32 in the host's memory, {} on all but the first process. Collective."""
@@ -160,3 +180,9 @@ def shard(model: Any, kind: torch.dtype, device: torch.device) -> Any:
 def _stored(folder: Path) -> Iterator[tuple[str, Tensor]]:
     for file in weight_files(folder):
         yield from load_file(file).items()
+
+
+def _local(tensor: Any) -> Tensor:
+    """Return this process's shard of a sharded tensor, without a copy and without an autograd graph."""
+    shard: Tensor = tensor.detach().to_local()
+    return shard

@@ -4,6 +4,7 @@ The history is plain JSON and is part of the checkpoint, so that a resumed run's
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,8 @@ class History:
 
     step: int = 0  # optimiser steps
     tokens: int = 0  # of all windows so far, padding not counted
+    tail_tokens: int = 0  # of these, tokens behind an end token
+    cut_documents: int = 0  # documents of which only the beginning was shown
     wall_s: float = 0.0  # of all steps
     peak_gib: float = 0.0  # of the device's memory
     timed_steps: int = 0  # all steps but the first of each attempt, which warms up
@@ -33,6 +36,8 @@ class History:
     lines: list[dict[str, Any]] = field(default_factory=list)  # of train_log.jsonl
     pending: list[dict[str, float]] = field(default_factory=list)  # steps since the last line; the next has their means
     resumed_from: list[int] = field(default_factory=list)  # steps of the checkpoints from which the run went on
+    grad_norms: list[float] = field(default_factory=list)  # of each step, before clipping
+    gradients: dict[str, float] = field(default_factory=dict)  # the largest gradient norm of each trained weight
 
     def to_state(self) -> dict[str, Any]:
         """Return plain JSON; `History(**state)` restores the same history from it."""
@@ -46,9 +51,12 @@ class History:
         nll: float,
         nll_tokens: int,
         grad_norm: float,
+        gradients: Mapping[str, float],
         tokens: int,
         wall_s: float,
         warm: bool,
+        tail_tokens: int = 0,
+        cut_documents: int = 0,
     ) -> None:
         """Count one optimiser step.
 
@@ -58,11 +66,17 @@ class History:
             nll: sum of CE / t up to the first end tokens, in nats.
             nll_tokens: number of response tokens that `nll` is about.
             grad_norm: norm of the window's gradient before clipping.
+            gradients: the same for each trained weight, by name.
             tokens: of the window, padding not counted.
             wall_s: seconds of this step.
             warm: whether the process had made a step before.
+            tail_tokens: of `tokens`, those behind an end token.
+            cut_documents: documents of the window of which only the beginning is shown.
         """
+        self.tail_tokens, self.cut_documents = self.tail_tokens + tail_tokens, self.cut_documents + cut_documents
         self.step, self.tokens, self.wall_s = step, self.tokens + tokens, self.wall_s + wall_s
+        self.grad_norms.append(grad_norm)
+        self.gradients |= {name: max(norm, self.gradients.get(name, 0.0)) for name, norm in gradients.items()}
         if warm:
             self.timed_steps, self.timed_tokens = self.timed_steps + 1, self.timed_tokens + tokens
             self.timed_s += wall_s
@@ -107,6 +121,8 @@ class History:
             "last_loss": _mean(losses[-ENDS:]),
             "steps": self.step,
             "tokens": self.tokens,
+            "tail_tokens": self.tail_tokens,
+            "cut_documents": self.cut_documents,
             "peak_memory_gib": round(self.peak_gib, 4),
             "seconds_per_step": self.timed_s / self.timed_steps
             if self.timed_steps

@@ -20,11 +20,13 @@ from dreamtune.formats.training import LOG_FILE
 from dreamtune.interruption import StopSignals
 from dreamtune.model.loading import load
 from dreamtune.model.nf4 import keep_dequantised
+from dreamtune.model.nonfinite import check_weights
 from dreamtune.objective.packing import Batch
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import read_meta, read_split
 from dreamtune.train.checkpoint import newest, prune, save_checkpoint
+from dreamtune.train.documents import check_padding
 from dreamtune.train.finetuning import Finetuning, LoraFinetuning
 from dreamtune.train.full_finetuning import FullFinetuning
 from dreamtune.train.gate import smoke_plan
@@ -72,7 +74,8 @@ def prepare_run(train: TrainConfig, base: ModelConfig, shards: Path, work: Path,
         gate: smoke's output, whose verified plan is taken over if it suits this run; None for smoke itself.
 
     Raises:
-        UserError: missing or damaged data or model, fewer GPUs than processes, or too little memory for any plan.
+        UserError: missing or damaged data or model, a weight that is not finite, padding tokens that the model does not
+            have, fewer GPUs than processes, or too little memory for any plan.
     """
     state = PartialState(cpu=check_gpus(resolve_device(base.device)) == "cpu", timeout=SLOWEST_WRITE)
     full = train.finetuning == "full"
@@ -82,6 +85,8 @@ def prepare_run(train: TrainConfig, base: ModelConfig, shards: Path, work: Path,
     windows = TrainingWindows(split, meta, train)
     limit_memory(share.device, train.memory_gib)
     loaded = load(base)
+    check_weights(loaded)
+    check_padding(train.padding_tokens, meta["tokenizer"], loaded.config.vocab_size)
     sharded = FullFinetuning(loaded, base, share.device) if full else None
     tokens = windows.window_tokens / share.processes  # so that each process has a micro-batch
     fixed = sharded.fixed_gib() if sharded else 0.0

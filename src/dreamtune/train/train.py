@@ -17,7 +17,6 @@ import math
 import signal
 import time
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,26 +24,25 @@ from typing import Any
 import torch
 from accelerate.utils import reduce
 
-from dreamtune.canaries import window as canaries
-from dreamtune.canaries.alignment import rows_aligned
-from dreamtune.checks import Check, at, failed, verdict
+from dreamtune.checks import failed, verdict
 from dreamtune.device.memory import out_of_memory, peak_gib, watch
 from dreamtune.errors import UserError
 from dreamtune.files import finite, write_json
 from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
 from dreamtune.interruption import Interrupted
 from dreamtune.model.loading import count_parameters
-from dreamtune.model.modes import evaluation_mode
-from dreamtune.objective.loss import loss_sums
 from dreamtune.progress import Progress
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
+from dreamtune.train.blame import blamed
+from dreamtune.train.canaries import run_canaries, training_canaries
 from dreamtune.train.gate import announce_prediction, open_gate, ran_as
 from dreamtune.train.log import Log
 from dreamtune.train.micro_batches import SMALLEST, accumulate, make_window, rehearse
 from dreamtune.train.optimizer import learning_rate, set_learning_rate
 from dreamtune.train.prefetch import Prefetcher
 from dreamtune.train.run import Run, open_log, prepare_run, resume, save
+from dreamtune.train.validation import validate
 
 REMEDY = {
     "lora": f"lower data.max_tokens, or take a larger GPU ({SMALLEST})",
@@ -73,7 +71,7 @@ def train_adapter(
         gate: smoke's output, which must have passed; None for smoke itself.
 
     Returns:
-        counts for the manifest: rows, steps, tokens, first_loss, last_loss, trainable.
+        counts for the manifest: rows, steps, tokens, tail_tokens of these, first_loss, last_loss, trainable.
 
     Raises:
         UserError: the gate did not pass, the loss stopped being finite, the memory did not suffice, no training rows.
@@ -86,15 +84,14 @@ def train_adapter(
         checks = run_canaries(run, "first_window")
         if gate and train.on_failed_gate == "stop" and (faults := failed(checks)):
             raise UserError(f"the run's own canaries failed: {'; '.join(faults)}")
+        untrained = run.finetuning.fingerprints()
         resume(run)
         loaded_gib = watch(run.share.device)
         rehearse(run)
         began = time.monotonic()
         fit_or_save(run, open_log(run, out, work))
         fit_s = time.monotonic() - began  # of this process, whatever it resumed
-        checks += run_canaries(run, "last_window")
-    if broken := [check for check in checks if check["name"].startswith("loss_finite") and not check["passed"]]:
-        raise UserError(f"{broken[0]['name']}: the loss is not finite; lower train.learning_rate or raise train.warmup")
+        checks += [*run_canaries(run, "last_window"), *training_canaries(run, untrained)]
     trainable, parameters = count_parameters(run.model)
     summary = run.history.summary() | predicted | {"gate_passed": gate_passed, "processes": run.share.processes}
     summary |= {"rows": run.windows.rows, "epochs": train.epochs, "trainable": trainable, "parameters": parameters}
@@ -107,7 +104,8 @@ def train_adapter(
         write_json(out / GATE_FILE, finite(verdict(checks)))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    return {name: summary[name] for name in ("rows", "steps", "tokens", "first_loss", "last_loss", "trainable")}
+    counted = ("rows", "steps", "tokens", "tail_tokens", "first_loss", "last_loss", "trainable")
+    return {name: summary[name] for name in counted}
 
 
 def fit_or_save(run: Run, log: Log) -> None:
@@ -135,7 +133,7 @@ def fit(run: Run, log: Log) -> None:
     """
     train, history, total = run.train, run.history, run.windows.total
     run.model.train()
-    last_checkpoint, first_step = time.monotonic(), history.step + 1
+    last_checkpoint, first_step, names = time.monotonic(), history.step + 1, list(run.finetuning.trained)
     if not history.lines:
         validate(run, log)
     progress = Progress("train", total, done=history.step) if run.share.process == 0 else None
@@ -147,10 +145,13 @@ def fit(run: Run, log: Log) -> None:
             overdue = time.monotonic() - last_checkpoint > 60 * train.checkpoint_minutes
             if run.share.processes > 1:
                 overdue = stop_together(run, overdue)
-            norm = run.finetuning.clip(train.max_grad_norm)
-            weighted, window_nll, grad_norm = torch.cat([sums, norm.to(sums)[None]]).tolist()  # waits for the GPU
-            window_loss = weighted / window.loss_tokens
-            stop_unless_finite(step, window_loss, grad_norm)
+            norms = run.finetuning.gradient_norms()
+            norm = run.finetuning.clip(train.max_grad_norm, norms)
+            numbers = torch.cat([sums, norm.to(sums)[None], norms.to(sums)]).tolist()  # waits for the GPU
+            weighted, window_nll, grad_norm = numbers[:3]
+            window_loss, gradients = weighted / window.loss_tokens, dict(zip(names, numbers[3:], strict=True))
+            with blamed(run, window.batches, gradients):
+                stop_unless_finite(step, window_loss, grad_norm)
 
             rate = learning_rate(step, total, train)
             set_learning_rate(run.optimizer, rate)
@@ -163,9 +164,12 @@ def fit(run: Run, log: Log) -> None:
                 nll=window_nll,
                 nll_tokens=window.nll_tokens,
                 grad_norm=grad_norm,
+                gradients=gradients,
                 tokens=window.tokens,
                 wall_s=time.monotonic() - started,
                 warm=step > first_step,
+                tail_tokens=window.tail_tokens,
+                cut_documents=window.cut_documents,
             )
             if progress:
                 progress.advance(note=f"loss {window_loss:.4f}")
@@ -177,34 +181,6 @@ def fit(run: Run, log: Log) -> None:
             if epoch_ends or overdue or (train.checkpoint_steps and step % train.checkpoint_steps == 0):
                 save(run)
                 last_checkpoint = time.monotonic()
-
-
-def validate(run: Run, log: Log) -> None:
-    """Log the NLL bound (w = 1/t) on the validation rows, in nats per response token, under masks that never change.
-
-    Collective.
-
-    Raises:
-        UserError: the bound is not finite.
-    """
-    if not run.validates:
-        return
-    started = time.monotonic()
-    sums = torch.zeros(2, dtype=torch.float64, device=run.share.device)  # [2]: nats, tokens
-    with evaluation_mode(run.model):
-        for batch in run.validation:
-            if run.share.processes == 1:
-                run.stop.check()
-            tokens = sum(row.nll_tokens for row in batch.noised)
-            nll = loss_sums(run.model, batch)[1].item() if len(batch.positions) or run.share.synchronous else 0.0
-            sums += torch.tensor([nll, tokens], dtype=torch.float64, device=run.share.device)
-    if run.share.processes > 1:
-        sums = reduce(sums, "sum")
-    step, validation_nll = run.history.step, (sums[0] / sums[1]).item()
-    run.history.validation_s += time.monotonic() - started
-    if not math.isfinite(validation_nll):
-        raise UserError(f"step {step}: the validation loss is {validation_nll}; lower train.learning_rate")
-    log.write({"step": step, "epoch": step / run.windows.per_epoch, "validation_nll": validation_nll})
 
 
 def stop_together(run: Run, overdue: bool) -> bool:
@@ -242,32 +218,3 @@ def stop_unless_finite(step: int, loss: float, grad_norm: float) -> None:
             f"step {step}: the loss is {loss}, its gradient norm {grad_norm}; lower train.learning_rate or raise "
             "train.warmup"
         )
-
-
-def run_canaries(run: Run, moment: str) -> list[Check]:
-    """Return the checks of the canaries on the first or the last window of the run that can be judged. Collective.
-
-    Every process looks at the whole window.
-
-    Args:
-        moment: "first_window", which adds the canaries that need an untouched base, or "last_window".
-
-    Raises:
-        UserError: no window of the run has a hidden response token.
-    """
-    steps = range(1, run.windows.total + 1)
-    steps = steps if moment == "first_window" else steps[::-1]
-    step = next((step for step in steps if canaries.can_be_judged(run.windows.noised(step))), None)
-    if step is None:
-        raise UserError(
-            f"in none of the {len(steps)} steps is a response token hidden, so there is nothing to learn or to judge; "
-            "train on more or longer rows, or for more epochs"
-        )
-    whole = replace(run.share, process=0, processes=1)
-    window = run.windows.window(step, whole, run.plan)
-    checks = canaries.check_window(run.model, window.batches, run.windows.stored(step), run.windows.ids)
-    if moment == "first_window":
-        checks.append(run.finetuning.starts_from_base(window.batches))
-        epoch = range(1, run.windows.per_epoch + 1)
-        checks.append(rows_aligned(run.model, (run.windows.window(step, whole, run.plan).batches for step in epoch)))
-    return at(moment, checks)

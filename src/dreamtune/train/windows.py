@@ -1,4 +1,4 @@
-"""From shards to windows: the order of the documents, their tails and masks, and how a window is split.
+"""From shards to windows: the order of the documents, their masks, and how a window is split.
 
 A window is the set of documents that one optimiser step sees: `global_batch` rows, fewer only at the end of an epoch.
 It is a function of the step and the settings alone, so that a resumed run needs only the number of its step.
@@ -19,6 +19,7 @@ from dreamtune.objective.diffusion import MIN_RATE, Document, Draw, Noise, Noise
 from dreamtune.objective.packing import Batch, collate, split_window
 from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import Split
+from dreamtune.train.documents import cut_length, make_beginning, make_document, tail_length, with_padding
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
 
 VALIDATION_EPOCH = -1  # no training step has this epoch, so validation has its own masks, the same every time
@@ -41,9 +42,11 @@ class Window:
     step: int  # from 1
     epoch: int  # from 0
     batches: tuple[Batch, ...]  # this process's micro-batches
-    loss_tokens: int  # denominator of the loss: response tokens with their tails
+    loss_tokens: int  # denominator of the loss: response tokens and what their tails count for
     nll_tokens: int  # denominator of the reported bound, without tails; 0 under the objective `copy`
     tokens: int  # tokens that run through the model, padding not counted
+    tail_tokens: int = 0  # of these, tokens behind an end token
+    cut_documents: int = 0  # documents of which only the beginning is shown
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> np.ndarray:
@@ -62,17 +65,6 @@ def steps_per_epoch(rows: int, global_batch: int) -> int:
     3
     """
     return math.ceil(rows / global_batch)
-
-
-def tail_length(seed: int, epoch: int, example_id: int, max_tail: int) -> int:
-    """Return the number of end tokens after the first, uniform over 0 to `max_tail`.
-
-    Lengths vary so that the model learns to stop, but not how long generation's canvas is.
-
-    >>> [tail_length(seed=0, epoch=0, example_id=example, max_tail=4) for example in range(6)]
-    [1, 1, 3, 0, 3, 1]
-    """
-    return int(counter_hash((Draw.TAIL, seed, epoch, example_id), np.zeros(1))[0] % np.uint64(max_tail + 1))
 
 
 def dropout_seed(seed: int, step: int, batch: Batch) -> int:
@@ -110,30 +102,12 @@ def micro_batches(window: Sequence[Noised], share: Share, plan: MicroBatchPlan) 
 
 
 def without_targets(noised: Noised) -> Noised:
-    """Return a corrupted document of which no token is predicted: it runs through the model and changes no sum."""
-    nothing = np.zeros(len(noised.input_ids), np.float32)
-    return replace(noised, supervised=nothing.astype(bool), weights=nothing, elbo_weights=nothing)
+    """Return a corrupted document of which no token is predicted: it runs through the model and changes no sum.
 
-
-def make_document(row: dict[str, Any], tail_tokens: int, end_id: int, max_tokens: int) -> Document:
-    """Return a row of the shards as a document, with a tail of end tokens.
-
-    A row whose answer was cut (not `complete`) gets no tail: the model must not learn to stop at the cut.
-
-    Args:
-        row: of the shards, see `formats.shards.SHARD`.
-        tail_tokens: length of the tail; shorter where the document would exceed `max_tokens`.
-        end_id: the end token.
-        max_tokens: of a document.
+    Its tokens were counted where the document is predicted, so the reported bound must not be divided by them again.
     """
-    tail = min(tail_tokens, max_tokens - len(row["input_ids"])) if row["complete"] else 0
-    tokens = np.asarray(row["input_ids"], np.int64)
-    return Document(
-        example_id=int(row["example_id"]),
-        tokens=np.concatenate([tokens, np.full(max(tail, 0), end_id, np.int64)]),
-        prompt_tokens=int(row["prompt_tokens"]),
-        tail_tokens=max(tail, 0),
-    )
+    nothing = np.zeros(len(noised.input_ids), np.float32)
+    return replace(noised, supervised=nothing.astype(bool), weights=nothing, elbo_weights=nothing, nll_tokens=0)
 
 
 class TrainingWindows:
@@ -148,7 +122,8 @@ class TrainingWindows:
     def __init__(self, split: Split, meta: dict[str, Any], train: TrainConfig) -> None:
         self.split, self.train = split, train
         self.ids: dict[str, int] = meta["tokenizer"]
-        self.max_tokens: int = meta["max_tokens"]
+        # Tails come on top: rows that fill max_tokens would otherwise never show room behind an answer.
+        self.max_tokens: int = meta["max_tokens"] + train.longest_tail
         self.rows = min(train.rows or len(split), len(split))
         self.per_epoch = steps_per_epoch(self.rows, train.global_batch)
         self.total = min(self.per_epoch * train.epochs, train.max_steps or self.per_epoch * train.epochs)
@@ -165,6 +140,8 @@ class TrainingWindows:
             loss_tokens=max(sum(document.loss_tokens for document in noised), 1),
             nll_tokens=sum(document.nll_tokens for document in noised),
             tokens=sum(len(document.input_ids) for document in noised),
+            tail_tokens=sum(document.document.tail_tokens for document in noised),
+            cut_documents=sum(document.document.cut for document in noised),
         )
 
     def noised(self, step: int) -> list[Noised]:
@@ -178,7 +155,15 @@ class TrainingWindows:
         return [
             corrupt(
                 document,
-                Noise(train.objective, float(rate), train.seed, epoch, self.ids["mask_id"], complement=half),
+                Noise(
+                    train.objective,
+                    float(rate),
+                    train.seed,
+                    epoch,
+                    self.ids["mask_id"],
+                    complement=half,
+                    tail_as_one=train.tail_loss == "one",
+                ),
             )
             for document, rate in zip(documents, rates, strict=True)
             for half in halves
@@ -192,7 +177,7 @@ class TrainingWindows:
     @property
     def longest(self) -> int:
         """Tokens of the longest document that the split can make, its longest tail included."""
-        return int(min(self.lengths.max() + self.train.max_tail, self.max_tokens))
+        return int(self.lengths.max()) + self.train.longest_tail
 
     @property
     def documents(self) -> int:
@@ -203,7 +188,7 @@ class TrainingWindows:
     @property
     def window_tokens(self) -> float:
         """Mean number of tokens of a full window, tails included."""
-        return self.documents * (float(self.lengths.mean()) + self.train.max_tail / 2)
+        return self.documents * (float(self.lengths.mean()) + self.train.mean_tail)
 
     def stored(self, step: int) -> dict[int, Any]:
         """Return the rows of the shards from which a step's documents are made, by example_id."""
@@ -219,17 +204,17 @@ class TrainingWindows:
         return self._order[1]
 
     def _documents(self, rows: np.ndarray, epoch: int) -> list[Document]:
-        train = self.train
         columns = self.split[rows.tolist()]
-        return [
-            make_document(
-                {name: values[number] for name, values in columns.items()},
-                tail_length(train.seed, epoch, columns["example_id"][number], train.max_tail),
-                self.ids["end_id"],
-                self.max_tokens,
-            )
-            for number in range(len(rows))
-        ]
+        stored = ({name: values[number] for name, values in columns.items()} for number in range(len(rows)))
+        return [self._document(row, epoch) for row in stored]
+
+    def _document(self, row: dict[str, Any], epoch: int) -> Document:
+        train, key = self.train, (self.train.seed, epoch, int(row["example_id"]))
+        response = len(row["input_ids"]) - int(row["prompt_tokens"])
+        if kept := cut_length(*key, response, train.cut_share):
+            return make_beginning(row, kept)
+        tail = tail_length(*key, train.max_tail, train.long_tail, train.long_tail_share)
+        return with_padding(make_document(row, tail, self.ids["end_id"], self.max_tokens), train.padding_tokens)
 
 
 def validation_batches(

@@ -6,9 +6,11 @@ from dreamtune.config import Config, Experiment
 from dreamtune.settings.base import Section
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
+from dreamtune.workflow.canvases import note_canvases
 from dreamtune.workflow.plan import Plan
 
 Folders = dict[str, Path]
+TAILS = {"max_tail", "long_tail", "long_tail_share", "padding_tokens"}  # what the likelihood takes from `train`
 
 
 def make_plan(config: Config) -> tuple[Plan, dict[str, Folders]]:
@@ -22,6 +24,7 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, Folders]]:
     """
     plan = Plan()
     latest = {name: _plan_experiment(plan.under(e.cluster), name, e) for name, e in config.experiments.items()}
+    note_canvases(plan, config, latest)
     plan.digests.save()
     return plan, latest
 
@@ -30,11 +33,7 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
     # The shards depend on the benchmarks only if contaminated rows are dropped: under `keep`, another benchmark neither
     # makes the shards again nor trains again.
     against = e.evaluate.benchmarks if e.data.contaminated == "drop" else []
-    # The answers are not compared, so the column of the answers is kept out of the shards' version.
-    avoided: dict[str, Section] = {
-        f"benchmark/{benchmark.name}": benchmark.model_copy(update={"answer": benchmark.question})
-        for benchmark in against
-    }
+    avoided: dict[str, Section] = {f"benchmark/{benchmark.name}": benchmark for benchmark in against}
     shards = plan.add(
         "prepare_shards", {"data": e.data, **avoided}, ("data", "tokenizer", *avoided), unhashed={"model": e.model}
     )
@@ -45,17 +44,19 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
         {"likelihood": e.evaluate.likelihood, "model": e.model},
         ("model",),
         {"shards": shards, "adapter": full},
+        names={"tails": e.train.model_dump(include=TAILS)},
     )
     folders = {"shards": shards, "smoke": smoke, "full": full, "likelihood": likelihood}
     for questions in [None, *e.evaluate.benchmarks]:
-        for setting, generate in e.generate.by_name().items():
+        for setting, generate in e.generations().items():
             folders |= _plan_answers(plan, e, folders, questions, setting, generate)
         if questions:
             folders[f"contamination/{questions.name}"] = plan.add(
                 "audit_contamination",
                 {"benchmark": questions},
-                ("questions",),
+                ("questions", "tokenizer"),
                 {"shards": shards},
+                unhashed={"model": e.model},
                 names={"ngram": e.data.ngram},
             )
     report = plan.add(
@@ -105,14 +106,14 @@ def _plan_answers(
 
 
 def plan_merge(plan: Plan, config: Config, latest: dict[str, Folders]) -> dict[str, Path]:
-    """Plan the merged checkpoint of each experiment that trains an adapter; return the version folders by experiment.
+    """Plan the merge (or export) of each experiment that trains an adapter; return the version folders by experiment.
 
     The default target does not ask for them: `snakemake merge` makes them.
     """
     return {
         name: plan.under(e.cluster).add(
             "merge_adapter",
-            {"model": e.model, "likelihood": e.evaluate.likelihood},
+            {"model": e.model, "likelihood": e.evaluate.likelihood, "merge": e.merge},
             ("model",),
             {key: latest[name][key] for key in ("shards", "full", "likelihood")},
         )

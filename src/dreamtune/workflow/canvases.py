@@ -1,0 +1,39 @@
+"""The canvases of all experiments, for the warnings before training: noted beside the shards they are compared with.
+
+The shards do not depend on generation's settings, so those of finished shards may have been edited since. Hence two
+places warn: `prepare_shards` while it makes the shards, and the driver where they are finished.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from dreamtune.canvas import Canvas, canvas_warnings
+from dreamtune.config import Config
+from dreamtune.files import read_json
+from dreamtune.workflow.plan import RESULTS, Plan
+
+
+def note_canvases(plan: Plan, config: Config, latest: Mapping[str, Mapping[str, Path]]) -> None:
+    """Add the canvas of each experiment and generation setting to the specification of its shards, unhashed.
+
+    Args:
+        plan: has the shards of all experiments.
+        config: the experiments.
+        latest: version folders by experiment and name.
+    """
+    for name, experiment in config.experiments.items():
+        train = experiment.train.model_dump()
+        canvases = plan["prepare_shards", latest[name]["shards"].name].setdefault("canvases", {})
+        for setting, generate in experiment.generations().items():
+            canvases[f"{name}, {setting}"] = asdict(Canvas.of(train, generate.model_dump()))
+
+
+def warnings_of_finished(plan: Plan) -> Iterator[str]:
+    """Yield the warnings of all planned canvases whose shards are finished."""
+    for (stage, version), spec in plan.items():
+        folder = RESULTS / stage / version
+        if stage == "prepare_shards" and (folder / "manifest.json").exists():
+            responses = read_json(folder / "audit.json")["response_tokens"]["train"]
+            for name, values in spec["canvases"].items():
+                yield from (f"{name}: {text}" for text in canvas_warnings(responses, Canvas(**values)))
