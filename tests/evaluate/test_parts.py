@@ -115,8 +115,8 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
 
     def make(out: Path, part: Part | None = None, parts: Any = ()) -> Any:
         config = ModelConfig(path="tiny")
-        adapter, tails = tmp_path / "adapter", TrainConfig(max_tail=4)
-        return likelihood.evaluate_likelihood(settings, config, folder, adapter, out, part, parts, tails)
+        trained, tails = tmp_path / "adapter", TrainConfig(max_tail=4)
+        return likelihood.evaluate_likelihood(settings, config, folder, trained, out, part, parts, tails)
 
     return make
 
