@@ -10,12 +10,14 @@ import pytest
 
 from dreamtune.errors import UserError
 from dreamtune.evaluate import likelihood
+from dreamtune.formats.likelihood import BINS_FILE, FULL_FILE, LIKELIHOOD_FILE
 from dreamtune.gather import gather
 from dreamtune.generate.answers import generate_answers
 from dreamtune.part import Part
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
+from dreamtune.settings.train import TrainConfig
 from dreamtune.workflow.code import ROOT, code_digest
 from dreamtune.workflow.parts import parts_of
 from dreamtune.workflow.plan import Plan
@@ -113,9 +115,8 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
 
     def make(out: Path, part: Part | None = None, parts: Any = ()) -> Any:
         config = ModelConfig(path="tiny")
-        return likelihood.evaluate_likelihood(
-            settings, config, folder, tmp_path / "adapter", out, part, parts, max_tail=4
-        )
+        trained, tails = tmp_path / "adapter", TrainConfig(max_tail=4)
+        return likelihood.evaluate_likelihood(settings, config, folder, trained, out, part, parts, tails)
 
     return make
 
@@ -126,11 +127,7 @@ def test_likelihoods_are_the_same_bytes(evaluate: Callable[..., Any], tmp_path: 
     expected = evaluate(tmp_path / "one")
     whole, counts = scattered(count, tmp_path / "parts", evaluate)
     assert counts == expected
-    for name in (
-        "likelihood.parquet",
-        "likelihood_full.parquet",
-        "likelihood.json",
-    ):  # the canaries too, which are judged over all rows
+    for name in (LIKELIHOOD_FILE, FULL_FILE, BINS_FILE):  # the canaries too, which are judged over all rows
         assert (whole / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     canaries = json.loads((whole / "likelihood.json").read_text())["canaries"]
     judged = [canary for canary in canaries if canary["name"] != "rows_aligned"]  # random weights are no evidence

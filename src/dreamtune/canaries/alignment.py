@@ -27,8 +27,8 @@ from dreamtune.model.modes import evaluation_mode
 from dreamtune.objective.loss import token_losses
 from dreamtune.objective.packing import Batch
 
-DOCUMENTS = 64  # the canary looks at this many documents, if an epoch has them,
-WINDOWS = 64  # and for them through at most this many windows: in some data no document can be judged
+DOCUMENTS = 256  # the canary looks at this many documents, one with another mask counting again,
+WINDOWS = 128  # and for them through at most this many windows: in some data no document can be judged
 ENOUGH_DOCUMENTS = 8  # with fewer there is no result
 PLACES = 64  # positions looked at in a document, at most about twice as many: bounds the rows that go through the head
 MARGIN = 0.25  # nats by which a neighbouring row must be better before the canary fails
@@ -44,15 +44,19 @@ def rows_aligned(model: nn.Module, windows: Iterable[Sequence[Batch]]) -> Check:
 
     Args:
         model: the base, or a base whose adapter adds nothing yet; it is put into evaluation mode and back.
-        windows: micro-batches of each window, as training makes them; as many are taken as `DOCUMENTS` need.
+        windows: micro-batches of each window, as training makes them, of several epochs where one has few documents;
+            as many are taken as `DOCUMENTS` need.
     """
     # For each document and offset: the number of leads, and their sum.
     sums: dict[int, np.ndarray] = defaultdict(lambda: np.zeros((2, len(OFFSETS))))
+    seen = 0
     with evaluation_mode(model):
         for batch in (batch for batches in islice(windows, WINDOWS) for batch in batches):
-            for example, lead in zip(*leads(model, batch), strict=True):
+            examples, found = leads(model, batch)
+            for example, lead in zip(examples, found, strict=True):
                 sums[example] += [~np.isnan(lead), np.nan_to_num(lead)]
-            if len(sums) >= DOCUMENTS:
+            seen += len(set(examples))
+            if seen >= DOCUMENTS:
                 break
     return aligned(
         np.array(list(sums.values())).reshape(-1, 2, len(OFFSETS)),
