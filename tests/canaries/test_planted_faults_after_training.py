@@ -18,6 +18,7 @@ from dreamtune.generate.choosing import choose
 from dreamtune.model import logits
 from dreamtune.report.reads import Reads
 from dreamtune.report.summary import build_summary
+from dreamtune.settings.data import Columns
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.lora import LoraSettings
@@ -181,8 +182,9 @@ def test_answers_that_belong_to_other_questions(tmp_path: Path) -> None:
     rows = pl.read_parquet(f"{TINY}/rows.parquet")
     texts = ("deepseek_thinking_trajectory", "solution")
     moved = rows.with_columns(pl.concat([rows[name].tail(1), rows[name].head(-1)]) for name in texts)
-    moved.write_parquet(tmp_path / "rows.parquet")
-    wrong = make_shards(tmp_path / "shards", files=[str(tmp_path / "rows.parquet")])
+    moved.with_row_index("group").write_parquet(tmp_path / "rows.parquet")  # else 12 rows are too few templates
+    columns = Columns(question="question", reasoning=texts[0], answer=texts[1], cluster="group")
+    wrong = make_shards(tmp_path / "shards", files=[str(tmp_path / "rows.parquet")], columns=columns)
     batch: dict[str, Any] = {"rows": 12, "global_batch": 12, "epochs": 32, "max_steps": None}
     lora = LoraSettings(rank=32, alpha=64, dropout=0.0, target_modules=["all-linear"])
     run = train(tmp_path / "run", wrong, lora=lora, learning_rate=5e-3, objective="uniform", max_tail=0, **batch)

@@ -16,7 +16,9 @@ def scores(right: int, questions: int = 40) -> pl.DataFrame:
     """Return scores.parquet, as far as it is read, with the first `right` of the questions right."""
     rows = range(questions)
     correct = [row < right for row in rows]
-    return pl.DataFrame({"example_id": rows, "sample": [0] * questions, "gradable": True, "correct": correct})
+    return pl.DataFrame(
+        {"example_id": rows, "cluster": rows, "sample": [0] * questions, "gradable": True, "correct": correct}
+    )
 
 
 def block(base: int, tuned: int, early: int) -> dict[str, Any]:
