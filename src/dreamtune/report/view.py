@@ -84,6 +84,7 @@ def comparison_tables(summary: dict[str, Any]) -> Table:
             "ungradable": block["accuracy"].get("ungradable"),
             "undecided": block["accuracy"].get("undecided"),
             "alike": block["accuracy"]["clusters"] < block["accuracy"]["base"]["n"],
+            "cut": _cut([(who, block[who].get("scores", {})) for who in ("base", "tuned")]),
             "sampler": _pairs(summary["settings"].get(f"answers/{name}/tuned", {}).get("generate", {}), SAMPLER),
         }
         for name, block in summary["comparisons"].items()
@@ -194,15 +195,19 @@ def provenance_rows(manifests: dict[str, dict[str, Any]]) -> Table:
     return rows
 
 
-def warnings(summary: dict[str, Any], manifests: dict[str, Any], audit: dict[str, Any]) -> list[str]:
+def warnings(
+    summary: dict[str, Any], manifests: dict[str, Any], audit: dict[str, Any], references: dict[str, Any]
+) -> list[str]:
     """Return warnings that a reader should know before believing a number, one sentence each.
 
     Args:
         summary: content of summary.json.
         manifests: the manifest of each stage.
         audit: content of audit.json.
+        references: content of references.json.
     """
-    found = list(summary["canvas_warnings"])
+    found = [warning] if (warning := references.get("warning")) else []
+    found += summary["canvas_warnings"]
     for package, versions in summary["package_differences"].items():
         which = "; ".join(f"{version} in {', '.join(stages)}" for version, stages in versions.items())
         found.append(f"stages ran with different versions of {package}: {which}")
@@ -263,6 +268,21 @@ def _shapes(sides: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 def _of(count: int | None, total: int | None) -> str:
     return DASH if count is None else f"{number(count)} of {number(total)}"
+
+
+def _cut(sides: list[tuple[str, dict[str, Any]]]) -> str:
+    """Return how many answers were cut where another question begins, and what they count uncut; "" if none was.
+
+    >>> _cut([("base", {"cut": 5, "uncut_otherwise": 3, "correct": 40, "uncut_correct": 37}), ("tuned", {"cut": 0})])
+    'base 5, of which 3 would be graded otherwise without the cut (37 right instead of 40); tuned 0'
+    """
+    said = []
+    for who, scores in sides:
+        otherwise = scores.get("uncut_otherwise") or 0
+        right = f"({number(scores.get('uncut_correct'))} right instead of {number(scores.get('correct'))})"
+        changed = f", of which {number(otherwise)} would be graded otherwise without the cut {right}" if otherwise else ""
+        said.append(f"{who} {number(scores.get('cut'))}{changed}")
+    return "; ".join(said) if any(scores.get("cut") for _, scores in sides) else ""
 
 
 def _share(side: dict[str, Any]) -> dict[str, str]:
