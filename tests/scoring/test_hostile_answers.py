@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dreamtune.scoring import equivalence as grading
 from dreamtune.scoring.equivalence import equivalent
-from dreamtune.scoring.references import reference_answer
 from dreamtune.scoring.limits import costly
+from dreamtune.scoring.references import reference_answer
 from dreamtune.scoring.score import is_correct
 from dreamtune.settings.score import ScoreConfig
 

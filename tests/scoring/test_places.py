@@ -37,39 +37,93 @@ NOT_ANNOUNCED = [  # words after "answer is" that announce nothing
     r"First I write \boxed{answer}, so \boxed{7}",
 ]
 LINES = [  # 7 over several lines, after what announces it
-    "$$\n7\n$$", "\\[\n7\n\\]", "\n\\[7\\]", "\n\n$$7$$", "\\begin{align*}\n7\n\\end{align*}", "\n\\begin{align}\nx &= 3 + 4 \\\\\n&= 7\n\\end{align}",
-    "\\begin{equation}\n7\n\\end{equation}", "```\n7\n```", "\n```latex\n7\n```", "\n\n**7**", "\n$7$", "\n\\(7\\)", "$$7", "\n\\[\n\\boxed{7}\n\\]",
-    "\\begin{gather*}\n7\n\\end{gather*}", "\n\n`7`", "\n$$\nx = 7\n$$\nas we wanted.", "\n\\[\n\\begin{aligned}\nx &= 7\n\\end{aligned}\n\\]", "\n> 7",
+    "$$\n7\n$$", "\\[\n7\n\\]", "\n\\[7\\]", "\n\n$$7$$", "\\begin{align*}\n7\n\\end{align*}",
+    "\n\\begin{align}\nx &= 3 + 4 \\\\\n&= 7\n\\end{align}",
+    "\\begin{equation}\n7\n\\end{equation}", "```\n7\n```", "\n```latex\n7\n```", "\n\n**7**", "\n$7$", "\n\\(7\\)",
+    "$$7", "\n\\[\n\\boxed{7}\n\\]",
+    "\\begin{gather*}\n7\n\\end{gather*}", "\n\n`7`", "\n$$\nx = 7\n$$\nas we wanted.",
+    "\n\\[\n\\begin{aligned}\nx &= 7\n\\end{aligned}\n\\]", "\n> 7",
 ]  # fmt: skip
-ANNOUNCING = ["Therefore, the final answer is: ", "The answer is:", "Answer:", "**Answer:**", "So the answer is ", "## Final answer\n", "Final Answer\n"]
+ANNOUNCING = [
+    "Therefore, the final answer is: ",
+    "The answer is:",
+    "Answer:",
+    "**Answer:**",
+    "So the answer is ",
+    "## Final answer\n",
+    "Final Answer\n",
+]
 LETTERS = [
-    "The correct option is D", "The correct option is (D).", "D is the answer", "D is correct.", "(D) is the correct option.", "Option D is correct.",
-    "I would choose D.", "I choose option D because it is larger.", "So I pick (D).", "The best choice is D", "So the correct choice is: D",
-    "The right answer choice is D.", "Thus the answer is option D.", "Therefore, option D.", "The correct alternative is D.", "My choice: D",
-    "The most appropriate answer is D.", "I'd go with D.", "The answer must be D.", "The correct response is **D**.", "Answer: D) Paris",
-    "A is wrong. B is too small. Hence D is the right answer.", "The answer is D: Paris", "The correct letter is D", "Correct answer: D", "D) Paris",
-    "The answer is (D), not (C).", "Both look right, but D is the best option.", "Choice (D) is the correct answer.", "The final answer is D",
+    "The correct option is D", "The correct option is (D).", "D is the answer", "D is correct.",
+    "(D) is the correct option.", "Option D is correct.",
+    "I would choose D.", "I choose option D because it is larger.", "So I pick (D).", "The best choice is D",
+    "So the correct choice is: D",
+    "The right answer choice is D.", "Thus the answer is option D.", "Therefore, option D.",
+    "The correct alternative is D.", "My choice: D",
+    "The most appropriate answer is D.", "I'd go with D.", "The answer must be D.", "The correct response is **D**.",
+    "Answer: D) Paris",
+    "A is wrong. B is too small. Hence D is the right answer.", "The answer is D: Paris", "The correct letter is D",
+    "Correct answer: D", "D) Paris",
+    "The answer is (D), not (C).", "Both look right, but D is the best option.", "Choice (D) is the correct answer.",
+    "The final answer is D",
 ]  # fmt: skip
-POSTPOSED = ["7 is the answer", "So 7 is the answer.", "Thus, 7 is the final answer.", "Therefore $7$ is our answer", "We see that, hence 7 is the correct answer."]
-OTHER_LANGUAGES = ["答案：7。", "答案是7", "La réponse est 7.", "La respuesta es 7.", "Die Antwort lautet 7.", "Die Antwort ist 7.", "La risposta è 7.", "Ответ: 7"]
+POSTPOSED = [
+    "7 is the answer",
+    "So 7 is the answer.",
+    "Thus, 7 is the final answer.",
+    "Therefore $7$ is our answer",
+    "We see that, hence 7 is the correct answer.",
+]
+OTHER_LANGUAGES = [
+    "答案：7。",
+    "答案是7",
+    "La réponse est 7.",
+    "La respuesta es 7.",
+    "Die Antwort lautet 7.",
+    "Die Antwort ist 7.",
+    "La risposta è 7.",
+    "Ответ: 7",
+]
 SHORTENED = [
-    ("The answer is 5, not 6", "5"), ("The answer is 5 rather than 6", "5"), ("The answer is 5 and not 6.", "5"), ("the answer is 5 (not 6)", "5"),
-    ("the final answer is: 5 apples, which is 2 more than 3", "5"), ("the final answer is: 5 (since 2+3=5)", "5"), ("Answer: 5 because 2+3=5", "5"),
-    ("The answer is Paris, not London", "Paris"), ("The answer is 5; not 6", "5"), ("the final answer is: 5 - not 6", "5"), ("the answer is 5 not 6", "5"),
-    ("the final answer is: 5, so he wins", "5"), ("The answer is 5, because 2 and 3 make 5", "5"), ("the final answer is: 5. Then 6 follows", "5"),
+    ("The answer is 5, not 6", "5"), ("The answer is 5 rather than 6", "5"), ("The answer is 5 and not 6.", "5"),
+    ("the answer is 5 (not 6)", "5"),
+    ("the final answer is: 5 apples, which is 2 more than 3", "5"), ("the final answer is: 5 (since 2+3=5)", "5"),
+    ("Answer: 5 because 2+3=5", "5"),
+    ("The answer is Paris, not London", "Paris"), ("The answer is 5; not 6", "5"),
+    ("the final answer is: 5 - not 6", "5"), ("the answer is 5 not 6", "5"),
+    ("the final answer is: 5, so he wins", "5"), ("The answer is 5, because 2 and 3 make 5", "5"),
+    ("the final answer is: 5. Then 6 follows", "5"),
 ]  # fmt: skip
 NUMBERS = [
-    ("There are 10 apples and 5 pears", "5", False), ("between 5 and 6", "6", False), ("from 3 to 5", "5", False), ("It is 5 or 6", "6", False),
-    ("She has 12 cats and 3 dogs.", "3", False), ("So there are 5 apples left.", "5", True), ("Adding up, the total is 42", "42", True),
-    ("He had 10 apples and ate 5.", "5", True), ("So x = 5.", "5", True), ("So x = \\frac{3}{4}.", "0.75", True), ("It is 3/4.", "0.75", True),
-    ("In total $1,234.50.", "1234.5", True), ("That makes 5%", "5", True), ("She needs 2 + 3 = 5 eggs.", "5", True), ("so 1 1/2 hours", "1.5", True),
-    ("It takes 2 hours and 30 minutes", "30", False), ("5 cm", "5 m", False), ("5 cm", "0.05 m", True), ("about 3 \\times 10^5 in all", "300000", True),
+    ("There are 10 apples and 5 pears", "5", False), ("between 5 and 6", "6", False), ("from 3 to 5", "5", False),
+    ("It is 5 or 6", "6", False),
+    ("She has 12 cats and 3 dogs.", "3", False), ("So there are 5 apples left.", "5", True),
+    ("Adding up, the total is 42", "42", True),
+    ("He had 10 apples and ate 5.", "5", True), ("So x = 5.", "5", True), ("So x = \\frac{3}{4}.", "0.75", True),
+    ("It is 3/4.", "0.75", True),
+    ("In total $1,234.50.", "1234.5", True), ("That makes 5%", "5", True), ("She needs 2 + 3 = 5 eggs.", "5", True),
+    ("so 1 1/2 hours", "1.5", True),
+    ("It takes 2 hours and 30 minutes", "30", False), ("5 cm", "5 m", False), ("5 cm", "0.05 m", True),
+    ("about 3 \\times 10^5 in all", "300000", True),
 ]  # fmt: skip
 LISTS = [
-    (r"\boxed{5},\boxed{6}", "5,6"), (r"\boxed{5} and \boxed{6}", "5 and 6"), (r"$\boxed{5}$, $\boxed{6}$ and $\boxed{7}$", "5, 6, 7"),
-    (r"$x=\boxed{5}$", "5"), (r"\boxed{5} or \boxed{6}", "{5,6}"), (r"\boxed{5}\text{ and }\boxed{6}", "6, 5"), (r"\boxed{5}; \boxed{6}", "5, 6"),
+    (r"\boxed{5},\boxed{6}", "5,6"), (r"\boxed{5} and \boxed{6}", "5 and 6"),
+    (r"$\boxed{5}$, $\boxed{6}$ and $\boxed{7}$", "5, 6, 7"),
+    (r"$x=\boxed{5}$", "5"), (r"\boxed{5} or \boxed{6}", "{5,6}"), (r"\boxed{5}\text{ and }\boxed{6}", "6, 5"),
+    (r"\boxed{5}; \boxed{6}", "5, 6"),
 ]  # fmt: skip
-UNCLOSED = [r"$\boxed{5", r"\boxed{5", r"so \boxed{5 apples", r"\boxed{5}{", r"\boxed{\boxed{5}", r"\fbox{5}", r"\framebox{5}", r"\boxed{\,5\,}", r"\boxed 5", r"\boxed{5>"]
+UNCLOSED = [
+    r"$\boxed{5",
+    r"\boxed{5",
+    r"so \boxed{5 apples",
+    r"\boxed{5}{",
+    r"\boxed{\boxed{5}",
+    r"\fbox{5}",
+    r"\framebox{5}",
+    r"\boxed{\,5\,}",
+    r"\boxed 5",
+    r"\boxed{5>",
+]
 
 
 def right(completion: str, reference: str) -> bool:
@@ -103,7 +157,12 @@ def test_a_letter_is_chosen(completion: str) -> None:
 
 
 def test_letters_that_are_not_chosen() -> None:
-    for text in ("Option D is incorrect.", "D is not the answer.", "A dog is what we choose A point for.", "Choices: A) 5 B) 6 C) 7 D) 8"):
+    for text in (
+        "Option D is incorrect.",
+        "D is not the answer.",
+        "A dog is what we choose A point for.",
+        "Choices: A) 5 B) 6 C) 7 D) 8",
+    ):
         assert not right(text, "D")
 
 
@@ -128,5 +187,10 @@ def test_the_last_number_where_nothing_is_announced(completion: str, reference: 
 
 
 def test_a_denied_answer_is_none() -> None:
-    for text in ("The answer is not 5", "The answer is 5 or 6", "The answer is between 5 and 6", "The answer is less than 5"):
+    for text in (
+        "The answer is not 5",
+        "The answer is 5 or 6",
+        "The answer is between 5 and 6",
+        "The answer is less than 5",
+    ):
         assert not right(text, "5")

@@ -20,18 +20,27 @@ LONG = "We split the set into two parts and count each of them with some care. "
         # GSM8K, flattened, spaced, followed by more
         ("a + b = c. #### 34", "34"), ("17 + 17 = 34 #### 34", "34"), ("17 + 17 = <<17+17=34>>34\n####34", "34"),
         ("She has 34.\n#### 34\nThe answer is: 34", "34"), ("#### 34\n\nThe answer is: 34", "34"), ("#### 34\n", "34"),
-        ("so $34. #### $34", "34"), ("#### 1,234 The answer is: 1,234", "1234"), ("#### 34 apples", "34"), ("#### -3/4", "-0.75"),
+        ("so $34. #### $34", "34"), ("#### 1,234 The answer is: 1,234", "1234"), ("#### 34 apples", "34"),
+        ("#### -3/4", "-0.75"),
         ("step 1: 2 + 3 = 5 step 2: 5 * 2 = 10 #### 10", "10"), ("#### 12.\nThat is all.", "12"),
         # named
-        (LONG + "\nAnswer: 34", "34"), (LONG + "\n**Answer:** 34", "34"), (LONG + "\nAnswer: **34**", "34"), ("Ans: 34", "34"),
-        (LONG + "The final answer is: 34", "34"), (LONG + "Therefore, the answer is 34.", "34"), (LONG + "\nThe answer is: 34", "34"),
+        (LONG + "\nAnswer: 34", "34"), (LONG + "\n**Answer:** 34", "34"), (LONG + "\nAnswer: **34**", "34"),
+        ("Ans: 34", "34"),
+        (LONG + "The final answer is: 34", "34"), (LONG + "Therefore, the answer is 34.", "34"),
+        (LONG + "\nThe answer is: 34", "34"),
         (LONG + "\nThe correct answer is (B).", "B"), (LONG + "\n<answer>34</answer>", "34"),
         # displayed
-        ("$$\n34\n$$", "34"), ("\\[\n34\n\\]", "34"), ("\\begin{align*}\n34\n\\end{align*}", "34"), ("```\n34\n```", "34"),
-        (LONG + "the final answer is:\n$$\n34\n$$", "34"), (LONG + "\nAnswer:\n\\[\nx = 34\n\\]", "34"), ("$$34$$", "34"),
-        (LONG + "the final answer is: \\begin{pmatrix}\n1 & 2 \\\\\n3 & 4\n\\end{pmatrix}", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"),
+        ("$$\n34\n$$", "34"), ("\\[\n34\n\\]", "34"), ("\\begin{align*}\n34\n\\end{align*}", "34"),
+        ("```\n34\n```", "34"),
+        (LONG + "the final answer is:\n$$\n34\n$$", "34"), (LONG + "\nAnswer:\n\\[\nx = 34\n\\]", "34"),
+        ("$$34$$", "34"),
+        (
+            LONG + "the final answer is: \\begin{pmatrix}\n1 & 2 \\\\\n3 & 4\n\\end{pmatrix}",
+            "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}",
+        ),
         # boxes
-        (LONG + "so $\\boxed{3}$ and $\\boxed{4}$", "3, 4"), (LONG + "$\\boxed{0.5} = \\boxed{\\frac12}$", "1/2"), ("\\boxed{34", "34"),
+        (LONG + "so $\\boxed{3}$ and $\\boxed{4}$", "3, 4"), (LONG + "$\\boxed{0.5} = \\boxed{\\frac12}$", "1/2"),
+        ("\\boxed{34", "34"),
     ],
 )  # fmt: skip
 def test_a_marked_answer_is_found(solution: str, answer: str) -> None:
@@ -76,7 +85,9 @@ def test_gradable_rows_are_counted_and_shown() -> None:
     few = gradability([*ROWS, *ROWS[2:]], ScoreConfig())
     assert "only 2 of 6 test rows can be graded" in few["warning"] and few["warning"] in few["sentence"]
     many = gradability(ROWS[:2] * 5, ScoreConfig())
-    assert len(many["examples"]) == 5 and many["reasons"] == {} and many["sentence"] == "10 of 10 test rows can be graded"
+    assert (
+        len(many["examples"]) == 5 and many["reasons"] == {} and many["sentence"] == "10 of 10 test rows can be graded"
+    )
     assert gradability([], ScoreConfig())["warning"] is None
 
 

@@ -21,12 +21,17 @@ ANSWERS = {
 }
 INVENTED = "What is 2 + 3?\n2 + 3 = 5\nTherefore, the final answer is: 5 \\boxed{5}"
 TURNS = [
-    "\n\nQuestion: ", "\nQuestion:\n", "\n\nQ: ", "\nQuestion 2: ", "\n\n**Question:** ", "\n\n### Question\n", "\nQuestion (easy): ",
-    "\n\nProblem: ", "\nProblem 2: ", "\n\n**Problem 2**\n", "\n\n## Problem 2\n", "\nProblem #3: ", "\n\nExercise 4: ", "\n\nTask: ", "\n\nExample 2:\n",
-    "\n\nHuman: ", "\n\nUser: ", "\nUser:", "\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>user\n", "<|endoftext|>", "</s>", "\n[INST] ",
+    "\n\nQuestion: ", "\nQuestion:\n", "\n\nQ: ", "\nQuestion 2: ", "\n\n**Question:** ", "\n\n### Question\n",
+    "\nQuestion (easy): ",
+    "\n\nProblem: ", "\nProblem 2: ", "\n\n**Problem 2**\n", "\n\n## Problem 2\n", "\nProblem #3: ",
+    "\n\nExercise 4: ", "\n\nTask: ", "\n\nExample 2:\n",
+    "\n\nHuman: ", "\n\nUser: ", "\nUser:", "\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>user\n", "<|endoftext|>",
+    "</s>", "\n[INST] ",
     "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n", "<end_of_turn>\n<start_of_turn>user\n", "<|user|>\n",
-    "\n\n### Instruction:\n", "\n### Input:\n", "\n\n### Human: ", "\n---\nQuestion: ", "\n\n* Question: ", "\nquestion: ", "\n\nNext question: ",
-    "\n\nHere is another question: ", "\n\nLet's try another problem.\n", "\n\nNow, solve the following problem.\n", "\n\nFollow-up question: ",
+    "\n\n### Instruction:\n", "\n### Input:\n", "\n\n### Human: ", "\n---\nQuestion: ", "\n\n* Question: ",
+    "\nquestion: ", "\n\nNext question: ",
+    "\n\nHere is another question: ", "\n\nLet's try another problem.\n", "\n\nNow, solve the following problem.\n",
+    "\n\nFollow-up question: ",
     "\n\nPregunta: ", "\n\nFrage: ", "\n\n问题：", "\n\nPrompt: ", "\n\n2. What is the sum of two and three?\n",
 ]  # fmt: skip
 
@@ -38,7 +43,9 @@ def test_an_invented_question_is_cut_off(turn: str) -> None:
         assert not is_correct(answer + turn + INVENTED, "5"), name
 
 
-@pytest.mark.parametrize("turn", [". Question: ", ". Q: ", ".  Human: ", " User: ", " Problem 2: ", " <|im_start|>user\n", ". Exercise 3: "])
+@pytest.mark.parametrize(
+    "turn", [". Question: ", ". Q: ", ".  Human: ", " User: ", " Problem 2: ", " <|im_start|>user\n", ". Exercise 3: "]
+)
 def test_another_turn_on_the_same_line(turn: str) -> None:
     assert is_correct("Therefore, the final answer is: 7" + turn + INVENTED, "7")
 

@@ -280,7 +280,9 @@ def _cut(sides: list[tuple[str, dict[str, Any]]]) -> str:
     for who, scores in sides:
         otherwise = scores.get("uncut_otherwise") or 0
         right = f"({number(scores.get('uncut_correct'))} right instead of {number(scores.get('correct'))})"
-        changed = f", of which {number(otherwise)} would be graded otherwise without the cut {right}" if otherwise else ""
+        changed = (
+            f", of which {number(otherwise)} would be graded otherwise without the cut {right}" if otherwise else ""
+        )
         said.append(f"{who} {number(scores.get('cut'))}{changed}")
     return "; ".join(said) if any(scores.get("cut") for _, scores in sides) else ""
 

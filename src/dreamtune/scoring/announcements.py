@@ -24,14 +24,16 @@ BROKEN_BOX = re.compile(r"^\\?\.?boxed\s*\{\}?|\}$")
 
 MARKUP = r"[*_`\t ]{0,8}"
 ADVERB = (
-    r"(?:\s{1,3}|,\s?)(?:therefore|thus|then|hence|simply|just|clearly|indeed|now|actually|in fact|finally|of course|again)\b,?"
+    r"(?:\s{1,3}|,\s?)(?:therefore|thus|then|hence|simply|just|clearly|indeed|now|actually|in fact|finally|of course"
+    r"|again)\b,?"
 )
 IS = (
     r"(?:is|are|was|were|be|becomes|equals|comes out to(?: be)?|comes to|turns out to be|works out to(?: be)?"
     r"|(?:should|must|would|will|has to|can only) be)\b"
 )
 VERB = (
-    rf"(?:(?:{ADVERB})?\s{{1,3}}{IS}(?:{ADVERB})?(?: (?:given by|equal to|as follows))?|\s{{0,3}}(?:=>|->|[:：=→⇒])){MARKUP}[:：]?{MARKUP}"
+    rf"(?:(?:{ADVERB})?\s{{1,3}}{IS}(?:{ADVERB})?(?: (?:given by|equal to|as follows))?|\s{{0,3}}(?:=>|->|[:：=→⇒]))"
+    rf"{MARKUP}[:：]?{MARKUP}"
 )
 OF = r"(?:\s{0,3}\([^()\n]{0,40}\)|,? (?:to|for|of|in|as|that|here|from|we)\b[^.:=\n]{0,80}?)?"
 LETTERS = r"\(?[A-J]\)?(?:(?:\s?(?:,|&|and|or)\s?){1,2}\(?[A-J]\)?){0,8}"
@@ -65,16 +67,23 @@ BEFORE_ANSWER = (
     # "The answer is", "Final answer:", "the answer to the question is therefore", "Ans.:". The letters come first,
     # because a pattern that begins with them is searched fast.
     Phrase(["ans"], rf"ans(?<!\wans)(?:(?:wer)?s?\b\.?{MARKUP}{OF}{MARKUP}{VERB}|\.(?=\s*\S))"),
-    Phrase(FOREIGN, rf"(?:{'|'.join(FOREIGN)}){MARKUP}(?:finale?|correcte?|correcta)?{MARKUP}(?:\s(?:est|es|é|è|ist|lautet|to|은|는)\b|\s?[:：=—])"),
+    Phrase(
+        FOREIGN,
+        rf"(?:{'|'.join(FOREIGN)}){MARKUP}(?:finale?|correcte?|correcta)?{MARKUP}(?:\s(?:est|es|é|è|ist|lautet|to|은|는)\b|\s?[:：=—])",
+    ),
     Phrase(ASIAN, rf"(?:{'|'.join(ASIAN)})\s?(?:应该|應該)?(?:是|为|為|は|[:：=]){MARKUP}[:：]?"),
     # "### Final answer" on a line of its own.
-    Phrase(["answer"], r"^(?:#{1,6}[\t ]{0,3}|\*{2}|__|[\t ]{0,4}(?=final))\**(?:the )?(?:final |correct )?answer[^\w\n]{0,6}$"),
+    Phrase(
+        ["answer"],
+        r"^(?:#{1,6}[\t ]{0,3}|\*{2}|__|[\t ]{0,4}(?=final))\**(?:the )?(?:final |correct )?answer[^\w\n]{0,6}$",
+    ),
     Phrase(["####"], r"####[\t ]{0,4}(?=[-+$€£¥₹\\({.]{0,3}\s?\d)(?!\d{1,2}[.)]\s+[a-z])"),
     # "The correct option is Paris", "my choice: B".
     Phrase(GOOD[3:-1].split("|"), rf"\b{GOOD}\s{{1,3}}(?:answer\s)?{CHOICE}s?{MARKUP}{VERB}"),
     Phrase(
         ["option", "choice", "selection", "pick"],
-        rf"\b(?i:option|choice|selection|pick){MARKUP}(?:\s(?:is|must be|should be)\b|:){MARKUP}(?=(?i:option |choice )?{LETTERS}(?:\W|$))",
+        rf"\b(?i:option|choice|selection|pick){MARKUP}(?:\s(?:is|must be|should be)\b|:){MARKUP}"
+        rf"(?=(?i:option |choice )?{LETTERS}(?:\W|$))",
         lower=False,
     ),
 )
@@ -82,13 +91,15 @@ BEFORE_ANSWER = (
 AROUND_ANSWER = (
     Phrase(
         GOOD[3:-1].split("|"),
-        rf"(?<![\w(])(?P<letters>{LETTERS})\)?\s(?:is|are|must be|would be|should be)\s(?:therefore |thus |clearly |indeed |both |all )?"
+        rf"(?<![\w(])(?P<letters>{LETTERS})\)?\s(?:is|are|must be|would be|should be)\s"
+        r"(?:therefore |thus |clearly |indeed |both |all )?"
         rf"(?:the\s)?(?:only |most |single )?{GOOD}\b(?!ly)(?!\s(?:if|only|when)\b)",
         lower=False,
     ),
     Phrase(
         ["choos", "chose", "pick", "select", "go with", "going with", "opt for"],
-        r"\b(?i:choose|choosing|chose|pick|picking|select|selecting|go with|going with|opt for)\s(?i:(?:option|choice|answer|letter)s?\s)?"
+        r"\b(?i:choose|choosing|chose|pick|picking|select|selecting|go with|going with|opt for)\s"
+        r"(?i:(?:option|choice|answer|letter)s?\s)?"
         r"(?P<letters>\([A-J]\)|[A-HJ](?:(?:\s?(?:,|&|and)\s?){1,2}[A-J])*)(?=[.,;:!)*\s]{0,4}(?:$|[.,;:!]|because|since|as\b|for\b|\())",
         lower=False,
     ),
@@ -102,7 +113,9 @@ AFTER_ANSWER = Phrase(
 )
 SENTENCE = re.compile(r"[.!?;:]\s+|\n|,\s+(?=[^()]*$)")
 CONNECTIVE = re.compile(
-    r"^(?:(?:so|thus|therefore|hence|then|and|but|now|finally|clearly|i think|option|choice|answer)\b[\s,:]*)+", re.IGNORECASE)
+    r"^(?:(?:so|thus|therefore|hence|then|and|but|now|finally|clearly|i think|option|choice|answer)\b[\s,:]*)+",
+    re.IGNORECASE,
+)
 PRONOUN = re.compile(
     r"\W*(?:(?:this|that|these|those|such)\b.*|it|which|what|who|he|she|here|there|the (?:above|latter|former).*"
     r"|one of .*)?\W*",
@@ -155,9 +168,7 @@ def boxed(completion: str, marker: str) -> Found | None:
 
 def answer_tag(completion: str, marker: str) -> Found | None:
     """Find the content of the last <answer> tag, closed or cut off, without the remains of an unclosed box."""
-    last = None
-    for last in OPEN_TAG.finditer(completion):
-        pass
+    last = next(iter(deque(OPEN_TAG.finditer(completion), maxlen=1)), None)
     if last is None:
         return None
     content = without_tag(CLOSED_TAG.split(completion[last.end() :], maxsplit=1)[0])
@@ -190,7 +201,10 @@ def announced(completion: str, marker: str) -> Found | None:
     lowered = in_lower_case(completion)
     after = sorted((match for phrase in BEFORE_ANSWER for match in _last_of(phrase, completion, lowered)), key=_end)
     found = [
-        _last_after([match for match in after if not DOUBTED.search(lowered[max(0, match.start() - 30) : match.start()])], completion),
+        _last_after(
+            [match for match in after if not DOUBTED.search(lowered[max(0, match.start() - 30) : match.start()])],
+            completion,
+        ),
         _letters(completion, lowered),
         _before(completion, lowered),
     ]
@@ -203,7 +217,7 @@ def announced(completion: str, marker: str) -> Found | None:
 
 
 def in_lower_case(text: str) -> str:
-    """Return the text in lower case, each character in its place: the few that would become several stay as they are."""
+    """Return the text in lower case, each character in its place: those that would become two stay as they are."""
     lowered = text.lower()
     return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
@@ -276,7 +290,9 @@ def announces(text: str, lowered: str, marker: str) -> int:
         lowered: the same, see `in_lower_case`.
         marker: the text that announces an answer.
     """
-    firsts = [match.end() for phrase in (*AROUND_ANSWER, AFTER_ANSWER) for match in islice(phrase.matches(text, lowered), 1)]
+    firsts = [
+        match.end() for phrase in (*AROUND_ANSWER, AFTER_ANSWER) for match in islice(phrase.matches(text, lowered), 1)
+    ]
     kinds = [pattern.finditer(text) for pattern in (FIRST_BOX, OPEN_TAG, _spaced(marker))]
     for matches in (*kinds, *(phrase.matches(text, lowered) for phrase in BEFORE_ANSWER)):
         for match in islice(matches, MAX_TRIES):

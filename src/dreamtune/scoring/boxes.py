@@ -1,6 +1,7 @@
-r"""Boxes around answers: `\boxed{…}`, `\fbox{…}`, `\framebox{…}`, closed, unclosed or without braces, and lists of them."""
+r"""Boxes around answers: `\boxed{…}`, `\fbox{…}`, `\framebox{…}`, closed, unclosed or without braces, and lists."""
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -70,9 +71,7 @@ def last_box(text: str) -> Box | None:
 
 
 def _last_bare(text: str) -> Box | None:
-    last = None
-    for last in BARE_BOX.finditer(text):
-        pass
+    last = next(iter(deque(BARE_BOX.finditer(text), maxlen=1)), None)
     return Box(last[1], last.start(1), last.end()) if last else None
 
 
@@ -98,7 +97,11 @@ def _with_those_before(text: str, boxes: Sequence[Box]) -> Box:
     contents = [boxes[-1].content]
     for before, after in islice(zip(boxes[-2::-1], boxes[::-1], strict=False), MAX_LIST):
         between = text[before.end : _opening(text, before.end, after.start)]
-        if len(between) > MAX_BETWEEN or not re.search(r",|;|\band\b|\bor\b|&", between) or not BETWEEN.fullmatch(between):
+        if (
+            len(between) > MAX_BETWEEN
+            or not re.search(r",|;|\band\b|\bor\b|&", between)
+            or not BETWEEN.fullmatch(between)
+        ):
             break
         contents += [" or " if re.search(r"\bor\b", between) else " and " if "and" in between else ", ", before.content]
     return Box("".join(reversed(contents)), boxes[-1].start, boxes[-1].end)

@@ -13,15 +13,41 @@ GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa mu nu xi pi rh
 CAPITALS = "Gamma Delta Theta Xi Pi Sigma Phi Psi Omega"  # the others look like Latin letters
 # Before Unicode's own forms are asked, which make ℝ a plain R.
 SIGNS = (
-    {"−": "-", "‐": "-", "‑": "-", "﹣": "-", "×": r"\times ", "✕": r"\times ", "÷": r"\div ", "±": r"\pm ", "∓": r"\mp "}
+    {
+        "−": "-",
+        "‐": "-",
+        "‑": "-",
+        "﹣": "-",
+        "×": r"\times ",
+        "✕": r"\times ",
+        "÷": r"\div ",
+        "±": r"\pm ",
+        "∓": r"\mp ",
+    }
     | dict.fromkeys("·⋅∙•", r"\cdot ")
-    | {"∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "Ø": r"\emptyset ", "∈": r"\in ", "∉": r"\notin "}
+    | {
+        "∞": r"\infty ",
+        "∪": r"\cup ",
+        "∩": r"\cap ",
+        "∅": r"\emptyset ",
+        "Ø": r"\emptyset ",
+        "∈": r"\in ",
+        "∉": r"\notin ",
+    }
     | {"≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≡": r"\equiv ", "∠": r"\angle "}
     | dict.fromkeys("≈≃≅∼", r"\approx ")
     | {"→": r"\to ", "⇒": r"\Rightarrow ", "∧": r"\land ", "∨": r"\lor ", "¬": r"\neg ", "∖": r"\setminus "}
     | {"ℝ": r"\mathbb{R}", "ℕ": r"\mathbb{N}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}"}
     | {"⁄": "/", "∕": "/", "∶": ":", "∣": "|", "⟨": r"\langle ", "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle "}
-    | {"⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∫": r"\int ", "∑": r"\sum ", "∏": r"\prod "}
+    | {
+        "⌊": r"\lfloor ",
+        "⌋": r"\rfloor ",
+        "⌈": r"\lceil ",
+        "⌉": r"\rceil ",
+        "∫": r"\int ",
+        "∑": r"\sum ",
+        "∏": r"\prod ",
+    }
     | {"。": ".", "、": ",", "٫": ".", "٬": ",", "′": "'", "’": "'", "ʼ": "'", "´": "'", "º": "°"}
     | dict.fromkeys("\u00a0\u2009\u202f\u2007\u2008\u200a\u3000", " ")
 )

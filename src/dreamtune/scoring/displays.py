@@ -1,4 +1,4 @@
-r"""Displayed mathematics: formulas that stand on lines of their own, in `$$`, `\[ \]`, align, a code fence or a matrix."""
+r"""Displayed mathematics: formulas on lines of their own, in `$$`, `\[ \]`, align, a code fence or a matrix."""
 
 import re
 
@@ -25,8 +25,10 @@ DELIMITER = re.compile(
 def block(text: str) -> str:
     r"""Return what the text begins with: its first line, or all lines of a formula that begins there and closes later.
 
-    >>> block("$$\n5\n$$\nand so on"), block("7 m\nSo much for that."), block("A = \\begin{pmatrix}1\\\\\n2\\end{pmatrix}.\n")
-    ('$$\n5\n$$', '7 m', 'A = \\begin{pmatrix}1\\\\\n2\\end{pmatrix}.')
+    >>> block("$$\n5\n$$\nand so on"), block("7 m\nSo much for that.")
+    ('$$\n5\n$$', '7 m')
+    >>> block("A = \\begin{pmatrix}1\\\\\n2\\end{pmatrix}.\nSo it is.")
+    'A = \\begin{pmatrix}1\\\\\n2\\end{pmatrix}.'
     """
     text = text[:MAX_CHARACTERS].lstrip()
     first, end, depth, displayed, fenced = text.split("\n", 1)[0], 0, 0, False, False

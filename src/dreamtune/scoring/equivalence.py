@@ -41,7 +41,8 @@ NUMERAL = re.compile(r"(?P<digits>(?=[A-Fa-f]*\d)[\dA-Fa-f]+)(?:_\s*\{?\s*(?P<ba
 RATIO = re.compile(r"\d+(?:\.\d+)?(?:\s*(?::|to)\s*\d+(?:\.\d+)?)+")
 PROSE = re.compile(
     r"(?<![A-Za-z])(?!(?:sqrt|sin|cos|tan|cot|sec|csc|log|exp|mod|gcd|lcm|max|min|det|arcsin|arccos"
-    r"|arctan)(?![a-z]))[A-Za-z]{3,}")
+    r"|arctan)(?![a-z]))[A-Za-z]{3,}"
+)
 SET = re.compile(r"\\?\{.*\\?\}", re.DOTALL)
 ONE_BRACKET = re.compile(r"[(\[][^()\[\]]*[)\]]")
 NAME = re.compile(r"(?:\\[a-z]+\s*)?[A-Za-z\s]*(?:_\s*\{?\w+\}?)?'?(?:\s*\([A-Za-z\d, ]+\))?")
@@ -124,7 +125,12 @@ def _same(given: str, expected: str) -> bool:
         decided = rule(given, expected)
         if decided is not None:
             return decided
-    if max(len(given), len(expected)) > MAX_CHARACTERS or costly(given) or costly(expected) or other_product(given, expected):
+    if (
+        max(len(given), len(expected)) > MAX_CHARACTERS
+        or costly(given)
+        or costly(expected)
+        or other_product(given, expected)
+    ):
         return False
     if not warm_parser.cache_info().currsize:
         raise ParserIsCold

@@ -7,6 +7,7 @@ output is hostile.
 """
 
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from dreamtune.scoring import announcements
@@ -55,12 +56,12 @@ def last_number(completion: str) -> str | None:
     >>> last_number("So there are 5 apples."), last_number("it is 3/4"), last_number("There are 10 cats and 5 dogs.")
     ('5', '3/4', '10 cats and 5')
     """
-    last = None
-    for last in AMOUNT.finditer(completion):
-        pass
+    last = next(iter(deque(AMOUNT.finditer(completion), maxlen=1)), None)
     if last is None:
         return None
-    line = completion[max(0, completion.rfind("\n", 0, last.start()) + 1, last.start() - MAX_BARE) :][: 3 * MAX_BARE].split("\n", 1)[0]
+    line = completion[max(0, completion.rfind("\n", 0, last.start()) + 1, last.start() - MAX_BARE) :][
+        : 3 * MAX_BARE
+    ].split("\n", 1)[0]
     several = SEVERAL.search(line.rstrip(" .!"))
     return several["all"] if several else last.group().strip()
 
@@ -100,7 +101,11 @@ def extract(text: str, extractors: Sequence[str], marker: str) -> tuple[str | No
     ('7', 'final_answer')
     """
     order = [name for name in ANNOUNCERS if name in extractors]
-    places = [(found.start, -place, found.text) for place, name in enumerate(order) if (found := ANNOUNCERS[name](text, marker))]
+    places = [
+        (found.start, -place, found.text)
+        for place, name in enumerate(order)
+        if (found := ANNOUNCERS[name](text, marker))
+    ]
     said = [place for place in places if not says_nothing(place[2])]
     if said:
         _, place, answer = max(said)

@@ -1,8 +1,8 @@
 r"""Compare formulas by math-verify, which parses LaTeX into SymPy, and keep it from what it takes for the same.
 
 math-verify compares numbers to 15 digits *after the point* and decimals to 6, drops primes, reads 30° as 30 radians and
-cuts what it cannot parse: $10^{-20}$ would equal $10^{-21}$, and $4\sqrt(2)$ would equal 4. So decimals are compared as the
-fractions they are, numbers to 200 digits, and names, derivatives and congruences are read here.
+cuts what it cannot parse: $10^{-20}$ would equal $10^{-21}$, and $4\sqrt(2)$ would equal 4. So decimals are compared as
+the fractions they are, numbers to 200 digits, and names, derivatives and congruences are read here.
 """
 
 import logging
@@ -22,7 +22,8 @@ DERIVATIVE = re.compile(
 )
 PRIMED = re.compile(
     r"(?<![A-Za-z\\])(?P<of>[A-Za-z])\s*(?:\^\s*\{?\s*)?(?P<primes>'{1,4}"
-    r"|\\prime(?:\s*\\prime){0,3})\s*\}?(?P<by>\s*\(\s*[a-z]\s*\))?")
+    r"|\\prime(?:\s*\\prime){0,3})\s*\}?(?P<by>\s*\(\s*[a-z]\s*\))?"
+)
 NAME = re.compile(
     r"(?:(?:m\s*)?\\(?:angle|triangle|vec|overline|overrightarrow|bar|hat|dot|ddot|lim|max|min)(?![A-Za-z])\s*)?"
     r"(?:\\[a-z]+|\{[A-Za-z]{1,3}\}|[A-Za-z]{1,3}"
@@ -30,7 +31,8 @@ NAME = re.compile(
 )
 RELATION = re.compile(
     r"[<>]|\\(?:le|ge|ne|in|notin|equiv|approx|to|subset|subseteq|mid|parallel|perp|lim|sum|prod|int|max"
-    r"|min)(?![a-z])")
+    r"|min)(?![a-z])"
+)
 DEGREES = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|°|degrees?)")
 TRIGONOMETRIC = re.compile(r"(?:\\|\b)(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 SUM = re.compile(r"\\(?:sum|prod|int|lim)(?![a-z])")
@@ -41,12 +43,14 @@ CONGRUENCE = re.compile(
 )
 SET_BUILDER = re.compile(
     r"\\?\{\s*[a-z]\s*(?:\\in\s*(?:\\mathbb\s*\{?R\}?))?\s*(?:\||\\mid"
-    r"|:)\s*(?P<condition>[^{}]*?[<>\\=][^{}]*?)\s*\\?\}")
+    r"|:)\s*(?P<condition>[^{}]*?[<>\\=][^{}]*?)\s*\\?\}"
+)
 UNKNOWN = r"(?P<name>[a-z])"
 VALUE = r"(?P<{}>[^<>=,;]{{1,40}}?)"
 ONE_SIDED = re.compile(rf"\s*(?:{UNKNOWN}\s*(?P<relation><|>|\\le|\\ge|\\ne)\s*{VALUE.format('value')})\s*")
 TWO_SIDED = re.compile(
-    rf"\s*{VALUE.format('low')}\s*(?P<first><|\\le)\s*{UNKNOWN}\s*(?P<second><|\\le)\s*{VALUE.format('high')}\s*")
+    rf"\s*{VALUE.format('low')}\s*(?P<first><|\\le)\s*{UNKNOWN}\s*(?P<second><|\\le)\s*{VALUE.format('high')}\s*"
+)
 CROSS = re.compile(r"\\times(?![A-Za-z])")
 VECTOR = re.compile(r"\\(?:vec|overrightarrow)(?![A-Za-z])")
 
@@ -55,14 +59,14 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def mathematically_equal(given: str, expected: str) -> bool:
-    """Whether two tidied formulas are the same; takes any time, and may raise anything that a parser or SymPy raises."""
+    """Whether two tidied formulas are the same; takes any time, and raises whatever the parser or SymPy raises."""
     if TRIGONOMETRIC.search(given + expected) or r"\pi" in given + expected:
         given, expected = (DEGREES.sub(r"(\\frac{\g<number>\\pi}{180})", text) for text in (given, expected))
     if LOGARITHM.search(given + expected):  # of base 10 in some books, and of base e in others
         spellings = (r"\\ln ", r"\\log_{10} ")
-        return any(_equal(*(LOGARITHM.sub(spelling, text) for text in (given, expected))) for spelling in spellings) or _equal(
-            given, LOGARITHM.sub(r"\\ln ", expected)
-        )
+        return any(
+            _equal(*(LOGARITHM.sub(spelling, text) for text in (given, expected))) for spelling in spellings
+        ) or _equal(given, LOGARITHM.sub(r"\\ln ", expected))
     return _equal(given, expected)
 
 
@@ -82,10 +86,12 @@ def _symbols(text: str) -> str:
     >>> _symbols(r"\frac{dy}{dx} + y''"), _symbols(r"\langle 1, 2 \rangle")
     ('y_{d1} + y_{d2}', '( 1, 2 )')
     """
-    text = DERIVATIVE.sub(lambda match:
-        f"{match['of'] or match['after'] or match['of2'] or 'f'}_{{d{match['order'] or 1}}}", text)
-    text = PRIMED.sub(lambda match:
-        f"{match['of']}_{{d{match['primes'].count(chr(39)) or match['primes'].count('prime')}}}", text)
+    text = DERIVATIVE.sub(
+        lambda match: f"{match['of'] or match['after'] or match['of2'] or 'f'}_{{d{match['order'] or 1}}}", text
+    )
+    text = PRIMED.sub(
+        lambda match: f"{match['of']}_{{d{match['primes'].count(chr(39)) or match['primes'].count('prime')}}}", text
+    )
     return text.replace(r"\langle", "(").replace(r"\rangle", ")")
 
 
@@ -133,7 +139,13 @@ FUNCTIONS = ("y", "f(x)", "g(x)", "h(x)", "f", "y(x)")
 def _named(text: str) -> tuple[str, str] | None:
     """Return name and value of "name = value" or of a chain "name = … = value"; None for lists and other texts."""
     left, *rest = (part.strip() for part in text.split("="))
-    if not rest or not rest[-1] or left.count("{") != left.count("}") or RELATION.search(text.removeprefix(left)) or re.search(r"[,;]\s*[A-Za-z\\]|\bor\b|\band\b", text):
+    if (
+        not rest
+        or not rest[-1]
+        or left.count("{") != left.count("}")
+        or RELATION.search(text.removeprefix(left))
+        or re.search(r"[,;]\s*[A-Za-z\\]|\bor\b|\band\b", text)
+    ):
         return None
     if DERIVATIVE.fullmatch(left) or PRIMED.fullmatch(left) or NAME.fullmatch(left) or _derivative_of(left):
         return left, rest[-1]
@@ -142,8 +154,10 @@ def _named(text: str) -> tuple[str, str] | None:
 
 def _derivative_of(left: str) -> bool:
     match = DERIVATIVE.match(left)
-    return match is not None and re.fullmatch(
-        r"\s*[(\[]?\s*[A-Za-z](?:\s*\([a-z]\))?\s*[)\]]?", left[match.end() :]) is not None
+    return (
+        match is not None
+        and re.fullmatch(r"\s*[(\[]?\s*[A-Za-z](?:\s*\([a-z]\))?\s*[)\]]?", left[match.end() :]) is not None
+    )
 
 
 def _name(left: str) -> str:
@@ -166,7 +180,11 @@ def same_congruence(given: str, expected: str) -> bool | None:
         return None
     modulus = int(wanted["modulus"])
     same_name = not (found["name"] and wanted["name"]) or found["name"].strip() == wanted["name"].strip()
-    return same_name and int(found["modulus"]) == modulus > 0 and (int(found["residue"]) - int(wanted["residue"])) % modulus == 0
+    return (
+        same_name
+        and int(found["modulus"]) == modulus > 0
+        and (int(found["residue"]) - int(wanted["residue"])) % modulus == 0
+    )
 
 
 def as_set(text: str) -> str:
@@ -192,10 +210,13 @@ def _interval(condition: str) -> str | None:
         below = one["relation"] in ("<", r"\le")
         return rf"(-\infty,{value}{closed.translate({40: 41, 91: 93})}" if below else rf"{closed}{value},\infty)"
     if two := TWO_SIDED.fullmatch(condition):
-        return f"{'(' if two['first'] == '<' else '['}{two['low'].strip()},{two['high'].strip()}{')' if two['second'] == '<' else ']'}"
+        opening, closing = "(" if two["first"] == "<" else "[", ")" if two["second"] == "<" else "]"
+        return f"{opening}{two['low'].strip()},{two['high'].strip()}{closing}"
     return None
 
 
 def other_product(given: str, expected: str) -> bool:
     r"""Whether one side has a cross product of vectors where the other has none: math-verify multiplies both."""
-    return bool(VECTOR.search(given) and VECTOR.search(expected)) and bool(CROSS.search(given)) != bool(CROSS.search(expected))
+    return bool(VECTOR.search(given) and VECTOR.search(expected)) and bool(CROSS.search(given)) != bool(
+        CROSS.search(expected)
+    )

@@ -33,7 +33,8 @@ INLINE = re.compile(r"(?<!\\)\$([^$]*[^$\\])\$")
 # \! is a negative space: it joins what stands on its sides.
 JOINING = re.compile(r"\\!|(?<=\d)\{,\}(?=\d)|(?<=\d)\\,(?=\d{3}(?!\d))|(?<=\d)'(?=\d{3}(?!\d))")
 SPACING = re.compile(
-    r"(?<!\\)\\[,;:> ]|~(?=\s*\S)(?<!^~)|\\(?:q?quad|enspace|thinspace|hfill|newline|par|null|strut)(?![A-Za-z])")
+    r"(?<!\\)\\[,;:> ]|~(?=\s*\S)(?<!^~)|\\(?:q?quad|enspace|thinspace|hfill|newline|par|null|strut)(?![A-Za-z])"
+)
 SILENT = re.compile(
     r"\\(?:left|right|bigg?[lr]?|Bigg?[lr]?|displaystyle|textstyle|limits|nolimits|nonumber|notag|tiny|small"
     r"|normalsize|large|Large"
@@ -67,7 +68,8 @@ PERCENT = re.compile(r"(?<=[\d.}])\s*(?:\\?%|(?:percent|per cent|pct)\b\.?)", re
 RECURRING = re.compile(r"(?<![\d.])(\d*)\.(\d{2,40})\s*(?:\.\.\.+|\\(?:l|c)?dots(?![A-Za-z]))")
 DOTTED = re.compile(r"(?<![\d.])(\d*\.\d*)(?:\\dot\s*\{?(\d)\}?|\((\d{1,12})\))(?!\d)")
 ANNOUNCED = re.compile(
-    r"^(?:[#*\s]|the\b|my\b|final\b|correct\b)*\b(?:answer|solution|result|ans)\b\.?\s*(?:is\b|[:=])\s*:?(?=\s*\S)", re.I
+    r"^(?:[#*\s]|the\b|my\b|final\b|correct\b)*\b(?:answer|solution|result|ans)\b\.?\s*(?:is\b|[:=])\s*:?(?=\s*\S)",
+    re.I,
 )
 # Words and signs before a value that leave it as it is: "approximately 5", "≈5", "#5", "= 5", "exactly 5".
 LEAD = re.compile(
@@ -148,7 +150,7 @@ def _spelled(text: str) -> str:
 
 
 def _recurring(match: re.Match[str]) -> str:
-    r"""Return 0.333... as 0.\overline{3}, if the decimals end in a period that stands there twice, or three times for one digit."""
+    r"""Return 0.333... as 0.\overline{3}, if the decimals end in a period twice, or in one digit three times."""
     digits = match[2]
     for length in range(1, len(digits) // 2 + 1):
         period, times = digits[-length:], 3 if length == 1 else 2
@@ -160,7 +162,7 @@ def _recurring(match: re.Match[str]) -> str:
 
 
 def _unwrapped(text: str) -> str:
-    """Return the text without closing punctuation, without quotes or asterisks around it, and without stray brackets."""
+    """Return the text without closing punctuation, quotes or asterisks around it, and stray brackets."""
     for _ in range(4):
         text = _without_strays(re.sub(r"(?<=[^\W\d_]{2})[!?]+$", "", text.strip()).rstrip(".;,:\\&").strip())
         for opening, closing in WRAPPERS:
@@ -177,7 +179,8 @@ def _unwrapped(text: str) -> str:
 def _grouped(text: str) -> bool:
     """Whether one pair of braces holds the whole text, and no list, which would be a set."""
     if not (text.startswith("{") and text.endswith("}")) or re.search(
-        r",|\\(?:choose|over|atop|color)(?![A-Za-z])", text):
+        r",|\\(?:choose|over|atop|color)(?![A-Za-z])", text
+    ):
         return False
     depth = 0
     for i, character in enumerate(text):

@@ -3,9 +3,9 @@
 import re
 from fractions import Fraction
 
-ONES = "zero one two three four five six seven eight nine".split()
-TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 VALUES = (
     {word: value for value, word in enumerate(ONES + TEENS)}
     | {word: 10 * tens for tens, word in enumerate(TENS, start=2)}
@@ -13,7 +13,17 @@ VALUES = (
 )
 SIZES = {"dozen": 12, "hundred": 100, "thousand": 1000, "lakh": 10**5, "million": 10**6, "crore": 10**7}
 SIZES |= {"billion": 10**9, "trillion": 10**12}
-PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8}
+PARTS = {
+    "half": 2,
+    "halve": 2,
+    "third": 3,
+    "quarter": 4,
+    "fourth": 4,
+    "fifth": 5,
+    "sixth": 6,
+    "seventh": 7,
+    "eighth": 8,
+}
 PARTS |= {"ninth": 9, "tenth": 10, "twelfth": 12, "hundredth": 100, "thousandth": 1000}
 
 ONE, TEEN, TEN = "|".join(ONES[1:]), "|".join(TEENS), "|".join([*TENS, "fourty"])
@@ -31,10 +41,12 @@ WORDS = re.compile(
     re.IGNORECASE,
 )
 SIZED = re.compile(
-    rf"(?<![\w.])(?P<number>\d[\d,]*(?:\.\d+)?)\s*(?P<sizes>(?:\s*(?:{'|'.join(SIZES)})s?\b)+)(?!\s+of\s+\d)", re.IGNORECASE
+    rf"(?<![\w.])(?P<number>\d[\d,]*(?:\.\d+)?)\s*(?P<sizes>(?:\s*(?:{'|'.join(SIZES)})s?\b)+)(?!\s+of\s+\d)",
+    re.IGNORECASE,
 )
 SHORT_SIZED = re.compile(
-    r"(?<=[$€£¥₹])\s?(?P<number>\d[\d,]*(?:\.\d+)?)\s?(?P<size>k|m|mn|b|bn)(?![A-Za-z])", re.IGNORECASE)
+    r"(?<=[$€£¥₹])\s?(?P<number>\d[\d,]*(?:\.\d+)?)\s?(?P<size>k|m|mn|b|bn)(?![A-Za-z])", re.IGNORECASE
+)
 SHORT = {"k": 3, "m": 6, "mn": 6, "b": 9, "bn": 9}
 
 
@@ -75,7 +87,9 @@ def _digits(match: re.Match[str]) -> str:
     bottom = PARTS[share.lower().removesuffix("s").replace("halve", "half")]
     if match["mixed"]:
         return f"{_value(match['mixed'])} {_value(match['more'])}/{bottom}"
-    if share.lower() in ("third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth") and match["top"].lower() not in ("a", "one"):
+    if share.lower() in ("third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth") and match[
+        "top"
+    ].lower() not in ("a", "one"):
         return match.group()  # "twenty third" and "5 fifth" are no fractions
     return f"{_value(match['top'])}/{bottom}"
 

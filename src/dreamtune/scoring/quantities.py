@@ -7,6 +7,7 @@ known here, the quantities must agree: 150 cm is 1.5 m, and 5 cm is not 5 m.
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from dreamtune.scoring.notation import MAX_CHARACTERS
 from dreamtune.scoring.units import measure, unit_of
@@ -33,13 +34,15 @@ QUANTITY = re.compile(
     rf"|(?P<unit>(?:\\frac\s*\{{|(?<![\d/])/\s*)?[A-Za-z][^=+,;!?()]*))?"
 )
 CLOCK = re.compile(
-    r"(?P<h>\d{1,2})(?::(?P<min>[0-5]\d))?(?::[0-5]\d)?\s*(?P<half>[ap])\.?\s?m\.?|(?P<name>noon|midnight)", re.IGNORECASE
+    r"(?P<h>\d{1,2})(?::(?P<min>[0-5]\d))?(?::[0-5]\d)?\s*(?P<half>[ap])\.?\s?m\.?|(?P<name>noon|midnight)",
+    re.IGNORECASE,
 )
 HOURS = re.compile(r"(?P<h>\d{1,2}):(?P<min>[0-5]\d)(?:\s*(?:o'clock|h|hours|hrs))?", re.IGNORECASE)
 FRACTION = re.compile(r"\d\s*/|frac|overline|:|over|out of|in every")
 # "5 (five)", "12 (apples)": what stands in brackets after a quantity explains it.
 EXPLAINED = re.compile(
-    r"(?P<stated>[^()]*\d[^()]*\s)\((?P<words>[^()]*[A-Za-z]{2}[^()]*|\d[\d,.]*)\)\s*(?P<rest>[A-Za-z ]{0,30})")
+    r"(?P<stated>[^()]*\d[^()]*\s)\((?P<words>[^()]*[A-Za-z]{2}[^()]*|\d[\d,.]*)\)\s*(?P<rest>[A-Za-z ]{0,30})"
+)
 PART = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+|(?<=[A-Za-z.])\s+(?=\d)|(?<=[a-z])(?=\d)")
 
 
@@ -63,7 +66,10 @@ def read_quantity(text: str) -> Quantity | None:
         hours = 12 if clock["name"] else int(clock["h"]) + Fraction(int(clock["min"] or 0), 60)
         return Quantity(Fraction(hours), f"{clock['half'].lower()}m" if clock["half"] else "")
     explained = EXPLAINED.fullmatch(text)
-    if explained and (not explained["words"][0].isdigit() or read_quantity(explained["words"]) == read_quantity(explained["stated"].strip())):
+    if explained and (
+        not explained["words"][0].isdigit()
+        or read_quantity(explained["words"]) == read_quantity(explained["stated"].strip())
+    ):
         text = f"{explained['stated'].strip()} {explained['rest']}".strip()
     # A decoder may put blanks between digits; "1 1/2" is a mixed number and "10 000" one number.
     joined = re.sub(r"(?<=[\d.])\s+(?=[\d.])(?!\d+\s*/)", "", text)
@@ -143,13 +149,13 @@ def same_compound(given: str, expected: str) -> bool | None:
 
 
 def _compound(text: str) -> tuple[Fraction, list[tuple[Fraction, frozenset[tuple[str, int]]]]] | None:
-    """Return the total of "5 feet 6 inches" and the measures of its units; None unless they are of one kind and shrink."""
+    """Return the total of "5 feet 6 inches" and its units' measures; None unless these are of one kind and shrink."""
     parts = [read_quantity(part) for part in PART.split(text)] if len(text) <= MAX_CHARACTERS else []
     measures = [measure(part.unit) if part and part.unit else None for part in parts]
     if not 2 <= len(parts) <= 5 or None in measures:
         return None
     units = [unit for unit in measures if unit]
-    shrinking = all(a[1] == b[1] and a[0] > b[0] for a, b in zip(units, units[1:], strict=False))
+    shrinking = all(a[1] == b[1] and a[0] > b[0] for a, b in pairwise(units))
     total = sum((part.value * unit[0] for part, unit in zip(parts, units, strict=True) if part), Fraction(0))
     return (total, units) if shrinking else None
 
@@ -163,7 +169,9 @@ def same_time(given: str, expected: str) -> bool | None:
     found, wanted = _minutes(given), _minutes(expected)
     if found is None or wanted is None or not (found[1] or wanted[1]):
         return None
-    return found[0] == wanted[0] if found[1] and wanted[1] else found[0] % 720 == wanted[0] % 720 or found[0] == wanted[0]
+    return (
+        found[0] == wanted[0] if found[1] and wanted[1] else found[0] % 720 == wanted[0] % 720 or found[0] == wanted[0]
+    )
 
 
 def _minutes(text: str) -> tuple[int, bool] | None:

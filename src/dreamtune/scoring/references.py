@@ -92,7 +92,9 @@ def _hashed(text: str) -> list[tuple[int, str]]:
     for match in list(HASHED_ANSWER.finditer(text))[:-2:-1]:
         line = HASHED_LINE.match(text, match.end())
         rest = text[line.end() :].strip() if line else ""
-        if line and (not rest or (len(rest) <= MAX_AFTER and re.search(r"\d", line["answer"]) and not STEP.match(line["answer"]))):
+        if line and (
+            not rest or (len(rest) <= MAX_AFTER and re.search(r"\d", line["answer"]) and not STEP.match(line["answer"]))
+        ):
             return [(match.end(), re.split(r"\s+(?=(?:The|So|Therefore|Thus)\b)", line["answer"], maxsplit=1)[0])]
     return []
 

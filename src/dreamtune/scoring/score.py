@@ -94,7 +94,13 @@ def score_row(row: dict[str, Any], score: ScoreConfig) -> dict[str, Any]:
     reference = None if row["example_id"] < 0 else checkable(row["question"], row["answer"], score)[0]
     part, whole = answer_part(completion, score), answer_part(completion, score, cut=False)
     answer, extractor = extract(part, score.extractors, score.marker)
-    graded: dict[str, bool | None] = {"correct": None, "cut": part != whole, "uncut": None, "strict": None, "lenient": None}
+    graded: dict[str, bool | None] = {
+        "correct": None,
+        "cut": part != whole,
+        "uncut": None,
+        "strict": None,
+        "lenient": None,
+    }
     if reference is not None:
         graded["correct"] = graded["uncut"] = _means(answer, reference, score)
         if part != whole:

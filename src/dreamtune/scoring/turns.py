@@ -23,11 +23,37 @@ START = re.compile(r"(?:\s|<\|[^<>|]{1,40}\|>|</?s>|<bos>|(?:assistant|system)\b
 BEFORE = r"(?<![^\s.!?)\]}$*\"'’”>|;。#_~-])"  # what may stand right before the name of a turn
 COLON = r"[*_]{0,3}\s{0,3}[:：](?!=)"
 QUESTIONS = (
-    *("Question", "Problem", "Exercise", "Query", "Task", "Puzzle", "Riddle", "Prompt", "Instruction", "Ques", "Prob", "Q"),
+    *(
+        "Question",
+        "Problem",
+        "Exercise",
+        "Query",
+        "Task",
+        "Puzzle",
+        "Riddle",
+        "Prompt",
+        "Instruction",
+        "Ques",
+        "Prob",
+        "Q",
+    ),
     *("Pregunta", "Problema", "Frage", "Aufgabe", "Domanda", "Problème", "Exercice", "Pergunta", "Вопрос", "Задача"),
     *("问题", "問題", "题目", "質問", "질문"),
 )
-OTHERS = ("Example", "Input", "Student", "Teacher", "Customer", "System", "Assistant", "AI", "Bot", "Passage", "Context", "Response")
+OTHERS = (
+    "Example",
+    "Input",
+    "Student",
+    "Teacher",
+    "Customer",
+    "System",
+    "Assistant",
+    "AI",
+    "Bot",
+    "Passage",
+    "Context",
+    "Response",
+)
 NAMES = "|".join(sorted(QUESTIONS, key=len, reverse=True))
 KIND = r"(?:(?:Next|New|Another|Follow-?up|Sample|Practice|Bonus|Similar|Additional|Example|Second|Third)\s{1,3})?"
 NUMBER = r"(?:\s{0,3}[#№]?\s?\d{1,4}|\s(?:one|two|three|four|five|[A-Z]))?"
@@ -71,26 +97,36 @@ TURNS = (
     Turn(["# "], r"^#{1,6}\s{1,3}(?:Instruction|Input|Human|User)s?\b", hard=True),
     Turn(QUESTIONS, rf"{BEFORE}{KIND}(?:{NAMES})s?{NUMBER}(?:\s?\([^()\n]{{1,40}}\))?{COLON}"),
     Turn(QUESTIONS, rf"{BEFORE}(?:{NAMES})\s?[#№]?\s?\d{{1,4}}\s?(?:[.)]\s|[*_]{{0,3}}\s?$)"),
-    Turn([name.lower() for name in QUESTIONS], rf"{LEADING}{KIND.lower()}(?:{NAMES.lower()})s?{NUMBER.lower()}{COLON}", lower=True),
+    Turn(
+        [name.lower() for name in QUESTIONS],
+        rf"{LEADING}{KIND.lower()}(?:{NAMES.lower()})s?{NUMBER.lower()}{COLON}",
+        lower=True,
+    ),
     Turn(["#"], rf"^#{{1,6}}\s{{0,3}}{KIND}(?:{NAMES}|Example|Response)s?\b"),
     Turn(OTHERS, rf"{BEFORE}(?:{'|'.join(OTHERS)})s?{NUMBER}{COLON}(?=\s|$)"),
-    Turn(["<|im_start|>", "<|start_header_id|>", "<|assistant|>", "<|system|>"], r"<\|(?:im_start|start_header_id|assistant|system)\|>"),
+    Turn(
+        ["<|im_start|>", "<|start_header_id|>", "<|assistant|>", "<|system|>"],
+        r"<\|(?:im_start|start_header_id|assistant|system)\|>",
+    ),
     Turn(["<start_of_turn>", "<<SYS>>", "<question>", "<problem>"], r"<start_of_turn>|<<SYS>>|<(?:question|problem)>"),
     Turn(
         ["question", "problem", "exercise", "example"],
-        r"^\W{0,4}(?:here(?:'s| is| are)|let(?:'s| us| me)|now|next)\b[^.\n:]{0,40}\b(?:another|next|new|similar|following)\b[^.\n:]{0,20}"
+        r"^\W{0,4}(?:here(?:'s| is| are)|let(?:'s| us| me)|now|next)\b[^.\n:]{0,40}"
+        r"\b(?:another|next|new|similar|following)\b[^.\n:]{0,20}"
         r"\b(?:questions?|problems?|exercises?|examples?)\b",
         lower=True,
     ),
     Turn(
         ["?"],
-        r"^[\t ]{0,4}\(?\d{1,3}[.)]\s{1,3}(?:What|How|Find|Calculate|Compute|Solve|Evaluate|Which|If|A|An|The|In)\b[^\n?]{4,300}\?[\t ]*$",
+        r"^[\t ]{0,4}\(?\d{1,3}[.)]\s{1,3}(?:What|How|Find|Calculate|Compute|Solve|Evaluate|Which|If|A|An|The|In)\b"
+        r"[^\n?]{4,300}\?[\t ]*$",
     ),
 )
 MARKUP_LEFT = re.compile(r"(?:^|(?<=\s))[#>*_~|\-–—=]{1,80}\s*$")
 # A line that concludes without the word "answer": "So she has 5 left.", "2 + 3 = 5".
 CONCLUSION = re.compile(
-    r"^\W*(?:so|thus|therefore|hence|in total|altogether|total)\b[^\n]*\d|=[^=\n]*\d[^=\n]{0,40}$|^\W*[-+$€£¥]?\d[\d.,/]*\W*$",
+    r"^\W*(?:so|thus|therefore|hence|in total|altogether|total)\b[^\n]*\d|=[^=\n]*\d[^=\n]{0,40}$"
+    r"|^\W*[-+$€£¥]?\d[\d.,/]*\W*$",
     re.IGNORECASE,
 )
 MAX_ANSWER_LINE = 60  # characters of a line that may be an answer and nothing else
@@ -151,4 +187,8 @@ def _concludes(text: str, first: int, end: int) -> bool:
     before = text[max(first, end - 400) : end].rstrip(" \t\r\n-–—=_*#")
     line = before.rpartition("\n")[2].strip()
     alone = end - first <= MAX_ANSWER_LINE and "\n" not in before and len(line.split()) <= 4
-    return "\n" in text[len(before) + max(first, end - 400) : end] and bool(line) and (alone or CONCLUSION.search(line) is not None)
+    return (
+        "\n" in text[len(before) + max(first, end - 400) : end]
+        and bool(line)
+        and (alone or CONCLUSION.search(line) is not None)
+    )

@@ -5,9 +5,8 @@ from collections import Counter
 from fractions import Fraction
 
 TABLE = {  # dimension: unit = size, in the dimension's first unit
-    "length":
-        "m meter metre=1 mm millimeter millimetre=1/1000 cm centimeter centimetre=1/100 km kilometer kilometre=1000 "
-    "in inch inches=127/5000 ft foot feet=381/1250 yd yard=1143/1250 mi mile=201168/125",
+    "length": "m meter metre=1 mm millimeter millimetre=1/1000 cm centimeter centimetre=1/100 "
+    "km kilometer kilometre=1000 in inch inches=127/5000 ft foot feet=381/1250 yd yard=1143/1250 mi mile=201168/125",
     "time": "s sec second=1 min minute=60 h hr hrs hour=3600 day=86400 week wk=604800 fortnight=1209600 month=2629800 "
     "year yr=31557600 decade=315576000 century centuries=3155760000",
     "mass": "g gram gramme=1 mg milligram=1/1000 kg kilogram kilo=1000 oz ounce=28349523125/1000000000 "

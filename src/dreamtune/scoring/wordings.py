@@ -8,30 +8,35 @@ from dreamtune.scoring.quantities import Quantity, read_quantity
 CANNOT = r"(?:cannot|can't|can ?not|could not)"
 KINDS = r"(?:real|integer|possible|such|valid|other|positive|complex|rational|whole|natural|further)"
 # What each family of wordings is written as.
-FAMILIES = {
-    r"\emptyset":
+FAMILIES = (
+    (
+        r"\emptyset",
         rf"(?:there (?:is|are|exists?) )?(?:no (?:{KINDS} )*(?:solutions?|answers?|values?(?: of [a-z])?|roots?"
-        rf"|numbers?|integers?)"
-    rf"(?: exists?)?|none)|(?:the )?(?:empty|null)(?: set)?|\\emptyset|\\?\{{\s*\\?\}}"
-    rf"|it has no (?:{KINDS} )*(?:solutions?|roots?)"
-    r"|the (?:equation|system) has no (?:real )?solutions?",
-    "does not exist": r"(?:the limit |it )?(?:does not|doesn't) exist|d\.?n\.?e|non-?existent|no limit(?: exists)?",
-    "undefined": r"(?:it is |is )?(?:undefined|not defined|un-defined)",
-    "infinitely many":
-        r"(?:there are )?(?:infinitely many|an infinite number(?: of)?"
-        r"|infinite(?: number of)?)(?: (?:real )?(?:solutions?|answers?|values?|points?))?",
-    r"(-\infty,\infty)":
-        r"(?:the set of )?(?:all|any|every|the)(?: possible)? (?:real(?: number)?s?|real values?)(?: of [a-z]"
-        r"| [a-z])?"
-    r"|(?:[a-z]\s*)?(?:\\in\s*)?\\(?:mathbb|mathbf|Bbb)?\s*\{?R\}?"
-    r"|(?:[a-z]\s*\\in\s*)?\(\s*-\\infty\s*,\s*\+?\s*\\infty\s*\)"
-    r"|[a-z] can be any real number",
-    "cannot be determined":
-        rf"(?:it )?{CANNOT} be (?:determined|found|known|calculated|computed)|(?:there is )?(?:not enough"
-        rf"|insufficient) "
-    r"(?:information|data)(?: given)?|undeterminable|impossible to (?:determine|know|say)",
-}
-FAMILY = [(re.compile(pattern, re.IGNORECASE), written) for written, pattern in FAMILIES.items()]
+        r"|numbers?|integers?)(?: exists?)?|none)|(?:the )?(?:empty|null)(?: set)?|\\emptyset|\\?\{\s*\\?\}"
+        rf"|it has no (?:{KINDS} )*(?:solutions?|roots?)|the (?:equation|system) has no (?:real )?solutions?",
+    ),
+    ("does not exist", r"(?:the limit |it )?(?:does not|doesn't) exist|d\.?n\.?e|non-?existent|no limit(?: exists)?"),
+    ("undefined", r"(?:it is |is )?(?:undefined|not defined|un-defined)"),
+    (
+        "infinitely many",
+        r"(?:there are )?(?:infinitely many|an infinite number(?: of)?|infinite(?: number of)?)"
+        r"(?: (?:real )?(?:solutions?|answers?|values?|points?))?",
+    ),
+    (
+        r"(-\infty,\infty)",
+        r"(?:the set of )?(?:all|any|every|the)(?: possible)? (?:real(?: number)?s?|real values?)(?: of [a-z]| [a-z])?"
+        r"|(?:[a-z]\s*)?(?:\\in\s*)?\\(?:mathbb|mathbf|Bbb)?\s*\{?R\}?"
+        r"|(?:[a-z]\s*\\in\s*)?\(\s*-\\infty\s*,\s*\+?\s*\\infty\s*\)"
+        r"|[a-z] can be any real number",
+    ),
+    (
+        "cannot be determined",
+        rf"(?:it )?{CANNOT} be (?:determined|found|known|calculated|computed)"
+        r"|(?:there is )?(?:not enough|insufficient) (?:information|data)(?: given)?"
+        r"|undeterminable|impossible to (?:determine|know|say)",
+    ),
+)
+FAMILY = [(re.compile(pattern, re.IGNORECASE), written) for written, pattern in FAMILIES]
 
 VERBS = (
     r"is|are|was|were|be|been|equals?|costs?|has|have|had|needs?|needed|makes?|made|earns?|earned|gets?|got|takes?"
@@ -57,7 +62,9 @@ SENTENCE = re.compile(
 # "5 apples are left", "5 hours is the time".
 NUMBER_FIRST = re.compile(
     rf"(?P<number>{NUMBER}(?:\s[a-z]{{3,15}}){{0,3}})\s+(?:is|are|were|was|will be|remain|remains|have"
-    rf"|has)\b[A-Za-z\s,'-]*", re.IGNORECASE)
+    rf"|has)\b[A-Za-z\s,'-]*",
+    re.IGNORECASE,
+)
 LABELLED = re.compile(r"[A-Za-z][A-Za-z\s'’()-]{1,60}:\s*(?P<number>\S.*)")
 QUALIFIED = re.compile(
     r"\b(?:not|no|never|neither|nor|if|unless|cannot|or|at least|at most|hundred|thousand|million|billion|trillion"
@@ -86,9 +93,11 @@ CHOICES = re.compile(
     rf"|statements?)\s+)?[(\[]?[A-J][)\]]?(?:{BETWEEN}[(\[]?[A-J][)\]]?)+(?:\s+(?:only|are correct))?"
 )
 ROMAN = re.compile(
-    rf"(?i:(?:options?|statements?|both)\s+)?(?:\(?[IVX]{{1,4}}\)?)(?:{BETWEEN}\(?[IVX]{{1,4}}\)?)*(?P<only>\s+only)?")
+    rf"(?i:(?:options?|statements?|both)\s+)?(?:\(?[IVX]{{1,4}}\)?)(?:{BETWEEN}\(?[IVX]{{1,4}}\)?)*(?P<only>\s+only)?"
+)
 YES_OR_NO = re.compile(
-    r"(yes|no|true|false)\b(?=\s*(?:[.,;:!(–—-]|$|(?:it|they|he|she|there|this|that|we|because|since|as)\b))", re.IGNORECASE
+    r"(yes|no|true|false)\b(?=\s*(?:[.,;:!(–—-]|$|(?:it|they|he|she|there|this|that|we|because|since|as)\b))",
+    re.IGNORECASE,
 )
 INITIALS = {"t": "true", "f": "false", "y": "yes", "n": "no"}
 
@@ -181,7 +190,7 @@ def _text(option: re.Match[str]) -> str:
 
 
 def _same_letters(given: str, expected: str) -> bool:
-    """Whether two lists have the same letters. A list without separators that is not in order may be a word: BAD, DAB."""
+    """Whether two lists have the same letters. Letters out of order and without separators may be a word: BAD, DAB."""
     found, wanted = (re.findall(r"\b[A-J]\b|[A-J](?=[A-J])|(?<=[A-J])[A-J]", text) for text in (given, expected))
     if given.isalpha() and expected.isalpha() and wanted != sorted(set(wanted)):
         return given == expected

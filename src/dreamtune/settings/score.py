@@ -19,8 +19,8 @@ class ScoreConfig(Section):
     marker: str = result("the final answer is:", "text after which the extractor final_answer expects the answer")
     cut: bool = result(
         True,
-        "whether a completion is cut where another question or turn begins (Question:, User:, <|im_start|>, stop_texts) "
-        "after its answer has begun; scores.json counts the answers that are graded otherwise without the cut",
+        "whether a completion is cut where another question or turn begins (Question:, User:, <|im_start|> and "
+        "stop_texts), once its answer has begun; scores.json counts the answers that are graded otherwise without the cut",
     )
     stop_texts: list[str] | None = result(
         None, "texts with which another question begins, besides the usual ones; null takes those of data.template"
