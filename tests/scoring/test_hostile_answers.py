@@ -79,6 +79,8 @@ HOSTILE = {
     "groups of digits": "1" + ",111" * 30_000 + "1",
     "units": "5 " + "cm " * 90 + "x1",
     "names": "x" * 290 + "_",
+    "turns": "Question: 5\n" * 20_000 + "A: 5\n" * 20_000,
+    "arrays": r"\begin{array}{l}" * 20_000,
     "copulas": "is " * 90 + "5 x_",
     "words": "ab-" * 95 + "1",
     "unclosed text": r"\text{" * 100_000,

@@ -19,17 +19,19 @@ TAG_NAMES = r"(?:final[_ ]?)?answer|ans|final"
 OPEN_TAG = re.compile(rf"<(?:{TAG_NAMES})>|\[(?:{TAG_NAMES})\]", re.IGNORECASE)
 CLOSED_TAG = re.compile(rf"</?(?:{TAG_NAMES})>|\[/(?:{TAG_NAMES})\]", re.IGNORECASE)
 FIRST_BOX = re.compile(rf"{BOX}\{{?(?=[^{{}}\n]{{0,300}}[^\s{{}}])")
+ANSWER_TURN = re.compile(r"^\W{0,4}A\s?[:：]", re.MULTILINE)
 FOLLOWING = re.compile(r"[\s*_`]*([^\s*_`].{0,40})")
 BROKEN_BOX = re.compile(r"^\\?\.?boxed\s*\{\}?|\}$")
 
-MARKUP = r"[*_`\t ]{0,8}"
+MARKUP = r"(?:[*_\t ]|`(?!``)){0,8}"
 ADVERB = (
     r"(?:\s{1,3}|,\s?)(?:therefore|thus|then|hence|simply|just|clearly|indeed|now|actually|in fact|finally|of course"
     r"|again)\b,?"
 )
 IS = (
-    r"(?:is|are|was|were|be|becomes|equals|comes out to(?: be)?|comes to|turns out to be|works out to(?: be)?"
-    r"|(?:should|must|would|will|has to|can only) be)\b"
+    r"(?:(?:is|are|was|were)(?=n['’]t\b)|(?:is|are|was|were|be|becomes|equals|comes out to(?: be)?|comes to"
+    r"|turns out to be|works out to(?: be)?"
+    r"|(?:should|must|would|will|has to|can only) be)\b)"
 )
 VERB = (
     rf"(?:(?:{ADVERB})?\s{{1,3}}{IS}(?:{ADVERB})?(?: (?:given by|equal to|as follows))?|\s{{0,3}}(?:=>|->|[:：=→⇒]))"
@@ -77,6 +79,8 @@ BEFORE_ANSWER = (
         ["answer"],
         r"^(?:#{1,6}[\t ]{0,3}|\*{2}|__|[\t ]{0,4}(?=final))\**(?:the )?(?:final |correct )?answer[^\w\n]{0,6}$",
     ),
+    # "A: 7", which is no option as in "A: 7" over "B: 8".
+    Phrase(["a:"], r"^(?:[*_]{0,3})a[*_]{0,3}:[*_\t ]{0,8}(?=[^\n]{1,30}$)(?![^\n]*\n\s{0,3}b\s?[:.)])"),
     Phrase(["####"], r"####[\t ]{0,4}(?=[-+$€£¥₹\\({.]{0,3}\s?\d)(?!\d{1,2}[.)]\s+[a-z])"),
     # "The correct option is Paris", "my choice: B".
     Phrase(GOOD[3:-1].split("|"), rf"\b{GOOD}\s{{1,3}}(?:answer\s)?{CHOICE}s?{MARKUP}{VERB}"),
@@ -128,7 +132,7 @@ EMPTY = re.compile(
     r"|as (?:follows|above|below)"
     r"|(?:shown|given|stated|provided|found|obtained|written|expressed|above|below|correct|incorrect|right|wrong"
     r"|reasonable|consistent"
-    r"|verified|valid|clear|obvious|boxed|simplified|already|also|always|still|yet|so|to (?:be|the|this|find)"
+    r"|verified|valid|clear|obvious|different|boxed|simplified|already|also|always|still|yet|so|to (?:be|the|this|find)"
     r"|expected to|supposed to"
     r"|determined|calculated|computed|rounded|of the form|the same as|yes or no)\b(?!\s*:))",
     re.IGNORECASE,
@@ -140,11 +144,16 @@ DOUBTED = re.compile(
     re.IGNORECASE,
 )
 REASON = re.compile(
-    r"(?:\s*,|\s*;|\s+[-–—])\s*(?:not|rather|instead|but not|and not|as opposed to|which|because|since|where"
-    r"|given that|meaning|that is|i\.e\.|so)\b"
-    r"|\s+(?:because|since|rather than|instead of|and not|but not|as opposed to)\b|(?<=[\d)}$%])\s+not\b"
-    r"|\s*\((?:because|since|as|not|which|i\.e\.|rounded|see|from|where|assuming|if)\b",
+    r"(?:\s{0,3},|\s{0,3};|\s{1,3}[-–—])\s{0,3}(?:not|rather|instead|but not|and not|as opposed to|which|because|since"
+    r"|where|given that|meaning|that is|i\.e\.|so)\b"
+    r"|\s{0,3},\s{1,3}(?:as|for)\b(?!\s(?:well|many|much|follows))"
+    r"|\s{0,3};\s{1,3}[^;\n]{1,40}\b(?:is|are|was)\s(?:wrong|incorrect|not)\b"
+    r"|\s{1,3}(?:because|since|rather than|instead of|and not|but not|as opposed to)\b|(?<=[\d)}$%])\s{1,3}not\b"
+    r"|\s{0,3}\((?:because|since|as|not|which|i\.e\.|rounded|see|from|where|assuming|if)\b",
     re.IGNORECASE,
+)
+CORRECTED = re.compile(
+    r"not\b[^.;,\n]{1,40}?(?:,?\s+but(?:\s+rather)?|,\s*(?:it is|it's|rather|instead))\s+", re.IGNORECASE
 )
 CLOSING_FORMULA = re.compile(r"I hope (?:it|this) is correct", re.IGNORECASE)
 
@@ -238,7 +247,7 @@ def _last_after(matches: Sequence[re.Match[str]], text: str) -> Found | None:
         shown = block(following.lstrip("*_ \t")) if following.strip() else ""
         if closing := CLOSING_FORMULA.search(shown):
             shown = shown[: closing.start()].rstrip().removesuffix(".")
-        shown = CLOSED_TAG.split(shown, maxsplit=1)[0].strip()
+        shown = CORRECTED.sub("", CLOSED_TAG.split(shown, maxsplit=1)[0].strip(), count=1)
         if not re.search(r"[^\W_]|\\[A-Za-z({\[]|[$\[{(∅∞]", shown):
             continue
         found = Found(shown, match.end() + len(following) - len(following.lstrip("*_ \t\n")))
@@ -293,7 +302,7 @@ def announces(text: str, lowered: str, marker: str) -> int:
     firsts = [
         match.end() for phrase in (*AROUND_ANSWER, AFTER_ANSWER) for match in islice(phrase.matches(text, lowered), 1)
     ]
-    kinds = [pattern.finditer(text) for pattern in (FIRST_BOX, OPEN_TAG, _spaced(marker))]
+    kinds = [pattern.finditer(text) for pattern in (FIRST_BOX, OPEN_TAG, ANSWER_TURN, _spaced(marker))]
     for matches in (*kinds, *(phrase.matches(text, lowered) for phrase in BEFORE_ANSWER)):
         for match in islice(matches, MAX_TRIES):
             following = FOLLOWING.match(text, match.end())

@@ -14,6 +14,7 @@ SYSTEM = re.compile(  # rows without columns, but for what an equals sign is ali
     rf"(?:(?:{BRACED})?\\begin\s*\{{(?:cases|aligned|gathered)\}}|{BRACED}\\begin\s*\{{array\}}\{{[lcr|\s]*\}})"
     r"(?P<rows>[^&]*?(?:&\s*=[^&]*?)*)\\end\s*\{(?:cases|array|aligned|gathered)\}(?:\s*\\right\s*\.)?"
 )
+ONE_CELL = re.compile(r"\\begin\s*\{array\}\s*\{[lcr|\s]*\}((?:(?!\\\\|\\begin|\\end)[^&])*)\\end\s*\{array\}")
 FENCE = re.compile(r"(?:```|~~~)(?:[A-Za-z]{1,12}(?=\s))?")
 ROW_END = re.compile(r"\\\\(?:\s*\[[^\[\]]{0,10}\])?|\n")
 DELIMITER = re.compile(
@@ -38,7 +39,7 @@ def block(text: str) -> str:
             fenced ^= token["fence"] is not None
             depth += (token["open"] is not None) - (token["close"] is not None)
         end += len(line)
-        if depth <= 0 and not displayed and not fenced:
+        if depth <= 0 and not displayed and not fenced and not line.rstrip().endswith("="):
             return text[:end].rstrip()
     if displayed or fenced or re.match(r"\\\[|\\begin", text):  # never closed: up to an empty line
         return re.split(r"\n\s*\n", text, maxsplit=1)[0].rstrip()
@@ -56,7 +57,7 @@ def on_one_line(text: str) -> str:
     if FENCE.search(text):
         text = FENCE.sub(" ", text)
     if "\\begin" in text or "\\end" in text:
-        text = SYSTEM.sub(lambda match: _rows(match["rows"]), text)
+        text = SYSTEM.sub(lambda match: _rows(match["rows"]), ONE_CELL.sub(r"\1", text))
         begin = BEGIN.search(text)
         if begin:
             end = END.search(text, begin.end())

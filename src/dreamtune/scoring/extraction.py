@@ -29,7 +29,7 @@ AMOUNT = re.compile(
     rf"|\\?[$€£¥₹]?\s?(?:{NUMBER.pattern})(?:\s?/\s?\d+|\s\d{{1,3}}/\d{{1,3}}(?!\d)|[½¼¾⅓⅔])?"
     r"(?:\s?(?:\\times|×|\*|\\cdot)\s?10\s?\^\s?(?:\{-?\d{1,4}\}|-?\d{1,4})|[eE][+-]?\d{1,3}(?!\w))?\s?(?:\\?%|[€₹])?"
 )
-WORDS = r"(?:[A-Za-z'-]{1,20}\s+){0,4}"
+WORDS = r"(?:[A-Za-z'-]{1,20},?\s+){0,4}"
 # "10 apples and 5 pears", "between 5 and 6": the last number of these is not the answer.
 SEVERAL = re.compile(
     rf"(?P<all>(?<![\d=.,/])-?\d[\d,.]*\s+{WORDS}(?:and|or|to|&)\s+(?:the |another |only "
@@ -56,7 +56,9 @@ def last_number(completion: str) -> str | None:
     >>> last_number("So there are 5 apples."), last_number("it is 3/4"), last_number("There are 10 cats and 5 dogs.")
     ('5', '3/4', '10 cats and 5')
     """
-    last = next(iter(deque(AMOUNT.finditer(completion), maxlen=1)), None)
+    last = next(
+        iter(deque((match for match in AMOUNT.finditer(completion) if not _negated(completion, match)), 1)), None
+    )
     if last is None:
         return None
     line = completion[max(0, completion.rfind("\n", 0, last.start()) + 1, last.start() - MAX_BARE) :][
@@ -64,6 +66,10 @@ def last_number(completion: str) -> str | None:
     ].split("\n", 1)[0]
     several = SEVERAL.search(line.rstrip(" .!"))
     return several["all"] if several else last.group().strip()
+
+
+def _negated(text: str, match: re.Match[str]) -> bool:
+    return text[max(0, match.start() - 5) : match.start()].rstrip().endswith(" not")
 
 
 ANNOUNCERS: dict[str, Callable[[str, str], Found | None]] = {

@@ -25,6 +25,7 @@ ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+|[A-Za-z]))")
 ROOT_IN_BRACKETS = re.compile(r"(?:\\|(?<![A-Za-z\\]))sqrt\s*\(([^()]*)\)")
 PI = re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])")
 INFINITY = re.compile(r"(?<![\\A-Za-z])(?:oo|infinity|inf)(?![A-Za-z])", re.IGNORECASE)
+BOLD = re.compile(r"(?<![\w)}\]*])\*\*(?=\S)([^*\n]+)\*\*(?!\*)")
 POWER = re.compile(r"(?<=[\w)}\]])\s*\*\*\s*(?=[\w({-])")
 TIMES = re.compile(r"(?<=\d)\s*(?:[xX]|\*)\s*(?=10\s*\^)")
 # A backslash after a backslash belongs to a row's end.
@@ -42,6 +43,7 @@ SILENT = re.compile(
     r"|unit|qty)(?![A-Za-z])"
     r"|\\(?:tag|label|hspace|vspace|phantom|hphantom|vphantom)\*?\s*\{[^{}]*\}"
     r"|\\(?:text|page)?color\s*(?:\[[^\[\]]*\])?\s*\{[^{}]*\}|\\colorbox\s*\{[^{}]*\}"
+    r"|\\fcolorbox\s*\{[^{}]*\}\s*\{[^{}]*\}"
 )
 # Commands that show their argument as it is.
 SHOWN = re.compile(
@@ -113,6 +115,7 @@ def _commands(text: str) -> str:
     """Return the text without the commands that only change how it looks."""
     text = ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
     text = _without_shown(SILENT.sub(" ", text)) if "\\" in text else text
+    text = BOLD.sub(r"\1", text)
     for pattern, written in RELATIONS:
         text = pattern.sub(written, text)
     return TIMES.sub(r"\\times ", POWER.sub("^", text))

@@ -14,6 +14,8 @@ from dreamtune.scoring.boxes import closed_boxes, last_box
 from dreamtune.scoring.characters import visible
 from dreamtune.scoring.displays import block, on_one_line
 from dreamtune.scoring.equivalence import equivalent
+from dreamtune.scoring.extraction import SPECIAL_TOKEN
+from dreamtune.scoring.turns import without_reasoning
 from dreamtune.settings.score import ScoreConfig
 from dreamtune.shards import read_meta, read_split
 
@@ -54,7 +56,7 @@ def reference_answer(solution: str, marker: str) -> str | None:
     >>> reference_answer("3 * 6 = 18 eggs. #### 18", ""), reference_answer("$$\n18\n$$", "")
     ('18', '$$ 18 $$')
     """
-    text = CALCULATION.sub("", visible(solution)).strip()
+    text = SPECIAL_TOKEN.sub(" ", CALCULATION.sub("", without_reasoning(visible(solution)))).strip()
     boxes = [box.content for box in closed_boxes(text)]
     if len(set(boxes)) > 1 and not all(equivalent(box, boxes[-1]) for box in boxes[:-1]):
         listed = last_box(text)

@@ -41,23 +41,15 @@ QUESTIONS = (
     *("问题", "問題", "题目", "質問", "질문"),
 )
 OTHERS = (
-    "Example",
-    "Input",
-    "Student",
-    "Teacher",
-    "Customer",
-    "System",
-    "Assistant",
-    "AI",
-    "Bot",
-    "Passage",
-    "Context",
-    "Response",
+    *("Example", "Input", "Student", "Teacher", "Customer", "System", "Assistant", "AI", "Bot", "Passage", "Context"),
+    *("Response", "H"),
 )
 NAMES = "|".join(sorted(QUESTIONS, key=len, reverse=True))
 KIND = r"(?:(?:Next|New|Another|Follow-?up|Sample|Practice|Bonus|Similar|Additional|Example|Second|Third)\s{1,3})?"
 NUMBER = r"(?:\s{0,3}[#№]?\s?\d{1,4}|\s(?:one|two|three|four|five|[A-Z]))?"
-LEADING = r"^[\t ]{0,8}[#>*_~-]{0,8}[\t ]{0,4}"
+LEADING = r"^[\t ]{0,8}[#>*_~=\[(-]{0,8}[\t ]{0,4}(?:\d{1,3}[.)][\t ]{1,3})?[*_]{0,3}"
+# After the name at a line's beginning: "Question:", "Question - ", "[Question]", "== Question ==", "Exercise." alone.
+ENDING = rf"(?:{COLON}|\]|[\t ]{{0,3}}[-–—=][-–—=\t ]|\.[\t ]*$|(?<=^q)\.)"
 
 
 class Turn:
@@ -99,7 +91,7 @@ TURNS = (
     Turn(QUESTIONS, rf"{BEFORE}(?:{NAMES})\s?[#№]?\s?\d{{1,4}}\s?(?:[.)]\s|[*_]{{0,3}}\s?$)"),
     Turn(
         [name.lower() for name in QUESTIONS],
-        rf"{LEADING}{KIND.lower()}(?:{NAMES.lower()})s?{NUMBER.lower()}{COLON}",
+        rf"{LEADING}{KIND.lower()}(?:{NAMES.lower()})s?{NUMBER.lower()}{ENDING}",
         lower=True,
     ),
     Turn(["#"], rf"^#{{1,6}}\s{{0,3}}{KIND}(?:{NAMES}|Example|Response)s?\b"),
@@ -123,12 +115,16 @@ TURNS = (
     ),
 )
 MARKUP_LEFT = re.compile(r"(?:^|(?<=\s))[#>*_~|\-–—=]{1,80}\s*$")
-# A line that concludes without the word "answer": "So she has 5 left.", "2 + 3 = 5".
+# A line that concludes without the word "answer": "So she has 5 left.", "2 + 3 = 5", "The total is 5 dollars."
 CONCLUSION = re.compile(
     r"^\W*(?:so|thus|therefore|hence|in total|altogether|total)\b[^\n]*\d|=[^=\n]*\d[^=\n]{0,40}$"
-    r"|^\W*[-+$€£¥]?\d[\d.,/]*\W*$",
+    r"|^\W*[-+$€£¥]?\d[\d.,/]*\W*$"
+    r"|^(?=.*\b(?:left|total|altogether|in all|remain(?:s|ing)?|needs?|more|costs?|result|value)\b)"
+    r"\D*\d[\d.,/]*\D*$",
     re.IGNORECASE,
 )
+CALCULATED = re.compile(r"=\s{0,3}\\?[$€£]?\s?-?\d")
+ONE_NUMBER = re.compile(r"[^\d?]*\d[\d.,/]*[^\d?]*")
 MAX_ANSWER_LINE = 60  # characters of a line that may be an answer and nothing else
 
 
@@ -183,12 +179,12 @@ def _literally(stop: str) -> Turn:
 
 
 def _concludes(text: str, first: int, end: int) -> bool:
-    """Whether the line before `end` ends in a conclusion, or is all that was said and short."""
-    before = text[max(first, end - 400) : end].rstrip(" \t\r\n-–—=_*#")
-    line = before.rpartition("\n")[2].strip()
-    alone = end - first <= MAX_ANSWER_LINE and "\n" not in before and len(line.split()) <= 4
-    return (
-        "\n" in text[len(before) + max(first, end - 400) : end]
-        and bool(line)
-        and (alone or CONCLUSION.search(line) is not None)
-    )
+    """Whether the line before `end` concludes: by its words, by the one number in it, or because it is all there is."""
+    before = text[max(first, end - 400) : end]
+    said = before.rstrip(" \t\r\n-–—=_*#")
+    line = said.rpartition("\n")[2].strip()
+    if not line or "\n" not in before[len(said) :]:
+        return False
+    alone = end - first <= MAX_ANSWER_LINE and "\n" not in said and len(line.split()) <= 4
+    calculated = CALCULATED.search(said) and ONE_NUMBER.fullmatch(line)
+    return bool(alone or calculated or CONCLUSION.search(line))

@@ -18,6 +18,7 @@ TABLE = {  # dimension: unit = size, in the dimension's first unit
     "pounds sterling": "GBP £=1",
     "rupees": "rupee INR ₹ Rs=1",
     "angle": "degree °=1",
+    "angle in radians": "rad radian=1",
     "morning": "am=1",
     "afternoon": "pm=1",
     "share": "%=1",

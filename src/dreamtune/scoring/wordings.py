@@ -81,6 +81,7 @@ OPENING = re.compile(
 )
 
 OPTION = re.compile(
+    r"(?:(?:so|thus|hence|therefore)\b[\s,]*)?(?:it\s+(?:is|must be|has to be|should be|would be)\s+)?"
     r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|letter|answer)s?\s+(?:is\s+)?)?[(\[]?\s*(?P<letter>[A-Ja-j])\s*"
     r"(?:(?P<stop>[)\].:]+|\s[-–—](?=\s)|(?=\s+(?:is\s+(?:the\s+)?(?:only\s+)?(?:correct|right|best|true|answer)"
     r"|only)\b))(?:\s*(?P<rest>\S.*))?)?",

@@ -20,7 +20,7 @@ class ScoreConfig(Section):
     cut: bool = result(
         True,
         "whether a completion is cut where another question or turn begins (Question:, User:, <|im_start|> and "
-        "stop_texts), once its answer has begun; scores.json counts the answers that are graded otherwise without the cut",
+        "stop_texts), once its answer has begun; scores.json counts the answers that the cut grades otherwise",
     )
     stop_texts: list[str] | None = result(
         None, "texts with which another question begins, besides the usual ones; null takes those of data.template"
