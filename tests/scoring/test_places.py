@@ -24,6 +24,11 @@ LAST = [  # every text announces 3 first and 7 last
     "<answer>3</answer> no, <answer>7</answer>",
     r"\boxed{3} \boxed 7",
     r"The answer is 3, I thought; but the correct answer is \boxed{7",
+    "<think>\nThe final answer is: 3\n</think>\n\n7",
+    "If x = 3 the answer is 3, but here x = 7, so the answer is 7",
+    "The answer is not 3 but 7",
+    "The answer is not 3, it is 7.",
+    "\\boxed{3}\n\nFinal Answer: The final answer is $7$. I hope it is correct.",
 ]
 NOT_ANNOUNCED = [  # words after "answer is" that announce nothing
     r"\boxed{7}. This answer is correct.",
@@ -35,6 +40,7 @@ NOT_ANNOUNCED = [  # words after "answer is" that announce nothing
     r"<answer>7</answer> I hope this answer is right.",
     r"\boxed{7} and put it in \boxed{}",
     r"First I write \boxed{answer}, so \boxed{7}",
+    r"\boxed{7} (I first thought the answer was different)",
 ]
 LINES = [  # 7 over several lines, after what announces it
     "$$\n7\n$$", "\\[\n7\n\\]", "\n\\[7\\]", "\n\n$$7$$", "\\begin{align*}\n7\n\\end{align*}",
@@ -42,6 +48,7 @@ LINES = [  # 7 over several lines, after what announces it
     "\\begin{equation}\n7\n\\end{equation}", "```\n7\n```", "\n```latex\n7\n```", "\n\n**7**", "\n$7$", "\n\\(7\\)",
     "$$7", "\n\\[\n\\boxed{7}\n\\]",
     "\\begin{gather*}\n7\n\\end{gather*}", "\n\n`7`", "\n$$\nx = 7\n$$\nas we wanted.",
+    "```python\n7\n```", "\n$$\n\\begin{array}{l}\n7\n\\end{array}\n$$", "x =\n7", "…7",
     "\n\\[\n\\begin{aligned}\nx &= 7\n\\end{aligned}\n\\]", "\n> 7",
 ]  # fmt: skip
 ANNOUNCING = [
@@ -65,7 +72,8 @@ LETTERS = [
     "A is wrong. B is too small. Hence D is the right answer.", "The answer is D: Paris", "The correct letter is D",
     "Correct answer: D", "D) Paris",
     "The answer is (D), not (C).", "Both look right, but D is the best option.", "Choice (D) is the correct answer.",
-    "The final answer is D",
+    "The final answer is D", "It must be D.", "So D.", "**D.** Paris", "It's D", "D, because it is larger.",
+    "option (d) is correct", "The answer is D (42).", "The answer is definitely D.", "Therefore, statement D is true.",
 ]  # fmt: skip
 POSTPOSED = [
     "7 is the answer",
@@ -189,6 +197,7 @@ def test_the_last_number_where_nothing_is_announced(completion: str, reference: 
 def test_a_denied_answer_is_none() -> None:
     for text in (
         "The answer is not 5",
+        "The answer isn't 5",
         "The answer is 5 or 6",
         "The answer is between 5 and 6",
         "The answer is less than 5",

@@ -23,6 +23,7 @@ LONG = "We split the set into two parts and count each of them with some care. "
         ("so $34. #### $34", "34"), ("#### 1,234 The answer is: 1,234", "1234"), ("#### 34 apples", "34"),
         ("#### -3/4", "-0.75"),
         ("step 1: 2 + 3 = 5 step 2: 5 * 2 = 10 #### 10", "10"), ("#### 12.\nThat is all.", "12"),
+        ("<think>34? 35?</think>34", "34"), ("34 <|endoftext|>", "34"), ("first #### 3 then #### 34", "34"),
         # named
         (LONG + "\nAnswer: 34", "34"), (LONG + "\n**Answer:** 34", "34"), (LONG + "\nAnswer: **34**", "34"),
         ("Ans: 34", "34"),

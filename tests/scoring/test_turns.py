@@ -18,6 +18,9 @@ ANSWERS = {
     "display": "The final answer is:\n$$\n7\n$$",
     "alone": "7",
     "conclusion": "So she has 3 + 4 = 7",
+    "what is left": "She has 7 apples left.",
+    "one number": "3 + 4 = 7.\nTom has 7 apples.",
+    "answer turn": "Q: What is 3 + 4?\nA: 7",
 }
 INVENTED = "What is 2 + 3?\n2 + 3 = 5\nTherefore, the final answer is: 5 \\boxed{5}"
 TURNS = [
@@ -32,6 +35,9 @@ TURNS = [
     "\nquestion: ", "\n\nNext question: ",
     "\n\nHere is another question: ", "\n\nLet's try another problem.\n", "\n\nNow, solve the following problem.\n",
     "\n\nFollow-up question: ",
+    "\n\n[Question] ", "\n\nQuestion - ", "\n\n1. Question: ", "\n\nQ.", "\n\nH: ", "\n\nExercise.\n",
+    "\n\n== Question ==\n",
+    "\nQ2. ", "\n\nuser\n", "\n\n<question>", "\nINSTRUCTION: ",
     "\n\nPregunta: ", "\n\nFrage: ", "\n\n问题：", "\n\nPrompt: ", "\n\n2. What is the sum of two and three?\n",
 ]  # fmt: skip
 
@@ -63,6 +69,9 @@ def test_another_turn_on_the_same_line(turn: str) -> None:
         "The first answer is 5. Check: 3 + 4 is 7, not 5.\nThe answer is 7.",
         "<|endoftext|>7<|eot_id|>",
         "We answer in two steps.\nQuestion: is it 5?\nNo. The answer is 7.",
+        "Human: what is 3+4?\nAssistant: The answer is 7",
+        "Given: 3 and 4.\nTask: add.\nAnswer: 7",
+        "The question: Tom has 3. Question: how many with 4 more? The final answer is: 7",
     ],
 )
 def test_the_question_itself_may_be_repeated_first(completion: str) -> None:

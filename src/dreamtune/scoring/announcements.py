@@ -26,7 +26,7 @@ BROKEN_BOX = re.compile(r"^\\?\.?boxed\s*\{\}?|\}$")
 MARKUP = r"(?:[*_\t ]|`(?!``)){0,8}"
 ADVERB = (
     r"(?:\s{1,3}|,\s?)(?:therefore|thus|then|hence|simply|just|clearly|indeed|now|actually|in fact|finally|of course"
-    r"|again)\b,?"
+    r"|again|definitely|certainly)\b,?"
 )
 IS = (
     r"(?:(?:is|are|was|were)(?=n['’]t\b)|(?:is|are|was|were|be|becomes|equals|comes out to(?: be)?|comes to"

@@ -118,7 +118,7 @@ def extract(text: str, extractors: Sequence[str], marker: str) -> tuple[str | No
         return without_reason(answer), order[-place]
     for name in extractors:
         if name in FALLBACKS and (answer := FALLBACKS[name](text)) is not None and not _denied(answer, places):
-            return answer, name
+            return (without_reason(answer) if name == "bare" else answer), name
     if places:
         _, place, answer = max(places)
         return answer, order[-place]

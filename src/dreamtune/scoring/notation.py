@@ -25,7 +25,9 @@ ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+|[A-Za-z]))")
 ROOT_IN_BRACKETS = re.compile(r"(?:\\|(?<![A-Za-z\\]))sqrt\s*\(([^()]*)\)")
 PI = re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])")
 INFINITY = re.compile(r"(?<![\\A-Za-z])(?:oo|infinity|inf)(?![A-Za-z])", re.IGNORECASE)
+STARS = re.compile(r"^([^*]*[^*^{])\*+\s*$")  # that end a text, have no partner, and are no superscript
 BOLD = re.compile(r"(?<![\w)}\]*])\*\*(?=\S)([^*\n]+)\*\*(?!\*)")
+REALS = re.compile(r"\\(?:mathbf|Bbb)\s*\{?R\}?(?![A-Za-z])")
 POWER = re.compile(r"(?<=[\w)}\]])\s*\*\*\s*(?=[\w({-])")
 TIMES = re.compile(r"(?<=\d)\s*(?:[xX]|\*)\s*(?=10\s*\^)")
 # A backslash after a backslash belongs to a row's end.
@@ -75,7 +77,7 @@ ANNOUNCED = re.compile(
 )
 # Words and signs before a value that leave it as it is: "approximately 5", "≈5", "#5", "= 5", "exactly 5".
 LEAD = re.compile(
-    r"^(?:(?:#+|~+|=|:|\*+(?=\s)|\\(?:approx|sim|simeq|cong)(?![A-Za-z])|(?:is |are )?(?:approx\.(?!\w)"
+    r"^(?:(?:#+|~+|=|:|…|\.{3}|\*+(?=\s)|\\(?:approx|sim|simeq|cong)(?![A-Za-z])|(?:is |are )?(?:approx\.(?!\w)"
     r"|(?:approximately|approx|about|around|roughly"
     r"|circa|exactly|precisely|equal to|equals)\b)|(?:only|just|simply|a total of"
     r"|the number)\b(?=\s*[-\\$\d(]))\s*)+(?=\S)",
@@ -113,9 +115,9 @@ def tidy(answer: str) -> str:
 
 def _commands(text: str) -> str:
     """Return the text without the commands that only change how it looks."""
-    text = ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
+    text = REALS.sub(r"\\mathbb{R}", ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text))
     text = _without_shown(SILENT.sub(" ", text)) if "\\" in text else text
-    text = BOLD.sub(r"\1", text)
+    text = STARS.sub(r"\1", BOLD.sub(r"\1", text))
     for pattern, written in RELATIONS:
         text = pattern.sub(written, text)
     return TIMES.sub(r"\\times ", POWER.sub("^", text))

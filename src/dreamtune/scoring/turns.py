@@ -20,7 +20,7 @@ TAG = re.compile(
 # Blanks, special tokens and the name of the model's own turn, with which a completion may begin.
 START = re.compile(r"(?:\s|<\|[^<>|]{1,40}\|>|</?s>|<bos>|(?:assistant|system)\b:?)*")
 
-BEFORE = r"(?<![^\s.!?)\]}$*\"'’”>|;。#_~-])"  # what may stand right before the name of a turn
+BEFORE = r"(?<![^\s\d.!?)\]}$*\"'’”>|;。#_~-])"  # what may stand right before the name of a turn
 COLON = r"[*_]{0,3}\s{0,3}[:：](?!=)"
 QUESTIONS = (
     *(
@@ -94,6 +94,7 @@ TURNS = (
         rf"{LEADING}{KIND.lower()}(?:{NAMES.lower()})s?{NUMBER.lower()}{ENDING}",
         lower=True,
     ),
+    Turn(["user", "human"], r"^(?:user|human)[\t ]*$", lower=True),  # of a chat template without its special tokens
     Turn(["#"], rf"^#{{1,6}}\s{{0,3}}{KIND}(?:{NAMES}|Example|Response)s?\b"),
     Turn(OTHERS, rf"{BEFORE}(?:{'|'.join(OTHERS)})s?{NUMBER}{COLON}(?=\s|$)"),
     Turn(
@@ -118,12 +119,12 @@ MARKUP_LEFT = re.compile(r"(?:^|(?<=\s))[#>*_~|\-–—=]{1,80}\s*$")
 # A line that concludes without the word "answer": "So she has 5 left.", "2 + 3 = 5", "The total is 5 dollars."
 CONCLUSION = re.compile(
     r"^\W*(?:so|thus|therefore|hence|in total|altogether|total)\b[^\n]*\d|=[^=\n]*\d[^=\n]{0,40}$"
-    r"|^\W*[-+$€£¥]?\d[\d.,/]*\W*$"
     r"|^(?=.*\b(?:left|total|altogether|in all|remain(?:s|ing)?|needs?|more|costs?|result|value)\b)"
     r"\D*\d[\d.,/]*\D*$",
     re.IGNORECASE,
 )
 CALCULATED = re.compile(r"=\s{0,3}\\?[$€£]?\s?-?\d")
+ONLY_NUMBER = re.compile(r"\W*\d[\d.,/]*\W*")
 ONE_NUMBER = re.compile(r"[^\d?]*\d[\d.,/]*[^\d?]*")
 MAX_ANSWER_LINE = 60  # characters of a line that may be an answer and nothing else
 
@@ -183,8 +184,9 @@ def _concludes(text: str, first: int, end: int) -> bool:
     before = text[max(first, end - 400) : end]
     said = before.rstrip(" \t\r\n-–—=_*#")
     line = said.rpartition("\n")[2].strip()
+    if ONLY_NUMBER.fullmatch(line) or (CALCULATED.search(said) and ONE_NUMBER.fullmatch(line)):
+        return True
     if not line or "\n" not in before[len(said) :]:
         return False
     alone = end - first <= MAX_ANSWER_LINE and "\n" not in said and len(line.split()) <= 4
-    calculated = CALCULATED.search(said) and ONE_NUMBER.fullmatch(line)
-    return bool(alone or calculated or CONCLUSION.search(line))
+    return (alone and not re.search("[?:]", line)) or CONCLUSION.search(line) is not None

@@ -81,9 +81,9 @@ OPENING = re.compile(
 )
 
 OPTION = re.compile(
-    r"(?:(?:so|thus|hence|therefore)\b[\s,]*)?(?:it\s+(?:is|must be|has to be|should be|would be)\s+)?"
-    r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|letter|answer)s?\s+(?:is\s+)?)?[(\[]?\s*(?P<letter>[A-Ja-j])\s*"
-    r"(?:(?P<stop>[)\].:]+|\s[-–—](?=\s)|(?=\s+(?:is\s+(?:the\s+)?(?:only\s+)?(?:correct|right|best|true|answer)"
+    r"(?:(?:so|thus|hence|therefore)\b[\s,]*)?(?:it(?:'s|\s+(?:is|must be|has to be|should be|would be))\s+)?"
+    r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|letter|answer|statement)s?\s+(?:is\s+)?)?[(\[]?\s*(?P<letter>[A-Ja-j])\s*"
+    r"(?:(?P<stop>[)\].:]+|\s(?=\()|\s[-–—](?=\s)|(?=\s+(?:is\s+(?:the\s+)?(?:only\s+)?(?:correct|right|best|true|answer)"
     r"|only)\b))(?:\s*(?P<rest>\S.*))?)?",
     re.IGNORECASE,
 )
@@ -181,7 +181,7 @@ def same_choice(given: str, expected: str, same: Callable[[str, str], bool]) -> 
 def _option(text: str) -> re.Match[str] | None:
     """Return the letter of an option and its text, or None; "a dog" is no option."""
     option = OPTION.fullmatch(text)
-    return None if option and option["rest"] and option["letter"].islower() else option
+    return None if option and _text(option) and option["letter"].islower() else option
 
 
 def _text(option: re.Match[str]) -> str:
