@@ -110,7 +110,13 @@ def test_the_stage_writes_and_says_it(tmp_path: Path, capsys: pytest.CaptureFixt
     assert audit_references(ScoreConfig(), shards, out)["gradable"] == 2
     assert json.loads((out / "references.json").read_text())["rows"] == 4
     said = capsys.readouterr().err
-    assert said.startswith("references: 2 of 4 test rows can be graded") and said.count("\n") == 1
+    assert said.startswith("references: 2 of 4 test rows can be graded")
+    assert said.splitlines()[1:] == [
+        "  row 3: …2 + 3 = 5 #### 5 → compared with 5",
+        "  row 5: …2 + 2 = 4. #### 4 → compared with 4",
+        "  row 7: …It is. $\\boxed{2}$ → not graded: asks for a proof",
+        f"  row 9: …{LONG.strip()[-60:]} → not graded: no short answer is marked",
+    ]
     splits["test"] = {"rows": 0, "files": []}
     (shards / "shards.json").write_text(json.dumps({"splits": splits}))
     assert audit_references(ScoreConfig(), shards, out)["rows"] == 0

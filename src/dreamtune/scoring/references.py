@@ -22,7 +22,13 @@ from dreamtune.shards import read_meta, read_split
 MAX_CHARACTERS = 120  # a longer reference without a marked answer is an essay or a proof
 MAX_WORDS = 12
 MAX_AFTER = 200  # characters that may follow the line of GSM8K's ####
-EXAMPLES, EXCERPT = 5, 160  # references that the audit shows, and characters of each, from its end
+EXAMPLES, EXCERPT = 5, 160  # references that the audit keeps, and characters of each, from its end
+SHOWN = 60  # of these on the terminal
+MOST_GRADABLE = 3  # gradable examples that are shown where there are many that are not
+REMEDY = (
+    r"accuracy will say little; mark each reference's answer (\boxed{…}, #### 18, Answer: 18, or the words of "
+    "score.marker)"
+)
 COMMAND = re.compile(r"\\[A-Za-z]+")
 WORD = re.compile(r"[^\W\d_]{2,}")
 CALCULATION = re.compile(r"<<[^<>\n]{0,80}>>")  # GSM8K's
@@ -138,8 +144,15 @@ def audit_references(score: ScoreConfig, shards: Path, out: Path) -> dict[str, A
     rows = read_split(shards, "test") if read_meta(shards)["splits"]["test"]["rows"] else []
     audit = gradability(rows, score)
     write_json(out / REFERENCES_FILE, audit)
-    print(f"references: {audit['sentence']}", file=sys.stderr)
+    print("\n".join([f"references: {audit['sentence']}", *map(_shown, audit["examples"])]), file=sys.stderr)
     return {name: audit[name] for name in ("rows", "gradable", "reasons")}
+
+
+def _shown(example: Mapping[str, Any]) -> str:
+    """Return the line of one example: the end of its reference, and what answers are compared with."""
+    reference = " ".join(example["reference"].split())[-SHOWN:]
+    compared = f"compared with {example['compared']}" if example["compared"] else f"not graded: {example['state']}"
+    return f"  row {example['example_id']}: …{reference} → {compared}"
 
 
 def gradability(rows: Iterable[Mapping[str, Any]], score: ScoreConfig) -> dict[str, Any]:
@@ -157,26 +170,18 @@ def gradability(rows: Iterable[Mapping[str, Any]], score: ScoreConfig) -> dict[s
         shown = examples.setdefault(state, [])
         if len(shown) < EXAMPLES:
             shown.append(example | {"compared": compared, "state": state})
-    gradable, total = counts.pop("gradable", 0), counts.total() + counts["gradable"]
-    total = gradable + counts.total()
+    total, gradable = counts.total(), counts.pop("gradable", 0)
     others = [example for state, found in examples.items() if state != "gradable" for example in found]
-    first = examples.get("gradable", [])
-    chosen = first[: max(EXAMPLES - len(others), 3)]
+    chosen = examples.get("gradable", [])[: max(EXAMPLES - len(others), MOST_GRADABLE)]
     sentence = f"{gradable} of {total} test rows can be graded"
     if counts:
         sentence += f" ({', '.join(f'{n}: {state}' for state, n in sorted(counts.items()))})"
-    warning = None
-    if 2 * gradable < total:
-        warning = (
-            f"only {gradable} of {total} test rows can be graded: accuracy will say little; mark each reference's "
-            f"answer "
-            r"(\boxed{…}, #### 18, Answer: 18, or the words of score.marker)"
-        )
+    warning = f"only {gradable} of {total} test rows can be graded: {REMEDY}" if 2 * gradable < total else None
     return {
         "rows": total,
         "gradable": gradable,
         "reasons": dict(sorted(counts.items())),
         "examples": (chosen + others)[:EXAMPLES],
-        "sentence": sentence + (f"; {warning}" if warning else ""),
+        "sentence": f"{sentence}; {warning}" if warning else sentence,
         "warning": warning,
     }
