@@ -70,6 +70,7 @@ def test_another_turn_on_the_same_line(turn: str) -> None:
         "<|endoftext|>7<|eot_id|>",
         "We answer in two steps.\nQuestion: is it 5?\nNo. The answer is 7.",
         "Human: what is 3+4?\nAssistant: The answer is 7",
+        "P = 3 + 4 = 7\nQ = 2\nR = 5\nThe answer is 7.",
         "Given: 3 and 4.\nTask: add.\nAnswer: 7",
         "The question: Tom has 3. Question: how many with 4 more? The final answer is: 7",
     ],

@@ -49,7 +49,7 @@ KIND = r"(?:(?:Next|New|Another|Follow-?up|Sample|Practice|Bonus|Similar|Additio
 NUMBER = r"(?:\s{0,3}[#№]?\s?\d{1,4}|\s(?:one|two|three|four|five|[A-Z]))?"
 LEADING = r"^[\t ]{0,8}[#>*_~=\[(-]{0,8}[\t ]{0,4}(?:\d{1,3}[.)][\t ]{1,3})?[*_]{0,3}"
 # After the name at a line's beginning: "Question:", "Question - ", "[Question]", "== Question ==", "Exercise." alone.
-ENDING = rf"(?:{COLON}|\]|[\t ]{{0,3}}[-–—=][-–—=\t ]|\.[\t ]*$|(?<=^q)\.)"
+ENDING = rf"(?:{COLON}|\]|(?<=[^\W\d]{{2}})[\t ]{{0,3}}(?:[-–—][\t ]|==)|\.[\t ]*$|(?<=^q)\.)"
 
 
 class Turn:
