@@ -28,6 +28,7 @@ LONG = "We split the set into two parts and count each of them with some care. "
         (LONG + "\nAnswer: 34", "34"), (LONG + "\n**Answer:** 34", "34"), (LONG + "\nAnswer: **34**", "34"),
         ("Ans: 34", "34"),
         (LONG + "The final answer is: 34", "34"), (LONG + "Therefore, the answer is 34.", "34"),
+        (LONG + "The answer is thus $34$.", "34"),
         (LONG + "\nThe answer is: 34", "34"),
         (LONG + "\nThe correct answer is (B).", "B"), (LONG + "\n<answer>34</answer>", "34"),
         # displayed
@@ -58,6 +59,8 @@ def test_a_marked_answer_is_found(solution: str, answer: str) -> None:
         f"#### 1. First part\n{LONG}",
         f"#### Conclusion\n{LONG}",
         "either $\\boxed{2}$ or $\\boxed{5}$",
+        f"(a) The answer is: $\\boxed{{2}}$. {LONG} (b) The answer is: $\\boxed{{2^{{1011}}}}$.",
+        "press $\\boxed{A}$ or $\\boxed{B}$; so $\\boxed{A}, \\boxed{B}, \\boxed{A}$ and it is shown",
         f"The answer is found by counting. {LONG}",
         f"{LONG}\n{LONG}",
         "",

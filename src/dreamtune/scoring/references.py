@@ -33,10 +33,10 @@ COMMAND = re.compile(r"\\[A-Za-z]+")
 WORD = re.compile(r"[^\W\d_]{2,}")
 CALCULATION = re.compile(r"<<[^<>\n]{0,80}>>")  # GSM8K's
 HEADED_ANSWER = re.compile(
-    r"^[#*>\t ]*(?:the[\t ]+)?(?:final[\t ]+|correct[\t ]+)?(?:answer|ans\.?)\b[*\t ]*(?:is\b[*\t ]*:?"
+    r"^[#*>\t ]*(?:the[\t ]+)?(?:final[\t ]+|correct[\t ]+)?(?:answer|ans\.?)\b[*\t ]*(?:is\b(?:[\t ]+thus\b)?[*\t ]*:?"
     r"|[:=：])[*\t ]*\n{0,2}\s*(?=\S)"
     r"|(?:^|[.!?]\s+)(?:so,?|thus,?|therefore,?|hence,?)?[\t ]*(?:the[\t ]+)(?:final[\t ]+"
-    r"|correct[\t ]+)?answer[\t ]+is\b[*\t ]*:?[*\t ]*(?=\S)",
+    r"|correct[\t ]+)?answer[\t ]+is\b(?:[\t ]+(?:thus|then|therefore)\b)?[*\t ]*:?[*\t ]*(?=\S)",
     re.IGNORECASE | re.MULTILINE,
 )
 HASHED_ANSWER = re.compile(r"####[ \t]*(?=\S)")
@@ -66,7 +66,7 @@ def reference_answer(solution: str, marker: str) -> str | None:
     boxes = [box.content for box in closed_boxes(text)]
     if len(set(boxes)) > 1 and not all(equivalent(box, boxes[-1]) for box in boxes[:-1]):
         listed = last_box(text)
-        if listed is None or " or " in listed.content or any(box not in listed.content for box in boxes):
+        if listed is None or sorted(re.split(", | and ", listed.content)) != sorted(boxes):
             return None  # ASSUME: several different boxes are several answers; which one is asked for is unknown
         return _checkable(listed.content, MAX_CHARACTERS)
     if boxes:
