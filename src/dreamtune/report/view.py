@@ -3,6 +3,7 @@
 from typing import Any
 
 from dreamtune.readable import DASH, duration, nats, number, p_value, percent, points
+from dreamtune.report.shapes import cut, shapes
 from dreamtune.report.text import READING_NAMES, plain, reveal
 
 MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
@@ -10,16 +11,6 @@ SAMPLER = (
     *("max_new_tokens", "steps", "block_length", "lookahead", "refresh", "threshold"),
     *("order", "ranking", "temperature", "top_p", "top_k", "samples", "seed"),
 )
-SHAPES = {
-    "no answer found": "parse_failed",
-    "cut off before the end token": "truncated",
-    "loop": "looping",
-    "empty": "empty",
-    "the most frequent text": "commonest",
-    "steps that went left to right": "left_to_right",
-    "distinct tokens": "distinct_1",
-    "distinct pairs of tokens": "distinct_2",
-}  # how the answers look: label and key of scores.json
 Table = list[dict[str, Any]]
 
 
@@ -80,11 +71,11 @@ def comparison_tables(summary: dict[str, Any]) -> Table:
         {
             "title": name.replace("/", " · "),
             "readings": [_reading(label, reading) for label, reading in _readings(block)],
-            "shapes": _shapes([block[who].get("scores", {}) for who in ("base", "tuned")]),
+            "shapes": shapes([block[who].get("scores", {}) for who in ("base", "tuned")]),
             "ungradable": block["accuracy"].get("ungradable"),
             "undecided": block["accuracy"].get("undecided"),
             "alike": block["accuracy"]["clusters"] < block["accuracy"]["base"]["n"],
-            "cut": _cut([(who, block[who].get("scores", {})) for who in ("base", "tuned")]),
+            "cut": cut([(who, block[who].get("scores", {})) for who in ("base", "tuned")]),
             "sampler": _pairs(summary["settings"].get(f"answers/{name}/tuned", {}).get("generate", {}), SAMPLER),
         }
         for name, block in summary["comparisons"].items()
@@ -250,41 +241,6 @@ def _reading(label: str, block: dict[str, Any]) -> dict[str, Any]:
 def _alike(block: dict[str, Any]) -> str:
     """Return the number of unrelated questions that say as much, in brackets; "" where all are unrelated."""
     return f" ({block['gain']['effective_n']:.0f})" if block["clusters"] < block["base"]["n"] else ""
-
-
-def _shapes(sides: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Return a row per statistic of form (label, base, tuned), see `SHAPES`; [] where nothing was scored."""
-    if not any(sides):
-        return []
-    shares = [(label, *(percent(scores.get(key)) for scores in sides)) for label, key in SHAPES.items()]
-    early = [_of(s.get("early_ends"), s.get("rows")) for s in sides]
-    lengths = [f"{number(s.get('tokens_median'))}, {number(s.get('tokens_p95'))}" for s in sides]
-    return [
-        *shares,
-        ("ended before any answer was found", *early),
-        ("tokens: median, 95th percentile", *lengths),
-    ]
-
-
-def _of(count: int | None, total: int | None) -> str:
-    return DASH if count is None else f"{number(count)} of {number(total)}"
-
-
-def _cut(sides: list[tuple[str, dict[str, Any]]]) -> str:
-    """Return how many answers were cut where another question begins, and what they count uncut; "" if none was.
-
-    >>> _cut([("base", {"cut": 5, "uncut_otherwise": 3, "correct": 40, "uncut_correct": 37}), ("tuned", {"cut": 0})])
-    'base 5, of which 3 would be graded otherwise without the cut (37 right instead of 40); tuned 0'
-    """
-    said = []
-    for who, scores in sides:
-        otherwise = scores.get("uncut_otherwise") or 0
-        right = f"({number(scores.get('uncut_correct'))} right instead of {number(scores.get('correct'))})"
-        changed = (
-            f", of which {number(otherwise)} would be graded otherwise without the cut {right}" if otherwise else ""
-        )
-        said.append(f"{who} {number(scores.get('cut'))}{changed}")
-    return "; ".join(said) if any(scores.get("cut") for _, scores in sides) else ""
 
 
 def _share(side: dict[str, Any]) -> dict[str, str]:
