@@ -48,7 +48,7 @@ LINES = [  # 7 over several lines, after what announces it
     "\\begin{equation}\n7\n\\end{equation}", "```\n7\n```", "\n```latex\n7\n```", "\n\n**7**", "\n$7$", "\n\\(7\\)",
     "$$7", "\n\\[\n\\boxed{7}\n\\]",
     "\\begin{gather*}\n7\n\\end{gather*}", "\n\n`7`", "\n$$\nx = 7\n$$\nas we wanted.",
-    "```python\n7\n```", "\n$$\n\\begin{array}{l}\n7\n\\end{array}\n$$", "x =\n7", "…7",
+    "```python\n7\n```", "\n$$\n\\begin{array}{l}\n7\n\\end{array}\n$$", "x =\n7", "$\n7\n$", "\\(\n7\n\\)", "…7",
     "\n\\[\n\\begin{aligned}\nx &= 7\n\\end{aligned}\n\\]", "\n> 7",
 ]  # fmt: skip
 ANNOUNCING = [

@@ -17,9 +17,10 @@ SYSTEM = re.compile(  # rows without columns, but for what an equals sign is ali
 ONE_CELL = re.compile(r"\\begin\s*\{array\}\s*\{[lcr|\s]*\}((?:(?!\\\\|\\begin|\\end)[^&])*)\\end\s*\{array\}")
 FENCE = re.compile(r"(?:```|~~~)(?:[A-Za-z]{1,12}(?=\s))?")
 ROW_END = re.compile(r"\\\\(?:\s*\[[^\[\]]{0,10}\])?|\n")
+LONE_DOLLAR = re.compile(r"\$[\t ]*\n[^$]{1,200}\$")
 DELIMITER = re.compile(
-    r"(?P<fence>```|~~~)|(?P<dollars>(?<!\\)\$\$)|(?P<open>(?<!\\)\\\[|\\begin\s*\{[^{}]{0,20}\}|(?<!\\)\{)"
-    r"|(?P<close>(?<!\\)\\\]|\\end\s*\{[^{}]{0,20}\}|(?<!\\)\})"
+    r"(?P<fence>```|~~~)|(?P<dollars>(?<!\\)\$\$)|(?P<open>(?<!\\)\\[\[(]|\\begin\s*\{[^{}]{0,20}\}|(?<!\\)\{)"
+    r"|(?P<close>(?<!\\)\\[\])]|\\end\s*\{[^{}]{0,20}\}|(?<!\\)\})"
 )
 
 
@@ -32,6 +33,8 @@ def block(text: str) -> str:
     'A = \\begin{pmatrix}1\\\\\n2\\end{pmatrix}.'
     """
     text = text[:MAX_CHARACTERS].lstrip()
+    if lone := LONE_DOLLAR.match(text):
+        return lone.group()
     first, end, depth, displayed, fenced = text.split("\n", 1)[0], 0, 0, False, False
     for line in text.splitlines(keepends=True):
         for token in DELIMITER.finditer(line):

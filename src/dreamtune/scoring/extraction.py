@@ -108,17 +108,16 @@ def extract(text: str, extractors: Sequence[str], marker: str) -> tuple[str | No
     """
     order = [name for name in ANNOUNCERS if name in extractors]
     places = [
-        (found.start, -place, found.text)
-        for place, name in enumerate(order)
-        if (found := ANNOUNCERS[name](text, marker))
+        (one.start, -place, one.text) for place, name in enumerate(order) if (one := ANNOUNCERS[name](text, marker))
     ]
     said = [place for place in places if not says_nothing(place[2])]
     if said:
         _, place, answer = max(said)
         return without_reason(answer), order[-place]
     for name in extractors:
-        if name in FALLBACKS and (answer := FALLBACKS[name](text)) is not None and not _denied(answer, places):
-            return (without_reason(answer) if name == "bare" else answer), name
+        found = FALLBACKS[name](text) if name in FALLBACKS else None
+        if found is not None and not _denied(found, places):
+            return (without_reason(found) if name == "bare" else found), name
     if places:
         _, place, answer = max(places)
         return answer, order[-place]

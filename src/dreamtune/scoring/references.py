@@ -141,7 +141,9 @@ def audit_references(score: ScoreConfig, shards: Path, out: Path) -> dict[str, A
     Returns:
         counts for the manifest: rows, gradable, and the number of rows by the reason why they are not.
     """
-    rows = read_split(shards, "test") if read_meta(shards)["splits"]["test"]["rows"] else []
+    rows: Iterable[Mapping[str, Any]] = (
+        read_split(shards, "test") if read_meta(shards)["splits"]["test"]["rows"] else []
+    )
     audit = gradability(rows, score)
     write_json(out / REFERENCES_FILE, audit)
     print("\n".join([f"references: {audit['sentence']}", *map(_shown, audit["examples"])]), file=sys.stderr)
