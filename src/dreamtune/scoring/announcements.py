@@ -5,14 +5,14 @@ Each finder returns the last place of its kind that says something, as a `Found`
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 
-from dreamtune.scoring.boxes import BOX, PLACEHOLDER, last_box, without_tag
+from dreamtune.scoring.boxes import BOX, BROKEN_BOX, PLACEHOLDER, last_box, without_tag
+from dreamtune.scoring.characters import in_lower_case
 from dreamtune.scoring.displays import block
-from dreamtune.scoring.phrases import AFTER_ANSWER, AROUND_ANSWER, BEFORE_ANSWER, Phrase
 
 MAX_TRIES = 20  # announcements that are looked at, from the last one backwards
 MAX_BEFORE = 120  # characters before "is the answer" that are looked at
@@ -22,8 +22,99 @@ CLOSED_TAG = re.compile(rf"</?(?:{TAG_NAMES})>|\[/(?:{TAG_NAMES})\]", re.IGNOREC
 FIRST_BOX = re.compile(rf"{BOX}\{{?(?=[^{{}}\n]{{0,300}}[^\s{{}}])")
 ANSWER_TURN = re.compile(r"^\W{0,4}A\s?[:：]", re.MULTILINE)
 FOLLOWING = re.compile(r"[\s*_`]*([^\s*_`].{0,40})")
-BROKEN_BOX = re.compile(r"^\\?\.?boxed\s*\{\}?|\}$")
 
+MARKUP = r"(?:[*_\t ]|`(?!``)){0,8}"
+ADVERB = (
+    r"(?:\s{1,3}|,\s?)(?:therefore|thus|then|hence|simply|just|clearly|indeed|now|actually|in fact|finally|of course"
+    r"|again|definitely|certainly)\b,?"
+)
+IS = (
+    r"(?:(?:is|are|was|were)(?=n['’]t\b)|(?:is|are|was|were|be|becomes|equals|comes out to(?: be)?|comes to"
+    r"|turns out to be|works out to(?: be)?"
+    r"|(?:should|must|would|will|has to|can only) be)\b)"
+)
+VERB = (
+    rf"(?:(?:{ADVERB})?\s{{1,3}}{IS}(?:{ADVERB})?(?: (?:given by|equal to|as follows))?|\s{{0,3}}(?:=>|->|[:：=→⇒]))"
+    rf"{MARKUP}[:：]?{MARKUP}"
+)
+OF = r"(?:\s{0,3}\([^()\n]{0,40}\)|,? (?:to|for|of|in|as|that|here|from|we)\b[^.:=\n]{0,80}?)?"
+LETTERS = r"\(?[A-J]\)?(?:(?:\s?(?:,|&|and|or)\s?){1,2}\(?[A-J]\)?){0,8}"
+GOOD = r"(?:correct|right|best|appropriate|accurate|suitable)"
+CHOICE = r"(?:answer|option|choice|alternative|selection|response|statement|letter|pick|one)"
+FOREIGN = ("réponse", "respuesta", "resposta", "risposta", "antwort", "lösung", "ответ", "odpowiedź", "답", "정답")
+ASIAN = ("答案", "答え", "答", "正解")
+
+
+class Phrase:
+    """A phrase that announces an answer.
+
+    Args:
+        words: texts of which one stands in the phrase: where none does, nothing is searched.
+        pattern: matches the phrase, in several lines.
+        lower: whether the pattern reads the text in lower case.
+    """
+
+    def __init__(self, words: Sequence[str], pattern: str, lower: bool = True) -> None:
+        self.words, self.lower = words, lower
+        self.pattern = re.compile(pattern, re.MULTILINE)
+
+    def matches(self, text: str, lowered: str) -> Iterator[re.Match[str]]:
+        """Yield the matches in a text, which is given as it is and in lower case."""
+        if any(word in lowered for word in self.words):
+            yield from self.pattern.finditer(lowered if self.lower else text)
+
+
+# What follows one of these is the answer.
+BEFORE_ANSWER = (
+    # "The answer is", "Final answer:", "the answer to the question is therefore", "Ans.:". The letters come first,
+    # because a pattern that begins with them is searched fast.
+    Phrase(["ans"], rf"ans(?<!\wans)(?:(?:wer)?s?\b\.?{MARKUP}{OF}{MARKUP}{VERB}|\.(?=\s*\S))"),
+    Phrase(
+        FOREIGN,
+        rf"(?:{'|'.join(FOREIGN)}){MARKUP}(?:finale?|correcte?|correcta)?{MARKUP}(?:\s(?:est|es|é|è|ist|lautet|to|은|는)\b|\s?[:：=—])",
+    ),
+    Phrase(ASIAN, rf"(?:{'|'.join(ASIAN)})\s?(?:应该|應該)?(?:是|为|為|は|[:：=]){MARKUP}[:：]?"),
+    # "### Final answer" on a line of its own.
+    Phrase(
+        ["answer"],
+        r"^(?:#{1,6}[\t ]{0,3}|\*{2}|__|[\t ]{0,4}(?=final))\**(?:the )?(?:final |correct )?answer[^\w\n]{0,6}$",
+    ),
+    # "A: 7", which is no option as in "A: 7" over "B: 8".
+    Phrase(["a:"], r"^(?:[*_]{0,3})a[*_]{0,3}:[*_\t ]{0,8}(?=[^\n]{1,30}$)(?![^\n]*\n\s{0,3}b\s?[:.)])"),
+    Phrase(["####"], r"####[\t ]{0,4}(?=[-+$€£¥₹\\({.]{0,3}\s?\d)(?!\d{1,2}[.)]\s+[a-z])"),
+    # "The correct option is Paris", "my choice: B".
+    Phrase(GOOD[3:-1].split("|"), rf"\b{GOOD}\s{{1,3}}(?:answer\s)?{CHOICE}s?{MARKUP}{VERB}"),
+    Phrase(
+        ["option", "choice", "selection", "pick"],
+        rf"\b(?i:option|choice|selection|pick){MARKUP}(?:\s(?:is|must be|should be)\b|:){MARKUP}"
+        rf"(?=(?i:option |choice )?{LETTERS}(?:\W|$))",
+        lower=False,
+    ),
+)
+# These hold the answer: "D is correct", "I would choose D", "so, option D."
+AROUND_ANSWER = (
+    Phrase(
+        GOOD[3:-1].split("|"),
+        rf"(?<![\w(])(?P<letters>{LETTERS})\)?\s(?:is|are|must be|would be|should be)\s"
+        r"(?:therefore |thus |clearly |indeed |both |all )?"
+        rf"(?:the\s)?(?:only |most |single )?{GOOD}\b(?!ly)(?!\s(?:if|only|when)\b)",
+        lower=False,
+    ),
+    Phrase(
+        ["choos", "chose", "pick", "select", "go with", "going with", "opt for"],
+        r"\b(?i:choose|choosing|chose|pick|picking|select|selecting|go with|going with|opt for)\s"
+        r"(?i:(?:option|choice|answer|letter)s?\s)?"
+        r"(?P<letters>\([A-J]\)|[A-HJ](?:(?:\s?(?:,|&|and)\s?){1,2}[A-J])*)(?=[.,;:!)*\s]{0,4}(?:$|[.,;:!]|because|since|as\b|for\b|\())",
+        lower=False,
+    ),
+    Phrase(["option", "choice"], rf"\b(?i:option|choice)s?\s(?P<letters>{LETTERS})(?=[.!*\t ]{{0,4}}$)", lower=False),
+)
+# What stands before it is the answer: "42 is the answer."
+AFTER_ANSWER = Phrase(
+    ["the ", "my ", "our "],
+    rf"\s(?:is|are|was|must be|would be)(?:{ADVERB})?\s(?:the|my|our)\s(?:(?:final|correct|right|best|only)\s){{0,2}}"
+    r"(?:answer|solution|option|choice|result)\b(?!\s?(?:is|are|to which|:|=))",
+)
 SENTENCE = re.compile(r"[.!?;:]\s+|\n|,\s+(?=[^()]*$)")
 CONNECTIVE = re.compile(
     r"^(?:(?:so|thus|therefore|hence|then|and|but|now|finally|clearly|i think|option|choice|answer)\b[\s,:]*)+",
@@ -105,9 +196,8 @@ def final_answer(completion: str, marker: str) -> Found | None:
 
 @lru_cache(maxsize=8)
 def _spaced(marker: str) -> re.Pattern[str]:
-    if not marker.strip():
-        return re.compile("(?!)")
-    return re.compile(r"\s*".join(re.escape(piece) for piece in re.findall(r"\w+|[^\w\s]", marker)), re.IGNORECASE)
+    words = re.findall(r"\w+|[^\w\s]", marker)
+    return re.compile(r"\s*".join(map(re.escape, words)) or "(?!)", re.IGNORECASE)
 
 
 def announced(completion: str, marker: str) -> Found | None:
@@ -117,7 +207,9 @@ def announced(completion: str, marker: str) -> Found | None:
     ('12', 'B')
     """
     lowered = in_lower_case(completion)
-    after = sorted((match for phrase in BEFORE_ANSWER for match in _last_of(phrase, completion, lowered)), key=_end)
+    after = sorted(
+        (match for phrase in BEFORE_ANSWER for match in _last_of(phrase, completion, lowered)), key=re.Match.end
+    )
     found = [
         _last_after(
             [match for match in after if not DOUBTED.search(lowered[max(0, match.start() - 30) : match.start()])],
@@ -132,16 +224,6 @@ def announced(completion: str, marker: str) -> Found | None:
     text = without_reason(last.text).rstrip(". ")
     text = text.strip("*") if text.startswith("**") else text.removesuffix("**").rstrip(". ")
     return Found(text, last.start) if text else None
-
-
-def in_lower_case(text: str) -> str:
-    """Return the text in lower case, each character in its place: those that would become two stay as they are."""
-    lowered = text.lower()
-    return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
-
-
-def _end(match: re.Match[str]) -> int:
-    return match.end()
 
 
 def _last_of(phrase: Phrase, text: str, lowered: str) -> deque[re.Match[str]]:
@@ -168,7 +250,9 @@ def _last_after(matches: Sequence[re.Match[str]], text: str) -> Found | None:
 
 def _letters(completion: str, lowered: str) -> Found | None:
     """Return the letters of multiple choice that are said to be right last."""
-    matches = sorted((match for phrase in AROUND_ANSWER for match in _last_of(phrase, completion, lowered)), key=_end)
+    matches = sorted(
+        (match for phrase in AROUND_ANSWER for match in _last_of(phrase, completion, lowered)), key=re.Match.end
+    )
     for match in reversed(matches):
         if match["letters"] != "I" and not match["letters"].startswith(("I or", "I and")):
             return Found(match["letters"], match.start())

@@ -17,6 +17,7 @@ BETWEEN = re.compile(
     r"(?:[\s$,;~]|\\[,;:! )(\]\[]|\\q?quad|\\text\s?\{|\}|\band\b|\bor\b|\b(?:possible )?(?:values?|answers?"
     r"|solutions?) (?:is|are)\b|&|\*)*"
 )
+BROKEN_BOX = re.compile(r"^\\?\.?boxed\s*\{\}?|\}$")
 BROKEN_TAG = re.compile(r"</\w*[>}]?$|(?<=[\w}])>$")
 PLACEHOLDER = re.compile(r"\W*(?:(?:your|the|my)?\s*(?:final )?answer(?: here)?|result)\W*", re.IGNORECASE)
 

@@ -73,6 +73,12 @@ def _shows_nothing(character: str) -> bool:
     return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
 
 
+def in_lower_case(text: str) -> str:
+    """Return the text in lower case, each character in its place: those that would become two stay as they are."""
+    lowered = text.lower()
+    return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
 def plain(text: str) -> str:
     r"""Return the text in plain characters and LaTeX commands.
 

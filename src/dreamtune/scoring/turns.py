@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from dreamtune.scoring.announcements import announces, in_lower_case
+from dreamtune.scoring.announcements import announces
+from dreamtune.scoring.characters import in_lower_case
 
 THINKING = r"think|thinking|thought|thoughts|scratchpad|inner_monologue"
 TAG = re.compile(
