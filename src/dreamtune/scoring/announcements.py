@@ -207,9 +207,7 @@ def announced(completion: str, marker: str) -> Found | None:
     ('12', 'B')
     """
     lowered = in_lower_case(completion)
-    after = sorted(
-        (match for phrase in BEFORE_ANSWER for match in _last_of(phrase, completion, lowered)), key=re.Match.end
-    )
+    after = _last(BEFORE_ANSWER, completion, lowered)
     found = [
         _last_after(
             [match for match in after if not DOUBTED.search(lowered[max(0, match.start() - 30) : match.start()])],
@@ -226,8 +224,9 @@ def announced(completion: str, marker: str) -> Found | None:
     return Found(text, last.start) if text else None
 
 
-def _last_of(phrase: Phrase, text: str, lowered: str) -> deque[re.Match[str]]:
-    return deque(phrase.matches(text, lowered), maxlen=MAX_TRIES)
+def _last(phrases: Sequence[Phrase], text: str, lowered: str) -> list[re.Match[str]]:
+    last = (match for phrase in phrases for match in deque(phrase.matches(text, lowered), MAX_TRIES))
+    return sorted(last, key=re.Match.end)
 
 
 def _last_after(matches: Sequence[re.Match[str]], text: str) -> Found | None:
@@ -250,9 +249,7 @@ def _last_after(matches: Sequence[re.Match[str]], text: str) -> Found | None:
 
 def _letters(completion: str, lowered: str) -> Found | None:
     """Return the letters of multiple choice that are said to be right last."""
-    matches = sorted(
-        (match for phrase in AROUND_ANSWER for match in _last_of(phrase, completion, lowered)), key=re.Match.end
-    )
+    matches = _last(AROUND_ANSWER, completion, lowered)
     for match in reversed(matches):
         if match["letters"] != "I" and not match["letters"].startswith(("I or", "I and")):
             return Found(match["letters"], match.start())
@@ -261,7 +258,7 @@ def _letters(completion: str, lowered: str) -> Found | None:
 
 def _before(completion: str, lowered: str) -> Found | None:
     """Return what stands before the last "is the answer" in its sentence, unless that is a pronoun."""
-    for match in reversed(_last_of(AFTER_ANSWER, completion, lowered)):
+    for match in reversed(_last([AFTER_ANSWER], completion, lowered)):
         text = SENTENCE.split(completion[max(0, match.start() - MAX_BEFORE) : match.start()])[-1]
         text = CONNECTIVE.sub("", text.strip()).strip("*_ ")
         if not PRONOUN.fullmatch(text):
