@@ -208,14 +208,8 @@ def announced(completion: str, marker: str) -> Found | None:
     """
     lowered = in_lower_case(completion)
     after = _last(BEFORE_ANSWER, completion, lowered)
-    found = [
-        _last_after(
-            [match for match in after if not DOUBTED.search(lowered[max(0, match.start() - 30) : match.start()])],
-            completion,
-        ),
-        _letters(completion, lowered),
-        _before(completion, lowered),
-    ]
+    meant = [m for m in after if not DOUBTED.search(lowered[max(0, m.start() - 30) : m.start()])]
+    found = [_last_after(meant, completion), _letters(completion, lowered), _before(completion, lowered)]
     last = max((one for one in found if one), key=lambda one: one.start, default=None)
     if last is None:
         return None
