@@ -19,7 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from dreamtune.evaluate.intervals import wilson
-from dreamtune.scoring.extraction import extract
+from dreamtune.scoring.extraction import answer_part, extract
 from dreamtune.scoring.score import is_correct
 from dreamtune.settings.score import ScoreConfig
 
@@ -77,7 +77,7 @@ def disagreements(name: str, frame: pl.DataFrame) -> list[Disagreement]:
         ours = is_correct(fields["completion"], fields["ground_truth"])
         if ours != fields["published_correct"]:
             digest = hashlib.sha256(fields["question"].encode()).hexdigest()[:8]
-            extracted, _ = extract(fields["completion"], score.extractors, score.marker)
+            extracted, _ = extract(answer_part(fields["completion"], score), score.extractors, score.marker)
             found.append(Disagreement(f"{name}/{row}/{digest}", fields["ground_truth"], extracted or "", ours))
     return found
 

@@ -13,10 +13,11 @@ from dreamtune.errors import UserError
 from dreamtune.formats.likelihood import FULL
 from dreamtune.formats.questions import QUESTIONS
 from dreamtune.report.view import SAMPLER
+from dreamtune.scoring.references import gradability
 from dreamtune.scoring.score import score_answers
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.score import ScoreConfig
-from report_fixture import HOSTILE, write_reads
+from report_fixture import BIDI, HOSTILE, write_reads
 from report_page import Page, render
 
 pytest_plugins = "report_page"  # its fixture
@@ -208,3 +209,21 @@ def test_every_setting_of_the_sampler_stands_beside_its_numbers() -> None:
     """A setting that decides what is generated and is not printed would make two reports look alike that are not."""
     decides = set(GenerateConfig().by_kind()[0]) - {"prompts", "max_prompts"}  # which questions, not how
     assert decides == set(SAMPLER)
+
+
+def test_what_answers_are_compared_with_and_both_readings_of_cut_ones_are_shown(tmp_path: Path) -> None:
+    reads = write_reads(tmp_path / "reads", questions=12)
+    folder = tmp_path / "references"
+    folder.mkdir()
+    rows = [{"example_id": 3, "question": "How many?", "answer": f"2 + 3 = 5. #### 5 {BIDI}"}]
+    rows += [{"example_id": i, "question": "Prove it.", "answer": "It holds."} for i in (5, 7)]
+    (folder / "references.json").write_text(json.dumps(gradability(rows, ScoreConfig())))
+    (folder / "manifest.json").write_bytes((reads["shards"] / "manifest.json").read_bytes())
+    scores = json.loads((reads["scores/test/greedy/base"] / "scores.json").read_text())
+    scores |= {"cut": 5, "correct": 4, "uncut_correct": 2, "uncut_otherwise": 3}
+    (reads["scores/test/greedy/base"] / "scores.json").write_text(json.dumps(scores))
+    html, summary, _ = render(reads | {"references": folder}, tmp_path / "out")
+    assert "1 of 3 test rows can be graded (2: asks for a proof)" in html
+    assert "only 1 of 3 test rows can be graded" in html
+    assert "base 5, of which 3 would be graded otherwise without the cut (2 right instead of 4)" in html
+    assert summary["comparisons"]["test/greedy"]["base"]["scores"]["uncut_correct"] == 2

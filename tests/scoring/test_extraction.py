@@ -4,7 +4,8 @@ import polars as pl
 import pytest
 
 from conftest import SHARED, needs_shared
-from dreamtune.scoring.extraction import asks_for_a_proof, extract, reference_answer
+from dreamtune.scoring.extraction import extract
+from dreamtune.scoring.references import asks_for_a_proof, reference_answer
 from dreamtune.scoring.score import is_correct
 from dreamtune.settings.score import ScoreConfig
 
@@ -15,10 +16,11 @@ ALL = ["boxed", "answer_tag", "final_answer", "last_number"]
 @pytest.mark.parametrize(
     ("completion", "answer", "extractor"),
     [
-        (r"so \boxed{1} and \boxed{\frac{1}{2}}.", r"\frac{1}{2}", "boxed"),
+        (r"so \boxed{1}. Then \boxed{\frac{1}{2}}.", r"\frac{1}{2}", "boxed"),
+        (r"so \boxed{1} and \boxed{\frac{1}{2}}.", r"1 and \frac{1}{2}", "boxed"),
         (r"\boxed{\boxed{7}}", "7", "boxed"),
         (r"\boxed{1 + \boxed{2}}", "2", "boxed"),
-        (r"<answer>\boxed{8</answer>", "8", "answer_tag"),
+        (r"<answer>\boxed{8</answer>", "8", "boxed"),
         ("<answer> 12 apples </answer> 99", "12 apples", "answer_tag"),
         ("Therefore, The final  answer is : 4 2\nand 7", "4 2", "final_answer"),
         ("the final answer is: x+1. I hope it is correct.", "x+1", "final_answer"),
@@ -39,7 +41,7 @@ def test_extractors(completion: str, answer: str | None, extractor: str | None) 
         (r"so \boxed\frac{1}{2}.", r"\frac{1}{2}", "boxed"),
         (r"\boxed{\frac{\sqrt{3}}{2}}", r"\frac{\sqrt{3}}{2}", "boxed"),
         ("\\boxed{120\n</answer}", "120", "boxed"),
-        ("<answer>\n\\boxed{36>", "36", "answer_tag"),
+        ("<answer>\n\\boxed{36>", "36", "boxed"),
         ("<answer>145</answer}", "145", "answer_tag"),
         ("<answer>1</answer> no, <answer> 2", "2", "answer_tag"),
         ("<answer></answer> 7", "7", "last_number"),
@@ -58,11 +60,17 @@ def test_default_extractors(completion: str, answer: str | None, extractor: str 
     assert extract(completion, ScoreConfig().extractors, MARKER) == (answer, extractor)
 
 
-def test_the_configured_order_decides() -> None:
+def test_the_last_announcement_decides_among_the_configured_kinds() -> None:
     text = r"\boxed{1} the final answer is: 2"
-    assert extract(text, ["final_answer", "boxed"], MARKER)[0] == "2"
-    assert extract(text, ["boxed", "final_answer"], MARKER)[0] == "1"
+    assert extract(text, ["final_answer", "boxed"], MARKER) == extract(text, ["boxed", "final_answer"], MARKER)
+    assert extract(text, ["boxed", "final_answer"], MARKER) == ("2", "final_answer")
+    assert extract(text, ["boxed"], MARKER)[0] == "1"
     assert extract("5", ["final_answer"], MARKER) == (None, None)
+
+
+def test_the_configured_order_decides_where_nothing_is_announced() -> None:
+    assert extract("5 apples", ["bare", "last_number"], MARKER) == ("5 apples", "bare")
+    assert extract("5 apples", ["last_number", "bare"], MARKER) == ("5", "last_number")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dreamtune.scoring import equivalence as grading
 from dreamtune.scoring.equivalence import equivalent
-from dreamtune.scoring.extraction import reference_answer
 from dreamtune.scoring.limits import costly
+from dreamtune.scoring.references import reference_answer
 from dreamtune.scoring.score import is_correct
 from dreamtune.settings.score import ScoreConfig
 
@@ -79,6 +79,8 @@ HOSTILE = {
     "groups of digits": "1" + ",111" * 30_000 + "1",
     "units": "5 " + "cm " * 90 + "x1",
     "names": "x" * 290 + "_",
+    "turns": "Question: 5\n" * 20_000 + "A: 5\n" * 20_000,
+    "arrays": r"\begin{array}{l}" * 20_000,
     "copulas": "is " * 90 + "5 x_",
     "words": "ab-" * 95 + "1",
     "unclosed text": r"\text{" * 100_000,

@@ -75,6 +75,24 @@ def test_score_answers_counts_every_row_once(tmp_path: Path) -> None:
     assert summary["early_ends"] == 1  # the third ended before it said "the final answer is"
 
 
+def test_both_readings_of_an_answer_that_goes_on_are_counted(tmp_path: Path) -> None:
+    rambling = "The answer is 42.\n\nQuestion: What is 2 + 3?\nThe answer is 5."
+    rows: list[tuple[int, str | None, str]] = [(0, "42", rambling), (1, "5", rambling), (2, "42", "The answer is 42.")]
+    rows += [(3, "42", "The answer is 42.\n\nQuestion: What is 40 + 2?\nThe answer is 42.")]
+    out = tmp_path / "out"
+    out.mkdir()
+    assert score_answers(ScoreConfig(), _answers(tmp_path / "answers", rows), out)["correct"] == 3
+    scores = pl.read_parquet(out / "scores.parquet").sort("example_id")
+    assert scores["cut"].to_list() == [True, True, False, True]
+    assert scores["correct"].to_list() == [True, False, True, True]
+    assert scores["uncut"].to_list() == [False, True, True, True]
+    assert scores["extracted"].to_list() == ["42", "42", "42", "42"]
+    summary = json.loads((out / "scores.json").read_text())
+    assert (summary["cut"], summary["uncut_correct"], summary["uncut_otherwise"]) == (3, 3, 2)
+    score_answers(ScoreConfig(cut=False), tmp_path / "answers", out)
+    assert json.loads((out / "scores.json").read_text())["cut"] == 0
+
+
 def test_an_undecided_answer_has_no_grade_and_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "equivalent", lambda answer, *_: None if answer == "x" else answer == "42")
     assert is_correct("the final answer is: 42", "42") is True and is_correct("the final answer is: x", "42") is False

@@ -1,4 +1,4 @@
-"""Which stages read a benchmark: the shards only where rows that overlap it are dropped."""
+"""What the plan of an experiment takes from its configuration: benchmarks, stop texts, the order of stages."""
 
 import json
 import shutil
@@ -71,3 +71,24 @@ def test_the_job_finds_the_benchmarks_in_its_frozen_config(folder: Path) -> None
     assert frozen["settings"]["benchmark/two"] == {"name": "two", "question": "question", "answer": "answer"}
     assert frozen["runtime"]["benchmark/two"] == {"files": ["two.parquet"]}
     assert set(frozen["inputs"]) == {"data", "tokenizer", "benchmark/one", "benchmark/two"}
+
+
+def test_the_templates_own_prompt_stops_an_answer_unless_the_configuration_names_texts() -> None:
+    base: dict[str, Any] = {"model": {"path": "model"}, "data": {"files": ["rows.parquet"]}}
+    base["data"]["template"] = "Riddle me this >> {question}\\n{reasoning}\\nSo it is {answer}"
+    for given, wanted in (({}, ["Riddle me this >>"]), ({"stop_texts": ["END"]}, ["END"]), ({"stop_texts": []}, [])):
+        plan, _ = make_plan(parse_config(base | {"score": given}))
+        specs = [plan[stage, version] for stage, version in plan if stage in ("score_answers", "audit_references")]
+        assert specs and all(spec["settings"]["score"]["stop_texts"] == wanted for spec in specs)
+
+
+def test_references_are_counted_before_any_training_and_an_edit_of_the_grader_trains_nothing() -> None:
+    config: dict[str, Any] = {"model": {"path": "model"}, "data": {"files": ["rows.parquet"]}}
+    trained = []
+    for marker in ("the answer is", "in short"):
+        plan, _ = make_plan(parse_config(config | {"score": {"marker": marker}}))
+        [counted] = [version for stage, version in plan if stage == "audit_references"]
+        trained.append({version for stage, version in plan if stage == "train_adapter"})
+        before = [spec["order_only"] for (stage, _), spec in plan.items() if stage == "train_adapter"]
+        assert {"references": f"results/audit_references/{counted}"} in before
+    assert trained[0] == trained[1]

@@ -11,7 +11,7 @@ from dreamtune.config import load_config
 from dreamtune.workflow import code, plan
 from dreamtune.workflow.experiments import make_plan, plan_merge
 
-EVERY = {"prepare", "train", "generate", "likelihood", "score", "audit", "report", "merge"}
+EVERY = {"prepare", "references", "train", "generate", "likelihood", "score", "audit", "report", "merge"}
 MODEL = {"train", "generate", "likelihood", "merge"}
 # What an edit of a file changes the code of; whatever reads the result of that is made anew, too.
 EDITS = {
@@ -33,7 +33,7 @@ EDITS = {
     "settings/cluster.py": set(),
     # every other wing: what reaches it
     "settings/base.py": EVERY,
-    "settings/score.py": {"score"},
+    "settings/score.py": {"references", "score"},
     "settings/report.py": {"report"},
     "settings/merge.py": {"merge"},
     "inputs/parquet_rows.py": {"prepare", "generate", "audit"},
@@ -53,8 +53,9 @@ EDITS = {
     "train/gate.py": {"train"},
     "train/documents.py": {"train", "likelihood"},  # which measures responses with the tails of training, too
     "generate/sampler.py": {"generate"},
-    "scoring/equivalence.py": {"score"},
-    "scoring/limits.py": {"score"},
+    "scoring/equivalence.py": {"references", "score"},
+    "scoring/limits.py": {"references", "score"},
+    "scoring/references.py": {"references", "score"},
     "evaluate/likelihood.py": {"likelihood"},
     "evaluate/elbo.py": {"likelihood", "merge"},
     "evaluate/intervals.py": {"likelihood", "report"},
@@ -69,6 +70,7 @@ EDITS = {
 }
 STAGES = {
     "prepare": "prepare_shards",
+    "references": "audit_references",
     "train": "train_adapter",
     "generate": "generate_answers",
     "likelihood": "evaluate_likelihood",

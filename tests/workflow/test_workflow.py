@@ -91,8 +91,9 @@ def test_containers_on_or_off_re_run_nothing(project: Project, tmp_path: Path) -
 
 
 REPORT = {"render_report": 1, "publish": 1}
+GRADES = {"audit_references": 1, "score_answers": 4, **REPORT}
 TRAINING = {"train_adapter": 2, "evaluate_likelihood": 1}
-EVERYTHING = {"prepare_shards": 1, **TRAINING, **GENERATION, **REPORT}
+EVERYTHING = {"prepare_shards": 1, "audit_references": 1, **TRAINING, **GENERATION, **REPORT}
 
 
 RE_RUN_TABLE = [
@@ -113,6 +114,7 @@ RE_RUN_TABLE = [
     (MICRO, "examples: 5", "examples: 6", REPORT),
     ("src/dreamtune/report/template.html.j2", "</body>", "<hr></body>", REPORT),
     ("src/dreamtune/objective/diffusion.py", "\nimport ", "\nEDITED = 1\nimport ", TRAINING | TUNED | REPORT),
+    ("src/dreamtune/scoring/references.py", "\nimport ", "\nEDITED = 1\nimport ", GRADES),
     ("src/dreamtune/data/truncation.py", "\nimport ", "\nEDITED = 1\nimport ", EVERYTHING),
 ]
 

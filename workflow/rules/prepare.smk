@@ -21,6 +21,28 @@ rule prepare_shards:
         "python3 workflow/scripts/prepare_shards.py --out {params.folder} 2>&1 | tee {log}"
 
 
+rule audit_references:
+    input:
+        unpack(inputs_of("audit_references")),
+    output:
+        manifest="results/audit_references/{version}/manifest.json",
+    log:
+        "results/audit_references/{version}/job.log",
+    benchmark:
+        "results/audit_references/{version}/benchmark.tsv"
+    wildcard_constraints:
+        version=versions_of("audit_references"),
+    resources:
+        **demand("audit_references"),
+    params:
+        about=about("audit_references"),
+        folder=subpath(output.manifest, parent=True),
+    message:
+        "{params.about}"
+    shell:
+        "python3 workflow/scripts/audit_references.py --out {params.folder} 2>&1 | tee {log}"
+
+
 rule audit_contamination:
     input:
         unpack(inputs_of("audit_contamination")),

@@ -5,6 +5,7 @@ cutting the reasoning never changes a token of the answer.
 """
 
 import functools
+import re
 
 QUESTION, REASONING, ANSWER = "{question}", "{reasoning}", "{answer}"
 
@@ -24,6 +25,19 @@ def split_template(template: str) -> tuple[str, str, str]:
         return before_answer, "", ANSWER + answer
     prompt, introduction = before_answer.split(REASONING)
     return prompt, REASONING, introduction + ANSWER + answer
+
+
+def prompt_lines(template: str) -> list[str]:
+    """Return the lines of the prompt around the question: where a model writes one again, it begins another prompt.
+
+    Lines after the question count from three words on, because shorter ones ("Answer:") also introduce answers.
+
+    >>> prompt_lines("Question: {question}\\nLet's think step by step.\\n{reasoning}\\nAnswer: {answer}")
+    ['Question:', "Let's think step by step."]
+    """
+    before, after = split_template(template)[0].split(QUESTION)
+    lines = before.splitlines() + [line for line in after.splitlines() if len(line.split()) >= 3 or "<|" in line]
+    return [line.strip() for line in lines if len(re.findall(r"\w", line)) >= 2]
 
 
 def has_reasoning(template: str) -> bool:

@@ -15,6 +15,8 @@ GRADES = pl.Schema(
         "gradable": pl.Boolean,
         "correct": pl.Boolean,  # null where the row is not gradable, or undecided
         "undecided": pl.Boolean,  # gradable, but the comparison with the reference ran out of CPU time twice
+        "cut": pl.Boolean,  # the answer went on to another question or turn, which was cut off before grading
+        "uncut": pl.Boolean,  # `correct` without that cut
         "strict": pl.Boolean,
         "lenient": pl.Boolean,  # null where the reference is not a number
         "reference": pl.String,

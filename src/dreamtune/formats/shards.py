@@ -5,6 +5,7 @@ import pyarrow as pa
 SHARDS_FILE = "shards.json"  # template, tokenizer ids, and the Arrow files of each split
 LENGTHS_FILE = "lengths.parquet"  # one row per source row
 AUDIT_FILE = "audit.json"
+REFERENCES_FILE = "references.json"  # how many test rows can be graded, and examples, by audit_references
 CONTAMINATION_FILE = "contamination.json"  # overlap of the shards with a benchmark, by audit_contamination
 
 # The Arrow files of a split, one row per example.

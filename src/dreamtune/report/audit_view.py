@@ -5,6 +5,7 @@ from typing import Any
 from dreamtune.readable import DASH, number
 from dreamtune.report.text import reveal
 
+MAX_REFERENCE = 160  # characters shown of a reference
 MAX_PAIRS = 25  # overlapping rows shown for one comparison
 Table = list[dict[str, Any]]
 
@@ -50,6 +51,23 @@ def leak_facts(audit: dict[str, Any]) -> list[tuple[str, str]]:
         rows = ", ".join(f"{number(given[f'{split}_rows'])} in {split}" for split in ("train", "validation", "test"))
         facts.append(("Questions that give their answer away", f"{rows} (in train: {given.get('policy')})"))
     return facts
+
+
+def reference_view(references: dict[str, Any]) -> dict[str, Any] | None:
+    """Return how many test rows can be graded, in a sentence, and examples of what answers are compared with."""
+    if not references:
+        return None
+    rows = [
+        (
+            str(example["example_id"]),
+            reveal(example["reference"], MAX_REFERENCE) or DASH,
+            reveal(example["compared"], MAX_REFERENCE) if example["compared"] else f"{DASH} ({example['state']})",
+        )
+        for example in references["examples"]
+    ]
+    counts = ", ".join(f"{number(n)}: {reveal(str(why))}" for why, n in references["reasons"].items())
+    sentence = f"{number(references['gradable'])} of {number(references['rows'])} test rows can be graded"
+    return {"sentence": sentence + (f" ({counts})" if counts else ""), "rows": rows}
 
 
 def contamination_rows(found: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:

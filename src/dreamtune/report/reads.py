@@ -17,8 +17,9 @@ from dreamtune.files import finite
 class Reads:
     """The version folders of one experiment, by name.
 
-    Names: "shards", "smoke", "full", "likelihood", "answers/SET/SETTING/WHO", "scores/SET/SETTING/WHO" and
-    "contamination/SET", where SET is "test" or a benchmark, SETTING "greedy" or "sampled", and WHO "base" or "tuned".
+    Names: "shards", "references", "smoke", "full", "likelihood", "answers/SET/SETTING/WHO",
+    "scores/SET/SETTING/WHO" and "contamination/SET", where SET is "test" or a benchmark,
+    SETTING "greedy" or "sampled", and WHO "base" or "tuned".
     """
 
     def __init__(self, folders: Mapping[str, Path]) -> None:

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from dreamtune.files import write_json
 from dreamtune.formats.likelihood import BINS_FILE
-from dreamtune.formats.shards import AUDIT_FILE, CONTAMINATION_FILE, LENGTHS_FILE
+from dreamtune.formats.shards import AUDIT_FILE, CONTAMINATION_FILE, LENGTHS_FILE, REFERENCES_FILE
 from dreamtune.formats.training import LOG_FILE
 from dreamtune.report import audit_view, charts, view
 from dreamtune.report.explorer import KINDS, choose_answers
@@ -55,6 +55,7 @@ def render_report(
 def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str, Any]) -> str:
     """Return report.html; `summary` is the content of summary.json."""
     audit, manifests = reads.json("shards", AUDIT_FILE), reads.manifests()
+    references = reads.json("references", REFERENCES_FILE)
     drawn = figures(reads, summary, audit)
     scripts = [chart_library(), (HERE / "page.js").read_text(encoding="utf-8")]
     contamination = {
@@ -79,11 +80,12 @@ def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str,
         training=view.training_facts(summary),
         generation=view.generation_facts(summary),
         audit=audit_view.audit_facts(audit),
+        references=audit_view.reference_view(references),
         contamination=audit_view.contamination_rows(contamination),
         overlaps=audit_view.overlap_tables(audit, contamination),
         flags=audit_view.flag_rows(audit),
         lengths=audit_view.length_rows(audit),
-        warnings=view.warnings(summary, manifests, audit),
+        warnings=view.warnings(summary, manifests, audit, references),
         settings=view.settings_tables(summary),
         provenance=view.provenance_rows(manifests),
         figures={figure.name: figure for figure in drawn},

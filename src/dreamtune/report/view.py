@@ -3,6 +3,7 @@
 from typing import Any
 
 from dreamtune.readable import DASH, duration, nats, number, p_value, percent, points
+from dreamtune.report.shapes import cut, shapes
 from dreamtune.report.text import READING_NAMES, plain, reveal
 
 MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
@@ -10,16 +11,6 @@ SAMPLER = (
     *("max_new_tokens", "steps", "block_length", "lookahead", "refresh", "threshold"),
     *("order", "ranking", "temperature", "top_p", "top_k", "samples", "seed"),
 )
-SHAPES = {
-    "no answer found": "parse_failed",
-    "cut off before the end token": "truncated",
-    "loop": "looping",
-    "empty": "empty",
-    "the most frequent text": "commonest",
-    "steps that went left to right": "left_to_right",
-    "distinct tokens": "distinct_1",
-    "distinct pairs of tokens": "distinct_2",
-}  # how the answers look: label and key of scores.json
 Table = list[dict[str, Any]]
 
 
@@ -80,10 +71,11 @@ def comparison_tables(summary: dict[str, Any]) -> Table:
         {
             "title": name.replace("/", " · "),
             "readings": [_reading(label, reading) for label, reading in _readings(block)],
-            "shapes": _shapes([block[who].get("scores", {}) for who in ("base", "tuned")]),
+            "shapes": shapes([block[who].get("scores", {}) for who in ("base", "tuned")]),
             "ungradable": block["accuracy"].get("ungradable"),
             "undecided": block["accuracy"].get("undecided"),
             "alike": block["accuracy"]["clusters"] < block["accuracy"]["base"]["n"],
+            "cut": cut([(who, block[who].get("scores", {})) for who in ("base", "tuned")]),
             "sampler": _pairs(summary["settings"].get(f"answers/{name}/tuned", {}).get("generate", {}), SAMPLER),
         }
         for name, block in summary["comparisons"].items()
@@ -194,15 +186,19 @@ def provenance_rows(manifests: dict[str, dict[str, Any]]) -> Table:
     return rows
 
 
-def warnings(summary: dict[str, Any], manifests: dict[str, Any], audit: dict[str, Any]) -> list[str]:
+def warnings(
+    summary: dict[str, Any], manifests: dict[str, Any], audit: dict[str, Any], references: dict[str, Any]
+) -> list[str]:
     """Return warnings that a reader should know before believing a number, one sentence each.
 
     Args:
         summary: content of summary.json.
         manifests: the manifest of each stage.
         audit: content of audit.json.
+        references: content of references.json.
     """
-    found = list(summary["canvas_warnings"])
+    found = [warning] if (warning := references.get("warning")) else []
+    found += summary["canvas_warnings"]
     for package, versions in summary["package_differences"].items():
         which = "; ".join(f"{version} in {', '.join(stages)}" for version, stages in versions.items())
         found.append(f"stages ran with different versions of {package}: {which}")
@@ -245,24 +241,6 @@ def _reading(label: str, block: dict[str, Any]) -> dict[str, Any]:
 def _alike(block: dict[str, Any]) -> str:
     """Return the number of unrelated questions that say as much, in brackets; "" where all are unrelated."""
     return f" ({block['gain']['effective_n']:.0f})" if block["clusters"] < block["base"]["n"] else ""
-
-
-def _shapes(sides: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Return a row per statistic of form (label, base, tuned), see `SHAPES`; [] where nothing was scored."""
-    if not any(sides):
-        return []
-    shares = [(label, *(percent(scores.get(key)) for scores in sides)) for label, key in SHAPES.items()]
-    early = [_of(s.get("early_ends"), s.get("rows")) for s in sides]
-    lengths = [f"{number(s.get('tokens_median'))}, {number(s.get('tokens_p95'))}" for s in sides]
-    return [
-        *shares,
-        ("ended before any answer was found", *early),
-        ("tokens: median, 95th percentile", *lengths),
-    ]
-
-
-def _of(count: int | None, total: int | None) -> str:
-    return DASH if count is None else f"{number(count)} of {number(total)}"
 
 
 def _share(side: dict[str, Any]) -> dict[str, str]:

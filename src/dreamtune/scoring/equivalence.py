@@ -8,16 +8,18 @@ A comparison has a limit of CPU time, is tried once more with ten times that lim
 the result follows from the two texts; how busy the machine is only decides how long it takes.
 """
 
-import logging
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from fractions import Fraction
 from functools import lru_cache
 
 from dreamtune.scoring import backstop
+from dreamtune.scoring.formulas import as_set, mathematically_equal, other_product, same_congruence, same_named
 from dreamtune.scoring.limits import OutOfTime, costly, time_limit
 from dreamtune.scoring.notation import MAX_CHARACTERS, strict_form, tidy
-from dreamtune.scoring.quantities import Quantity, read_quantity, same_quantity, without_unit
+from dreamtune.scoring.quantities import Quantity, read_quantity, same_compound, same_quantity, same_time
+from dreamtune.scoring.wordings import family, same_choice, same_verdict, same_words, stated
 
 SECOND_TRY = 10.0  # times the limit of the first
 # Pairs that take the parser and SymPy through their slow first steps: grammar tables, imports, caches.
@@ -32,33 +34,20 @@ WARMING = (
     (r"\sin(x)+\log_2 8", "x+e^{i\\pi}"),
 )
 MAX_WORDS = 5  # more words than this make a sentence
-OPTION = re.compile(
-    r"(?:(?:option|choice|letter)\s+)?[(\[]?\s*(?P<letter>[A-Ja-j])\s*(?:(?P<stop>[)\].:]+)(?:\s*(?P<rest>\S.*))?)?",
-    re.IGNORECASE,
-)
-CHOICES = re.compile(r"[(\[]?[A-J][)\]]?(?:\s*(?:[,;&/]|\band\b)?\s*[(\[]?[A-J][)\]]?)+")
-YES_OR_NO = re.compile(r"(yes|no|true|false)\b(?=\s*(?:[.,;:!–—-]|$))", re.IGNORECASE)
 WORD = re.compile(r"[^\W\d_]{2,}")
 WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'’-]+[^\W\d_]+)*")
 COMMAND = re.compile(r"\\[A-Za-z]+")
 NUMERAL = re.compile(r"(?P<digits>(?=[A-Fa-f]*\d)[\dA-Fa-f]+)(?:_\s*\{?\s*(?P<base>\d+)\s*\}?)?")
+RATIO = re.compile(r"\d+(?:\.\d+)?(?:\s*(?::|to)\s*\d+(?:\.\d+)?)+")
+PROSE = re.compile(
+    r"(?<![A-Za-z])(?!(?:sqrt|sin|cos|tan|cot|sec|csc|log|exp|mod|gcd|lcm|max|min|det|arcsin|arccos"
+    r"|arctan)(?![a-z]))[A-Za-z]{3,}"
+)
 SET = re.compile(r"\\?\{.*\\?\}", re.DOTALL)
 ONE_BRACKET = re.compile(r"[(\[][^()\[\]]*[)\]]")
 NAME = re.compile(r"(?:\\[a-z]+\s*)?[A-Za-z\s]*(?:_\s*\{?\w+\}?)?'?(?:\s*\([A-Za-z\d, ]+\))?")
 ARITHMETIC = re.compile(r"(?:[\d\s+*/().-]|\\(?:cdot|times|div)(?![a-z]))+")
 RELATION = re.compile(r"[<>]|\\(?:leq?|geq?|neq?|lt|gt|in|equiv)(?![a-z])|[,;](?!\d{3})|\b(?:or|and)\b")
-# "The difference is 2 dollars more than …": the number right after the verb is the value.
-SENTENCE = re.compile(
-    r"(?P<before>[A-Za-z][A-Za-z\s,'’-]*)\b(?:is|are|was|were|equals?|costs?|has|have|needs?|makes?|earns?|gets?)\s+"
-    r"(?P<number>\\?[$€£]?-?[\d,.]*\d(?:\\?%)?)(?P<after>[A-Za-z\s,'’-]*)"
-)
-QUALIFIED = re.compile(
-    r"\b(?:not|no|never|neither|nor|if|unless|cannot|or|and|hundred|thousand|million|billion|trillion|dozen)\b|n['’]t",
-    re.IGNORECASE,
-)
-
-# math-verify warns once that its own time limit is off; ours is on.
-logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 class ParserIsCold(BaseException):
@@ -117,7 +106,7 @@ def warm_parser() -> None:
     """Let the parser and SymPy do once, outside of any limit, what only a process's first formulas cost (1 s)."""
     for pair in WARMING:
         with suppress(Exception):
-            _mathematically_equal(*pair)
+            mathematically_equal(*pair)
 
 
 def _same(given: str, expected: str) -> bool:
@@ -126,23 +115,26 @@ def _same(given: str, expected: str) -> bool:
         return False
     if strict_form(given) == strict_form(expected):
         return True
+    values = same_named(given, expected)
+    if isinstance(values, bool):
+        return values
+    given, expected = (as_set(family(text)) for text in values)
+    if strict_form(given) == strict_form(expected):
+        return True
     for rule in RULES:
         decided = rule(given, expected)
         if decided is not None:
             return decided
-    if max(len(given), len(expected)) > MAX_CHARACTERS or costly(given) or costly(expected):
+    if (
+        max(len(given), len(expected)) > MAX_CHARACTERS
+        or costly(given)
+        or costly(expected)
+        or other_product(given, expected)
+    ):
         return False
     if not warm_parser.cache_info().currsize:
         raise ParserIsCold
-    return _mathematically_equal(given, expected)
-
-
-def _mathematically_equal(given: str, expected: str) -> bool:
-    """Ask math-verify, which parses LaTeX into SymPy. Its two wall-clock limits are off; `_within` limits CPU time."""
-    from math_verify import parse, verify  # with SymPy half a second, which plain numbers and words never need
-
-    wanted, found = (parse(f"${without_unit(text)}$", parsing_timeout=None) for text in (expected, given))
-    return bool(verify(wanted, found, timeout_seconds=None, allow_set_relation_comp=True))
+    return mathematically_equal(given, expected)
 
 
 def _as_quantities(given: str, expected: str) -> bool | None:
@@ -161,50 +153,27 @@ def _stated(text: str) -> Quantity | None:
         if NAME.fullmatch(left[0]) or ARITHMETIC.fullmatch(left[0]):
             return read_quantity(right) or (read_quantity(left[0]) if NAME.fullmatch(right) else None)
         return None
-    sentence = SENTENCE.fullmatch(text)
-    return None if sentence is None or QUALIFIED.search(text) else read_quantity(sentence["number"])
+    return stated(text)
 
 
 def _as_choices(given: str, expected: str) -> bool | None:
-    """Compare the letters of multiple choice: `(B)`, `B.`, `B) 12`, "option B", "A, C and D"."""
-    wanted, picked = _option(expected), _option(given)
-    if wanted and picked:
-        same_letter = wanted["letter"].casefold() == picked["letter"].casefold()
-        written_out = wanted["rest"] and picked["rest"] and ")" not in wanted["stop"] + picked["stop"]  # E. coli
-        return same_letter and (not written_out or _same(picked["rest"], wanted["rest"]))
-    if CHOICES.fullmatch(given) and CHOICES.fullmatch(expected):
-        return _letters(given) == _letters(expected) and not (given.isalpha() and expected.isalpha())
-    option = wanted or picked
-    if option is None:
-        return None
-    if option["rest"]:  # one side writes the option out, the other gives only its text
-        return _same(option["rest"], expected) if picked else _same(given, option["rest"])
-    # No sentence, list or number is a bare letter; a formula may be equal to one.
-    return None if option["letter"].islower() or re.search(r"[=\\+]", given + expected) else False
+    return same_choice(given, expected, _same)
 
 
-def _option(text: str) -> re.Match[str] | None:
-    """Return the letter of an option and its text, or None; "a dog" is no option."""
-    option = OPTION.fullmatch(text)
-    return None if option and option["rest"] and option["letter"].islower() else option
-
-
-def _letters(text: str) -> list[str]:
-    return sorted(re.findall(r"[A-J]", text))
-
-
-def _as_yes_or_no(given: str, expected: str) -> bool | None:
-    """Compare yes, no, true and false, which may be followed by an explanation."""
-    wanted, found = YES_OR_NO.match(expected), YES_OR_NO.match(given)
-    if wanted is None or wanted.end() != len(expected):
-        return None
-    return found is not None and found[1].casefold() == wanted[1].casefold()
+def _as_prose(given: str, expected: str) -> bool | None:
+    """Say False for a number against a text with words that make it no number: "5 or more", "5 squared"."""
+    for one, other in ((given, expected), (expected, given)):
+        if read_quantity(one) and PROSE.search(COMMAND.sub(" ", other)):
+            return False
+    return None
 
 
 def _as_words(given: str, expected: str) -> bool | None:
-    """Say False for words that differ as text, and for a sentence: SymPy would multiply their letters."""
+    """Compare words as text, and say False for a sentence: SymPy would multiply their letters."""
     words = WORDS.fullmatch(given) is not None, WORDS.fullmatch(expected) is not None
     prose = [len(WORD.findall(COMMAND.sub(" ", text))) > MAX_WORDS for text in (given, expected)]
+    if (same := same_words(given, expected)) is not None and (same or all(words)):
+        return same
     return False if all(words) or any(prose) else None
 
 
@@ -217,6 +186,17 @@ def _as_numerals(given: str, expected: str) -> bool | None:
     return same_base and found["digits"].casefold() == wanted["digits"].casefold()
 
 
+def _as_ratios(given: str, expected: str) -> bool | None:
+    """Compare ratios, such as "3 to 4", 3:4 and 6:8; None unless one side is written with a colon or "to"."""
+    texts = [text.strip("()") for text in (given, expected)]
+    if not any(RATIO.fullmatch(text) for text in texts):
+        return None
+    if not all(RATIO.fullmatch(text) for text in texts):
+        return None
+    one, other = ([Fraction(part) for part in re.split(r"\s*(?::|to)\s*", text)] for text in texts)
+    return len(one) == len(other) and all(a * other[0] == b * one[0] for a, b in zip(one, other, strict=True))
+
+
 def _as_brackets(given: str, expected: str) -> bool | None:
     """Say False for a set in braces against a point or an interval in brackets."""
     for one, other in ((given, expected), (expected, given)):
@@ -227,10 +207,15 @@ def _as_brackets(given: str, expected: str) -> bool | None:
 
 # Each rule says whether two tidied answers mean the same, or None where it does not apply.
 RULES: tuple[Callable[[str, str], bool | None], ...] = (
+    same_time,
+    same_compound,
     _as_quantities,
     _as_choices,
-    _as_yes_or_no,
+    same_verdict,
+    same_congruence,
+    _as_prose,
     _as_words,
     _as_numerals,
+    _as_ratios,
     _as_brackets,
 )

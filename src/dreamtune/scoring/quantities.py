@@ -5,63 +5,45 @@ known here, the quantities must agree: 150 cm is 1.5 m, and 5 cm is not 5 m.
 """
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from dreamtune.scoring.notation import MAX_CHARACTERS
+from dreamtune.scoring.units import measure, unit_of
 
 MAX_EXPONENT = 400  # of ten: a larger power would be computed digit by digit
-CURRENCY = r"(?:\\?[$€£¥]|USD|EUR|GBP|Rs\.?)"
-DECIMAL = r"(?:\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(?:\.\d*)?"
+CODES = "USD|EUR|GBP|JPY|INR|CNY|RMB|CHF|CAD|AUD|NZD|HKD|SGD|SEK|NOK|DKK|KRW|BRL|MXN|ZAR|PLN|RUB|TRY"
+CURRENCY = (
+    rf"(?:(?:US|AU?|CA?|NZ|HK|NT|S|R)?\\?\$|[€£¥₹₩₽₺₴₫฿₦₱₪¢]|\b(?:{CODES})\b|Rs\.?|\\(?:euro|pounds|textsterling|yen"
+    rf"|rupee)\b)"
+)
+DECIMAL = r"(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d+|(?=\.\d))(?:\.\d*)?"
 AMOUNT = (
-    rf"(?:(?P<whole>\d+)\s*(?:\s(?P<a>\d+)\s*/\s*(?P<b>\d+)|\\[dtc]?frac\{{(?P<c>\d+)\}}\{{(?P<d>\d+)\}})"
+    rf"(?:(?P<whole>\d+)\s*(?:(?:\s|and\s)\s*(?P<a>\d+)\s*/\s*(?P<b>\d+)"
+    rf"|(?:and\s)?\s*\\[dtc]?frac\{{(?P<c>\d+)\}}\{{(?P<d>\d+)\}})"
     rf"|(?P<repeating>\d*\.\d*)\\overline\{{(?P<period>\d+)\}}"
-    rf"|\\[dtc]?frac\{{(?P<top>[-+]?\d+)\}}\{{(?P<bottom>[-+]?\d+)\}}|(?P<over>\d+)\s*/\s*(?P<under>\d+)"
-    rf"|(?P<number>{DECIMAL})(?:[eE](?P<e>[-+]?\d+)|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{{?\s*(?P<ten>[-+]?\d+)\s*\}}?)?)"
+    rf"|\\[dtc]?frac\{{(?P<top>[-+]?\d+)\}}\{{(?P<bottom>[-+]?\d+)\}}|(?P<over>\d+)\s*(?:/|over|out of"
+    rf"|in every)\s*(?P<under>\d+)"
+    rf"|(?P<number>{DECIMAL})(?:[eE](?P<e>[-+]?\d+)|\s*(?:\\times|\\cdot"
+    rf"|\*)\s*10\s*\^\s*\{{?\s*(?P<ten>[-+]?\d+)\s*\}}?)?)"
 )
 QUANTITY = re.compile(
     rf"(?P<sign>[-+]?)\s*(?P<before>{CURRENCY}?)\s*(?P<sign2>[-+]?){AMOUNT}"
     rf"\s*(?:(?P<after>{CURRENCY})|(?P<percent>\\?%)|(?P<degrees>(?:\^\s*\{{?\s*\\circ\s*\}}?|\\degree|°)\s*[CF]?)"
     rf"|(?P<unit>(?:\\frac\s*\{{|(?<![\d/])/\s*)?[A-Za-z][^=+,;!?()]*))?"
 )
-CLOCK = re.compile(r"(?P<h>\d{1,2})(?:(?::(?P<min>[0-5]\d))?\s*(?P<half>[ap])\.?\s?m\.?|:00)", re.IGNORECASE)
-FRACTION = re.compile(r"\d\s*/|frac|overline|:")
-UNIT_FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
-UNIT_TOKEN = re.compile(r"([A-Za-z]+)\.?(?:\^\{?(-?\d)\}?)?")
-# ASSUME: a word after a number is a unit, unless it changes the number or is a formula's letter.
-NOT_UNITS = re.compile(
-    r"\b(?:hundred|thousand|million|billion|trillion|dozen|pi|sqrt|or|and|not|times|plus|minus|over|less|more|squared"
-    r"|cubed|factorial|mod|halves|thirds|quarters|tenths|hundredths|thousandths|[ei])\b",
+CLOCK = re.compile(
+    r"(?P<h>\d{1,2})(?::(?P<min>[0-5]\d))?(?::[0-5]\d)?\s*(?P<half>[ap])\.?\s?m\.?|(?P<name>noon|midnight)",
     re.IGNORECASE,
 )
-SINGLE_LETTERS = frozenset("msghLlNJWVKACF")  # units of one letter, believed only in compounds and after a blank
-TABLE = {  # dimension: unit = size, in the dimension's first unit
-    "length": "m meter metre=1 mm millimeter=1/1000 cm centimeter centimetre=1/100 km kilometer kilometre=1000 "
-    "in inch inches=127/5000 ft foot feet=381/1250 yd yard=1143/1250 mi mile=1609344/1000",
-    "time": "s sec second=1 min minute=60 h hr hrs hour=3600 day=86400 week=604800 year=31557600",
-    "mass": "g gram=1 mg milligram=1/1000 kg kilogram=1000 oz ounce=28349523125/1000000000 "
-    "lb lbs pound=45359237/100000",
-    "volume": "L l liter litre=1 ml mL milliliter=1/1000",
-    "dollars": "dollar USD $=1 cent=1/100",
-    "euros": "euro EUR €=1",
-    "pounds sterling": "GBP £=1",
-    "angle": "degree °=1",
-    "morning": "am=1",
-    "afternoon": "pm=1",
-    "share": "%=1",
-}
-UNITS = {
-    name: (dimension, Fraction(size))
-    for dimension, units in TABLE.items()
-    for names, size in re.findall(r"([^=\d]+)=([\d/]+)", units)
-    for name in names.split()
-}
-
-# Units that end a formula, such as 24\\pi cm^2; longer than a letter, or a letter with a power after a blank.
-TAIL_NAMES = "|".join(sorted((n for n in UNITS if len(n) > 1 and n.isalpha()), key=len, reverse=True))
-TAIL_UNIT = rf"(?:(?:{TAIL_NAMES}|unit|square|cubic|sq|cup|radian)s?\b\.?|m(?=\s*\^))(?:\s*\^\s*\{{?-?\d\}}?)?"
-UNIT_TAIL = re.compile(rf"(?<=[\d)}}\s])(?<![\\A-Za-z])(?:{TAIL_UNIT}(?:\s*/\s*|\s+per\s+|\s+|$))+$")
+HOURS = re.compile(r"(?P<h>\d{1,2}):(?P<min>[0-5]\d)(?:\s*(?:o'clock|h|hours|hrs))?", re.IGNORECASE)
+FRACTION = re.compile(r"\d\s*/|frac|overline|:|over|out of|in every")
+# "5 (five)", "12 (apples)": what stands in brackets after a quantity explains it.
+EXPLAINED = re.compile(
+    r"(?P<stated>[^()]*\d[^()]*\s)\((?P<words>[^()]*[A-Za-z]{2}[^()]*|\d[\d,.]*)\)\s*(?P<rest>[A-Za-z ]{0,30})"
+)
+PART = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+|(?<=[A-Za-z.])\s+(?=\d)|(?<=[a-z])(?=\d)")
 
 
 @dataclass(frozen=True)
@@ -81,8 +63,14 @@ def read_quantity(text: str) -> Quantity | None:
     if len(text) > MAX_CHARACTERS:
         return None
     if clock := CLOCK.fullmatch(text):
-        hours = int(clock["h"]) + Fraction(int(clock["min"] or 0), 60)
-        return Quantity(hours, f"{clock['half'].lower()}m" if clock["half"] else "")
+        hours = 12 if clock["name"] else int(clock["h"]) + Fraction(int(clock["min"] or 0), 60)
+        return Quantity(Fraction(hours), f"{clock['half'].lower()}m" if clock["half"] else "")
+    explained = EXPLAINED.fullmatch(text)
+    if explained and (
+        not explained["words"][0].isdigit()
+        or read_quantity(explained["words"]) == read_quantity(explained["stated"].strip())
+    ):
+        text = f"{explained['stated'].strip()} {explained['rest']}".strip()
     # A decoder may put blanks between digits; "1 1/2" is a mixed number and "10 000" one number.
     joined = re.sub(r"(?<=[\d.])\s+(?=[\d.])(?!\d+\s*/)", "", text)
     match = QUANTITY.fullmatch(joined)
@@ -116,52 +104,11 @@ def _unit(text: str, match: re.Match[str]) -> str | None:
     """Return the unit's text ("" for none), or None where the text after the number is no unit."""
     if match["percent"] or match["degrees"]:
         return "%" if match["percent"] else "°"
-    unit = (match["unit"] or "").strip()
-    if not unit:
-        return (match["after"] or match["before"] or "").lstrip("\\")
-    unit = re.sub(r"\s*\^\s*", "^", UNIT_FRACTION.sub(r"\1 / \2", unit)).lstrip("/ ")
-    tokens = re.split(r"[\s/*]+|(?<=[a-z])-(?=[a-z])|\\cdot", unit)
-    spaced = text[match.start("unit") - 1] == " "
-    believed = len(tokens) > 1
-    for token in filter(None, tokens):
-        found = UNIT_TOKEN.fullmatch(token)
-        if found is None:
-            return None
-        # 12 m and 12 m^2 are measures, 5 x^2 is algebra; 12m^2 is left to math-verify.
-        letter = found[1] in SINGLE_LETTERS and (believed or spaced)
-        if len(found[1]) == 1 and token != "a" and not letter:
-            return None
-    return None if NOT_UNITS.search(unit) else unit
-
-
-def measure(unit: str) -> tuple[Fraction, frozenset[tuple[str, int]]] | None:
-    """Return (size, dimensions with their powers) of a unit; None if it is unknown or contains an unknown unit.
-
-    The size is in the first units of TABLE:
-
-    >>> size, dimensions = measure("km/h") or (0, frozenset())
-    >>> size, sorted(dimensions)
-    (Fraction(5, 18), [('length', 1), ('time', -1)])
-    """
-    size, powers = Fraction(1), Counter[str]()
-    direction = 1
-    for token in re.findall(r"/|[^\s/*]+", unit.replace(" per ", " / ").replace("\\cdot", " ")):
-        if token == "/":
-            direction = -1
-            continue
-        found = UNIT_TOKEN.fullmatch(token)
-        name = found[1] if found else token
-        known = (
-            UNITS.get(name)
-            or UNITS.get(name.lower())
-            or (UNITS.get(name.lower()[:-1]) if len(name) > 3 and name[-1] == "s" else None)
-        )
-        if known is None:
-            return None
-        power = direction * int((found and found[2]) or 1)
-        powers[known[0]] += power
-        size *= known[1] ** power
-    return size, frozenset((name, power) for name, power in powers.items() if power)
+    if not (match["unit"] or "").strip():
+        return (match["after"] or match["before"] or "").lstrip("\\").replace("US$", "$")
+    unit = unit_of(match["unit"], spaced=text[match.start("unit") - 1] == " ")
+    # In "$5 per hour" the sign is part of the unit, which is then left as a text.
+    return f"{match['before'].lstrip(chr(92))} {unit}" if unit and match["before"] and measure(unit) else unit
 
 
 def same_quantity(given: Quantity, expected: Quantity) -> bool:
@@ -180,14 +127,62 @@ def same_quantity(given: Quantity, expected: Quantity) -> bool:
     return ours[1] == theirs[1] and given.value * ours[0] == expected.value * theirs[0]
 
 
-def without_unit(text: str) -> str:
-    """Return a formula without the known units that end it.
+def same_compound(given: str, expected: str) -> bool | None:
+    """Compare quantities of which at least one is given in several units; None if neither is.
 
-    >>> without_unit("24x cm^2")
-    '24x'
+    >>> same_compound("2 hours and 30 minutes", "150 minutes"), same_compound("5 dollars and 50 cents", "5.5")
+    (True, True)
     """
-    match = UNIT_TAIL.search(text)
-    return text[: match.start()].strip() if match and match.start() else text
+    found, wanted = _compound(given), _compound(expected)
+    if found is None and wanted is None:
+        return None
+    if found and wanted:
+        return found[0] == wanted[0] and found[1][0][1] == wanted[1][0][1]
+    size, units = found or wanted or (Fraction(0), [])
+    other = read_quantity(given if wanted else expected)
+    if other is None:
+        return False
+    known = measure(other.unit) if other.unit else None
+    if known is None:
+        return any(other.value * unit == size for unit, _ in units)
+    return known[1] == units[0][1] and other.value * known[0] == size
+
+
+def _compound(text: str) -> tuple[Fraction, list[tuple[Fraction, frozenset[tuple[str, int]]]]] | None:
+    """Return the total of "5 feet 6 inches" and its units' measures; None unless these are of one kind and shrink."""
+    parts = [read_quantity(part) for part in PART.split(text)] if len(text) <= MAX_CHARACTERS else []
+    measures = [measure(part.unit) if part and part.unit else None for part in parts]
+    if not 2 <= len(parts) <= 5 or None in measures:
+        return None
+    units = [unit for unit in measures if unit]
+    shrinking = all(a[1] == b[1] and a[0] > b[0] for a, b in pairwise(units))
+    total = sum((part.value * unit[0] for part, unit in zip(parts, units, strict=True) if part), Fraction(0))
+    return (total, units) if shrinking else None
+
+
+def same_time(given: str, expected: str) -> bool | None:
+    """Compare times of day, of which at least one says am, pm, noon or midnight; None if the texts are no two times.
+
+    >>> same_time("9:00", "9 a.m."), same_time("21:00", "9:00 PM"), same_time("9:30", "9:30 pm"), same_time("9", "9 am")
+    (True, True, True, None)
+    """
+    found, wanted = _minutes(given), _minutes(expected)
+    if found is None or wanted is None or not (found[1] or wanted[1]):
+        return None
+    return (
+        found[0] == wanted[0] if found[1] and wanted[1] else found[0] % 720 == wanted[0] % 720 or found[0] == wanted[0]
+    )
+
+
+def _minutes(text: str) -> tuple[int, bool] | None:
+    """Return the minutes since midnight, and whether the half of the day was said."""
+    if (clock := CLOCK.fullmatch(text)) and clock["name"]:
+        return (720 if clock["name"].lower() == "noon" else 0), True
+    match = clock or HOURS.fullmatch(text)
+    if match is None or int(match["h"]) > 24:
+        return None
+    minutes = 60 * int(match["h"]) + int(match["min"] or 0)
+    return (minutes % 720 + 720 * (clock["half"].lower() == "p"), True) if clock else (minutes, False)
 
 
 def as_number(text: str) -> Fraction | None:

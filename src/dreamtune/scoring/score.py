@@ -5,6 +5,8 @@ to the reference. `strict`: the reference's own characters stand after the marke
 in the completion is the reference's. Rows whose reference holds no checkable answer (a proof, an essay) have
 `gradable = False`: they are counted apart, never as wrong. An answer whose comparison with the reference ran
 out of CPU time twice is `undecided`: it has no grade (`correct` is null), and is neither right nor wrong.
+All readings leave out reasoning tags, and what follows where another question or turn begins (`score.cut`); `uncut` is
+`correct` without that cut, so that both can be stated.
 
 Reads ANSWERS/answers.parquet and, for the sampler's settings, ANSWERS/generation.json; writes OUT/scores.parquet
 (one row per question and sample) and OUT/scores.json.
@@ -21,12 +23,14 @@ from dreamtune.formats.answers import ANSWERS_FILE, GENERATION_FILE
 from dreamtune.formats.scores import GRADES, RATES_FILE, SCORES, SCORES_FILE
 from dreamtune.progress import track
 from dreamtune.scoring import backstop
+from dreamtune.scoring.announcements import final_answer
 from dreamtune.scoring.equivalence import SECOND_TRY, equivalent
-from dreamtune.scoring.extraction import asks_for_a_proof, extract, final_answer, last_number, reference_answer
+from dreamtune.scoring.extraction import NUMBER, answer_part, extract
 from dreamtune.scoring.form import left_to_right, order_correlation, summarise_answers
 from dreamtune.scoring.meaning import classes_of_answers
 from dreamtune.scoring.notation import strict_form
 from dreamtune.scoring.quantities import as_number
+from dreamtune.scoring.references import checkable, reference_answer
 from dreamtune.settings.score import ScoreConfig
 
 # Wall seconds without progress for each CPU second that one try may take: 1.2 % of a core is enough.
@@ -42,7 +46,7 @@ def is_correct(completion: str, solution: str, score: ScoreConfig | None = None)
     """
     score = score or ScoreConfig()
     reference = reference_answer(solution, score.marker)
-    answer, _ = extract(completion, score.extractors, score.marker)
+    answer, _ = extract(answer_part(completion, score), score.extractors, score.marker)
     if reference is None or answer is None:
         return False
     return equivalent(answer, reference, float(score.timeout_s)) is True
@@ -51,7 +55,7 @@ def is_correct(completion: str, solution: str, score: ScoreConfig | None = None)
 def reads_strictly(completion: str, reference: str, marker: str) -> bool:
     """Whether the text after the marker is the reference, apart from white space, case and closing punctuation."""
     answer = final_answer(completion, marker)
-    return answer is not None and strict_form(answer) == strict_form(reference)
+    return answer is not None and strict_form(answer.text) == strict_form(reference)
 
 
 def reads_leniently(completion: str, reference: str, marker: str) -> bool | None:
@@ -59,8 +63,8 @@ def reads_leniently(completion: str, reference: str, marker: str) -> bool | None
     expected = as_number(reference)
     if expected is None:
         return None
-    number = last_number(completion, marker)
-    return number is not None and as_number(number) == expected
+    numbers = NUMBER.findall(completion)
+    return bool(numbers) and as_number(numbers[-1]) == expected
 
 
 def repetition(tokens: list[int], n: int = 4) -> float:
@@ -87,14 +91,22 @@ def score_row(row: dict[str, Any], score: ScoreConfig) -> dict[str, Any]:
     completion = row["completion"] or ""
     place = f"question {row['example_id']}, sample {row['sample']}"
     backstop.note(row=place, answer=completion[-backstop.SHOWN :], reference=row["answer"] or "")
-    ungradable = row["example_id"] < 0 or row["answer"] is None or asks_for_a_proof(row["question"])
-    reference = None if ungradable else reference_answer(row["answer"], score.marker)
-    answer, extractor = extract(completion, score.extractors, score.marker)
-    graded: dict[str, bool | None] = {"correct": None, "strict": None, "lenient": None}
+    reference = None if row["example_id"] < 0 else checkable(row["question"], row["answer"], score)[0]
+    part, whole = answer_part(completion, score), answer_part(completion, score, cut=False)
+    answer, extractor = extract(part, score.extractors, score.marker)
+    graded: dict[str, bool | None] = {
+        "correct": None,
+        "cut": part != whole,
+        "uncut": None,
+        "strict": None,
+        "lenient": None,
+    }
     if reference is not None:
-        graded["correct"] = answer is not None and equivalent(answer, reference, float(score.timeout_s))
-        graded["strict"] = reads_strictly(completion, reference, score.marker)
-        graded["lenient"] = reads_leniently(completion, reference, score.marker)
+        graded["correct"] = graded["uncut"] = _means(answer, reference, score)
+        if part != whole:
+            graded["uncut"] = _means(extract(whole, score.extractors, score.marker)[0], reference, score)
+        graded["strict"] = reads_strictly(part, reference, score.marker)
+        graded["lenient"] = reads_leniently(part, reference, score.marker)
     return {
         "example_id": row["example_id"],
         "cluster": row["cluster"],
@@ -118,11 +130,16 @@ def score_row(row: dict[str, Any], score: ScoreConfig) -> dict[str, Any]:
     }
 
 
+def _means(answer: str | None, reference: str, score: ScoreConfig) -> bool | None:
+    """Whether an extracted answer means the reference; None if that stays undecided."""
+    return answer is not None and equivalent(answer, reference, float(score.timeout_s))
+
+
 def score_answers(score: ScoreConfig, answers: Path, out: Path) -> dict[str, Any]:
     """Grade every answer, and write scores.parquet and scores.json.
 
     Args:
-        score: extractors, marker and the limit of CPU time.
+        score: extractors, marker, where a completion is cut, and the limit of CPU time.
         answers: output of generate_answers.
         out: folder for the two files.
 
@@ -169,6 +186,9 @@ def summarise(scores: pl.DataFrame) -> dict[str, Any]:
         "ungradable": asked.height - gradable.height,
         "correct": int(gradable["correct"].sum()),
         "undecided": int(gradable["undecided"].sum()),
+        "cut": int(asked["cut"].sum()),
+        "uncut_correct": int(gradable["uncut"].sum()),
+        "uncut_otherwise": int(gradable["correct"].ne_missing(gradable["uncut"]).sum()),
         "strict": int(gradable["strict"].sum()),
         "lenient": int(gradable["lenient"].sum()),
         "lenient_rows": gradable.height - gradable["lenient"].null_count(),

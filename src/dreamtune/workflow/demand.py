@@ -16,6 +16,7 @@ from dreamtune.settings.train import TrainConfig
 USUAL: dict[str, tuple[int, int]] = {  # minutes and GB that a stage's first attempt requests
     "prepare_shards": (60, 8),
     "audit_contamination": (20, 8),
+    "audit_references": (20, 4),
     "train_adapter": (60, 32),
     "generate_answers": (720, 32),
     "evaluate_likelihood": (240, 32),

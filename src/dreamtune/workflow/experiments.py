@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from dreamtune.config import Config, Experiment
+from dreamtune.data.template import prompt_lines
 from dreamtune.settings.base import Section
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
+from dreamtune.settings.score import ScoreConfig
 from dreamtune.workflow.canvases import note_canvases
 from dreamtune.workflow.plan import Plan
 
@@ -37,7 +39,9 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
     shards = plan.add(
         "prepare_shards", {"data": e.data, **avoided}, ("data", "tokenizer", *avoided), unhashed={"model": e.model}
     )
-    smoke = _plan_training(plan, e, "smoke", shards)
+    # Before anybody trains; order only, so that an edit of the grader trains nothing again.
+    references = plan.add("audit_references", {"score": _score(e)}, reads={"shards": shards})
+    smoke = _plan_training(plan, e, "smoke", shards, {"references": references})
     full = _plan_training(plan, e, "full", shards, {"gate": smoke})
     likelihood = plan.add(
         "evaluate_likelihood",
@@ -46,7 +50,7 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
         {"shards": shards, "adapter": full},
         names={"tails": e.train.model_dump(include=TAILS)},
     )
-    folders = {"shards": shards, "smoke": smoke, "full": full, "likelihood": likelihood}
+    folders = {"shards": shards, "references": references, "smoke": smoke, "full": full, "likelihood": likelihood}
     for questions in [None, *e.evaluate.benchmarks]:
         for setting, generate in e.generations().items():
             folders |= _plan_answers(plan, e, folders, questions, setting, generate)
@@ -68,7 +72,14 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
     return folders | {"report": report}
 
 
-def _plan_training(plan: Plan, e: Experiment, run: str, shards: Path, gate: Folders | None = None) -> Path:
+def _score(e: Experiment) -> ScoreConfig:
+    """Return the settings of grading, with the template's own texts where the configuration names none."""
+    if e.score.stop_texts is not None:
+        return e.score
+    return e.score.model_copy(update={"stop_texts": prompt_lines(e.data.template)})
+
+
+def _plan_training(plan: Plan, e: Experiment, run: str, shards: Path, before: Folders) -> Path:
     """Plan the run `smoke` or `full` of a training; return its version folder.
 
     The run's name is hashed: with equal settings, smoke and full would otherwise be one version and its own gate.
@@ -79,7 +90,7 @@ def _plan_training(plan: Plan, e: Experiment, run: str, shards: Path, gate: Fold
         {"train": overrides.applied_to(e.train), "model": e.model},
         ("model",),
         {"shards": shards},
-        order_only=gate,
+        order_only=before,
         names={"run": run},
     )
 
@@ -101,7 +112,7 @@ def _plan_answers(
         key = f"{questions.name if questions else 'test'}/{setting}/{who}"
         answers = plan.add("generate_answers", sections, inputs, {"shards": folders["shards"], **adapter})
         added[f"answers/{key}"] = answers
-        added[f"scores/{key}"] = plan.add("score_answers", {"score": e.score}, reads={"answers": answers})
+        added[f"scores/{key}"] = plan.add("score_answers", {"score": _score(e)}, reads={"answers": answers})
     return added
 
 

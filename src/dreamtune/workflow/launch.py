@@ -104,6 +104,7 @@ def message(spec: Spec, experiments: Sequence[str] = ()) -> str:
     sentence = {
         "prepare_shards": "turn the rows into tokenised shards, and audit them",
         "audit_contamination": f"look for {questions} among the training rows",
+        "audit_references": "count the held-out rows whose answers can be graded",
         "train_adapter": f"train, {settings.get('run')} run",
         "generate_answers": f"answer {questions} with {who}",
         "evaluate_likelihood": "measure the held-out likelihood of base and tuned",
