@@ -24,7 +24,6 @@ environment:
 
 demo: environment
 	@$(RUN) snakemake --cores 2 --quiet rules host --configfile config/demo.yaml
-	@$(RUN) python workflow/scripts/print_verdict.py demo demo-copy
 
 # The type checker runs beside the tests; its output is printed below their summary, and its errors fail the target, too.
 test: environment

@@ -24,6 +24,10 @@ onstart:
     PLAN.freeze()
 
 
+onsuccess:
+    print_verdicts()
+
+
 rule all:
     default_target: True
     input:

@@ -78,12 +78,13 @@ def test_a_failed_hard_canary_makes_it_invalid_with_its_reason() -> None:
     fired = HARD | {"passed": False, "value": 812, "source": "smoke"}
     said = decide(FAST, changed(60, 10), nll(-0.5), [HARD, fired], {"smoke": False, "full": True})
     assert said.name == "invalid"
-    assert said.headline == "Invalid: 1 hard canary failed: targets_hidden"
-    assert said.reasons[1] == "targets_hidden is 812 in smoke; expected 0 of 812"
+    assert said.headline == "Invalid: a hard canary failed (targets hidden)"
     explained = [HARD | {"fault": "no"}, fired | {"fault": "the model was shown the tokens it had to predict"}]
     said = decide(FAST, changed(60, 10), nll(-0.5), explained, {"smoke": False, "full": True})
     assert said.headline == "Invalid: the model was shown the tokens it had to predict"
-    assert said.detail.startswith("1 hard canary failed; no number below says what was learned")
+    assert said.detail.startswith("1 of 2 hard canaries failed; no number below says what was learned")
+    assert said.reasons[0].startswith("the model was shown the tokens it had to predict, in the smoke run. What to ch")
+    assert said.remedy and said.remedy in said.reasons[0] and verdict(changed(60, 10), nll(-0.5)).remedy is None
 
 
 def test_canaries_that_never_ran_make_it_invalid() -> None:

@@ -19,7 +19,7 @@ TUNED = {"generate_answers": 2, "score_answers": 2}
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy of the project in which everything has run once."""
     project = Project(tmp_path_factory.mktemp("workflow"))
-    project.snakemake()
+    project.said = project.snakemake()
     return project
 
 
@@ -63,6 +63,15 @@ def test_snakemakes_own_report_holds_ours_with_captions(finished: Project) -> No
     assert "ends in one verdict" in page and "report.html" in page and "summary.json" in page
     assert page.count("of experiment <strong>one</strong>") == 2
     assert finished.jobs() == {}
+
+
+def test_a_run_ends_with_verdict_and_report_whether_or_not_it_had_jobs_and_a_dry_run_with_neither(
+    finished: Project,
+) -> None:
+    sentence = json.loads((finished.folder / "results/latest/one/summary.json").read_text())["sentence"]
+    for output in (finished.said, finished.snakemake()):
+        assert output.count(f"one: {sentence}\n") == output.count("  results/latest/one/report.html\n") == 1
+    assert sentence not in finished.snakemake("-n")
 
 
 def test_the_index_lists_the_experiment(finished: Project) -> None:

@@ -1,3 +1,4 @@
+import atexit
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from dreamtune.workflow.experiments import make_plan, plan_merge
 from dreamtune.inputs.hub import hub_sources
 from dreamtune.workflow.parts import SECTIONS
 from dreamtune.workflow.plan import RESULTS
+from dreamtune.workflow.verdicts import lines_of_finished
 from dreamtune.digests import digest
 
 MAIN = workflow.is_main_process and not any(argument.startswith("--report") for argument in sys.argv)
@@ -76,6 +78,7 @@ def check_run():
 
     Warn of canvases that training does not show, where the shards are finished: prepare_shards warns while it makes them.
     """
+    STARTED.append(True)
     trainings = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "train_adapter"]
     offered = workflow.global_resources.get("gpu").value
     try:
@@ -86,6 +89,23 @@ def check_run():
         sys.exit(f"dreamtune: {error}")
     for warning in warnings_of_finished(PLAN):
         print(f"dreamtune: warning: {warning}", file=sys.stderr)
+
+
+def print_verdicts():
+    """End the run with the verdict of each experiment that is finished, and the path of its report."""
+    if MAIN:
+        print(*lines_of_finished(RESULTS / "latest", MARKERS), sep="\n", flush=True)
+
+
+def print_verdicts_if_nothing_was_done():
+    """Do the same for a run that found all its targets made: Snakemake then calls neither onstart nor onsuccess."""
+    executes = workflow.executor_plugin is not None and not workflow.dryrun and not workflow.touch
+    if executes and not STARTED and len(workflow.dag) == 0:
+        print_verdicts()
+
+
+STARTED = []  # set by check_run, when the first job is about to start
+atexit.register(print_verdicts_if_nothing_was_done)
 
 
 def of_version(stage, function):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dreamtune.evaluate.faults import count_passed, find_faults
 from dreamtune.readable import nats, number, p_value, points
 from dreamtune.settings.report import Comparison
 
@@ -28,6 +29,7 @@ class Verdict:
     detail: str
     reasons: tuple[str, ...]
     detectable: float | None
+    remedy: str | None = None  # what to change, if the verdict is invalid
 
     @property
     def sentence(self) -> str:
@@ -64,16 +66,17 @@ def decide(
     >>> decide(Comparison(primary="accuracy"), accuracy, nll, [passed], {"full": True}).headline
     'Improved: 10 → 19 of 20 held-out questions correct'
     >>> decide(Comparison(primary="accuracy"), accuracy, nll, [], {"full": None}).headline
-    'Invalid: full: its canaries did not run (no gate.json)'
+    'Invalid: the full run left no record of its canaries, so nothing says what its loss measured'
     """
     detectable = (accuracy if comparison.primary == "accuracy" else nll)["detectable"]
-    if faults := _faults(canaries, gates):
+    if faults := find_faults(canaries, gates):
         numbers = " ".join(_accuracy_words(accuracy)[:1] if accuracy["gain"]["value"] is not None else _nll_words(nll))
-        detail = f"no number below says what was learned, not even {numbers}"
-        if meaning := next((c["fault"] for c in _failed(canaries, True) if c.get("fault")), None):
-            detail = f"{faults[0].partition(':')[0]}; {detail}"
-        faults += _collapse_words(collapse)
-        return Verdict("invalid", f"Invalid: {meaning or faults[0]}", detail, tuple(faults), detectable)
+        passed, judged = count_passed(canaries, hard=True)
+        count = f"{judged - passed} of {judged} hard canaries failed; " if passed < judged else ""
+        detail = f"{count}no number below says what was learned, not even {numbers}"
+        reasons = (*(fault.sentence for fault in faults), *_collapse_words(collapse))
+        first = faults[0]
+        return Verdict("invalid", f"Invalid: {first.wrong}", detail, reasons, detectable, remedy=first.change)
     accuracy_says = _direction(accuracy["gain"], comparison.alpha, better=1)
     nll_says = _direction(nll["delta"], comparison.alpha, better=-1)
     reasons = (
@@ -84,37 +87,12 @@ def decide(
         *_collapse_words(collapse),
         *(
             f"warning from {c['source']}: {c['name']} ({number(c['value'], 4)}; expected {c['expected']})"
-            for c in _failed(canaries, False)
+            for c in canaries
+            if not c["hard"] and c["passed"] is False
         ),
     )
     name = _name(comparison.primary, accuracy_says, nll_says)
     return Verdict(name, *_headline(name, comparison.primary, accuracy, nll), reasons, detectable)
-
-
-def _faults(canaries: Sequence[Mapping[str, Any]], gates: Mapping[str, bool | None]) -> list[str]:
-    """Return the reasons for an invalid verdict, [] for none: a summary of failed hard canaries, then each fault."""
-    failed = _failed(canaries, True)
-    by_name: dict[str, list[Mapping[str, Any]]] = {}
-    for c in failed:
-        by_name.setdefault(c["name"], []).append(c)
-    faults = []
-    for name, of_name in by_name.items():
-        seen = ", ".join(f"{number(c['value'], 4)} in {c['source']}" for c in of_name)
-        notes = "".join(f"; {note}" for note in dict.fromkeys(c.get("note") for c in of_name) if note)
-        faults.append(f"{name} is {seen}; expected {of_name[0]['expected']}{notes}")
-    unrun = [f"{run}: its canaries did not run (no gate.json)" for run, passed in gates.items() if passed is None]
-    # Those of sampling and evaluation say nothing about training, so they cannot replace its canaries that never ran.
-    if not any(c["hard"] and not c["source"].startswith(("answers/", "likelihood")) for c in canaries) and not unrun:
-        unrun = ["no hard canary was run"]
-    closed = [f"{run}'s gate did not pass" for run, passed in gates.items() if passed is False and not failed]
-    if failed:
-        count = f"{len(by_name)} hard {'canary' if len(by_name) == 1 else 'canaries'}"
-        faults.insert(0, f"{count} failed: {', '.join(by_name)}")
-    return faults + unrun + closed
-
-
-def _failed(canaries: Sequence[Mapping[str, Any]], hard: bool) -> list[Mapping[str, Any]]:
-    return [c for c in canaries if c["hard"] is hard and c["passed"] is False]
 
 
 def _direction(change: Mapping[str, Any], alpha: float, better: int) -> str:

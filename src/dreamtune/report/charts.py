@@ -13,14 +13,16 @@ import polars as pl
 
 from dreamtune.files import finite
 from dreamtune.readable import duration, nats, number, percent
+from dreamtune.report.axes import SMALL, axis, in_unit, scientific, spanning, ticks, within
 from dreamtune.report.text import READING_NAMES
 
 BASE, TUNED = "base", "tuned"
 INK, MUTED, GRID, GREY, ACCENT, WARN = (f"var(--{name})" for name in ("ink", "muted", "grid", "grey", "accent", "red"))
 WHO = alt.Scale(domain=[BASE, TUNED], range=[GREY, ACCENT])
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+ROOM = 1.35  # length of an axis against its longest bar, so that a text fits behind the bar
+NAME_WIDTH = 190  # pixels that the names of bars may take
 MAX_POINTS = 1_500  # points of one curve
-FORMATS = {"lr": ".1~e", "tokens_per_s": ",.0f"}  # formats of axis labels
 THEME: dict[str, Any] = {
     "background": "transparent",
     "font": FONT,
@@ -33,6 +35,8 @@ THEME: dict[str, Any] = {
             "titleFontWeight": "normal",
             "labelPadding": 6,
             "titlePadding": 10,
+            "labelOverlap": "greedy",  # where a phone leaves too little room, some labels are left out …
+            "labelSeparation": 8,  # … and none touch
         },
     },
     "legend": {"labelColor": INK, "labelFontSize": 13, "title": None, "orient": "top", "symbolStrokeWidth": 2.5},
@@ -73,13 +77,14 @@ def accuracy_figure(summary: dict[str, Any]) -> Figure | None:
     if not data:
         return None
     y = alt.Y(
-        "where:N", title=None, sort=None, axis=alt.Axis(grid=False, labelLimit=260), scale=alt.Scale(paddingInner=0.45)
+        "where:N", title=None, sort=None, axis=_names(), scale=alt.Scale(paddingInner=0.45)
     )
-    x = alt.Scale(domain=[0, 1])
+    x, shares = alt.Scale(domain=[0, 1]), [0, 0.25, 0.5, 0.75, 1]
     offset = alt.YOffset("model:N", sort=[BASE, TUNED])
     color = alt.Color("model:N", scale=WHO)
     bars = _chart(data).mark_rule(strokeWidth=2.5, strokeCap="round").encode(
-        alt.X("low:Q", scale=x, title="share of questions", axis=alt.Axis(format=".0%", tickCount=6)), alt.X2("high:Q"),
+        alt.X("low:Q", scale=x, title="share of questions", axis=axis(shares, [f"{s:.0%}" for s in shares])),
+        alt.X2("high:Q"),
         y, offset, color,
     )  # fmt: skip
     dots = _chart(data).mark_point(filled=True, size=90, opacity=1).encode(
@@ -97,18 +102,19 @@ def mask_rate_figure(likelihood: dict[str, Any]) -> Figure | None:
     blind = likelihood.get("everything_masked") or {}
     if not bins:
         return None
-    places = [(f"{100 * b['low']:.0f}–{100 * b['high']:.0f} %", b) for b in bins]
+    places = [(f"{100 * b['low']:.0f}–{100 * b['high']:.0f}", b) for b in bins]
     if blind.get(BASE) is not None:
-        places.append(("everything", blind))
+        places.append(("all", blind))
     data = [{"masked": place, "model": who, "nats": b[who]} for place, b in places for who in (BASE, TUNED)]
+    values = ticks(0, max((d["nats"] for d in data if d["nats"] is not None), default=1))
     lines = _chart(data).mark_line(point=alt.OverlayMarkDef(filled=True, size=50)).encode(
-        alt.X("masked:O", sort=None, title="share of the response that is masked", axis=alt.Axis(labelAngle=0)),
-        alt.Y("nats:Q", title="nats per masked token"),
+        alt.X("masked:O", sort=None, title="masked share of the response, %", axis=alt.Axis(labelAngle=0)),
+        alt.Y("nats:Q", title="nats per masked token", scale=spanning(values), axis=axis(values)),
         alt.Color("model:N", scale=WHO),
         tooltip=["masked:O", "model:N", alt.Tooltip("nats:Q", format=".3f")],
     )  # fmt: skip
     rows = tuple((place, nats(b[BASE]), nats(b[TUNED])) for place, b in places)
-    caption = "Held-out response tokens, identical masks for both models. Lower is better."
+    caption = "Held-out response tokens, identical masks for both models; all: everything is masked. Lower is better."
     return Figure(
         "mask-rate", "NLL by mask rate", caption, _spec(lines, height=260), ("masked", BASE, TUNED), rows
     )  # fmt: skip
@@ -125,7 +131,7 @@ def training_figures(log: Sequence[dict[str, Any]]) -> list[Figure]:
             _curve("validation", title, caption, validations, "validation_nll", "nats per token", points=True)
         )
     if any(row.get("lr") is not None for row in steps):
-        figures.append(_curve("learning-rate", "Learning rate", "The schedule as it ran.", _thin(steps), "lr", None))
+        figures.append(_curve("learning-rate", "Learning rate", "The schedule as it ran.", _thin(steps), "lr", None, zero=True))
     if any(row.get("tokens_per_s") for row in steps):
         title, caption = "Training speed", "Tokens per second of the logged steps."
         figures.append(_curve("speed", title, caption, _thin(steps), "tokens_per_s", "tokens/s", zero=True))
@@ -144,9 +150,11 @@ def lengths_figure(lengths: pl.DataFrame | None, max_tokens: int | None) -> Figu
     counts = (-((edge - tokens) // width)).alias("bar").value_counts().sort("bar")
     ends = [(edge + int(bar) * width, int(n)) for bar, n in counts.iter_rows()]
     data = [{"from": max(0, end - width), "to": end, "rows": n} for end, n in ends]
+    x = ticks(0, max(data[-1]["to"], max_tokens if max_tokens and max_tokens <= data[-1]["to"] else 0), whole=True)
+    y = ticks(0, max(bar["rows"] for bar in data), 4, whole=True)
     bars = _chart(data).mark_bar(color=GREY, opacity=0.7).encode(
-        alt.X("from:Q", bin="binned", title="tokens of an example before truncation"), alt.X2("to:Q"),
-        alt.Y("rows:Q", title="rows"), tooltip=["from:Q", "to:Q", "rows:Q"],
+        alt.X("from:Q", bin="binned", title="tokens of an example before truncation", scale=spanning(x), axis=axis(x)),
+        alt.X2("to:Q"), alt.Y("rows:Q", title="rows", scale=spanning(y), axis=axis(y)), tooltip=["from:Q", "to:Q", "rows:Q"],
     )  # fmt: skip
     layers = [bars]
     caption = "Prompt, response and end token."
@@ -164,11 +172,13 @@ def truncation_figure(audit: dict[str, Any]) -> Figure | None:
         return None
     total, chosen = audit.get("rows_with_text"), audit.get("too_long")
     data = [{"policy": p, "answers": v.get("answers_lost", 0), "used": p == chosen} for p, v in policies.items()]
-    y = alt.Y("policy:N", title=None, sort=None, axis=alt.Axis(grid=False))
-    scale = alt.Scale(domain=[0, max(1, *(d["answers"] for d in data))], nice=True)
+    y = alt.Y("policy:N", title=None, sort=None, axis=_names())
+    most = max(d["answers"] for d in data)
+    values = ticks(0, most, 4, whole=True)
+    scale = alt.Scale(domain=[0, max(values[-1], ROOM * most)])
     base = _chart(data).encode(y)
     bars = base.mark_bar(height=16).encode(
-        alt.X("answers:Q", title="answers lost", axis=alt.Axis(format="d", tickMinStep=1), scale=scale),
+        alt.X("answers:Q", title="answers lost", axis=axis(values), scale=scale),
         color=alt.Color("used:N", scale=alt.Scale(domain=[True, False], range=[ACCENT, GREY]), legend=None),
     )
     labels = base.mark_text(align="left", dx=5, color=INK).encode(alt.X("answers:Q"), alt.Text("answers:Q"))
@@ -191,12 +201,16 @@ def stages_figure(wall_s: dict[str, float]) -> Figure | None:
     stages = [(name, seconds) for name, seconds in wall_s.items() if name != "total"]
     if not stages:
         return None
-    data = [{"stage": name, "seconds": seconds, "words": duration(seconds)} for name, seconds in stages]
-    base = _chart(data).encode(alt.Y("stage:N", title=None, sort=None, axis=alt.Axis(grid=False, labelLimit=260)))
+    longest = max(seconds for _, seconds in stages)
+    unit, unit_name = in_unit(longest)
+    data = [{"stage": name, "time": seconds / unit, "words": duration(seconds)} for name, seconds in stages]
+    values = ticks(0, longest / unit, 4)
+    scale = alt.Scale(domain=[0, max(values[-1], ROOM * longest / unit)])
+    base = _chart(data).encode(alt.Y("stage:N", title=None, sort=None, axis=_names()))
     bars = base.mark_bar(color=GREY, opacity=0.7, height=12).encode(
-        alt.X("seconds:Q", title="wall seconds", axis=alt.Axis(tickCount=6, format="~s"))
+        alt.X("time:Q", title=f"wall time, {unit_name}", axis=axis(values), scale=scale)
     )
-    labels = base.mark_text(align="left", dx=5, color=INK).encode(alt.X("seconds:Q"), alt.Text("words:N"))
+    labels = base.mark_text(align="left", dx=5, color=INK).encode(alt.X("time:Q"), alt.Text("words:N"))
     rows = tuple((name, duration(seconds)) for name, seconds in wall_s.items())
     caption = f"Together {duration(wall_s.get('total'))}; imports and model loading included."
     spec = _spec(alt.layer(bars, labels), height=22 * len(data))
@@ -205,13 +219,16 @@ def stages_figure(wall_s: dict[str, float]) -> Figure | None:
 
 def _loss(steps: Sequence[dict[str, Any]]) -> Figure:
     data = [{"step": row["step"], "loss": row["loss"]} for row in steps]
-    x = alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickCount=8))
     losses = sorted(row["loss"] for row in data)
     log = losses[0] > 0 and losses[-1 - len(losses) // 20] > 20 * losses[len(losses) // 20]  # single windows are noise
-    powers = [m * 10.0**e for e in range(-6, 7) for m in (1, 3)]
-    axis = alt.Axis(values=powers, format="~g") if log else alt.Axis(tickCount=5)
-    scale = alt.Scale(type="log" if log else "linear")
-    y = alt.Y("loss:Q", title="loss" + (" (log scale)" if log else ""), axis=axis, scale=scale)
+    if log:
+        values = [m * 10.0**e for e in range(-6, 7) for m in (1, 3) if losses[0] <= m * 10.0**e <= losses[-1]]
+        texts, scale = [f"{v:g}" if v >= SMALL else scientific(v) for v in values], alt.Scale(type="log")
+    else:
+        values = ticks(min(0, losses[0]), losses[-1])
+        texts, scale = None, spanning(values)
+    y = alt.Y("loss:Q", title="loss" + (" (log scale)" if log else ""), axis=axis(values, texts), scale=scale)
+    x = _step_axis(data)
     dots = (
         _chart(data)
         .mark_point(size=12, opacity=0.35, color=GREY, filled=True)
@@ -230,18 +247,26 @@ def _curve(
     points: bool = False, zero: bool = False,
 ) -> Figure:  # fmt: skip
     data = [{"step": row["step"], "value": row[field]} for row in log if row.get(field) is not None]
-    y = alt.Y(
-        "value:Q",
-        title=unit,
-        scale=alt.Scale(zero=zero),
-        axis=alt.Axis(tickCount=4, format=FORMATS.get(field, "~g")),
-    )
+    found = [row["value"] for row in data]
+    values = ticks(min(0, *found) if zero else min(found), max(found), 4)
+    y = alt.Y("value:Q", title=unit, scale=spanning(values), axis=axis(values))
     line = _chart(data).mark_line(color=ACCENT, point=alt.OverlayMarkDef(color=ACCENT) if points else False)
     rows = tuple((str(row["step"]), number(row["value"])) for row in data[:: max(1, len(data) // 20)])
-    encoded = line.encode(
-        alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickCount=8)), y, tooltip=["step:Q", "value:Q"]
-    )
+    encoded = line.encode(_step_axis(data), y, tooltip=["step:Q", "value:Q"])
     return Figure(name, title, caption, _spec(encoded, height=180), ("step", unit or title.lower()), rows)
+
+
+def _step_axis(data: Sequence[dict[str, Any]]) -> alt.X:
+    """Return the axis of optimiser steps, which ends at the last one."""
+    first, last = data[0]["step"], max(row["step"] for row in data)
+    values = within(min(0, first), last, whole=True)
+    scale = alt.Scale(domain=[min(0, first), max(last, values[-1])], nice=False)
+    return alt.X("step:Q", title="optimiser step", scale=scale, axis=axis(values))
+
+
+def _names() -> alt.Axis:
+    """Return the axis of bars that are told apart by their names; on a narrow page a name is cut off."""
+    return alt.Axis(grid=False, labelLimit=NAME_WIDTH, labelOverlap=False)
 
 
 def _thin(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

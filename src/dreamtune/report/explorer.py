@@ -1,6 +1,7 @@
 """The report's explorer: answers of base and tuned side by side, with the steps at which their tokens were revealed."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -37,19 +38,59 @@ def choose_answers(reads: Reads, count: int) -> list[dict[str, Any]]:
 
 
 def choose_examples(reads: Reads, questions: str, setting: str, count: int) -> list[dict[str, Any]]:
-    """Return up to `count` questions with both completions, taking turns among the KINDS.
+    """Return up to `count` questions with both completions, in proportion to the KINDS, see `shares`.
 
-    The user's own prompts come first, and do not count.
+    Within a kind they are evenly spaced. The user's own prompts come first, and do not count.
     """
     graded = _graded(reads, f"{questions}/{setting}")
     if graded is None:
         return []
-    turn = pl.int_range(pl.len()).over("kind")
-    order = pl.col("kind").replace_strict({kind: place for place, kind in enumerate(KINDS)}, return_dtype=pl.Int32)
-    asked = graded.filter(pl.col("example_id") >= 0).sort(turn, order).head(count).sort("example_id", "sample")
-    chosen = pl.concat([graded.filter(pl.col("example_id") < 0), asked])
+    asked, own = graded.filter(pl.col("example_id") >= 0), graded.filter(pl.col("example_id") < 0)
+    of_kind = {kind: asked.filter(pl.col("kind") == kind) for kind in KINDS}
+    counts = shares({kind: rows.height for kind, rows in of_kind.items()}, count)
+    drawn = [rows[[i * rows.height // counts[kind] for i in range(counts[kind])]] for kind, rows in of_kind.items()]
+    chosen = pl.concat([own, pl.concat(drawn).sort(KEYS)])
     both = _joined(reads, f"{questions}/{setting}", chosen)
     return [] if both is None else [_row(row, f"{questions} · {setting}") for row in both.iter_rows(named=True)]
+
+
+def shares(totals: Mapping[str, int], count: int) -> dict[str, int]:
+    """Divide `count` places among kinds in proportion to their totals (largest remainders); none gets more than it has.
+
+    A kind that occurs gets at least one place if there are enough, at the expense of the one with most.
+
+    >>> shares({"won": 300, "lost": 1, "wrong": 39}, 60)
+    {'won': 52, 'lost': 1, 'wrong': 7}
+    """
+    everything = sum(totals.values())
+    count = min(count, everything)
+    exact = {kind: total * count / everything if everything else 0.0 for kind, total in totals.items()}
+    places = {kind: int(share) for kind, share in exact.items()}
+    left = count - sum(places.values())
+    for kind in sorted(exact, key=lambda kind: places[kind] - exact[kind])[:left]:
+        places[kind] += 1
+    for kind in (kind for kind, total in totals.items() if total and not places[kind]):
+        most = max(places, key=lambda kind: places[kind])
+        if places[most] > 1:
+            places[most] -= 1
+            places[kind] += 1
+    return places
+
+
+def shown_of(reads: Reads, examples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each question set and setting: how many answers of each kind are shown, and of how many."""
+    said = []
+    for questions, setting in reads.comparisons():
+        graded = _graded(reads, f"{questions}/{setting}")
+        where = f"{questions} · {setting}"
+        shown = Counter(e["kind"] for e in examples if e["where"] == where and not e["own"])
+        if graded is None or not shown:
+            continue
+        asked = graded.filter(pl.col("example_id") >= 0)
+        totals = Counter(asked["kind"])
+        kinds = "; ".join(f"{words} {shown[kind]} of {totals[kind]}" for kind, words in KINDS.items() if totals[kind])
+        said.append(f"{where}: {shown.total()} of {asked.height}, drawn in proportion to the outcomes: {kinds}")
+    return said
 
 
 def _graded(reads: Reads, key: str) -> pl.DataFrame | None:

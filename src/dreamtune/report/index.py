@@ -9,8 +9,8 @@ import jinja2
 from markupsafe import Markup
 
 from dreamtune.readable import DASH, nats, percent, points
+from dreamtune.report.front import MOODS, arrow, passed_words
 from dreamtune.report.text import reveal
-from dreamtune.report.view import MOODS, hard_canaries
 
 HERE = Path(__file__).parent
 FORMAT = 1  # the format of summary.json that is understood
@@ -53,24 +53,19 @@ def _measures(summary: dict[str, Any]) -> list[tuple[str, str]]:
     nll_limits = f"{nats(delta['low'], True)} to {nats(delta['high'], True)}" if delta["low"] is not None else ""
     return [
         (
-            _arrow(percent(accuracy["base"]["value"]), percent(accuracy["tuned"]["value"])),
+            arrow(percent(accuracy["base"]["value"]), percent(accuracy["tuned"]["value"])),
             f"n = {accuracy['base']['n']}",
         ),
         (points(gain["value"]), limits),
-        (_arrow(nats(nll["base"]["value"]), nats(nll["tuned"]["value"])), nll_limits),
+        (arrow(nats(nll["base"]["value"]), nats(nll["tuned"]["value"])), nll_limits),
     ]
 
 
 def _canaries(checks: list[dict[str, Any]]) -> tuple[str, str]:
-    passed, judged = hard_canaries(checks)
-    return (f"{passed} of {judged} passed" if judged else "not run", "")
+    return passed_words(checks, hard=True), f"soft: {passed_words(checks, hard=False)}"
 
 
 def _day(path: Path) -> str:
     manifest = path.parent / "report/manifest.json"
     started = json.loads(manifest.read_text(encoding="utf-8")).get("started") if manifest.exists() else None
     return str(started)[:16].replace("T", " ") if started else DASH
-
-
-def _arrow(before: str, after: str) -> str:
-    return DASH if DASH in (before, after) else f"{before} → {after}"

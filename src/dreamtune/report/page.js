@@ -17,8 +17,12 @@
   }
 
   // What is folded away on the screen is printed.
-  const folded = [...document.querySelectorAll("details:not([open])")];
-  addEventListener("beforeprint", () => folded.forEach((part) => (part.open = true)));
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("details:not([open])")];
+    folded.forEach((part) => (part.open = true));
+    if (more && !more.parentElement.hidden) more.click();
+  });
   addEventListener("afterprint", () => folded.forEach((part) => (part.open = false)));
 
   const buttons = [...document.querySelectorAll("[data-filter]")];
@@ -26,6 +30,9 @@
   const count = document.getElementById("shown");
   const where = document.getElementById("where");
   const find = document.getElementById("find");
+  const fold = document.getElementById("fold");
+  const more = document.getElementById("more");
+  let limit = 20; // answers in the list until all are asked for
   const visible = new Map(); // answer -> its words, without the data of its replay
   const wordsOf = (answer) => {
     if (!visible.has(answer)) {
@@ -37,15 +44,18 @@
   const filter = () => {
     const wanted = buttons.find((button) => button.getAttribute("aria-pressed") === "true").dataset.filter;
     const words = find.value.trim().toLowerCase();
-    let shown = 0;
+    let found = 0;
     for (const answer of answers) {
       const kind =
         wanted === "all" || (wanted === "changed" ? answer.dataset.changed === "yes" : answer.dataset.kind === wanted);
       const place = !where || !where.value || answer.dataset.where === where.value;
-      answer.hidden = !(kind && place && (!words || wordsOf(answer).includes(words)));
-      shown += answer.hidden ? 0 : 1;
+      const fits = kind && place && (!words || wordsOf(answer).includes(words));
+      found += fits ? 1 : 0;
+      answer.hidden = !fits || found > limit;
     }
-    count.textContent = `${shown} shown`;
+    count.textContent = found > limit ? `${limit} of ${found} answers` : `${found} answer${found === 1 ? "" : "s"}`;
+    more.textContent = `Show all ${found}`;
+    more.parentElement.hidden = found <= limit;
   };
   for (const button of buttons) {
     button.addEventListener("click", () => {
@@ -53,8 +63,23 @@
       filter();
     });
   }
+  if (fold) {
+    fold.hidden = false;
+    fold.addEventListener("click", () => {
+      const open = fold.textContent === "Open all";
+      for (const answer of answers) answer.firstElementChild.open = open;
+      fold.textContent = open ? "Close all" : "Open all";
+    });
+  }
   if (where) where.addEventListener("change", filter);
   if (find) find.addEventListener("input", filter);
+  if (more) {
+    more.addEventListener("click", () => {
+      limit = Infinity;
+      filter();
+    });
+    filter();
+  }
 
   // The scrubber: tokens appear at the step that unmasked them, and keep that step's colour.
   const REPLAY_MS = 5000;
@@ -69,7 +94,7 @@
     });
   };
   for (const controls of document.querySelectorAll(".replay")) {
-    const article = controls.parentElement;
+    const article = controls.closest("article");
     const [play, slider, output] = controls.children;
     const replays = JSON.parse(article.querySelector(".steps").textContent);
     const last = Math.max(...Object.values(replays).flatMap((replay) => replay.steps)) + 1;

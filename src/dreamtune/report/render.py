@@ -19,9 +19,10 @@ from dreamtune.files import write_json
 from dreamtune.formats.likelihood import BINS_FILE
 from dreamtune.formats.shards import AUDIT_FILE, CONTAMINATION_FILE, LENGTHS_FILE, REFERENCES_FILE
 from dreamtune.formats.training import LOG_FILE
-from dreamtune.report import audit_view, charts, view
-from dreamtune.report.explorer import KINDS, choose_answers
+from dreamtune.report import audit_view, charts, front, view
+from dreamtune.report.explorer import KINDS, choose_answers, shown_of
 from dreamtune.report.reads import Reads
+from dreamtune.report.recipe import recipe_rows
 from dreamtune.report.summary import build_summary
 from dreamtune.report.text import json_for_script, reveal
 from dreamtune.settings.report import Comparison, ReportConfig
@@ -56,7 +57,7 @@ def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str,
     """Return report.html; `summary` is the content of summary.json."""
     audit, manifests = reads.json("shards", AUDIT_FILE), reads.manifests()
     references = reads.json("references", REFERENCES_FILE)
-    drawn = figures(reads, summary, audit)
+    drawn, examples = figures(reads, summary, audit), choose_answers(reads, report.examples)
     scripts = [chart_library(), (HERE / "page.js").read_text(encoding="utf-8")]
     contamination = {
         name.split("/", 1)[1]: reads.json(name, CONTAMINATION_FILE)
@@ -71,11 +72,13 @@ def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str,
         title=reveal(report.title or experiment, 200),
         experiment=experiment,
         summary=summary,
-        mood=view.MOODS.get(summary["verdict"], "neutral"),
-        tiles=view.tiles(summary),
+        mood=front.MOODS.get(summary["verdict"], "neutral"),
+        tiles=front.tiles(summary),
         comparisons=view.comparison_tables(summary),
         decoding=view.decoding_rows(summary),
         full_likelihood=view.full_likelihood(summary),
+        recipe=recipe_rows(summary["recipe"]),
+        counts={"hard": front.passed_words(summary["canaries"], True), "soft": front.passed_words(summary["canaries"], False)},
         canaries=view.canary_rows(summary),
         training=view.training_facts(summary),
         generation=view.generation_facts(summary),
@@ -89,7 +92,8 @@ def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str,
         settings=view.settings_tables(summary),
         provenance=view.provenance_rows(manifests),
         figures={figure.name: figure for figure in drawn},
-        examples=choose_answers(reads, report.examples),
+        examples=examples,
+        shown_of=shown_of(reads, examples),
         kinds=KINDS,
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],

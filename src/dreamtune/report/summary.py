@@ -1,9 +1,10 @@
 """summary.json: everything the report says, for other tools. Strict JSON; what is unknown is null.
 
-Format 1: `verdict`, `sentence`, `reasons`, `primary`, `alpha`, `minimum_detectable_effect`; `accuracy`, `strict`,
-`lenient` and `nll` (test split, greedy), each with `base`, `tuned` and `gain` (`delta` for nll), all of the form
-{"value", "low", "high", "n", "effective_n"}, and the number of `clusters` of similar questions; `comparisons`: the same
-by question set and setting; `canaries`; `training`; `wall_s`.
+Format 1: `verdict`, `sentence`, `reasons`, `remedy` (what to change, if invalid), `primary`, `alpha`,
+`minimum_detectable_effect`; `accuracy`, `strict`, `lenient` and `nll` (test split, greedy), each with `base`, `tuned`
+and `gain` (`delta` for nll), all of the form {"value", "low", "high", "n", "effective_n"}, and the number of `clusters`
+of similar questions; `comparisons`: the same by question set and setting; `canaries`; `recipe` (what was trained, on
+what, how long); `training`; `wall_s`.
 Each set and setting of `comparisons` also has `pass_at_k` ({"1": …, "2": …, "n": …}) and `majority` (null for one
 sample per question), blocks of the same form; `settings` of the generation; and `generation` and `scores` of both
 models. `warnings`: sentences on answers that collapsed or were written in another order than the configured one;
@@ -34,6 +35,7 @@ from dreamtune.formats.scores import RATES_FILE, SCORES_FILE
 from dreamtune.formats.shards import AUDIT_FILE
 from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
 from dreamtune.report.reads import Reads
+from dreamtune.report.recipe import find_recipe
 from dreamtune.settings.report import Comparison
 
 FORMAT = 1
@@ -73,7 +75,8 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
 
     decoding = _decoding(reads, comparisons, verdict_of, comparison)
     manifests = reads.manifests()
-    settings = _settings(manifests)
+    settings, wall_s = _settings(manifests), _wall_seconds(manifests)
+    training = reads.json("full", TRAINING_FILE)
     summary = {
         "format": FORMAT,
         "experiment": experiment,
@@ -89,9 +92,10 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
         ],
         "canvas_warnings": _canvas_warnings(reads, settings),
         "canaries": canaries,
-        "training": reads.json("full", TRAINING_FILE),
+        "recipe": find_recipe(settings, training, manifests, reads.json("shards", AUDIT_FILE), wall_s),
+        "training": training,
         "smoke": reads.json("smoke", TRAINING_FILE),
-        "wall_s": _wall_seconds(manifests),
+        "wall_s": wall_s,
         "versions": {name: manifest.get("version") for name, manifest in manifests.items()},
         "settings": settings,
         "package_differences": package_differences(manifests),
@@ -111,6 +115,7 @@ def _verdict(
         "sentence": verdict.sentence,
         "headline": verdict.headline,
         "detail": verdict.detail,
+        "remedy": verdict.remedy,
         "reasons": [*verdict.reasons, *([said] if said else [])],
         "primary": comparison.primary,
         "alpha": comparison.alpha,

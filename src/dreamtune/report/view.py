@@ -3,66 +3,15 @@
 from typing import Any
 
 from dreamtune.readable import DASH, duration, nats, number, p_value, percent, points
+from dreamtune.report.front import arrow, interval
 from dreamtune.report.shapes import cut, shapes
 from dreamtune.report.text import READING_NAMES, plain, reveal
 
-MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
 SAMPLER = (
     *("max_new_tokens", "steps", "block_length", "lookahead", "refresh", "threshold"),
     *("order", "ranking", "temperature", "top_p", "top_k", "samples", "seed"),
 )
 Table = list[dict[str, Any]]
-
-
-def tiles(summary: dict[str, Any]) -> Table:
-    """Return the four tiles under the headline: accuracy, held-out NLL, hard canaries, detectable change."""
-    accuracy, nll, checks = summary["accuracy"], summary["nll"], summary["canaries"]
-    passed, judged = hard_canaries(checks)
-    warned = sum(not c["hard"] and c["passed"] is False for c in checks)
-    smallest = summary["minimum_detectable_effect"]
-    size = points(smallest["accuracy"]) if summary["primary"] == "accuracy" else nats(smallest["nll"])
-    return [
-        {
-            "label": "Accuracy",
-            "value": _arrow(percent(accuracy["base"]["value"], 0), percent(accuracy["tuned"]["value"], 0)),
-            "mood": "",
-            "note": _interval(points, accuracy["gain"], "points") if accuracy["base"]["n"] else "not enough data",
-        },
-        {
-            "label": "Held-out NLL",
-            "value": _arrow(nats(nll["base"]["value"]), nats(nll["tuned"]["value"])),
-            "mood": "",
-            "note": _interval(lambda v: nats(v, True), nll["delta"], "nats") if nll["base"]["n"] else "not enough data",
-        },
-        {
-            "label": "Hard canaries",
-            "value": f"{passed} of {judged} passed" if judged else "not run",
-            "note": f"{warned} soft {'warning' if warned == 1 else 'warnings'}",
-            "mood": "bad" if passed < judged or not judged else "",
-        },
-        {
-            "label": "Detectable change",
-            "value": size.lstrip("+"),
-            "mood": "",
-            "note": _detectable_note(summary),
-        },
-    ]
-
-
-def _detectable_note(summary: dict[str, Any]) -> str:
-    """Return what the detectable change is, and how many unrelated questions or rows it rests on."""
-    unit, things, block = "points", "questions", summary["accuracy"]
-    if summary["primary"] == "nll":
-        unit, things, block = "nats per token", "rows", summary["nll"]
-    n, effective = block["base"]["n"], (block.get("gain") or block["delta"])["effective_n"]
-    alike = f"; {number(n)} {things} count as {effective:.0f}" if block["clusters"] < n else ""
-    return f"{unit}; a smaller change is missed more than 1 time in 5{alike}"
-
-
-def hard_canaries(checks: Table) -> tuple[int, int]:
-    """Return how many hard canaries passed, and how many could be judged."""
-    judged = [check["passed"] for check in checks if check["hard"] and check["passed"] is not None]
-    return sum(judged), len(judged)
 
 
 def comparison_tables(summary: dict[str, Any]) -> Table:
@@ -87,10 +36,10 @@ def decoding_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for block in summary["decoding"]:
         first = not rows
-        change = "the headline" if first else _interval(points, block["against_headline"], "points")
-        early = _arrow(*(number(block["early_ends"][who]) for who in ("base", "tuned")))
+        change = "the headline" if first else interval(points, block["against_headline"], "points")
+        early = arrow(*(number(block["early_ends"][who]) for who in ("base", "tuned")))
         shares = (percent(block["base"]["value"]), percent(block["tuned"]["value"]))
-        gain = _interval(points, block["gain"], "points")
+        gain = interval(points, block["gain"], "points")
         rows.append((block["setting"], *shares, gain, change, early, block["verdict"] or DASH))
     return rows
 
@@ -100,8 +49,8 @@ def full_likelihood(summary: dict[str, Any]) -> str | None:
     full = summary["nll"].get("full")
     if not full:
         return None
-    values = _arrow(nats(full["base"]["value"]), nats(full["tuned"]["value"]))
-    change = _interval(lambda value: nats(value, True), full["delta"], "nats")
+    values = arrow(nats(full["base"]["value"]), nats(full["tuned"]["value"]))
+    change = interval(lambda value: nats(value, True), full["delta"], "nats")
     return f"{values}, {change}, over {number(full['tail_tokens'])} further end tokens"
 
 
@@ -198,7 +147,7 @@ def warnings(
         references: content of references.json.
     """
     found = [warning] if (warning := references.get("warning")) else []
-    found += summary["canvas_warnings"]
+    found += _together(summary["canvas_warnings"])
     for package, versions in summary["package_differences"].items():
         which = "; ".join(f"{version} in {', '.join(stages)}" for version, stages in versions.items())
         found.append(f"stages ran with different versions of {package}: {which}")
@@ -210,6 +159,19 @@ def warnings(
             found += [f"{name}, {who}: {n} questions not asked: {reveal(str(why))}" for why, n in lost.items()]
     found += [reveal(text) for text in summary["warnings"]]
     return found + [reveal(text) for text in audit.get("warnings") or []]
+
+
+def _together(texts: list[str]) -> list[str]:
+    """Return texts of the form "SET/SETTING, what", those that say the same of several settings as one.
+
+    >>> _together(["test/greedy, too long", "test/sampled, too long", "test/greedy, cut"])
+    ['test/greedy and test/sampled, too long', 'test/greedy, cut']
+    """
+    places: dict[str, list[str]] = {}
+    for text in texts:
+        place, _, what = text.partition(", ")
+        places.setdefault(what, []).append(place)
+    return [f"{' and '.join(where)}, {what}" for what, where in places.items()]
 
 
 def _readings(block: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -245,15 +207,6 @@ def _alike(block: dict[str, Any]) -> str:
 
 def _share(side: dict[str, Any]) -> dict[str, str]:
     return {"value": percent(side["value"]), "limits": f"{percent(side['low'])} to {percent(side['high'])}"}
-
-
-def _interval(show: Any, change: dict[str, Any], unit: str) -> str:
-    limits = f" ({show(change['low'])} to {show(change['high'])})" if change["low"] is not None else ""
-    return f"{show(change['value'])} {unit}{limits}"
-
-
-def _arrow(before: str, after: str) -> str:
-    return DASH if DASH in (before, after) else f"{before} → {after}"
 
 
 def _pairs(section: dict[str, Any], names: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""How a result was made, for its manifest: packages, commit, container image, GPU. None of this is hashed."""
+"""How a result was made, for its manifest: packages, commit, container image, processor, GPU. None of this is hashed."""
 
 import importlib.metadata
 import os
@@ -19,13 +19,14 @@ PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """Return the manifest's record of this process: commit, packages, Python, container image, host and GPU."""
+    """Return the manifest's record of this process: commit, packages, Python, container image, host, processor and GPU."""
     return {
         "git": _git(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
         "python": platform.python_version(),
         "image": _image(),
         "host": socket.gethostname(),
+        "cpu": _cpu(),
         "gpu": _gpu(),
     }
 
@@ -57,6 +58,16 @@ def _git() -> dict[str, Any] | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"commit": commit.stdout.strip(), "dirty": bool(changes.stdout.strip())}
+
+
+def _cpu() -> str:
+    """Return the processor's name as Linux tells it; elsewhere its architecture, such as arm64."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
 
 
 def _gpu() -> str | None:

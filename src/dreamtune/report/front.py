@@ -1,0 +1,82 @@
+"""The report's first screen, beside the verdict and the recipe: four tiles, and counts of canaries."""
+
+from typing import Any
+
+from dreamtune.evaluate.faults import count_passed
+from dreamtune.readable import DASH, nats, number, percent, points
+
+MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
+Table = list[dict[str, Any]]
+
+
+def tiles(summary: dict[str, Any]) -> Table:
+    """Return the four tiles under the headline: accuracy, held-out NLL, hard canaries, detectable change."""
+    accuracy, nll, checks = summary["accuracy"], summary["nll"], summary["canaries"]
+    passed, judged = count_passed(checks, hard=True)
+    smallest = summary["minimum_detectable_effect"]
+    small = smallest["primary"]
+    size = f"{points(small)} points".lstrip("+") if summary["primary"] == "accuracy" else f"{nats(small)} nats"
+    return [
+        {
+            "label": "Accuracy",
+            "value": arrow(percent(accuracy["base"]["value"], 0), percent(accuracy["tuned"]["value"], 0)),
+            "mood": "",
+            "note": interval(points, accuracy["gain"], "points") if accuracy["base"]["n"] else "not enough data",
+        },
+        {
+            "label": "Held-out NLL",
+            "value": arrow(nats(nll["base"]["value"]), nats(nll["tuned"]["value"])),
+            "mood": "",
+            "note": interval(lambda v: nats(v, True), nll["delta"], "nats") if nll["base"]["n"] else "not enough data",
+        },
+        {
+            "label": "Hard canaries",
+            "value": passed_words(checks, hard=True),
+            "note": f"soft canaries: {passed_words(checks, hard=False)}",
+            "mood": "bad" if passed < judged or not judged else "",
+        },
+        {
+            "label": "Detectable change",
+            "value": DASH if small is None else size,
+            "mood": "",
+            "note": _detectable_note(summary),
+        },
+    ]
+
+
+def _detectable_note(summary: dict[str, Any]) -> str:
+    """Return what the detectable change is, and how many unrelated questions or rows it rests on."""
+    things, block = ("questions", summary["accuracy"])
+    if summary["primary"] == "nll":
+        things, block = "rows", summary["nll"]
+    n, effective = block["base"]["n"], (block.get("gain") or block["delta"])["effective_n"]
+    if summary["minimum_detectable_effect"]["primary"] is None:
+        return f"not enough data: with {number(n)} {things} no change would surely be found"
+    alike = f", which count as {effective:.0f} unrelated ones" if block["clusters"] < n else ""
+    return (
+        f"with these {number(n)} {things}{alike}, a true change of this size would be found 4 times in 5, a smaller "
+        "one less often"
+    )
+
+
+def passed_words(checks: Table, hard: bool) -> str:
+    """Return how many of the hard, or of the soft, canaries passed: the same words everywhere on the page.
+
+    >>> passed_words([{"hard": True, "passed": True}, {"hard": True, "passed": False}], hard=True)
+    '1 of 2 passed'
+    """
+    passed, judged = count_passed(checks, hard)
+    unknown = sum(c["hard"] is hard and c["passed"] is None for c in checks)
+    said = f"{passed} of {judged} passed" if judged or unknown else "not run"
+    return said + (f", {unknown} not judged" if unknown else "")
+
+
+def interval(show: Any, change: dict[str, Any], unit: str) -> str:
+    """Return a change in its unit with the limits of its interval, each written by `show`."""
+    limits = f" ({show(change['low'])} to {show(change['high'])})" if change["low"] is not None else ""
+    return f"{show(change['value'])} {unit}{limits}"
+
+
+def arrow(before: str, after: str) -> str:
+    """Return "before → after"; a dash if one of them is unknown."""
+    return DASH if DASH in (before, after) else f"{before} → {after}"

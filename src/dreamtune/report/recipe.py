@@ -1,0 +1,154 @@
+"""The recipe: what was trained, on which data and hardware, and how long it took; for the report's first screen."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dreamtune.readable import DASH, duration, number
+from dreamtune.report.text import reveal
+
+OBJECTIVES = {
+    "elbo": "masked diffusion, losses weighted by 1/t",
+    "cart": "masked diffusion, losses weighted by visible neighbours (CART)",
+    "uniform": "masked diffusion, losses unweighted",
+    "copy": "copy: nothing is masked, so the input holds the answer",
+}
+Json = Mapping[str, Any]
+
+
+def find_recipe(
+    settings: Json, training: Json, manifests: Mapping[str, Json], audit: Json, wall_s: Json
+) -> dict[str, Any]:
+    """Return the recipe of the full run as summary.json has it; what is unknown is None.
+
+    Args:
+        settings: each stage's settings by section.
+        training: training.json of the full run, {} if there is none.
+        manifests: of each stage.
+        audit: audit.json of the shards.
+        wall_s: seconds of each stage, and their total.
+    """
+    full, manifest = settings.get("full", {}), manifests.get("full", {})
+    train, model, device = full.get("train", {}), full.get("model", {}), training.get("ran_as", {}).get("device")
+    lora = train.get("lora", {}) if train.get("finetuning", "lora") == "lora" else {}
+    total, trained = training.get("parameters"), training.get("trainable")
+    return {
+        "model": model.get("path"),
+        "parameters": total - trained if lora and total and trained else total,
+        "quantization": model.get("quantization"),
+        "data": settings.get("shards", {}).get("data", {}).get("files") or [],
+        "rows": training.get("rows"),
+        "test_rows": (audit.get("rows") or {}).get("test"),
+        "objective": train.get("objective"),
+        "finetuning": train.get("finetuning"),
+        "rank": lora.get("rank"),
+        "learning_rate": train.get("learning_rate"),
+        "schedule": train.get("schedule"),
+        "epochs": training.get("epochs"),
+        "steps": training.get("steps"),
+        "global_batch": train.get("global_batch"),
+        "device": device,
+        "processes": training.get("processes"),
+        "processor": manifest.get("gpu" if device == "cuda" else "cpu"),
+        "host": manifest.get("host"),
+        "training_s": wall_s.get("full"),
+        "total_s": wall_s.get("total"),
+    }
+
+
+def recipe_rows(recipe: Json) -> list[tuple[str, str]]:
+    """Return the recipe as pairs of name and words, without those of which nothing is known."""
+    rows = [
+        ("Model", _joined(_short(recipe["model"]), _size(recipe["parameters"]))),
+        ("Data", _data(recipe)),
+        ("Objective", OBJECTIVES.get(recipe["objective"], recipe["objective"])),
+        ("Method", _method(recipe)),
+        ("Learning rate", _joined(_rate(recipe["learning_rate"]), recipe["schedule"])),
+        ("Steps", _steps(recipe)),
+        ("Hardware", _hardware(recipe)),
+        ("Time", _time(recipe)),
+    ]
+    return [(name, words) for name, words in rows if words]
+
+
+def _data(recipe: Json) -> str:
+    counts = {"trained on": recipe["rows"], "held out for the test": recipe["test_rows"]}
+    said = ", ".join(f"{number(rows)} {what}" for what, rows in counts.items() if rows is not None)
+    return ": ".join(filter(None, (_files(recipe["data"]), f"{said}" if said else "")))
+
+
+def _files(paths: Sequence[str]) -> str:
+    """Return the name of the data's only file, or of the first one and how many there are.
+
+    >>> _files(["data/a.parquet"]), _files(["hf://datasets/simplescaling/s1K@0123/a.parquet", "b.parquet"])
+    ('data/a.parquet', 'simplescaling/s1K and 1 other file')
+    """
+    if not paths:
+        return ""
+    hub = paths[0].removeprefix("hf://datasets/")
+    first = _short(paths[0]) if hub == paths[0] else reveal(hub.partition("@")[0], 80)
+    others = len(paths) - 1
+    return first + (f" and {others} other file{'s' if others > 1 else ''}" if others else "")
+
+
+def _method(recipe: Json) -> str:
+    if recipe["finetuning"] == "full":
+        return "full fine-tuning"
+    if recipe["rank"] is None:
+        return ""
+    kind = "QLoRA: an adapter on 4-bit weights" if recipe["quantization"] == "nf4" else "LoRA: an adapter"
+    return f"{kind}, rank {recipe['rank']}"
+
+
+def _steps(recipe: Json) -> str:
+    if recipe["steps"] is None:
+        return ""
+    batch = f" of {recipe['global_batch']} rows" if recipe["global_batch"] else ""
+    epochs = recipe["epochs"]
+    return number(recipe["steps"]) + batch + (f", {epochs} epoch{'s' if epochs > 1 else ''}" if epochs else "")
+
+
+def _hardware(recipe: Json) -> str:
+    if recipe["device"] is None:
+        return ""
+    count, kind = recipe["processes"] or 1, "GPU" if recipe["device"] == "cuda" else "CPU"
+    named = f"{kind}: {recipe['processor']}" if recipe["processor"] else f"{kind} of {recipe['host'] or 'unknown host'}"
+    return reveal(f"{count} × {named}" if count > 1 or kind == "GPU" else named, 120)
+
+
+def _time(recipe: Json) -> str:
+    times = {"training": recipe["training_s"], "all stages": recipe["total_s"]}
+    return ", ".join(f"{what} {duration(seconds)}" for what, seconds in times.items() if seconds is not None)
+
+
+def _short(path: str | None) -> str:
+    """Return a path's last two parts, which tell files and models apart; a hub's name has no more."""
+    return reveal("/".join(str(path).rstrip("/").split("/")[-2:]), 80) if path else ""
+
+
+def _size(parameters: int | None) -> str:
+    """Return a number of parameters in words.
+
+    >>> _size(1_090_688), _size(7_615_616_512), _size(None)
+    ('1.1 million parameters', '7.6 billion parameters', '')
+    """
+    if parameters is None:
+        return ""
+    if parameters < 1e6:
+        return f"{number(parameters)} parameters"
+    return f"{parameters / 1e9:.1f} billion parameters" if parameters >= 1e9 else f"{parameters / 1e6:.1f} million parameters"
+
+
+def _rate(rate: float | None) -> str:
+    """Return a learning rate as people write it.
+
+    >>> _rate(2e-5), _rate(0.002), _rate(None)
+    ('2e-5', '2e-3', '')
+    """
+    if not rate:
+        return DASH if rate == 0 else ""
+    mantissa, _, power = f"{rate:.2e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}"
+
+
+def _joined(*words: str | None) -> str:
+    return ", ".join(word for word in words if word)

@@ -1,0 +1,51 @@
+"""What a run ends with: each experiment's verdict in one line, and the path of its report. Torch-free."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dreamtune.files import read_json
+
+
+def verdict_lines(folder: Path) -> list[str]:
+    """Return the lines on one published experiment: verdict, what to change if it is invalid, two figures, report.
+
+    The figures do not decide the verdict: accuracy by the last number anywhere in an answer, and the training loss.
+
+    Args:
+        folder: results/latest/EXPERIMENT.
+
+    Raises:
+        FileNotFoundError: the experiment has no summary.json.
+    """
+    summary = read_json(folder / "summary.json")
+    lines = [f"{folder.name}: {summary['sentence']}"]
+    if summary.get("remedy"):
+        lines.append(f"  what to change: {summary['remedy']}")
+    if figures := _figures(summary):
+        lines.append(f"  {figures}")
+    return [*lines, f"  {folder / 'report.html'}"]
+
+
+def lines_of_finished(latest: Path, markers: Mapping[str, str]) -> Iterator[str]:
+    """Yield the lines on those experiments whose results of the present configuration are published.
+
+    An experiment that was published under another configuration, or whose report is not made yet, is left out.
+
+    Args:
+        latest: results/latest.
+        markers: by experiment, the file that publication writes last (see `workflow.publish`).
+    """
+    for name, marker in markers.items():
+        if Path(marker).exists() and (latest / name / "summary.json").exists():
+            yield from verdict_lines(latest / name)
+
+
+def _figures(summary: Mapping[str, Any]) -> str:
+    lenient, training = summary["lenient"], summary["training"]
+    said = []
+    if lenient["base"]["value"] is not None:
+        said.append(f"last number anywhere {lenient['base']['value']:.1%} → {lenient['tuned']['value']:.1%}")
+    if training.get("last_loss") is not None:
+        said.append(f"training loss {training['first_loss']:.4f} → {training['last_loss']:.4f}")
+    return "; ".join(said)
