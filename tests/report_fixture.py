@@ -66,7 +66,7 @@ def _answer(example_id: int, sample: int, question: str, answer: str | None, com
 
 
 def _shards(root: Path) -> Path:
-    folder = _folder(root, "shards", "prepare_shards", {"data": {"max_tokens": 64}})
+    folder = _folder(root, "shards", "prepare_shards", {"data": {"max_tokens": 64, "files": ["data/sums.parquet"]}})
     rng = random.Random(0)
     tokens = [min(120, max(12, round(rng.gauss(48, 16)))) for _ in range(600)]
     split = ["test" if i % 6 == 0 else "train" for i in range(600)]
@@ -98,9 +98,9 @@ def _shards(root: Path) -> Path:
 
 
 def _training(root: Path, run: str, leak: bool) -> Path:
-    folder = _folder(
-        root, run, "train_adapter", {"train": {"learning_rate": 2e-5, "max_tail": 8, "lora": {"rank": 16}}}
-    )
+    train = {"learning_rate": 2e-5, "max_tail": 8, "lora": {"rank": 16}, "objective": "elbo", "finetuning": "lora"}
+    train |= {"schedule": "cosine", "global_batch": 8}
+    folder = _folder(root, run, "train_adapter", {"train": train, "model": {"quantization": "nf4"}})
     checks = [
         {
             "name": "targets_hidden",
@@ -108,6 +108,7 @@ def _training(root: Path, run: str, leak: bool) -> Path:
             "passed": not leak,
             "value": 812 if leak else 0,
             "expected": "0 of 812",
+            "fault": "the model was shown the tokens it had to predict",
         },
         {"name": "loss_finite", "hard": True, "passed": True, "value": 2.3, "expected": "a finite cross entropy"},
         {"name": "loss_plausible", "hard": False, "passed": True, "value": 2.3, "expected": "between 0.01 and 7"},
@@ -123,6 +124,7 @@ def _training(root: Path, run: str, leak: bool) -> Path:
     (folder / "train_log.jsonl").write_text("\n".join(map(json.dumps, log)) + '\n{"step": 37')
     summary = {"first_loss": losses[0], "last_loss": losses[-1], "steps": 375, "tokens": 98_765, "epochs": 3}
     summary |= {"trainable": 20_000, "parameters": 1_000_000, "peak_memory_gib": 0.8, "seconds_per_step": 0.21}
+    summary |= {"rows": 500, "processes": 1, "ran_as": {"device": "cpu"}}
     _json(folder / "training.json", summary | {"predicted_minutes": float("nan")}, strict=False)
     return folder
 
@@ -174,6 +176,7 @@ def _folder(root: Path, name: str, stage: str, settings: dict[str, Any] | None =
         "packages": {"polars": "2.1.0"},
         "python": "3.11.4",
         "host": "node1",
+        "cpu": "a processor",
         "gpu": None,
         "image": None,
         "wall_s": 12.5,

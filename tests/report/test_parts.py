@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_files_may_be_absent_and_folders_empty(tmp_path: Path) -> None:
             if file.name != "manifest.json":
                 file.unlink()
     html, summary, _ = render(reads, tmp_path / "out")
-    assert summary["verdict"] == "invalid" and "did not run" in html
+    assert summary["verdict"] == "invalid" and "left no record of its canaries" in html
 
 
 def test_one_question_and_none(tmp_path: Path) -> None:
@@ -185,8 +186,8 @@ def test_examples_are_bounded_and_of_every_kind(tmp_path: Path, made: Any) -> No
     html, _, _ = made
     found = re.findall(r'<article class="answer" data-kind="(\w+)" [^>]*data-where="([^"]*)"', html)
     assert {where for _, where in found} == {"test · greedy", "test · sampled"}
-    kinds = [kind for kind, where in found if where == "test · greedy"]
-    assert len(kinds) == 61 and {"won", "wrong", "right", "ungraded"} <= set(kinds)
+    kinds = Counter(kind for kind, where in found if where == "test · greedy")
+    assert kinds == {"won": 37, "wrong": 16, "right": 7, "ungraded": 1}, "60 of 62, 26 and 12, and the user's prompt"
     reads = write_reads(tmp_path / "reads", questions=12)
     html, _, _ = render(reads, tmp_path / "out", examples=0)
     assert html.count("<article") == 1  # the user's own prompt is always shown

@@ -150,7 +150,9 @@ def test_failed_canaries_are_red_whatever_the_objective_is_called(tmp_path: Path
     html, summary, counts = render(reads, tmp_path / "out")
     assert counts["verdict"] == summary["verdict"] == "invalid"
     assert '<header class="bad">' in html
-    assert "targets_hidden is 812" in html and '<tr class="bad">' in html
+    header = html.split("</header>")[0].split("<header")[1]
+    assert "the model was shown the tokens it had to predict" in header and "What to change:" in header
+    assert "targets_hidden" not in header and '<tr class="bad">' in html
     other = write_reads(tmp_path / "copy", questions=40, tuned=0.9)
     manifest = json.loads((other["full"] / "manifest.json").read_text())
     manifest["settings"]["train"]["objective"] = "copy"

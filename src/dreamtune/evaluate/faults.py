@@ -7,13 +7,15 @@ from typing import Any
 Check = Mapping[str, Any]
 RUNS = {"smoke": "the smoke run", "full": "the full run", "likelihood": "the held-out likelihood"}
 NOT_A_SETTING = "no setting does this: undo the last edit of the code that {}, or report it with the canaries below"
+OBJECTIVE = (
+    "train with one of the objectives elbo, cart and uniform, which mask what they predict and nothing else (copy masks "
+    "nothing); if it is one of these, undo the last edit of the code that {}"
+)
 # What to change, by the beginning of a canary's name, if it failed in training or in answers.
 CHANGES = {
-    "targets_hidden": "train with an objective that masks what it predicts (elbo, cart or uniform; copy masks nothing); "
-    "if it does, undo the last edit of the objective's code",
-    "targets_do_not_matter": "train with an objective that masks what it predicts (elbo, cart or uniform; copy masks "
-    "nothing); if it does, a target is visible elsewhere: undo the last edit of attention or of complementary masks",
-    "loss_only_on_response": NOT_A_SETTING.format("chooses the tokens that carry loss"),
+    "targets_hidden": OBJECTIVE.format("masks the targets"),
+    "targets_do_not_matter": OBJECTIVE.format("masks the targets, or of attention, which shows them elsewhere"),
+    "loss_only_on_response": OBJECTIVE.format("chooses the tokens that carry loss"),
     "attends_both_ways": "name the model's right family, so that its causal mask is lifted; if it is right, undo the "
     "last edit of the attention's code",
     "documents_apart": NOT_A_SETTING.format("packs documents into micro-batches"),
@@ -57,7 +59,7 @@ def find_faults(canaries: Sequence[Check], gates: Mapping[str, bool | None]) -> 
     >>> check = {"name": "targets_hidden_first_window", "hard": True, "passed": False, "fault": "targets were shown"}
     >>> fault, = find_faults([check | {"source": "smoke"}, check | {"source": "full"}], {})
     >>> fault.wrong, fault.where, fault.change[:38]
-    ('targets were shown', 'the smoke run and the full run', 'train with an objective that masks wha')
+    ('targets were shown', 'the smoke run and the full run', 'train with one of the objectives elbo, ')
     """
     failed = [c for c in canaries if c["hard"] and c["passed"] is False]
     grouped: dict[str, list[Check]] = {}

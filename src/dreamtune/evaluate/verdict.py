@@ -70,10 +70,12 @@ def decide(
     """
     detectable = (accuracy if comparison.primary == "accuracy" else nll)["detectable"]
     if faults := find_faults(canaries, gates):
-        numbers = " ".join(_accuracy_words(accuracy)[:1] if accuracy["gain"]["value"] is not None else _nll_words(nll))
+        measured = accuracy["gain"]["value"] is not None
+        fact = _accuracy_words(accuracy)[0] if measured else _nll_words(nll)[0]
+        fact = fact.removesuffix(_cluster_words(accuracy if measured else nll))
         passed, judged = count_passed(canaries, hard=True)
         count = f"{judged - passed} of {judged} hard canaries failed; " if passed < judged else ""
-        detail = f"{count}no number below says what was learned, not even {numbers}"
+        detail = f"{count}no number below says what was learned, not even {fact}"
         reasons = (*(fault.sentence for fault in faults), *_collapse_words(collapse))
         first = faults[0]
         return Verdict("invalid", f"Invalid: {first.wrong}", detail, reasons, detectable, remedy=first.change)
@@ -128,10 +130,12 @@ def _name(primary: str, accuracy: str, nll: str) -> Name:
 def _headline(name: Name, primary: str, accuracy: Mapping[str, Any], nll: Mapping[str, Any]) -> tuple[str, str]:
     """Return the verdict's headline, and the numbers behind it."""
     if name == "likelihood improved but accuracy unproven":
-        (fact, _), (likelihood, numbers) = _accuracy_words(accuracy), _nll_words(nll)
-        return f"Likelihood improved, accuracy unproven: {fact}", f"{likelihood}, {numbers}"
-    fact, numbers = _accuracy_words(accuracy) if primary == "accuracy" else _nll_words(nll)
-    return f"{name[0].upper()}{name[1:]}: {fact}", numbers
+        fact, likelihood = _accuracy_words(accuracy)[0].removesuffix(_cluster_words(accuracy)), _nll_words(nll)
+        return f"Likelihood improved, accuracy unproven: {fact}", ", ".join(likelihood)
+    block, words = (accuracy, _accuracy_words) if primary == "accuracy" else (nll, _nll_words)
+    (fact, numbers), clusters = words(block), _cluster_words(block)
+    detail = "; ".join(text for text in (clusters.removeprefix(", "), numbers) if text)
+    return f"{name[0].upper()}{name[1:]}: {fact.removesuffix(clusters)}", detail
 
 
 def _accuracy_words(accuracy: Mapping[str, Any]) -> tuple[str, str]:

@@ -28,6 +28,7 @@ def ticks(low: float, high: float, most: int = 5, whole: bool = False) -> list[f
     if high <= low:
         low, high = (low, low + 1) if whole or low == 0 else (low - abs(low) / 2, low + abs(low) / 2)
     power = floor(log10((high - low) / most)) - 1
+    power = max(power, 0) if whole else power
     steps = (digit * 10.0**exponent for exponent in range(power, power + 4) for digit in NICE[:-1])
     for step in steps:
         if whole and step != round(step):

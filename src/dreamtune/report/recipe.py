@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dreamtune.readable import DASH, duration, number
+from dreamtune.readable import duration, number
+from dreamtune.report.axes import scientific
 from dreamtune.report.text import reveal
 
 OBJECTIVES = {
@@ -62,7 +63,7 @@ def recipe_rows(recipe: Json) -> list[tuple[str, str]]:
         ("Data", _data(recipe)),
         ("Objective", OBJECTIVES.get(recipe["objective"], recipe["objective"])),
         ("Method", _method(recipe)),
-        ("Learning rate", _joined(_rate(recipe["learning_rate"]), recipe["schedule"])),
+        ("Learning rate", _joined(scientific(recipe["learning_rate"]) if recipe["learning_rate"] else "", recipe["schedule"])),
         ("Steps", _steps(recipe)),
         ("Hardware", _hardware(recipe)),
         ("Time", _time(recipe)),
@@ -71,9 +72,9 @@ def recipe_rows(recipe: Json) -> list[tuple[str, str]]:
 
 
 def _data(recipe: Json) -> str:
-    counts = {"trained on": recipe["rows"], "held out for the test": recipe["test_rows"]}
+    counts = {"rows trained on": recipe["rows"], "held out for the test": recipe["test_rows"]}
     said = ", ".join(f"{number(rows)} {what}" for what, rows in counts.items() if rows is not None)
-    return ": ".join(filter(None, (_files(recipe["data"]), f"{said}" if said else "")))
+    return ": ".join(text for text in (_files(recipe["data"]), said) if text)
 
 
 def _files(paths: Sequence[str]) -> str:
@@ -136,18 +137,6 @@ def _size(parameters: int | None) -> str:
     if parameters < 1e6:
         return f"{number(parameters)} parameters"
     return f"{parameters / 1e9:.1f} billion parameters" if parameters >= 1e9 else f"{parameters / 1e6:.1f} million parameters"
-
-
-def _rate(rate: float | None) -> str:
-    """Return a learning rate as people write it.
-
-    >>> _rate(2e-5), _rate(0.002), _rate(None)
-    ('2e-5', '2e-3', '')
-    """
-    if not rate:
-        return DASH if rate == 0 else ""
-    mantissa, _, power = f"{rate:.2e}".partition("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}"
 
 
 def _joined(*words: str | None) -> str:

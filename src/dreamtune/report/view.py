@@ -63,13 +63,13 @@ def canary_rows(summary: dict[str, Any]) -> Table:
             "source": c["source"],
             "name": c["name"],
             "kind": "hard" if c["hard"] else "soft",
-            "state": {True: "passed", False: "failed" if c["hard"] else "warning", None: "not enough data"}[
+            "state": {True: "passed", False: "failed" if c["hard"] else "warning", None: "not judged"}[
                 c["passed"]
             ],
             "mood": "bad" if c["passed"] is False and c["hard"] else "warn" if c["passed"] is False else "",
             "value": plain(c["value"])
             + (f" ({number(c['low'])} to {number(c['high'])})" if c.get("low") is not None else ""),
-            "expected": c["expected"] + (f"; {c['note']}" if c["passed"] is False and c.get("note") else ""),
+            "expected": c["expected"] + (f"; {c['note']}" if not c["passed"] and c.get("note") else ""),
         }
         for c in rows
     ]

@@ -1,0 +1,99 @@
+"""The report's first screen: the recipe, counts that agree everywhere, and what the detectable change is."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamtune.report.explorer import shares
+from dreamtune.report.front import passed_words, tiles
+from dreamtune.report.index import render_index
+from dreamtune.report.recipe import recipe_rows
+from report_fixture import write_reads
+from report_page import Page, render
+
+pytest_plugins = "report_page"  # its fixture
+UNKNOWN = dict.fromkeys(
+    ("model", "parameters", "quantization", "rows", "test_rows", "objective", "finetuning", "rank", "learning_rate")
+    + ("schedule", "epochs", "steps", "global_batch", "device", "processes", "processor", "host", "training_s", "total_s")
+) | {"data": []}
+
+
+def test_the_recipe_stands_in_the_header_and_in_the_summary(made: Any) -> None:
+    html, summary, _ = made
+    assert recipe_rows(summary["recipe"]) == [
+        ("Model", "resources/tiny, 980,000 parameters"),
+        ("Data", "data/sums.parquet: 500 rows trained on, 100 held out for the test"),
+        ("Objective", "masked diffusion, losses weighted by 1/t"),
+        ("Method", "QLoRA: an adapter on 4-bit weights, rank 16"),
+        ("Learning rate", "2e-5, cosine"),
+        ("Steps", "375 of 8 rows, 3 epochs"),
+        ("Hardware", "CPU: a processor"),
+        ("Time", "training 12 s, all stages 2 min 30 s"),
+    ]
+    header = Page(html.split("</header>")[0]).text
+    assert all(name in header and words in header for name, words in recipe_rows(summary["recipe"]))
+
+
+def test_a_recipe_names_full_fine_tuning_several_gpus_and_files_of_the_hub() -> None:
+    files = ["hf://datasets/simplescaling/s1K-1.1@0123/data/train.parquet", "b.parquet", "c.parquet"]
+    recipe = UNKNOWN | {"model": "Dream-org/Dream-v0-Base-7B", "parameters": 7_615_616_512, "data": files}
+    recipe |= {"finetuning": "full", "device": "cuda", "processes": 4, "processor": "NVIDIA H100 80GB HBM3"}
+    assert recipe_rows(recipe) == [
+        ("Model", "Dream-org/Dream-v0-Base-7B, 7.6 billion parameters"),
+        ("Data", "simplescaling/s1K-1.1 and 2 other files"),
+        ("Method", "full fine-tuning"),
+        ("Hardware", "4 × GPU: NVIDIA H100 80GB HBM3"),
+    ]
+    assert recipe_rows(UNKNOWN) == []
+
+
+@pytest.mark.parametrize("leak", [False, True])
+def test_the_counts_of_canaries_agree_wherever_they_stand(tmp_path: Path, leak: bool) -> None:
+    html, summary, _ = render(write_reads(tmp_path / "reads", questions=12, leak=leak), tmp_path / "one")
+    hard, soft = ("2 of 4 passed" if leak else "4 of 4 passed"), "3 of 3 passed"
+    assert [passed_words(summary["canaries"], kind) for kind in (True, False)] == [hard, soft]
+    text = Page(html).text
+    assert set(re.findall(r"\d+ of \d+ passed", text)) == {hard, soft}
+    assert text.count(hard) == text.count(soft) == 2, "in the tile and above the table"
+    assert ("2 of 4 hard canaries failed" in summary["detail"]) == leak
+    rows = re.findall(r'<td class="state">(\w+)</td>.*?<td>(hard|soft)</td>', html)
+    assert rows.count(("passed", "hard")) == int(hard[0]) and rows.count(("passed", "soft")) == 3
+    assert set(re.findall(r"\d+ of \d+ passed", render_index(tmp_path))) == {hard, soft}
+
+
+def test_canaries_without_enough_data_are_said_apart() -> None:
+    checks = [{"hard": True, "passed": passed} for passed in (True, None, None)]
+    assert passed_words(checks, hard=True) == "1 of 1 passed, 2 not judged"
+    assert passed_words(checks, hard=False) == "not run"
+
+
+def test_the_detectable_change_is_explained_where_it_stands(made: Any) -> None:
+    tile = tiles(made[1])[-1]
+    assert tile["label"] == "Detectable change" and tile["value"].endswith(" points")
+    assert tile["note"] == (
+        "with these 100 questions, a true change of this size would be found 4 times in 5, a smaller one less often"
+    )
+    nothing = made[1] | {"minimum_detectable_effect": {"primary": None}}
+    assert tiles(nothing)[-1]["value"] == "–" and "not enough data" in tiles(nothing)[-1]["note"]
+
+
+@pytest.mark.parametrize(
+    ("totals", "count", "places"),
+    [
+        ({"won": 310, "lost": 0, "right": 0, "wrong": 30}, 60, {"won": 55, "lost": 0, "right": 0, "wrong": 5}),
+        ({"won": 300, "lost": 1, "right": 9, "wrong": 30}, 60, {"won": 52, "lost": 1, "right": 2, "wrong": 5}),
+        ({"won": 3, "lost": 1, "right": 0, "wrong": 2}, 60, {"won": 3, "lost": 1, "right": 0, "wrong": 2}),
+        ({"won": 9, "lost": 1, "right": 5, "wrong": 2}, 2, {"won": 1, "lost": 0, "right": 1, "wrong": 0}),
+        ({"won": 0, "lost": 0}, 60, {"won": 0, "lost": 0}),
+        ({"won": 9, "lost": 9}, 0, {"won": 0, "lost": 0}),
+    ],
+)
+def test_answers_are_drawn_in_proportion(totals: dict[str, int], count: int, places: dict[str, int]) -> None:
+    assert shares(totals, count) == places
+
+
+def test_what_is_shown_of_what_there_is_stands_above_the_answers(made: Any) -> None:
+    said = "test · greedy: 60 of 100, drawn in proportion to the outcomes: tuned right, base wrong 37 of 62; both right 7"
+    assert said in Page(made[0]).text
