@@ -18,7 +18,28 @@ from dreamtune.settings.report import Comparison, ReportConfig
 from report_fixture import BIDI, write_reads
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WIDTHS = {"phone": 390, "tablet": 820, "desktop": 1440}
+WIDTHS = {"phone": 390, "tablet": 768, "desktop": 1280}
+LONGEST_PX = 8_000  # of the page on a desktop, answers collapsed
+# The texts of a chart that touch each other or leave it, and those of an axis that say the same twice.
+COLLISIONS = """() => [...document.querySelectorAll('.chart')].flatMap(chart => {
+  const limits = chart.getBoundingClientRect(), name = chart.dataset.spec, found = [];
+  const seen = text => text.textContent.trim() && getComputedStyle(text).opacity !== '0';
+  const texts = [...chart.querySelectorAll('svg text')].filter(seen);
+  const boxes = texts.map(text => [text.textContent, text.getBoundingClientRect()]);
+  boxes.forEach(([text, a], i) => {
+    if (a.left < limits.left - 1 || a.right > limits.right + 1) found.push(`${name}: ${text} leaves the chart`);
+    for (const [other, b] of boxes.slice(i + 1)) {
+      // A line's box is higher than its letters.
+      const beside = a.right < b.left || b.right < a.left, apart = a.bottom - 4 < b.top || b.bottom - 4 < a.top;
+      if (!beside && !apart) found.push(`${name}: ${text} touches ${other}`);
+    }
+  });
+  for (const axis of chart.querySelectorAll('.role-axis-label')) {
+    const labels = [...axis.querySelectorAll('text')].filter(seen).map(text => text.textContent);
+    if (new Set(labels).size < labels.length) found.push(`${name}: ${labels}`);
+  }
+  return found;
+})"""
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (on Debian: apt install chromium)")
@@ -67,24 +88,38 @@ def test_fits_every_width_in_light_and_dark(page: Any, name: str, scheme: str, t
     assert overflow == 0
     charts = page.evaluate("[...document.querySelectorAll('.chart svg')].map(svg => svg.getBoundingClientRect().right)")
     assert charts and max(charts) <= WIDTHS[name]
+    assert page.evaluate(COLLISIONS) == []
     assert page.locator("h1").bounding_box()["y"] < 200, "the verdict stands first"
+    recipe = page.locator("dl.recipe").bounding_box()
+    assert recipe["y"] + recipe["height"] < (900 if name != "phone" else 1200), "what was trained, beside the verdict"
+    if name == "desktop":
+        assert recipe["y"] < page.locator("h1").bounding_box()["y"] + 30 and recipe["x"] > 640
+        assert page.evaluate("document.documentElement.scrollHeight") <= LONGEST_PX
     folder = Path(os.environ.get("DREAMTUNE_SCREENSHOTS") or tmp_path)
     picture = folder / f"{name}-{scheme}.png"
     page.screenshot(path=picture)
     assert picture.stat().st_size > 20_000
 
 
+def opened(page: Any) -> Any:
+    """Return the second answer, after opening it."""
+    article = page.locator("article.answer").nth(1)
+    article.locator("summary").click()
+    return article
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_barrier_that_axe_knows(page: Any, scheme: str) -> None:
     """Contrast, names, roles, order of headings, … (axe-core's rules, WCAG 2 A and AA among them)."""
     page.emulate_media(color_scheme=scheme)
+    page.get_by_role("button", name="Open all").click()
     page.locator("article.answer input[type=range]").first.press("Home")
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
 
 
 def test_the_scrubber_replays_the_denoising(page: Any) -> None:
-    article = page.locator("article.answer").nth(1)
+    article = opened(page)
     text = article.locator("pre").nth(1).inner_text()
     slider, tokens = article.locator("input[type=range]"), article.locator("pre").nth(1).locator(".token")
     hidden = article.locator("pre").nth(1).locator(".token.hidden")
@@ -102,7 +137,7 @@ def test_the_scrubber_replays_the_denoising(page: Any) -> None:
 
 
 def test_replay_runs_to_the_end_and_can_be_paused(page: Any) -> None:
-    article = page.locator("article.answer").nth(1)
+    article = opened(page)
     button, slider = article.get_by_role("button"), article.locator("input[type=range]")
     button.click()
     assert button.inner_text() == "Pause"
@@ -115,10 +150,13 @@ def test_replay_runs_to_the_end_and_can_be_paused(page: Any) -> None:
 
 def test_answers_are_filtered_by_kind_place_and_words(page: Any) -> None:
     shown = page.locator("article.answer:visible")
+    assert shown.count() == 20, "the first ones"
+    page.get_by_role("button", name="Show all").click()
     everything = shown.count()
+    assert everything > 20 and page.locator("#shown").inner_text() == f"{everything} answers"
     page.get_by_role("button", name="tuned right, base wrong").click()
     won = shown.count()
-    assert 0 < won < everything and page.locator("#shown").inner_text() == f"{won} shown"
+    assert 0 < won < everything and page.locator("#shown").inner_text() == f"{won} answers"
     assert set(shown.evaluate_all("a => a.map(e => e.dataset.kind)")) == {"won"}
     page.get_by_role("combobox").select_option("test · sampled")
     assert set(shown.evaluate_all("a => a.map(e => e.dataset.where)")) == {"test · sampled"}
@@ -136,17 +174,19 @@ def test_hostile_output_is_only_text(page: Any) -> None:
         "sliders => sliders.forEach(s => { s.value = 1; s.dispatchEvent(new Event('input')); })"
     )
     assert page.locator("img").count() == 0 and page.title().startswith("demo: ")
+    page.get_by_role("button", name="Open all").click()
     text = page.locator("#answers").inner_text()
     assert "<img src=x onerror=alert(1)>" in text and not any(c in text for c in BIDI if ord(c) > 127)
 
 
 def test_prints_with_every_table_and_without_controls(page: Any) -> None:
-    page.locator("article.answer input[type=range]").first.press("Home")  # everything hidden again
+    opened(page).locator("input[type=range]").press("Home")  # everything hidden again
     page.emulate_media(media="print")
     ink = "t => [getComputedStyle(t).color, getComputedStyle(document.body).color]"
     assert len(set(page.locator(".token.hidden").first.evaluate(ink))) == 1
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator("details:not([open])").count() == 0
+    assert page.locator("article.answer:visible").count() == page.locator("article.answer").count() > 20
     assert page.locator("nav").is_hidden() and page.locator(".replay").first.is_hidden()
     assert page.pdf(format="A4").startswith(b"%PDF")
 

@@ -20,7 +20,7 @@ BASE, TUNED = "base", "tuned"
 INK, MUTED, GRID, GREY, ACCENT, WARN = (f"var(--{name})" for name in ("ink", "muted", "grid", "grey", "accent", "red"))
 WHO = alt.Scale(domain=[BASE, TUNED], range=[GREY, ACCENT])
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-ROOM = 1.35  # length of an axis against its longest bar, so that a text fits behind the bar
+ROOM, ROOM_FOR_TIMES = 1.35, 1.8  # length of an axis against its longest bar, so that a text fits behind the bar
 NAME_WIDTH = 190  # pixels that the names of bars may take
 MAX_POINTS = 1_500  # points of one curve
 THEME: dict[str, Any] = {
@@ -62,12 +62,12 @@ def accuracy_figure(summary: dict[str, Any]) -> Figure | None:
     Where there is only one set and setting, all three readings are shown.
     """
     data, rows = [], []
-    readings = list(READING_NAMES.items())
+    readings, alone = list(READING_NAMES.items()), len(summary["comparisons"]) == 1
     for name, block in summary["comparisons"].items():
-        for reading, label in readings if len(summary["comparisons"]) == 1 else readings[:1]:
+        for reading, label in readings if alone else readings[:1]:
             if block[reading]["gain"]["value"] is None:
                 continue
-            where = f"{name.replace('/', ' · ')} · {label}"
+            where = label if alone else name.replace("/", " · ")
             sides = {who: block[reading][who] for who in (BASE, TUNED)}
             data += [
                 {"where": where, "model": who, **{k: side[k] for k in ("value", "low", "high")}}
@@ -205,7 +205,7 @@ def stages_figure(wall_s: dict[str, float]) -> Figure | None:
     unit, unit_name = in_unit(longest)
     data = [{"stage": name, "time": seconds / unit, "words": duration(seconds)} for name, seconds in stages]
     values = ticks(0, longest / unit, 4)
-    scale = alt.Scale(domain=[0, max(values[-1], ROOM * longest / unit)])
+    scale = alt.Scale(domain=[0, max(values[-1], ROOM_FOR_TIMES * longest / unit)])
     base = _chart(data).encode(alt.Y("stage:N", title=None, sort=None, axis=_names()))
     bars = base.mark_bar(color=GREY, opacity=0.7, height=12).encode(
         alt.X("time:Q", title=f"wall time, {unit_name}", axis=axis(values), scale=scale)
@@ -266,7 +266,7 @@ def _step_axis(data: Sequence[dict[str, Any]]) -> alt.X:
 
 def _names() -> alt.Axis:
     """Return the axis of bars that are told apart by their names; on a narrow page a name is cut off."""
-    return alt.Axis(grid=False, labelLimit=NAME_WIDTH, labelOverlap=False)
+    return alt.Axis(grid=False, labelLimit=NAME_WIDTH, labelOverlap=False, labelPadding=10)
 
 
 def _thin(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
