@@ -8,9 +8,9 @@ from dreamtune.canaries import window
 from dreamtune.canaries.adapter import Trained, all_modules_learn
 from dreamtune.canaries.alignment import aligned
 from dreamtune.evaluate import hard_canaries
+from dreamtune.evaluate.comparison import nothing
 from dreamtune.evaluate.faults import CHANGES, MEASURED_BY, count_passed, find_faults
 from dreamtune.evaluate.verdict import decide
-from dreamtune.evaluate.comparison import nothing
 from dreamtune.settings.report import Comparison
 
 IDENTIFIER = re.compile(r"\w+_\w+|\w+\.\w+|gate\.json")
@@ -32,7 +32,9 @@ def test_every_hard_canary_says_in_plain_words_what_to_change(source: str, name:
     canaries = [failed | {"source": source, "fault": fault}, passed]
     said = decide(Comparison(), nothing("questions"), nothing("rows"), canaries, {"full": True})
     assert said.name == "invalid" and said.headline == f"Invalid: {fault}"
-    assert said.remedy and said.reasons == (f"{fault}, in {find_faults(canaries, {})[0].where}. What to change: {said.remedy}",)
+    assert said.remedy and said.reasons == (
+        f"{fault}, in {find_faults(canaries, {})[0].where}. What to change: {said.remedy}",
+    )
     assert not IDENTIFIER.search(f"{said.sentence} {' '.join(said.reasons)}")
     assert source == "likelihood" or said.remedy == CHANGES[name], "it has words of its own"
     assert name != "targets_scored" or said.remedy == MEASURED_BY

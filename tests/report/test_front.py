@@ -14,10 +14,11 @@ from report_fixture import write_reads
 from report_page import Page, render
 
 pytest_plugins = "report_page"  # its fixture
-UNKNOWN = dict.fromkeys(
-    ("model", "parameters", "quantization", "rows", "test_rows", "objective", "finetuning", "rank", "learning_rate")
-    + ("schedule", "epochs", "steps", "global_batch", "device", "processes", "processor", "host", "training_s", "total_s")
-) | {"data": []}
+KNOWN = (
+    "model parameters quantization data rows test_rows objective finetuning rank learning_rate schedule epochs steps "
+    "global_batch device processes processor host training_s total_s"
+)
+UNKNOWN: dict[str, Any] = dict.fromkeys(KNOWN.split()) | {"data": []}
 
 
 def test_the_recipe_stands_in_the_header_and_in_the_summary(made: Any) -> None:
@@ -95,5 +96,7 @@ def test_answers_are_drawn_in_proportion(totals: dict[str, int], count: int, pla
 
 
 def test_what_is_shown_of_what_there_is_stands_above_the_answers(made: Any) -> None:
-    said = "test · greedy: 60 of 100, drawn in proportion to the outcomes: tuned right, base wrong 37 of 62; both right 7"
+    said = (
+        "test · greedy: 60 of 100, drawn in proportion to the outcomes: tuned right, base wrong 37 of 62; both right 7"
+    )
     assert said in Page(made[0]).text

@@ -6,7 +6,7 @@ from typing import Any
 
 Check = Mapping[str, Any]
 RUNS = {"smoke": "the smoke run", "full": "the full run", "likelihood": "the held-out likelihood"}
-NOT_A_SETTING = "no setting does this: undo the last edit of the code that {}, or report it with the canaries below"
+NOT_A_SETTING = "no setting does this: undo the last edit of the code that {}, or report it with its canary"
 OBJECTIVE = (
     "train with one of the objectives elbo, cart and uniform, which mask what they predict and nothing else (copy masks "
     "nothing); if it is one of these, undo the last edit of the code that {}"

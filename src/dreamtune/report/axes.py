@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from math import ceil, floor, log10
 from typing import Any
 
@@ -56,7 +57,7 @@ def labels(values: Sequence[float]) -> list[str]:
     >>> labels([0, 0.5, 1]), labels([0, 1000]), labels([0, 5e-6, 1e-5]), labels([0.0, 0.0025, 0.005])
     (['0.0', '0.5', '1.0'], ['0', '1,000'], ['0', '5e-6', '1e-5'], ['0.0000', '0.0025', '0.0050'])
     """
-    step = min((b - a for a, b in zip(values, values[1:], strict=False)), default=1.0)
+    step = min((b - a for a, b in pairwise(values)), default=1.0)
     if step < SMALL and max(map(abs, values)) < 100 * step:  # an exponent with three digits tells these apart
         return ["0" if value == 0 else scientific(value) for value in values]
     decimals = next(d for d in range(12) if all(abs(v - round(v, d)) < step / 1000 for v in values))

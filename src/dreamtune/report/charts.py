@@ -76,9 +76,7 @@ def accuracy_figure(summary: dict[str, Any]) -> Figure | None:
             rows.append((where, *(_share(side) for side in sides.values()), str(sides[BASE]["n"])))
     if not data:
         return None
-    y = alt.Y(
-        "where:N", title=None, sort=None, axis=_names(), scale=alt.Scale(paddingInner=0.45)
-    )
+    y = alt.Y("where:N", title=None, sort=None, axis=_names(), scale=alt.Scale(paddingInner=0.45))
     x, shares = alt.Scale(domain=[0, 1]), [0, 0.25, 0.5, 0.75, 1]
     offset = alt.YOffset("model:N", sort=[BASE, TUNED])
     color = alt.Color("model:N", scale=WHO)
@@ -131,7 +129,9 @@ def training_figures(log: Sequence[dict[str, Any]]) -> list[Figure]:
             _curve("validation", title, caption, validations, "validation_nll", "nats per token", points=True)
         )
     if any(row.get("lr") is not None for row in steps):
-        figures.append(_curve("learning-rate", "Learning rate", "The schedule as it ran.", _thin(steps), "lr", None, zero=True))
+        figures.append(
+            _curve("learning-rate", "Learning rate", "The schedule as it ran.", _thin(steps), "lr", None, zero=True)
+        )
     if any(row.get("tokens_per_s") for row in steps):
         title, caption = "Training speed", "Tokens per second of the logged steps."
         figures.append(_curve("speed", title, caption, _thin(steps), "tokens_per_s", "tokens/s", zero=True))
@@ -150,11 +150,12 @@ def lengths_figure(lengths: pl.DataFrame | None, max_tokens: int | None) -> Figu
     counts = (-((edge - tokens) // width)).alias("bar").value_counts().sort("bar")
     ends = [(edge + int(bar) * width, int(n)) for bar, n in counts.iter_rows()]
     data = [{"from": max(0, end - width), "to": end, "rows": n} for end, n in ends]
-    x = ticks(0, max(data[-1]["to"], max_tokens if max_tokens and max_tokens <= data[-1]["to"] else 0), whole=True)
+    x = ticks(0, data[-1]["to"], whole=True)
     y = ticks(0, max(bar["rows"] for bar in data), 4, whole=True)
     bars = _chart(data).mark_bar(color=GREY, opacity=0.7).encode(
         alt.X("from:Q", bin="binned", title="tokens of an example before truncation", scale=spanning(x), axis=axis(x)),
-        alt.X2("to:Q"), alt.Y("rows:Q", title="rows", scale=spanning(y), axis=axis(y)), tooltip=["from:Q", "to:Q", "rows:Q"],
+        alt.X2("to:Q"), alt.Y("rows:Q", title="rows", scale=spanning(y), axis=axis(y)),
+        tooltip=["from:Q", "to:Q", "rows:Q"],
     )  # fmt: skip
     layers = [bars]
     caption = "Prompt, response and end token."

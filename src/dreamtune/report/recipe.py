@@ -63,7 +63,10 @@ def recipe_rows(recipe: Json) -> list[tuple[str, str]]:
         ("Data", _data(recipe)),
         ("Objective", OBJECTIVES.get(recipe["objective"], recipe["objective"])),
         ("Method", _method(recipe)),
-        ("Learning rate", _joined(scientific(recipe["learning_rate"]) if recipe["learning_rate"] else "", recipe["schedule"])),
+        (
+            "Learning rate",
+            _joined(scientific(recipe["learning_rate"]) if recipe["learning_rate"] else "", recipe["schedule"]),
+        ),
         ("Steps", _steps(recipe)),
         ("Hardware", _hardware(recipe)),
         ("Time", _time(recipe)),
@@ -136,7 +139,11 @@ def _size(parameters: int | None) -> str:
         return ""
     if parameters < 1e6:
         return f"{number(parameters)} parameters"
-    return f"{parameters / 1e9:.1f} billion parameters" if parameters >= 1e9 else f"{parameters / 1e6:.1f} million parameters"
+    return (
+        f"{parameters / 1e9:.1f} billion parameters"
+        if parameters >= 1e9
+        else f"{parameters / 1e6:.1f} million parameters"
+    )
 
 
 def _joined(*words: str | None) -> str:

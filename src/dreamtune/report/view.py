@@ -63,9 +63,7 @@ def canary_rows(summary: dict[str, Any]) -> Table:
             "source": c["source"],
             "name": c["name"],
             "kind": "hard" if c["hard"] else "soft",
-            "state": {True: "passed", False: "failed" if c["hard"] else "warning", None: "not judged"}[
-                c["passed"]
-            ],
+            "state": {True: "passed", False: "failed" if c["hard"] else "warning", None: "not judged"}[c["passed"]],
             "mood": "bad" if c["passed"] is False and c["hard"] else "warn" if c["passed"] is False else "",
             "value": plain(c["value"])
             + (f" ({number(c['low'])} to {number(c['high'])})" if c.get("low") is not None else ""),

@@ -1,4 +1,4 @@
-"""How a result was made, for its manifest: packages, commit, container image, processor, GPU. None of this is hashed."""
+"""How a result was made, for its manifest: packages, commit, image, processor, GPU. None of this is hashed."""
 
 import importlib.metadata
 import os
@@ -19,7 +19,7 @@ PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """Return the manifest's record of this process: commit, packages, Python, container image, host, processor and GPU."""
+    """Return the manifest's record of this process: commit, packages, Python, image, host, processor and GPU."""
     return {
         "git": _git(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
