@@ -8,7 +8,7 @@ Check = Mapping[str, Any]
 RUNS = {"smoke": "the smoke run", "full": "the full run", "likelihood": "the held-out likelihood"}
 NOT_A_SETTING = "no setting does this: undo the last edit of the code that {}, or report it with its canary"
 OBJECTIVE = (
-    "train with one of the objectives elbo, cart and uniform, which mask what they predict and nothing else (copy masks "
+    "train with one of the objectives elbo, cart and uniform, which mask what they predict and only that (copy masks "
     "nothing); if it is one of these, undo the last edit of the code that {}"
 )
 # What to change, by the beginning of a canary's name, if it failed in training or in answers.
