@@ -93,8 +93,8 @@ def check_run():
 
 def print_verdicts():
     """End the run with the verdict of each experiment that is finished, and the path of its report."""
-    if MAIN:
-        print(*lines_of_finished(RESULTS / "latest", MARKERS), sep="\n", flush=True)
+    for line in lines_of_finished(RESULTS / "latest", MARKERS) if MAIN else []:
+        print(line, flush=True)
 
 
 def print_verdicts_if_nothing_was_done():
