@@ -45,7 +45,7 @@ def test_summary_has_what_other_tools_rely_on(made: Any) -> None:
     assert summary["wall_s"]["total"] == sum(v for k, v in summary["wall_s"].items() if k != "total")
     assert summary["minimum_detectable_effect"]["accuracy"] > 0
     assert summary["settings"]["full"]["train"]["lora"] == {"rank": 16}
-    assert summary["settings"]["full"]["model"] == {"path": "resources/tiny"}
+    assert summary["settings"]["full"]["model"] == {"path": "resources/tiny", "quantization": "nf4"}
 
 
 def test_every_key_of_the_summary_is_documented(made: Any) -> None:
