@@ -1,4 +1,5 @@
-# make setup | setup-slurm | demo | test | test-slow | test-processors | test-cluster | browser | format | schema | lock | image | prune
+# make setup | setup-slurm | demo | test | test-slow | test-processors | test-cluster | browser | format | schema | lock
+# licences | image | prune
 # (prerequisites: Python 3.11+, make, git)
 PYTHON ?= python3
 LOCK := containers/requirements.lock
@@ -9,7 +10,7 @@ RUN = PATH="$(realpath .venv)/bin:$$PATH"
 WORKERS ?= 2
 PYTEST := pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup setup-slurm environment demo test test-slow test-processors test-cluster browser format schema lock image prune
+.PHONY: setup setup-slurm environment demo test test-slow test-processors test-cluster browser format schema lock licences image prune
 
 setup:
 	@$(ENVIRONMENT) setup $(LOCK)
@@ -78,6 +79,9 @@ lock: environment
 	@perl -pi -e 's/^(torch==[0-9.]+)\+\w+/$$1/' $(LOCK)
 	$(COMPILE) --no-annotate --extra dev --extra slurm --constraint $(LOCK) --output-file $(SLURM_LOCK) pyproject.toml
 	@perl -pi -e 's/^(torch==[0-9.]+)\+\w+/$$1/' $(SLURM_LOCK)
+
+licences: environment
+	$(RUN) python containers/licences.py
 
 # Build the image in which --use-singularity runs jobs; BASE=debian needs no image registry.
 image:
