@@ -51,6 +51,8 @@ ONE_SIDED = re.compile(rf"\s*(?:{UNKNOWN}\s*(?P<relation><|>|\\le|\\ge|\\ne)\s*{
 TWO_SIDED = re.compile(
     rf"\s*{VALUE.format('low')}\s*(?P<first><|\\le)\s*{UNKNOWN}\s*(?P<second><|\\le)\s*{VALUE.format('high')}\s*"
 )
+COMMAND = re.compile(r"\\[A-Za-z]+")
+FUNCTIONS = ("y", "f(x)", "g(x)", "h(x)", "f", "y(x)")
 CROSS = re.compile(r"\\times(?![A-Za-z])")
 VECTOR = re.compile(r"\\(?:vec|overrightarrow)(?![A-Za-z])")
 
@@ -130,10 +132,6 @@ def same_named(given: str, expected: str) -> tuple[str, str] | bool:
     if wanted and "=" not in given and not RELATION.search(given):
         return given, wanted[1]
     return given, expected
-
-
-COMMAND = re.compile(r"\\[A-Za-z]+")
-FUNCTIONS = ("y", "f(x)", "g(x)", "h(x)", "f", "y(x)")
 
 
 def _named(text: str) -> tuple[str, str] | None:

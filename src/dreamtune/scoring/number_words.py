@@ -1,7 +1,7 @@
 """English number words, and digits with a word of size, as digits: "twenty-five" is 25, "2.5 thousand" is 2500."""
 
 import re
-from fractions import Fraction
+from decimal import Decimal
 
 ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
@@ -72,9 +72,13 @@ def _size(words: str) -> int:
 
 
 def _times(number: str, size: int) -> str:
-    """Return the product as an integer, or as the fraction that it is."""
-    product = Fraction(number.replace(",", "").rstrip(".")) * size
-    return str(product) if product.denominator == 1 else f"{float(product):.10g}"
+    """Return the product in decimals.
+
+    >>> _times("2.5", 1000), _times("1.23456", 1000)
+    ('2500', '1234.56')
+    """
+    product = Decimal(number.replace(",", "")) * size
+    return f"{product.normalize():f}"
 
 
 def _digits(match: re.Match[str]) -> str:

@@ -2,7 +2,7 @@ r"""The checkable answer of a reference solution, and how many test rows have on
 
 import re
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ HEADED_ANSWER = re.compile(
 )
 HASHED_ANSWER = re.compile(r"####[ \t]*(?=\S)")
 HASHED_LINE = re.compile(r"[ \t]*(?P<answer>\S[^\n]*?)[ \t]*(?:\n|$)")
+BEFORE_SENTENCE = re.compile(r"\s+(?=(?:The|So|Therefore|Thus)\b)")
 STEP = re.compile(r"\d{1,2}[.)]\s+[A-Za-z]|(?:step|part|case|lemma)\b", re.IGNORECASE)
 PROOF = re.compile(r"\b(?:prove|show) that\b|^\s*prove\b", re.IGNORECASE)
 # "Which" asks only in a sentence that ends in a question mark: elsewhere it is a relative pronoun.
@@ -88,8 +89,9 @@ def _checkable(answer: str, characters: int, words: int | None = None) -> str | 
 
 def _headed(text: str) -> list[tuple[int, str]]:
     """Return place and text of the last "Answer: …", if any."""
-    found = [(match.end(), block(text[match.end() :])) for match in HEADED_ANSWER.finditer(text)][-1:]
-    return [(place, re.sub(r"(?<=\S)\*+$", "", answer)) for place, answer in found if len(answer) <= MAX_AFTER]
+    last = _last(HEADED_ANSWER, text)
+    answer = block(text[last.end() :]) if last else ""
+    return [(last.end(), re.sub(r"(?<=\S)\*+$", "", answer))] if last and len(answer) <= MAX_AFTER else []
 
 
 def _hashed(text: str) -> list[tuple[int, str]]:
@@ -97,14 +99,17 @@ def _hashed(text: str) -> list[tuple[int, str]]:
 
     Elsewhere #### begins a heading in Markdown.
     """
-    for match in list(HASHED_ANSWER.finditer(text))[:-2:-1]:
-        line = HASHED_LINE.match(text, match.end())
-        rest = text[line.end() :].strip() if line else ""
-        if line and (
-            not rest or (len(rest) <= MAX_AFTER and re.search(r"\d", line["answer"]) and not STEP.match(line["answer"]))
-        ):
-            return [(match.end(), re.split(r"\s+(?=(?:The|So|Therefore|Thus)\b)", line["answer"], maxsplit=1)[0])]
-    return []
+    last = _last(HASHED_ANSWER, text)
+    line = HASHED_LINE.match(text, last.end()) if last else None
+    if last is None or line is None:
+        return []
+    answer, rest = line["answer"], text[line.end() :].strip()
+    marked = len(rest) <= MAX_AFTER and re.search(r"\d", answer) and not STEP.match(answer)
+    return [(last.end(), BEFORE_SENTENCE.split(answer, maxsplit=1)[0])] if not rest or marked else []
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
 
 
 def asks_for_a_proof(question: str) -> bool:
