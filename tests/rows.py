@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import tokenizers
+from safetensors.numpy import save_file
 from tokenizers import models, pre_tokenizers
 
 from dreamtune.data.prepare import prepare_shards
@@ -29,6 +31,15 @@ def write_tokenizer(folder: Path) -> str:
     backend.save(str(folder / "tokenizer.json"))
     names = {"mask_token": "[MASK]", "eos_token": "[END]", "bos_token": "[BEGIN]"}
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    return str(folder)
+
+
+def write_model(folder: Path, rows: int = len(VOCABULARY), **config: object) -> str:
+    """Write that tokenizer and what passes for a model as long as nobody loads it: embeddings of `rows` rows."""
+    write_tokenizer(folder)
+    fields = {"model_type": "Dream", "vocab_size": rows, "hidden_size": 2}
+    (folder / "config.json").write_text(json.dumps(fields | config))
+    save_file({"model.embed_tokens.weight": np.zeros((rows, 2), np.float32)}, folder / "model.safetensors")
     return str(folder)
 
 

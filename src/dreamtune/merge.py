@@ -2,7 +2,8 @@
 
     OUT/merged/     the base model's own files (config.json, tokenizer, index, Python files) byte for byte, and its
                     safetensors, file by file under their own names and keys, with the adapter added; in float32 if the
-                    settings say so, which config.json and index then say, too
+                    settings say so, which config.json and index then say, too; a mask token that the settings chose
+                    stands in config.json and tokenizer_config.json
     OUT/adapter/    in its place, if the settings say so: the adapter under the official code's names, for PEFT
     OUT/merge.json  counts; what rounding took of the update, by layer; and the held-out NLL of what was written beside
                     that of base + adapter as evaluated
@@ -27,12 +28,13 @@ from dreamtune.evaluate.draws import nats_per_token
 from dreamtune.evaluate.elbo import heldout_nll
 from dreamtune.evaluate.examples import read_examples
 from dreamtune.files import read_json, write_json
+from dreamtune.inputs.checkpoint_format import family_of, native_key, read_config
 from dreamtune.inputs.hub import model_folder
 from dreamtune.inputs.weight_files import INDEX, weight_files
 from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, CONFIG, read_adapter_config
 from dreamtune.model.loading import load
-from dreamtune.model.official_format import family_of, native_key, read_config
-from dreamtune.model.official_writer import rewrite
+from dreamtune.model.nonfinite import plain_name, refuse_nonfinite
+from dreamtune.model.official_writer import declare_mask, rewrite
 from dreamtune.model.rounding import TOLERANCE, Rounding, add_rounded, total_rounding
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.merge import MergeConfig
@@ -77,10 +79,11 @@ def merge_adapter(
         the content of merge.json without the layers, for the manifest.
 
     Raises:
-        UserError: the adapter is no plain LoRA or does not fit the base, or the GPU's memory does not suffice.
+        UserError: the adapter is no plain LoRA or does not fit the base, one of them holds NaN or infinity, or the
+            GPU's memory does not suffice.
     """
     base, weights = model_folder(model.path, model.revision), (merge or MergeConfig()).weights
-    family, updates = family_of(read_config(base), model.family), _read_updates(adapter)
+    family, updates = family_of(read_config(base), model.family, base), _read_updates(adapter)
     summary: dict[str, Any] = {"format": 1, "weights": weights}
     if weights == "unmerged":
         exported: tuple[ModelConfig, Path | None] = model.model_copy(update={"quantization": "none"}), adapter
@@ -90,6 +93,7 @@ def merge_adapter(
         whole = {"path": str(out / "merged"), "revision": None, "quantization": "none"}
         exported = model.model_copy(update=whole | float32), None
         summary |= _write_merged(base, family, out / "merged", updates, weights == "float32")
+        declare_mask(out / "merged", base, model.mask_token)
     if updates:
         raise UserError(f"the adapter in {adapter} does not fit {model.path}, which has no {sorted(updates)[0]}")
     if shards is not None and likelihood is not None:
@@ -110,6 +114,8 @@ def _read_updates(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]
             raise UserError(f"the adapter in {adapter} has {key} = {config[key]!r}; only plain LoRA can be merged")
     with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as file:
         tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118, not a mapping
+    for key, tensor in tensors.items():
+        refuse_nonfinite(plain_name(key), tensor, adapter, "train the adapter again")
     scale = config["lora_alpha"] / config["r"]
     updates = {}
     for key, a in tensors.items():
@@ -132,6 +138,7 @@ def _write_merged(
 
     def change(key: str, weight: torch.Tensor) -> torch.Tensor:
         nonlocal size
+        refuse_nonfinite(key, weight, base, "fetch or make the model again")
         name, weight = native_key(key, family), weight.float() if float32 and weight.is_floating_point() else weight
         if name in updates:
             a, b = updates.pop(name)

@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from conftest import FIXTURES
 from dreamtune.errors import UserError
+from dreamtune.inputs.checkpoint_format import family_of, native_fields
+from dreamtune.inputs.shapes import LAYER, expected_shapes
 from dreamtune.model.adapter_format import ADAPTER_WEIGHTS
-from dreamtune.model.loading import attach_lora, load_model
+from dreamtune.model.loading import attach_lora, empty_model, load, load_model
+from dreamtune.model.official_writer import declare_mask
 from dreamtune.settings.lora import LoraSettings
+from dreamtune.settings.model import ModelConfig
 from tests.model.test_loading import DREAM, LLADA, tuned
 
 
@@ -62,7 +67,7 @@ def test_bad_checkpoints_are_refused_in_one_line(tmp_path: Path) -> None:
 
     cut = copy(DREAM, tmp_path / "cut")
     (cut / "model.safetensors").write_bytes((DREAM / "model.safetensors").read_bytes()[:5000])
-    assert "cannot read the weights" in refusal(path=cut)
+    assert "model.safetensors has 5,000 bytes, and by its header" in refusal(path=cut)
     index = copy(DREAM, tmp_path / "index")
     (index / "model.safetensors").unlink()
     (index / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
@@ -80,7 +85,65 @@ def test_weights_that_do_not_fit_the_config_are_refused(tmp_path: Path) -> None:
     save_file(missing, fewer / "model.safetensors", {"format": "pt"})
     assert "model.layers.1.mlp.up_proj.weight" in refusal(path=fewer)
     assert "do not fit" in refusal(path=copy(DREAM, tmp_path / "layers", num_hidden_layers=2))
-    refusal(path=copy(DREAM, tmp_path / "wide", hidden_size=128))
+    assert "should have" in refusal(path=copy(DREAM, tmp_path / "wide", hidden_size=128))
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+@pytest.mark.parametrize(
+    ("folder", "key", "shape"),
+    [
+        (DREAM, "model.layers.1.mlp.up_proj.weight", "64 x 160, and by config.json it should have 160 x 64"),
+        (DREAM, "model.layers.2.self_attn.k_proj.weight", "64 x 32, and by config.json it should have 32 x 64"),
+        (LLADA, "model.transformer.blocks.0.ff_out.weight", None),
+        (LLADA, "model.transformer.wte.weight", None),
+    ],
+)
+def test_a_tensor_of_another_shape_is_named(
+    tmp_path: Path, folder: Path, key: str, shape: str | None, quantization: str
+) -> None:
+    """4-bit weights are flat: a transposed one loaded before, and gave finite logits."""
+    changed = copy(folder, tmp_path / "model")
+    tensors = load_file(changed / "model.safetensors")
+    tensors[key] = tensors[key].T.contiguous()
+    rows, columns = tensors[key].shape
+    save_file(tensors, changed / "model.safetensors", {"format": "pt"})
+    shape = shape or f"{rows} x {columns}, and by config.json it should have {columns} x {rows}"
+    assert f"{key} has the shape {shape}" in refusal(path=changed, quantization=quantization)
+
+
+def test_every_shape_of_a_model_is_known() -> None:
+    """The shapes that are compared are those that transformers would build, of all weights."""
+    for folder in (DREAM, LLADA, FIXTURES / "dream_7b"):
+        raw = json.loads((folder / "config.json").read_text())
+        family = family_of(raw)
+        shapes = expected_shapes(native_fields(raw, family))
+        for name, weight in empty_model(raw).state_dict().items():
+            inside = LAYER.fullmatch(name)
+            assert shapes[inside[2] if inside else name] == tuple(weight.shape), name
+
+
+def test_a_wrong_family_is_not_blamed_on_the_weights(tmp_path: Path) -> None:
+    assert "model.family is 'llada', and" in refusal(path=DREAM, family="llada")
+    assert "model.family is 'dream', and" in refusal(path=LLADA, family="dream")
+    other = copy(DREAM, tmp_path / "other", model_type="MyDream")
+    assert load_model(other, family="dream").config.mask_token_id == 500
+    said = refusal(path=other, family="llama")  # Llama has no biases
+    assert "unexpected_keys" in said and "model.family is llama: is that its architecture?" in said
+
+
+def test_a_mask_token_of_the_settings(tmp_path: Path) -> None:
+    folder = copy(DREAM, tmp_path / "model")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"mask_token": "<mask>"}))
+    added = [{"id": 77, "content": "<mask>"}, {"id": 78, "content": "<|spare|>"}]
+    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    section = ModelConfig(path=str(folder), dtype="float32", quantization="none", device="cpu", mask_token="<|spare|>")
+    assert load_model(folder).config.mask_token_id == 77
+    assert load(section).config.mask_token_id == 78
+    declare_mask(folder, folder, None)
+    assert load_model(folder).config.mask_token_id == 77
+    declare_mask(folder, folder, "<|spare|>")  # as merged and fully fine-tuned checkpoints do
+    assert load_model(folder).config.mask_token_id == 78
+    assert json.loads((folder / "config.json").read_text())["mask_token_id"] == 78
 
 
 @pytest.mark.parametrize("revision", [None, "main", "6572adb"])

@@ -1,5 +1,6 @@
 """Checkpoints: written aside, verified when read, pruned, and safe with two writers."""
 
+import errno
 import os
 import shutil
 import threading
@@ -11,11 +12,21 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
+from dreamtune.errors import UserError
 from dreamtune.model.loading import attach_lora, load
 from dreamtune.settings.model import ModelConfig
 from dreamtune.train import checkpoint
-from dreamtune.train.checkpoint import is_whole, newest, prune, save_adapter, save_checkpoint
+from dreamtune.train.checkpoint import (
+    check_finite,
+    clear_abandoned,
+    is_whole,
+    newest,
+    prune,
+    save_adapter,
+    save_checkpoint,
+)
 from dreamtune.train.optimizer import make_optimizer
+from dreamtune.writers import writer_name
 from tiny import make_model, settings
 
 Parts = tuple[PeftModel, torch.optim.Optimizer, ModelConfig]
@@ -148,6 +159,81 @@ def test_prune_keeps_the_newest_and_removes_what_was_abandoned(tmp_path: Path, p
     os.utime(old, (time.time() - 7200,) * 2)
     prune(tmp_path, keep=2)
     assert names(tmp_path) == [young.name, "step-000010", "step-000100"]
+
+
+@pytest.fixture
+def dead() -> str:
+    """The name of a writer of this machine that has ended."""
+    place, number, start = writer_name().split("-")
+    return f"{place}-{number}-{int(start) + 1}"
+
+
+def test_half_written_ones_go_where_no_living_process_holds_them(
+    tmp_path: Path, dead: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever its age, what a living process writes stays, and what a dead one left goes."""
+    living, left = tmp_path / f".step-000101.{writer_name()}.aa", tmp_path / f".step-000101.{dead}.bb"
+    elsewhere, long_ago = tmp_path / f".step-000102.{'0' * 12}-7-7.cc", tmp_path / ".step-000102.host.dd"
+    for folder in (living, left, elsewhere, long_ago):
+        (folder / "adapter").mkdir(parents=True)
+        (folder / "adapter/weights").write_bytes(b"half")
+        for path in (folder, folder / "adapter", folder / "adapter/weights"):
+            if folder in (living, long_ago):
+                os.utime(path, (0, 0))
+    os.utime(elsewhere, (0, 0))  # but a file in it was just written
+    clear_abandoned(tmp_path)
+    assert names(tmp_path) == sorted([living.name, elsewhere.name])
+    said = capsys.readouterr().err
+    assert f"deleting {left}, a half-written checkpoint" in said and living.name not in said
+    clear_abandoned(tmp_path / "nowhere")
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, 1, parts)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path, 2, parts)
+    assert names(tmp_path) == ["step-000001"]
+
+
+def test_a_writer_whose_folder_is_taken_for_abandoned_loses_it_and_goes_on(
+    tmp_path: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process of another machine that was suspended for an hour in the middle of a write."""
+
+    def removed_before(_: Any, path: Path) -> None:
+        shutil.rmtree(path.parent)
+        path.write_bytes(b"too late")
+
+    monkeypatch.setattr(checkpoint.torch, "save", removed_before)
+    write(tmp_path, 2, parts)
+    assert names(tmp_path) == []
+    assert "step-000002 was removed while it was written; going on without it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["weights", "optimizer"])
+def test_nan_in_a_checkpoint_is_named(tmp_path: Path, parts: Parts, where: str) -> None:
+    model, optimizer, _ = parts
+    kept = optimizer.state_dict()["state"][3]["exp_avg"].clone()
+    parameter = next(p for name, p in model.named_parameters() if "layers.1.self_attn.v_proj.lora_B" in name)
+    before = parameter.detach().clone()
+    try:
+        if where == "weights":
+            parameter.data[0, 0] = torch.nan
+        else:
+            optimizer.state_dict()["state"][3]["exp_avg"][0, 0] = torch.inf
+        found = newest(write(tmp_path, 1, parts).parent)
+    finally:
+        parameter.data.copy_(before)
+        optimizer.state_dict()["state"][3]["exp_avg"].copy_(kept)
+    assert found is not None
+    named = {"weights": r"model\.layers\.1\.self_attn\.v_proj\.lora_B\.weight", "optimizer": r"3 \(exp_avg of the"}
+    with pytest.raises(UserError, match=rf"the weight {named[where]}.* in \S*step-000001 is not finite.*delete that folder"):
+        check_finite(found)
 
 
 def test_two_writers_at_once(tmp_path: Path, parts: Parts) -> None:

@@ -14,7 +14,7 @@ from dreamtune.config import parse_config
 from dreamtune.inputs import identity
 from dreamtune.shards import read_split
 from dreamtune.workflow import experiments, plan
-from rows import prepare, write_tokenizer
+from rows import prepare, write_model
 from tests.workflow.test_scripts import RUNNABLE, SCRIPTS, WITH_A_MODEL
 
 LIGHT = [path.stem for path in RUNNABLE if path.stem not in WITH_A_MODEL]
@@ -35,7 +35,7 @@ def many(count: int) -> dict[str, Any]:
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count how often a script's code and an input's files are looked at."""
     monkeypatch.chdir(tmp_path)
-    (Path(write_tokenizer(tmp_path / "model")) / "model.safetensors").write_bytes(b"weights")
+    write_model(tmp_path / "model")
     pl.DataFrame({"question": ["?"], "reasoning": [""], "answer": ["1"]}).write_parquet("rows.parquet")
     counted: Counter[str] = Counter()
 
@@ -64,7 +64,7 @@ def test_planning_looks_once_at_each_script_and_input_however_many_experiments_s
 
 def test_a_plan_made_later_sees_what_changed_meanwhile(calls: Counter[str]) -> None:
     before, _ = experiments.make_plan(parse_config(many(1)))
-    Path("model/model.safetensors").write_bytes(b"other weights")
+    write_model(Path("model"), rows=200)
     after, _ = experiments.make_plan(parse_config(many(1)))
     assert calls["train_adapter"] == calls["model.safetensors"] == 2
     assert {key for key in before if key[0] == "train_adapter"}.isdisjoint(after)

@@ -13,6 +13,7 @@ from dreamtune.workflow.demand import memory_mb, minutes
 from dreamtune.errors import UserError
 from dreamtune.workflow.experiments import make_plan, plan_merge
 from dreamtune.inputs.hub import hub_sources
+from dreamtune.workflow.models import models_from
 from dreamtune.workflow.parts import SECTIONS
 from dreamtune.workflow.plan import RESULTS
 from dreamtune.workflow.verdicts import lines_of_finished

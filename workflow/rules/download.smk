@@ -7,10 +7,11 @@ rule download_source:  # runs before the jobs that read the source; its marker i
     localrule: True
     params:
         source=lambda w: SOURCES[w.source],
+        models=lambda w: models_from(CONFIG, SOURCES[w.source]),
     message:
         "Fetch {params.source} from the hub"
     shell:
-        "python3 workflow/scripts/download.py --out {output} {params.source:q} 2>&1 | tee {log}"
+        "python3 workflow/scripts/download.py --out {output} {params.source:q} --models {params.models:q} 2>&1 | tee {log}"
 
 
 rule download:  # only on request; fetches all sources, also those that finished jobs have read
@@ -19,7 +20,8 @@ rule download:  # only on request; fetches all sources, also those that finished
     localrule: True
     params:
         sources=list(SOURCES.values()),
+        models=[model for source in SOURCES.values() for model in models_from(CONFIG, source)],
     message:
         "Fetch all models and data files that the configuration takes from the hub"
     shell:
-        "python3 workflow/scripts/download.py {params.sources:q} 2>&1 | tee {log}"
+        "python3 workflow/scripts/download.py {params.sources:q} --models {params.models:q} 2>&1 | tee {log}"

@@ -7,6 +7,7 @@ usage   snakemake download --cores 1
 """
 
 import argparse
+import json
 import os
 import sys
 from functools import partial
@@ -22,9 +23,17 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="empty file to write when all sources are in the cache")
     parser.add_argument("sources", nargs="*", help="OWNER/NAME@REVISION, or hf://datasets/OWNER/NAME@REVISION/PATH")
+    parser.add_argument(
+        "--models",
+        nargs="*",
+        type=json.loads,
+        default=[],
+        metavar="JSON",
+        help="path, revision, family and mask_token of models among the sources, to be checked once they are there",
+    )
     arguments = parser.parse_args()
     try:
-        download(arguments.sources, partial(print, flush=True))
+        download(arguments.sources, partial(print, flush=True), arguments.models)
         if arguments.out:
             arguments.out.touch()
     except UserError as error:

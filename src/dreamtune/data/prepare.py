@@ -86,7 +86,7 @@ def prepare_shards(
     Raises:
         UserError: unreadable or missing data or benchmark, no usable tokenizer, or no training row left.
     """
-    tokenizer = load_tokenizer(model.path, model.revision)
+    tokenizer = load_tokenizer(model.path, model.revision, model.mask_token)
     check_template(data, tokenizer)
     checked = list(dict.fromkeys([*columns_of(data), data.columns.cluster or data.columns.question]))
     rows = open_rows(resolve_files(data.files), checked, data.batch_rows)

@@ -4,7 +4,6 @@
 BPE with further special tokens, which is built here from `vocab.json`, `merges.txt` and `tokenizer_config.json`.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from dreamtune.errors import UserError
 from dreamtune.inputs.hub import model_folder
+from dreamtune.inputs.special_tokens import NAMED_IN, check_special_tokens, read_json_object, special_id
 
 QWEN2_CLASSES = {"Qwen2Tokenizer", "Qwen2TokenizerFast", "DreamTokenizer", "DreamTokenizerFast"}
 # Qwen2's pre-tokenisation (github.com/QwenLM/Qwen2.5, tokenizer.json): contractions, words, single digits, the rest.
@@ -101,28 +101,27 @@ class Tokenizer:
         }
 
 
-def load_tokenizer(path: str, revision: str | None = None) -> Tokenizer:
+def load_tokenizer(path: str, revision: str | None = None, mask_token: str | None = None) -> Tokenizer:
     """Return the tokenizer of a local folder, or of a hub repository at a pinned revision.
 
+    Args:
+        path: the folder, or the repository's name.
+        revision: the hub commit, 40 hex digits.
+        mask_token: text of the entry that is the mask token, in place of the one that the files name.
+
     Raises:
-        UserError: no such folder, no tokenizer in it, or one without a mask or end token.
+        UserError: no such folder, no tokenizer in it, or one without a usable mask and end token.
     """
     folder = model_folder(path, revision)
-    configs = [_json(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
-    model_config = _json(folder / "config.json")
+    configs = [read_json_object(folder / name) for name in NAMED_IN]
+    model_config = read_json_object(folder / "config.json")
     backend = _backend(folder, configs[0], model_config)
+    check_special_tokens(folder, model_config, None, mask_token)
 
-    def special(name: str) -> int | None:
-        return _special_id(backend, name, configs, model_config)
-
-    mask, end, beginning, pad = special("mask"), special("eos"), special("bos"), special("pad")
-    if mask is None:
-        raise UserError(
-            f"the tokenizer in {folder} has no mask token, without which no diffusion model can be trained; "
-            "set mask_token in its tokenizer_config.json or mask_token_id in its config.json"
-        )
-    if end is None:
-        raise UserError(f"the tokenizer in {folder} has no end token; set eos_token in its tokenizer_config.json")
+    mask, end, beginning, pad = (
+        special_id(name, backend.token_to_id, configs, model_config, mask_token) for name in ("mask", "eos", "bos", "pad")
+    )
+    assert mask is not None and end is not None, "check_special_tokens refuses a tokenizer without them"
     # Dream's and Qwen2's config.json give the end token as bos_token_id: that is not a beginning token.
     return Tokenizer(backend, mask, end, None if beginning == end else beginning, end if pad is None else pad)
 
@@ -140,19 +139,6 @@ def _chunks(texts: list[str]) -> Iterator[list[str]]:
             start, size = i + 1, 0
     if start < len(texts):
         yield texts[start:]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file, {} if the file is missing; a UserError if it holds no JSON object."""
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return content
 
 
 def _backend(folder: Path, config: dict[str, Any], model_config: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -205,21 +191,5 @@ def _added_tokens(folder: Path, config: dict[str, Any]) -> dict[int, tokenizers.
     described = config.get("added_tokens_decoder")
     if described is not None:
         return {int(i): tokenizers.AddedToken(**token) for i, token in described.items()}
-    plain = _json(folder / "added_tokens.json")
+    plain = read_json_object(folder / "added_tokens.json")
     return {i: tokenizers.AddedToken(content, special=True, normalized=False) for content, i in plain.items()}
-
-
-def _special_id(
-    backend: tokenizers.Tokenizer, name: str, configs: list[dict[str, Any]], model_config: dict[str, Any]
-) -> int | None:
-    """Return the id of a special token such as "mask" or "eos", or None.
-
-    The tokenizer's own files, which name its text, come before the model's config.json, which has its id.
-    """
-    for config in configs:
-        token = config.get(f"{name}_token")
-        content = token.get("content") if isinstance(token, dict) else token
-        if content is not None and backend.token_to_id(content) is not None:
-            return backend.token_to_id(content)
-    number: Any = model_config.get(f"{name}_token_id")
-    return number[0] if isinstance(number, list) and number else number

@@ -98,7 +98,7 @@ def generate_answers(
         UserError: a model, adapter or benchmark file that cannot be used, or parts that do not fit together.
     """
     meta = read_meta(shards)
-    tokenizer = load_tokenizer(model.path, model.revision)
+    tokenizer = load_tokenizer(model.path, model.revision, model.mask_token)
     prompter = Prompter(tokenizer, meta["template"], meta["beginning_token"])
     dropped: dict[str, int] = {}
     if benchmark is None:

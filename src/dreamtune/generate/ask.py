@@ -60,7 +60,7 @@ def answer_questions(
         UserError: a model or adapter that cannot be used.
     """
     take_gpu(model.device)
-    tokenizer = load_tokenizer(model.path, model.revision)
+    tokenizer = load_tokenizer(model.path, model.revision, model.mask_token)
     asked = requests_of(list(own_questions(questions, Prompter(tokenizer, template, beginning_token))), generate)
     return [completion(a, tokenizer) for a in answer(load_to_generate(model, weights), tokenizer, asked, generate)]
 
@@ -104,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--model", metavar="PATH", help="folder or hub name of the base model; default: that of the training")
     add("--revision", metavar="COMMIT", help="of the hub repository, 40 hex digits; default: that of the training")
+    add("--mask-token", metavar="TEXT", help="entry of the tokenizer that is the mask token; default: as in the training")
     add("--quantization", choices=("none", "nf4"), help="default: that of the training")
     add("--dtype", choices=("bfloat16", "float32"), help="default: that of the training")
     add("--device", choices=("auto", "cpu", "cuda"), help="default: that of the training")
@@ -168,7 +169,7 @@ def _section(spec: dict[str, Any], name: str, kind: type[Section]) -> dict[str, 
 
 
 def _model(options: argparse.Namespace, known: Known) -> ModelConfig:
-    given = {name: getattr(options, name) for name in ("revision", "quantization", "dtype", "device")}
+    given = {name: getattr(options, name) for name in ("revision", "mask_token", "quantization", "dtype", "device")}
     settings = known.model | {name: value for name, value in given.items() if value is not None}
     if options.model is not None:
         settings |= {"path": options.model, "revision": options.revision}

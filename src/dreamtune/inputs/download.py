@@ -7,18 +7,29 @@ begins with the file that was being fetched.
 import errno
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import constants, errors, hf_hub_download, snapshot_download
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import disable_progress_bars
 
 from dreamtune.errors import UserError
-from dreamtune.inputs.hub import HUB, HUB_MODEL, TEXTS, cache, cached_file, listed_files, missing_files, pinned_file
+from dreamtune.inputs.hub import (
+    HUB,
+    HUB_MODEL,
+    TEXTS,
+    cache,
+    cached_file,
+    listed_files,
+    missing_files,
+    model_folder,
+    pinned_file,
+)
+from dreamtune.inputs.model_check import check_model
 from dreamtune.inputs.weight_files import MODEL_WEIGHTS, PICKLES
 
 T = TypeVar("T")
@@ -27,15 +38,20 @@ ABANDONED_S = 600.0  # a half-written file not added to for this many seconds ha
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 
 
-def download(sources: Sequence[str], say: Callable[[str], None] = print) -> int:
+def download(
+    sources: Sequence[str], say: Callable[[str], None] = print, models: Sequence[Mapping[str, Any]] = ()
+) -> int:
     """Fetch each source that the cache does not hold; return the number of bytes fetched.
 
     Args:
         sources: pinned addresses of models and data files, as `hub.hub_sources` returns them.
         say: called with each line of progress.
+        models: settings path, revision, family and mask_token of models among the sources, which are checked as soon
+            as they are fetched.
 
     Raises:
-        UserError: there is no such repository, revision or file, it may not be read, or the hub cannot be reached.
+        UserError: there is no such repository, revision or file, it may not be read, the hub cannot be reached, or a
+            model cannot be used.
     """
     if not sys.stderr.isatty():  # else a log would hold every state of the bars, beside the lines below
         disable_progress_bars()
@@ -45,6 +61,9 @@ def download(sources: Sequence[str], say: Callable[[str], None] = print) -> int:
         size = _data_file(source, say) if source.startswith(HUB) else _model(source, say)
         done = f"fetched {_size(size)} in {time.monotonic() - started:.0f} s" if size else "nothing to fetch"
         say(f"{source}: {done}")
+        for model in models:
+            if source == f"{model['path']}@{model['revision']}":
+                check_model(model_folder(model["path"], model["revision"]), model["family"], model["mask_token"])
         fetched += size
     say(f"everything is in {cache()}" if sources else "this configuration takes nothing from the hub")
     return fetched

@@ -63,6 +63,23 @@ def model_folder(path: str, revision: str | None) -> Path:
     return cached_file(path, "config.json", revision).parent  # type: ignore[union-attr]
 
 
+def cached_model(path: str, revision: str | None) -> Path | None:
+    """Return the cache's folder of a pinned model, None if it is not there whole.
+
+    It is found by its name alone, because importing the hub's library for it would make each start of Snakemake slower.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if not HUB_MODEL.fullmatch(f"{path}@{revision}"):
+        return None
+    folder = Path(HF_HUB_CACHE, f"models--{path.replace('/', '--')}", "snapshots", str(revision))
+    tokenizer = (folder / "tokenizer.json").exists() or (folder / "vocab.json").exists()
+    single = (folder / MODEL_WEIGHTS).exists()
+    weights = [MODEL_WEIGHTS] if single or not (folder / INDEX).exists() else index_names(folder)
+    there = all((folder / name).exists() for name in ("config.json", *weights))
+    return folder if there and tokenizer else None
+
+
 def data_file(address: str) -> Path:
     """Return the path of a pinned data file in the cache.
 

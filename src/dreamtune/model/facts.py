@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from transformers import PretrainedConfig
 
-from dreamtune.model.official_format import SHIFTED
+from dreamtune.inputs.checkpoint_format import SHIFTED
 
 
 class Facts(NamedTuple):
@@ -25,7 +25,7 @@ class Facts(NamedTuple):
 
     @property
     def shifted(self) -> bool:
-        """Whether raw row i - 1 of the head scores token i (see `official_format.SHIFTED`)."""
+        """Whether raw row i - 1 of the head scores token i (see `inputs.checkpoint_format.SHIFTED`)."""
         return self.family in SHIFTED
 
 

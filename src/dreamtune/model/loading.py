@@ -18,20 +18,17 @@ from transformers.utils import logging as transformers_logging
 from dreamtune.device.gpus import resolve_device
 from dreamtune.device.memory import numbered
 from dreamtune.errors import UserError
+from dreamtune.inputs.checkpoint_format import family_of, key_patterns, native_fields, read_config
 from dreamtune.inputs.hub import model_folder
-from dreamtune.inputs.weight_files import weight_files
+from dreamtune.inputs.shapes import check_shapes
+from dreamtune.inputs.special_tokens import special_ids
+from dreamtune.inputs.weight_files import read_headers, weight_files
 from dreamtune.model import attention as attention_kinds
 from dreamtune.model.adapter_format import check_loaded, is_checkpoint, read_adapter_config
 from dreamtune.model.facts import Facts, facts_of, set_facts
 from dreamtune.model.nf4 import forbid_repacking, nf4_config
 from dreamtune.model.nonfinite import check_files
-from dreamtune.model.official_format import (
-    family_of,
-    key_patterns,
-    native_config,
-    read_config,
-    special_token_id,
-)
+from dreamtune.model.official_format import native_config
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
 
@@ -62,6 +59,7 @@ def load_model(
     revision: str | None = None,
     adapter: str | Path | None = None,
     family: str | None = None,
+    mask_token: str | None = None,
 ) -> Any:
     """Return the model in evaluation mode; `model(input_ids=, attention_mask=).logits` are the official raw logits.
 
@@ -73,25 +71,29 @@ def load_model(
         device: "cpu", "cuda" or "cuda:N".
         revision: the hub commit, 40 hex digits.
         adapter: a PEFT folder; the adapter is put on top, not merged.
-        family: overrides config.json's model_type: "dream", "llada", "qwen2" or "llama".
+        family: "dream", "llada", "qwen2" or "llama", where config.json's model_type leaves it open.
+        mask_token: text of the tokenizer's entry that is the mask token, in place of the one that the files name.
 
     Raises:
-        UserError: no such checkpoint, not in a known format, no safetensors, an adapter that does not fit, or NaN or
-            infinity in a file that is quantised.
+        UserError: no such checkpoint, not in a known format or not of that family, no safetensors, a tensor of another
+            shape than the model's, an adapter that does not fit, or NaN or infinity in a file that is quantised.
     """
     _check(quantization, ("none", "nf4"), "quantization")
     _check(dtype, tuple(DTYPES), "dtype")
     folder = model_folder(str(path), revision)
     raw = read_config(folder)
-    kind = family_of(raw, family)
+    kind = family_of(raw, family, folder)
     files = weight_files(folder)
+    headers = read_headers(files)
+    check_shapes(folder, native_fields(raw, kind), kind, headers)  # before any number of layers is built
+    check_shapes(folder, native_config(raw, kind).to_dict(), kind, headers)  # with transformers' defaults
     model = _from_pretrained(folder, raw, kind, quantization, DTYPES[dtype], numbered(device))
     if quantization == "nf4":
         check_files(files, numbered(device))
     model.name_or_path = str(path)
     set_facts(model.config, Facts(kind, revision, attention_kinds.flash_runs(model.device)))
-    model.config.mask_token_id = special_token_id(folder, raw, "mask")
-    model.config.eos_token_id = special_token_id(folder, raw, "eos")
+    ids = special_ids(folder, raw, mask_token)
+    model.config.mask_token_id, model.config.eos_token_id = ids["mask"], ids["eos"]
     if kind == "dream":
         model.register_forward_pre_hook(_hide_padding_queries, with_kwargs=True)
     return model.eval() if adapter is None else load_adapter(model, Path(adapter)).eval()
@@ -119,6 +121,7 @@ def load(config: ModelConfig, trained: Path | None = None) -> Any:
         revision=None if tuned else config.revision,
         adapter=None if tuned else trained,
         family=config.family,
+        mask_token=config.mask_token,
     )
 
 
@@ -231,7 +234,10 @@ def _from_pretrained(
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found[problem]:  # transformers would go on with random weights
             names = sorted(map(str, found[problem]))
-            raise UserError(f"the weights in {folder} do not fit its config.json: {len(names)} {problem}, {names[0]}")
+            hint = f"; model.family is {family}: is that its architecture?"
+            raise UserError(
+                f"the weights in {folder} do not fit its config.json: {len(names)} {problem}, {names[0]}{hint}"
+            )
     forbid_repacking(model)
     return model
 

@@ -47,11 +47,20 @@ def check_files(files: list[Path], device: str) -> None:
     for file in files:
         with safe_open(file, "pt", device=device) as tensors:
             for name in tensors.keys():  # noqa: SIM118, it is no dictionary
-                if not bool(_sum(tensors.get_tensor(name)).isfinite()):
-                    raise UserError(
-                        f"the weight {name} in {file} is not finite, it holds NaN or infinity; fetch or make the model "
-                        "again"
-                    )
+                refuse_nonfinite(name, tensors.get_tensor(name), file, "fetch or make the model again")
+
+
+def refuse_nonfinite(name: str, tensor: Tensor, where: Path, cure: str) -> None:
+    """Raise a UserError if a tensor holds NaN or infinity.
+
+    Args:
+        name: of the weight.
+        tensor: of any type and shape.
+        where: file or folder that holds it.
+        cure: what the user should do.
+    """
+    if tensor.is_floating_point() and not bool(_sum(tensor).isfinite()):
+        raise UserError(f"the weight {name} in {where} is not finite, it holds NaN or infinity; {cure}")
 
 
 def nonfinite_weight(model: nn.Module) -> str | None:

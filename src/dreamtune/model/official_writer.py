@@ -8,8 +8,29 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from dreamtune.files import read_json, write_json
+from dreamtune.inputs.special_tokens import NAMED_IN, read_json_object, special_ids
 from dreamtune.inputs.weight_files import PICKLES, weight_files
 from dreamtune.progress import track
+
+
+def declare_mask(folder: Path, base: Path, mask_token: str | None) -> None:
+    """Make a written checkpoint name the mask token that it was trained with, if the setting model.mask_token chose it.
+
+    Args:
+        folder: of the checkpoint.
+        base: folder of its base model, with the same tokenizer.
+        mask_token: the setting; None changes nothing.
+    """
+    if mask_token is None:
+        return
+    config = read_json(folder / "config.json")
+    number = special_ids(base, config, mask_token)["mask"]
+    write_json(folder / "config.json", config | {"mask_token_id": number})
+    for name in NAMED_IN:
+        named = read_json_object(folder / name)
+        if named and (name == NAMED_IN[0] or "mask_token" in named):
+            write_json(folder / name, named | {"mask_token": mask_token})
 
 
 def rewrite(base: Path, target: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> int:

@@ -15,6 +15,11 @@ class ModelConfig(Section):
     family: Literal["dream", "llada", "qwen2", "llama"] | None = result(
         None, "architecture of the checkpoint; null reads it from the checkpoint's config.json"
     )
+    mask_token: str | None = result(
+        None,
+        "text of an unused token of the tokenizer that serves as mask token; null takes the one that the checkpoint names",
+        min_length=1,
+    )
     quantization: Literal["none", "nf4"] = result(
         "nf4", "how the linear layers' weights are held: nf4 (4-bit NormalFloat, double quantised: QLoRA), or as dtype"
     )

@@ -7,12 +7,14 @@
         state.json          step, log so far, seconds so far, and the settings it belongs to
         checksums.json      sha256 of the files above
 
-A checkpoint is written under a name that no other process uses and then renamed, so a folder called step-... was once
+A checkpoint is written under a hidden name, .step-000125.WRITER.RANDOM, that no other process uses and that says which
+process writes it (`writers.writer_name`), and then renamed, so a folder called step-... was once
 complete; its checksums tell whether it still is. Order, masks and dropout are functions of the step, so no state of
 a random generator is kept.
 """
 
 import json
+import secrets
 import shutil
 import sys
 import time
@@ -26,14 +28,16 @@ from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 
 from dreamtune.digests import sha256_file
-from dreamtune.files import finite, private_name, read_json, write_json
+from dreamtune.files import finite, read_json, write_json
 from dreamtune.inputs.weight_files import MODEL_WEIGHTS
 from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, CONFIG
+from dreamtune.model.nonfinite import plain_name, refuse_nonfinite
 from dreamtune.settings.model import ModelConfig
+from dreamtune.writers import is_gone, writer_name
 
 ADAPTER, OPTIMIZER, STATE, CHECKSUMS = "adapter", "optimizer.pt", "state.json", "checksums.json"
 PREFIX = "step-"
-ABANDONED_S = 3600.0  # seconds; a half-written folder this old has no writer any more
+ABANDONED_S = 3600.0  # seconds without a change after which another machine's half-written folder has no writer
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,20 @@ def save_checkpoint(
         state: plain JSON, everything else that a resumed run needs.
     """
     final = folder / f"{PREFIX}{step:06d}"
-    private = private_name(final)
+    private = folder / f".{final.name}.{writer_name()}.{secrets.token_hex(4)}"
     private.mkdir(parents=True)
-    write_weights(private)
-    torch.save(optimizer, private / OPTIMIZER)
-    write_json(private / STATE, finite(state))
-    write_json(private / CHECKSUMS, _digests(private))
+    try:
+        write_weights(private)
+        torch.save(optimizer, private / OPTIMIZER)
+        write_json(private / STATE, finite(state))
+        write_json(private / CHECKSUMS, _digests(private))
+    except Exception:  # a full disk, for one: what is half-written must not stand in the next attempt's way
+        removed = not private.exists()
+        shutil.rmtree(private, ignore_errors=True)
+        if not removed:
+            raise
+        _say_removed(final)
+        return
     _move_into_place(private, final)
 
 
@@ -105,13 +117,17 @@ def _move_into_place(private: Path, final: Path) -> None:
             private.rename(final)
             return
         except FileNotFoundError:
-            print(f"checkpoint {final.name} was removed while it was written; going on without it", file=sys.stderr)
+            _say_removed(final)
             return
         except OSError:  # `final` exists: a folder that is not empty cannot be renamed over
             if is_whole(final):
                 break
             shutil.rmtree(final, ignore_errors=True)
     shutil.rmtree(private, ignore_errors=True)
+
+
+def _say_removed(final: Path) -> None:
+    print(f"checkpoint {final.name} was removed while it was written; going on without it", file=sys.stderr)
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -163,14 +179,49 @@ def _newest_first(folder: Path) -> Iterator[Path]:
         yield paths[-1]
 
 
+def check_finite(found: Checkpoint) -> None:
+    """Check that neither the weights of a checkpoint nor its optimiser's state hold NaN or infinity.
+
+    Raises:
+        UserError: a tensor does; it is named.
+    """
+    cure = "delete that folder to go on from the checkpoint before it"
+    for name, tensor in found.weights.items():
+        refuse_nonfinite(plain_name(name), tensor, found.path, cure)
+    for weight, held in found.optimizer.get("state", {}).items():
+        for name, tensor in held.items():
+            if isinstance(tensor, torch.Tensor):
+                refuse_nonfinite(f"{weight} ({name} of the optimiser)", tensor, found.path, cure)
+
+
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and half-written ones that are older than ABANDONED_S."""
+    """Delete all but the newest `keep` checkpoints, and half-written ones as `clear_abandoned` does."""
     for path in sorted(folder.glob(f"{PREFIX}*"))[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
+    clear_abandoned(folder)
+
+
+def clear_abandoned(folder: Path) -> None:
+    """Delete the half-written checkpoints that have no writer any more, tens of GB each after full fine-tuning.
+
+    The name says which process writes a folder. A process of this machine is asked for: what a living one holds is kept
+    whatever its age, and all else goes. Of a process on another machine, or before a reboot, nothing can be known from
+    here: its folder goes once nothing in it was changed for ABANDONED_S. Should its writer only have been suspended, it
+    loses this one checkpoint, says so and goes on.
+
+    Args:
+        folder: of all checkpoints of a run; need not exist.
+    """
     for path in folder.glob(f".{PREFIX}*"):
-        try:
-            abandoned = time.time() - path.stat().st_mtime > ABANDONED_S
-        except FileNotFoundError:
-            continue
-        if abandoned:
+        gone = is_gone(f"{path.name}..".split(".")[2])
+        if gone or (gone is None and time.time() - _last_change(path) > ABANDONED_S):
+            print(f"deleting {path}, a half-written checkpoint without a writer", file=sys.stderr)
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _last_change(folder: Path) -> float:
+    """Return when anything in a folder was last changed, in seconds since 1970; now, if it vanishes meanwhile."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:
+        return time.time()

@@ -35,12 +35,12 @@ from dreamtune.canaries.window import base_check
 from dreamtune.checks import Check
 from dreamtune.device.memory import GIB
 from dreamtune.errors import UserError
+from dreamtune.inputs.checkpoint_format import native_key
 from dreamtune.inputs.hub import model_folder
 from dreamtune.inputs.weight_files import MODEL_WEIGHTS, weight_files
 from dreamtune.model.facts import facts_of
 from dreamtune.model.loading import DTYPES
-from dreamtune.model.official_format import native_key
-from dreamtune.model.official_writer import rewrite
+from dreamtune.model.official_writer import declare_mask, rewrite
 from dreamtune.objective.loss import head_loss
 from dreamtune.objective.packing import Batch
 from dreamtune.settings.model import ModelConfig
@@ -138,6 +138,7 @@ class FullFinetuning(Finetuning):
         """Write the model to OUT/model with the base's files, keys and types, so that the official code loads it."""
         family = facts_of(self.model.config).family
         rewrite(self.folder, out / "model", lambda key, stored: weights[native_key(key, family)].to(stored.dtype))
+        declare_mask(out / "model", self.folder, self.base.mask_token)
 
     def starts_from_base(self, batches: Sequence[Batch]) -> Check:
         """Return the check that every weight equals the base's file to the bit. Collective."""

@@ -25,7 +25,7 @@ from dreamtune.objective.packing import Batch
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import read_meta, read_split
-from dreamtune.train.checkpoint import newest, prune, save_checkpoint
+from dreamtune.train.checkpoint import check_finite, clear_abandoned, newest, prune, save_checkpoint
 from dreamtune.train.documents import check_padding
 from dreamtune.train.finetuning import Finetuning, LoraFinetuning
 from dreamtune.train.full_finetuning import FullFinetuning
@@ -81,6 +81,8 @@ def prepare_run(train: TrainConfig, base: ModelConfig, shards: Path, work: Path,
     full = train.finetuning == "full"
     # The device carries its number ("cuda:1"): windows are made on a thread, whose current GPU is always the first.
     share = Share(state.process_index, state.num_processes, full, torch.device(numbered(str(state.device))))
+    if share.process == 0:
+        clear_abandoned(work / "checkpoints")
     meta, split = read_meta(shards), read_split(shards, "train")
     windows = TrainingWindows(split, meta, train)
     limit_memory(share.device, train.memory_gib)
@@ -134,9 +136,11 @@ def resume(run: Run) -> None:
     """Restore a run from its newest whole checkpoint, if there is one. Collective: the first process reads it for all.
 
     Raises:
-        UserError: the checkpoint belongs to other settings or data.
+        UserError: the checkpoint belongs to other settings or data, or holds NaN or infinity.
     """
     found = newest(run.checkpoints) if run.share.process == 0 else None
+    if found:
+        check_finite(found)
     known = (found.path, found.state) if found else None
     if run.share.processes > 1:
         [known] = broadcast_object_list([known])

@@ -9,6 +9,7 @@ from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.score import ScoreConfig
 from dreamtune.workflow.canvases import note_canvases
+from dreamtune.workflow.models import check_models
 from dreamtune.workflow.plan import Plan
 
 Folders = dict[str, Path]
@@ -22,8 +23,10 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, Folders]]:
         The plan; and for each experiment its version folders, by names such as "full" or "scores/test/greedy/tuned".
 
     Raises:
-        UserError: an input file or a model folder does not exist, or an input from the hub is not pinned.
+        UserError: an input file or a model folder does not exist, an input from the hub is not pinned, or a model that
+            is on this machine cannot be used.
     """
+    check_models(config)
     plan = Plan()
     latest = {name: _plan_experiment(plan.under(e.cluster), name, e) for name, e in config.experiments.items()}
     note_canvases(plan, config, latest)
@@ -37,7 +40,11 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
     against = e.evaluate.benchmarks if e.data.contaminated == "drop" else []
     avoided: dict[str, Section] = {f"benchmark/{benchmark.name}": benchmark for benchmark in against}
     shards = plan.add(
-        "prepare_shards", {"data": e.data, **avoided}, ("data", "tokenizer", *avoided), unhashed={"model": e.model}
+        "prepare_shards",
+        {"data": e.data, **avoided},
+        ("data", "tokenizer", *avoided),
+        unhashed={"model": e.model},
+        names={"mask_token": e.model.mask_token},
     )
     # Before anybody trains; order only, so that an edit of the grader trains nothing again.
     references = plan.add("audit_references", {"score": _score(e)}, reads={"shards": shards})
