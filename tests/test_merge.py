@@ -124,6 +124,36 @@ def test_nll_of_both_models_is_stated(base: ModelConfig, shards: Path, tmp_path:
     assert exact["merged"] == pytest.approx(exact["evaluated"], rel=1e-3) == pytest.approx(nll["merged"], rel=1e-3)
 
 
+def test_nan_is_named_whichever_file_holds_it(tmp_path: Path) -> None:
+    adapter = make_adapter(FOLDERS["dream"], tmp_path / "adapter", ["q_proj"])
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    name = next(name for name in tensors if "layers.1.self_attn.q_proj.lora_B" in name)
+    save_file(tensors | {name: tensors[name] * torch.nan}, adapter / "adapter_model.safetensors", {"format": "pt"})
+    for weights in ("base", "unmerged"):
+        with pytest.raises(
+            UserError, match=r"layers\.1\.self_attn\.q_proj\.lora_B\.weight in .*train the adapter again"
+        ):
+            merge_adapter(section(FOLDERS["dream"]), adapter, tmp_path / weights, merge=MergeConfig(weights=weights))
+    save_file(tensors, adapter / "adapter_model.safetensors", {"format": "pt"})
+    base = as_bfloat16(FOLDERS["dream"], tmp_path / "base")  # noqa: F811
+    held = load_file(base / "model.safetensors")
+    held["model.norm.weight"][3] = torch.inf
+    save_file(held, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"model\.norm\.weight in .* is not finite.*fetch or make the model again"):
+        merge_adapter(section(base), adapter, tmp_path / "merged")
+
+
+def test_merged_names_the_mask_token_of_the_settings(tmp_path: Path) -> None:
+    base = as_bfloat16(FOLDERS["dream"], tmp_path / "base")  # noqa: F811
+    (base / "tokenizer_config.json").write_text(json.dumps({"mask_token": "<mask>"}))
+    added = [{"id": 77, "content": "<mask>"}, {"id": 78, "content": "<|spare|>"}]
+    (base / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    model = section(base).model_copy(update={"mask_token": "<|spare|>"})
+    merge_adapter(model, make_adapter(base, tmp_path / "adapter", ["q_proj"]), tmp_path / "out")
+    assert load_model(tmp_path / "out/merged").config.mask_token_id == 78
+    assert load_model(base).config.mask_token_id == 77
+
+
 def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:
     dream, llada = FOLDERS["dream"], FOLDERS["llada"]
     adapter = make_adapter(dream, tmp_path / "adapter")

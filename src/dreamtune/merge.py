@@ -33,6 +33,7 @@ from dreamtune.inputs.hub import model_folder
 from dreamtune.inputs.weight_files import INDEX, weight_files
 from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, CONFIG, read_adapter_config
 from dreamtune.model.loading import load
+from dreamtune.model.new_row import EMBEDDINGS, INDICES, KEY
 from dreamtune.model.nonfinite import plain_name, refuse_nonfinite
 from dreamtune.model.official_writer import declare_mask, rewrite
 from dreamtune.model.rounding import TOLERANCE, Rounding, add_rounded, total_rounding
@@ -55,6 +56,7 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "layer_replication": (None, []),
     "init_lora_weights": (True, "gaussian"),
 }
+EMBEDDING_WEIGHT = f"model.{EMBEDDINGS}.weight"
 PREFIX = "base_model.model."  # PEFT's, before the names of modules
 
 
@@ -90,7 +92,7 @@ def merge_adapter(
         summary |= _write_adapter(base, family, model, adapter, out / "adapter", updates)
     else:
         float32 = {"dtype": "float32"} if weights == "float32" else {}
-        whole = {"path": str(out / "merged"), "revision": None, "quantization": "none"}
+        whole = {"path": str(out / "merged"), "revision": None, "quantization": "none", "mask_token": None}
         exported = model.model_copy(update=whole | float32), None
         summary |= _write_merged(base, family, out / "merged", updates, weights == "float32")
         declare_mask(out / "merged", base, model.mask_token)
@@ -107,7 +109,10 @@ def merge_adapter(
 
 
 def _read_updates(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Return the factors A [r, in] and (alpha / r) B [out, r] of each adapted weight, by the weight's native name."""
+    """Return the factors A [r, in] and (alpha / r) B [out, r] of each adapted weight, by the weight's native name.
+
+    The embeddings, where a new mask token has a row in them, have the row's number [1] and its numbers [1, D] instead.
+    """
     config = read_adapter_config(adapter)
     for key, allowed in PLAIN.items():
         if config.get(key, allowed[0]) not in allowed:
@@ -118,11 +123,14 @@ def _read_updates(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]
         refuse_nonfinite(plain_name(key), tensor, adapter, "train the adapter again")
     scale = config["lora_alpha"] / config["r"]
     updates = {}
+    row = tensors.pop(KEY, None)
+    if row is not None:  # of a new mask token: it replaces the base's
+        updates[EMBEDDING_WEIGHT] = (torch.tensor(config[INDICES][EMBEDDINGS]), row)
     for key, a in tensors.items():
         module, factor, _ = key.removeprefix(PREFIX).rpartition(".lora_A.weight")
         if factor:
             updates[f"{module}.weight"] = (a, scale * tensors[f"{PREFIX}{module}.lora_B.weight"])
-    if 2 * len(updates) != len(tensors):
+    if 2 * (len(updates) - (row is not None)) != len(tensors):
         raise UserError(
             f"the adapter in {adapter} has tensors besides lora_A and lora_B; only plain LoRA can be merged"
         )
@@ -140,7 +148,10 @@ def _write_merged(
         nonlocal size
         refuse_nonfinite(key, weight, base, "fetch or make the model again")
         name, weight = native_key(key, family), weight.float() if float32 and weight.is_floating_point() else weight
-        if name in updates:
+        if name == EMBEDDING_WEIGHT and name in updates:
+            rows, values = updates.pop(name)
+            weight = weight.index_copy(0, rows, values.to(weight.dtype))
+        elif name in updates:
             a, b = updates.pop(name)
             _check_shape(name, a, b, tuple(weight.shape))
             weight, roundings[name] = add_rounded(weight, b @ a)
@@ -187,17 +198,22 @@ def _write_adapter(
         with safe_open(file, "pt") as opened:
             for key in opened.keys():  # noqa: SIM118, not a mapping
                 if (name := native_key(key, family)) in updates:
-                    _check_shape(name, *updates.pop(name), tuple(opened.get_slice(key).get_shape()))
+                    factors = updates.pop(name)
+                    if name != EMBEDDING_WEIGHT:
+                        _check_shape(name, *factors, tuple(opened.get_slice(key).get_shape()))
                     official[name.removesuffix(".weight")] = key.removesuffix(".weight")
     if updates:
         return {}
     tensors = {}
     with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as opened:
         for key in opened.keys():  # noqa: SIM118
-            module, _, factor = key.removeprefix(PREFIX).partition(".lora_")
-            tensors[f"{PREFIX}{official[module]}.lora_{factor}"] = opened.get_tensor(key)
+            module, between, factor = key.removeprefix(PREFIX).partition(".token_" if key == KEY else ".lora_")
+            tensors[f"{PREFIX}{official[module]}{between}{factor}"] = opened.get_tensor(key)
     config = read_adapter_config(adapter)
     config |= {"base_model_name_or_path": model.path, "revision": model.revision}
+    embeddings = official.pop(EMBEDDING_WEIGHT.removesuffix(".weight"), None)
+    if embeddings is not None:
+        config[INDICES] = {embeddings.rpartition(".")[2]: config[INDICES][EMBEDDINGS]}
     if set(official) != set(official.values()):  # a name's last part would match other modules of the official code
         config["target_modules"] = sorted(official.values())
     target.mkdir(parents=True)

@@ -1,8 +1,8 @@
 """Who writes a half-written folder: its name says so, and whether that process is still alive can be asked later.
 
-A process is found by its number only among those of its own kernel and process namespace (a container may have its own).
-A number that was given again to a later process is told apart by the time of that process's start, counted from the
-boot: a clock that is set does not move it.
+A process is found by its number only among those of its own kernel and process namespace (a container may have one to
+itself). A number that was given again to a later process is told apart by the time of that process's start, counted
+from the boot: a clock that is set does not move it.
 """
 
 import os
@@ -49,7 +49,7 @@ def _place() -> str:
 
 
 def _start(number: int) -> int | None:
-    """Return when the process of that number started, None if there is none; a zombie, which writes no more, is none."""
+    """Return when the process of that number started; None if there is none, or a zombie, which writes no more."""
     if not BOOT.exists():
         return 0 if psutil.pid_exists(number) else None
     try:

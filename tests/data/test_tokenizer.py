@@ -76,12 +76,23 @@ def test_special_tokens_are_found_in_the_other_files(tmp_path: Path, where: str)
     assert tokenizer.beginning_id is None, "a beginning token equal to the end token is none"
 
 
+def test_another_mask_token_by_its_text(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, {"mask_token": "[END]", "eos_token": "[END]"})
+    with pytest.raises(UserError, match="is its end token too"):
+        load_tokenizer(str(tmp_path))
+    tokenizer = load_tokenizer(str(tmp_path), mask_token="[MASK]")
+    assert (tokenizer.mask_id, tokenizer.end_id) == (1, 2) and tokenizer.special_ids() == {1, 2}
+    with pytest.raises(UserError, match=r"model\.mask_token is 'what', .* a part of ordinary text"):
+        load_tokenizer(str(tmp_path), mask_token="what")
+
+
 @pytest.mark.parametrize(("missing", "words"), [("mask_token", "no mask token"), ("eos_token", "no end token")])
 def test_missing_special_tokens_are_refused_with_the_folder(tmp_path: Path, missing: str, words: str) -> None:
     write_tokenizer(tmp_path, {k: v for k, v in CONFIG.items() if k != missing})
     with pytest.raises(UserError, match=words) as error:
         load_tokenizer(str(tmp_path))
-    assert str(tmp_path) in str(error.value) and f"set {missing}" in str(error.value) and "\n" not in str(error.value)
+    advice = {"mask_token": "set model.mask_token to", "eos_token": "set eos_token in its tokenizer_config.json"}
+    assert str(tmp_path) in str(error.value) and advice[missing] in str(error.value) and "\n" not in str(error.value)
 
 
 def test_folders_without_a_tokenizer_are_refused(tmp_path: Path) -> None:

@@ -74,6 +74,18 @@ def test_fetches_what_is_read_and_nothing_the_second_time(hub: FakeHub, tmp_path
     assert said.count(": nothing to fetch\n") == 2 and hub.requests == before
 
 
+def test_a_model_is_checked_right_after_its_download(hub: FakeHub, tmp_path: Path) -> None:
+    model = {"path": "owner/tiny", "revision": REVISION, "family": None, "mask_token": "<|endoftext|>"}
+    source = command("--out", str(tmp_path / "marker"), TINY, "--models", json.dumps(model))
+    done = subprocess.run(source, env=environment(hub, tmp_path), capture_output=True, text=True)
+    assert done.returncode == 1 and not (tmp_path / "marker").exists()
+    assert re.fullmatch(
+        r"download: the mask token of \S+ is its end token too \(id 0\); set model\.mask_token .*\n", done.stderr
+    )
+    assert "model.safetensors" in hub.gets
+    fetch(hub, tmp_path, TINY, "--models", json.dumps(model | {"mask_token": None}))
+
+
 def test_of_many_formats_the_shards_alone_are_fetched(hub: FakeHub, tmp_path: Path) -> None:
     fetch(hub, tmp_path, f"owner/sharded@{REVISION}")
     assert sorted(hub.gets) == ["config.json", *SHARDS, "model.safetensors.index.json"]

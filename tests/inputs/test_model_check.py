@@ -1,4 +1,4 @@
-"""What is known of a model before anything runs: special tokens, family, shapes and names of files, in one line each."""
+"""What is known of a model before anything runs, each in one line: special tokens, family, shapes, names of files."""
 
 import json
 import subprocess
@@ -127,7 +127,11 @@ def test_a_wrong_family_is_blamed_on_the_setting() -> None:
     assert families_of(other) == ["dream", "qwen2", "llama"] and families_of(mine) == ["llada"]
     assert family_of(other, "dream") == "dream" and family_of(dream, "qwen2") == "qwen2"
     for raw, family, expected in (
-        (dream, "llada", r"model\.family is 'llada', and config\.json \(model_type 'Dream'\) can be dream or qwen2 only"),
+        (
+            dream,
+            "llada",
+            r"model\.family is 'llada', and config\.json \(model_type 'Dream'\) can be dream or qwen2 only",
+        ),
         (llada, "dream", r"model\.family is 'dream', .* can be llada only; leave it null"),
         (mine, "llama", r"model\.family is 'llama', .* can be llada only; set it to llada"),
         (other, None, r"has model_type 'MyDream'; .* set model\.family to dream or qwen2 or llama"),
@@ -167,7 +171,9 @@ def test_an_adapter_beside_the_model_is_refused(tmp_path: Path) -> None:
     assert "holds an adapter" in refusal(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", b"\2\0\0\0\0\0\0\0[]"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", b"\2\0\0\0\0\0\0\0[]"]
+)
 def test_files_that_are_no_weights(tmp_path: Path, content: bytes) -> None:
     folder = model(tmp_path / "model")
     (folder / "model.safetensors").write_bytes(content)
@@ -218,7 +224,9 @@ def test_a_plan_checks_each_model_once_and_those_from_the_hub_where_they_are_who
 
 def test_the_check_needs_neither_torch_nor_tokenizers() -> None:
     code = "import sys; from dreamtune.workflow import models, experiments; models.check_model(sys.argv[1:] and "
-    code += "__import__('pathlib').Path(sys.argv[1])); print({'torch', 'transformers', 'tokenizers'} & set(sys.modules))"
+    code += (
+        "__import__('pathlib').Path(sys.argv[1])); print({'torch', 'transformers', 'tokenizers'} & set(sys.modules))"
+    )
     command = [sys.executable, "-c", code, str(ROOT / "resources/tiny-dream")]
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")}, check=True)
     assert done.stdout.strip() == "set()"

@@ -139,6 +139,9 @@ def test_a_mask_token_of_the_settings(tmp_path: Path) -> None:
     section = ModelConfig(path=str(folder), dtype="float32", quantization="none", device="cpu", mask_token="<|spare|>")
     assert load_model(folder).config.mask_token_id == 77
     assert load(section).config.mask_token_id == 78
+    assert "model.mask_token is '<x>', which the tokenizer in" in refusal(path=folder, mask_token="<x>")
+    beyond = copy(DREAM, tmp_path / "beyond", mask_token_id=512)
+    assert "has the id 512, and the embeddings have 512 rows; set model.mask_token" in refusal(path=beyond)
     declare_mask(folder, folder, None)
     assert load_model(folder).config.mask_token_id == 77
     declare_mask(folder, folder, "<|spare|>")  # as merged and fully fine-tuned checkpoints do

@@ -232,7 +232,9 @@ def test_nan_in_a_checkpoint_is_named(tmp_path: Path, parts: Parts, where: str) 
         optimizer.state_dict()["state"][3]["exp_avg"].copy_(kept)
     assert found is not None
     named = {"weights": r"model\.layers\.1\.self_attn\.v_proj\.lora_B\.weight", "optimizer": r"3 \(exp_avg of the"}
-    with pytest.raises(UserError, match=rf"the weight {named[where]}.* in \S*step-000001 is not finite.*delete that folder"):
+    with pytest.raises(
+        UserError, match=rf"the weight {named[where]}.* in \S*step-000001 is not finite.*delete that folder"
+    ):
         check_finite(found)
 
 

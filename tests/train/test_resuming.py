@@ -1,5 +1,6 @@
 """Going on after a kill, with a second writer beside it, and in two processes: the same adapter."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,13 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import warm
 from conftest import ROOT
+from dreamtune.digests import sha256_file
 from dreamtune.errors import UserError
 from dreamtune.settings.model import ModelConfig
+from dreamtune.train import run as runs
 from dreamtune.train import train as training
 from dreamtune.train.train import train_adapter
+from dreamtune.writers import writer_name
 from tiny import make_shards, settings
 from training_runs import Train, adapter, log, losses, read, steps
 
@@ -90,6 +95,36 @@ def test_a_damaged_checkpoint_is_passed_over(train: Train, tmp_path: Path, monke
     resumed = train("killed", checkpoint_steps=2)
     assert read(resumed, "training.json")["resumed_from"] == [2]
     assert adapter(resumed) == adapter(train("whole"))
+
+
+def test_nan_in_a_checkpoint_ends_the_run_with_its_name(train: Train, tmp_path: Path) -> None:
+    train(max_steps=2)
+    folder = tmp_path / "work/checkpoints/step-000002"
+    tensors = load_file(folder / "adapter/adapter_model.safetensors")
+    name = next(name for name in tensors if "layers.0.mlp.up_proj.lora_A" in name)
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, folder / "adapter/adapter_model.safetensors", {"format": "pt"})
+    sums = json.loads((folder / "checksums.json").read_text())
+    sums["adapter/adapter_model.safetensors"] = sha256_file(folder / "adapter/adapter_model.safetensors")
+    (folder / "checksums.json").write_text(json.dumps(sums))
+    with pytest.raises(UserError, match=r"layers\.0\.mlp\.up_proj\.lora_A\.weight in \S*step-000002 is not finite"):
+        train(max_steps=2)
+
+
+def test_half_written_checkpoints_go_before_anything_is_written(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a disk that they fill fails every further attempt."""
+    place, number, start = writer_name().split("-")
+    left = tmp_path / f"work/checkpoints/.step-000009.{place}-{number}-{int(start) + 1}.aa"
+    living = tmp_path / f"work/checkpoints/.step-000009.{writer_name()}.bb"
+    for folder in (left, living):
+        folder.mkdir(parents=True)
+    seen: list[bool] = []
+    real = runs.load
+    monkeypatch.setattr(runs, "load", lambda model: (seen.append(left.exists()), real(model))[1])
+    train(max_steps=1)
+    assert seen == [False] and living.exists()
 
 
 def test_checkpoints_by_the_clock(train: Train, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from dreamtune.config import parse_config
+from dreamtune.errors import UserError
 from dreamtune.workflow.experiments import make_plan
 from dreamtune.workflow.plan import Plan
 from rows import write_model
@@ -58,6 +59,22 @@ def test_under_drop_the_shards_follow_the_benchmarks_content_and_not_its_path(fo
     pl.DataFrame({"question": ["another"], "answer": ["1"]}).write_parquet("moved/one.parquet")
     _, changed, retrained = planned("drop", moved)
     assert changed != shards and not training & retrained
+
+
+def test_another_mask_token_makes_shards_and_training_anew_and_is_checked_by_the_plan() -> None:
+    config: dict[str, Any] = {"model": {"path": "model"}, "data": {"files": ["rows.parquet"]}}
+    plain, _ = make_plan(parse_config(config))
+    other, _ = make_plan(parse_config(config | {"model": {"path": "model", "mask_token": "[UNK]"}}))
+    [shards] = [spec for (stage, _), spec in other.items() if stage == "prepare_shards"]
+    assert shards["settings"]["mask_token"] == shards["runtime"]["model"]["mask_token"] == "[UNK]"
+    assert not plain.keys() & other.keys()
+    with pytest.raises(UserError, match=r"model\.mask_token is '<m>', which for model is no token of its tokenizer"):
+        make_plan(parse_config(config | {"model": {"path": "model", "mask_token": "<m>"}}))
+    with pytest.raises(UserError, match=r"model\.family is 'llama', and model/config\.json"):
+        make_plan(parse_config(config | {"model": {"path": "model", "family": "llama"}}))
+    write_model(Path("model"), rows=50)
+    with pytest.raises(UserError, match="is larger than the model: its token 'A' has the id 102"):
+        make_plan(parse_config(config))
 
 
 def test_the_order_of_the_benchmarks_does_not_matter() -> None:

@@ -13,7 +13,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from dreamtune.errors import UserError
 from dreamtune.inputs.hub import model_folder
-from dreamtune.inputs.special_tokens import NAMED_IN, check_special_tokens, read_json_object, special_id
+from dreamtune.inputs.special_tokens import check_special_tokens, read_json_object
 
 QWEN2_CLASSES = {"Qwen2Tokenizer", "Qwen2TokenizerFast", "DreamTokenizer", "DreamTokenizerFast"}
 # Qwen2's pre-tokenisation (github.com/QwenLM/Qwen2.5, tokenizer.json): contractions, words, single digits, the rest.
@@ -107,20 +107,17 @@ def load_tokenizer(path: str, revision: str | None = None, mask_token: str | Non
     Args:
         path: the folder, or the repository's name.
         revision: the hub commit, 40 hex digits.
-        mask_token: text of the entry that is the mask token, in place of the one that the files name.
+        mask_token: text of the entry that is the mask token, in place of the one that the files name; "new" for none
+            of them, so that no text is ever encoded as the mask token.
 
     Raises:
         UserError: no such folder, no tokenizer in it, or one without a usable mask and end token.
     """
     folder = model_folder(path, revision)
-    configs = [read_json_object(folder / name) for name in NAMED_IN]
     model_config = read_json_object(folder / "config.json")
-    backend = _backend(folder, configs[0], model_config)
-    check_special_tokens(folder, model_config, None, mask_token)
-
-    mask, end, beginning, pad = (
-        special_id(name, backend.token_to_id, configs, model_config, mask_token) for name in ("mask", "eos", "bos", "pad")
-    )
+    backend = _backend(folder, read_json_object(folder / "tokenizer_config.json"), model_config)
+    ids = check_special_tokens(folder, model_config, None, mask_token)
+    mask, end, beginning, pad = (ids[name] for name in ("mask", "eos", "bos", "pad"))
     assert mask is not None and end is not None, "check_special_tokens refuses a tokenizer without them"
     # Dream's and Qwen2's config.json give the end token as bos_token_id: that is not a beginning token.
     return Tokenizer(backend, mask, end, None if beginning == end else beginning, end if pad is None else pad)

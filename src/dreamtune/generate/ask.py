@@ -104,7 +104,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--model", metavar="PATH", help="folder or hub name of the base model; default: that of the training")
     add("--revision", metavar="COMMIT", help="of the hub repository, 40 hex digits; default: that of the training")
-    add("--mask-token", metavar="TEXT", help="entry of the tokenizer that is the mask token; default: as in the training")
+    add(
+        "--mask-token",
+        metavar="TEXT",
+        help="entry of the tokenizer that is the mask token; default: as in the training",
+    )
     add("--quantization", choices=("none", "nf4"), help="default: that of the training")
     add("--dtype", choices=("bfloat16", "float32"), help="default: that of the training")
     add("--device", choices=("auto", "cpu", "cuda"), help="default: that of the training")

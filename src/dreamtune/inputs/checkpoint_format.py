@@ -100,9 +100,7 @@ def family_of(raw: dict[str, Any], family: str | None = None, folder: Path | Non
         raise UserError(f"{where} has model_type {kind!r}; expected one of {', '.join(FAMILIES)}; {remedy}")
     if family is not None and family not in possible:
         remedy = "leave it null" if kind in FAMILIES else f"set it to {known}" if possible else "take another model"
-        raise UserError(
-            f"model.family is {family!r}, and {where} (model_type {kind!r}) can be {known} only; {remedy}"
-        )
+        raise UserError(f"model.family is {family!r}, and {where} (model_type {kind!r}) can be {known} only; {remedy}")
     return family or FAMILIES[str(kind)]
 
 

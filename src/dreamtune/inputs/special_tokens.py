@@ -1,13 +1,14 @@
-"""The special tokens of a model, read from its files in plain Python. Without torch and tokenizers: planning does it."""
+"""The special tokens of a model, read from its files in plain Python, as planning imports no torch or tokenizers."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamtune.errors import UserError
 
 NAMES = {"mask": "mask token", "eos": "end token", "bos": "beginning token", "pad": "padding token"}
+NEW = "new"  # value of the setting model.mask_token: a token that the tokenizer does not have
 NAMED_IN = ("tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -68,39 +69,11 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         raise UserError(f"the tokenizer in {folder} cannot be read: {error!r}; copy or download it again") from error
 
 
-def special_id(
-    name: str,
-    id_of: Callable[[str], int | None],
-    named: Sequence[Mapping[str, Any]],
-    model_config: Mapping[str, Any],
-    mask_token: str | None = None,
-) -> int | None:
-    """Return the id of a special token, or None.
-
-    The tokenizer's own files, which name its text, come before the model's config.json, which has its id. The setting
-    model.mask_token comes before both.
-
-    Args:
-        name: "mask", "eos", "bos" or "pad".
-        id_of: returns the id of an entry of the tokenizer by its text.
-        named: the content of the tokenizer's files that name special tokens, see `NAMED_IN`.
-        model_config: the content of config.json.
-        mask_token: the setting.
-    """
-    if name == "mask" and mask_token is not None:
-        return id_of(mask_token)
-    for config in named:
-        token = config.get(f"{name}_token")
-        content = token.get("content") if isinstance(token, dict) else token
-        if content is not None and id_of(content) is not None:
-            return id_of(content)
-    number: Any = model_config.get(f"{name}_token_id")
-    first = number[0] if isinstance(number, list) and number else number
-    return first if isinstance(first, int) and first >= 0 else None  # some configurations write -1 for none
-
-
 def special_ids(folder: Path, model_config: Mapping[str, Any], mask_token: str | None = None) -> dict[str, int | None]:
     """Return the ids of mask, eos, bos and pad; of a folder without a tokenizer, as its config.json has them.
+
+    The tokenizer's own files, which name a token's text, come before the model's config.json, which has its id. The
+    setting model.mask_token comes before both; "new" takes the first id behind all others.
 
     Raises:
         UserError: a file of the tokenizer cannot be read.
@@ -109,13 +82,33 @@ def special_ids(folder: Path, model_config: Mapping[str, Any], mask_token: str |
     wanted = mask_token is not None or any(config.get(f"{name}_token") for config in named for name in NAMES)
     there = (folder / "tokenizer.json").exists() or (folder / "vocab.json").exists()
     entries = read_vocabulary(folder).ids if wanted and there else {}
-    return {name: special_id(name, entries.get, named, model_config, mask_token) for name in NAMES}
+    found = {name: _special_id(name, entries, named, model_config) for name in NAMES}
+    if mask_token == NEW:
+        found["mask"] = 1 + max(
+            [*entries.values(), *(i for name, i in found.items() if name != "mask" and i)], default=-1
+        )
+    elif mask_token is not None:
+        found["mask"] = entries.get(mask_token)
+    return found
+
+
+def _special_id(
+    name: str, entries: Mapping[str, int], named: Sequence[Mapping[str, Any]], model_config: Mapping[str, Any]
+) -> int | None:
+    for config in named:
+        token = config.get(f"{name}_token")
+        content = token.get("content") if isinstance(token, dict) else token
+        if isinstance(content, str) and content in entries:
+            return entries[content]
+    number: Any = model_config.get(f"{name}_token_id")
+    first = number[0] if isinstance(number, list) and number else number
+    return first if isinstance(first, int) and first >= 0 else None  # some configurations write -1 for none
 
 
 def check_special_tokens(
     folder: Path, model_config: Mapping[str, Any], rows: int | None, mask_token: str | None = None
-) -> None:
-    """Check the special tokens of a model against its tokenizer and its embeddings.
+) -> dict[str, int | None]:
+    """Check the special tokens of a model against its tokenizer and its embeddings; return the `special_ids`.
 
     Args:
         folder: of the model.
@@ -131,7 +124,7 @@ def check_special_tokens(
     ids = special_ids(folder, model_config, mask_token)
     mask, end = ids["mask"], ids["eos"]
     remedy = _remedy(vocabulary, {i for name, i in ids.items() if name != "mask"}, rows)
-    if mask_token is not None and mask_token not in vocabulary.added:
+    if mask_token not in (None, NEW) and mask_token not in vocabulary.added:
         what = "a part of ordinary text" if mask_token in vocabulary.ids else "no token of its tokenizer"
         raise UserError(f"model.mask_token is {mask_token!r}, which for {folder} is {what}; {remedy}")
     if mask is None:
@@ -144,24 +137,52 @@ def check_special_tokens(
         if mask == ids[name]:
             raise UserError(f"the mask token of {folder} is its {NAMES[name]} too (id {mask}); {remedy}")
     if rows is None:
-        return
-    last = max(vocabulary.ids.items(), key=lambda entry: entry[1], default=("", -1))
-    for name, number in ids.items():
-        if number is not None and not 0 <= number < rows:
-            cure = remedy if name == "mask" else f"name another {name}_token in its tokenizer_config.json"
-            raise UserError(
-                f"the {NAMES[name]} of {folder} has the id {number}, and the embeddings have {rows:,} rows; {cure}"
-            )
-    if last[1] >= rows:
+        return ids
+    text, last = max(vocabulary.ids.items(), key=lambda entry: entry[1], default=("", -1))
+    if last < rows or mask_token != NEW:  # else the fault is not the mask token's
+        check_rows(folder, ids, rows, mask_token, remedy)
+    if last >= rows:
         raise UserError(
-            f"the tokenizer in {folder} is larger than the model: its token {last[0]!r} has the id {last[1]}, and the "
+            f"the tokenizer in {folder} is larger than the model: its token {text!r} has the id {last}, and the "
             f"embeddings have {rows:,} rows; take the tokenizer that the model was trained with"
         )
+    return ids
+
+
+def check_rows(
+    folder: Path,
+    ids: Mapping[str, int | None],
+    rows: int,
+    mask_token: str | None = None,
+    remedy: str = "set model.mask_token to an unused token of its tokenizer",
+) -> None:
+    """Check that each special token has a row in the embeddings.
+
+    Args:
+        folder: of the model, for messages.
+        ids: of its special tokens by name.
+        rows: of its embeddings.
+        mask_token: the setting model.mask_token.
+        remedy: advice on the mask token.
+
+    Raises:
+        UserError: one has none, or the tokenizer does not have the token that the setting names.
+    """
+    if mask_token is not None and ids["mask"] is None:
+        raise UserError(f"model.mask_token is {mask_token!r}, which the tokenizer in {folder} does not have; {remedy}")
+    for name, number in ids.items():
+        if number is not None and number >= rows:
+            cure = remedy if name == "mask" else f"name another {name}_token in its tokenizer_config.json"
+            what = "a new mask token for" if name == "mask" and mask_token == NEW else f"the {NAMES[name]} of"
+            raise UserError(f"{what} {folder} has the id {number}, and the embeddings have {rows:,} rows; {cure}")
 
 
 def _remedy(vocabulary: Vocabulary, used: set[int | None], rows: int | None) -> str:
-    """Return advice on the mask token: to set model.mask_token to an added token that has a row and no other use."""
+    """Return advice on the mask token: an added token that has a row and no other use, or a row without a token."""
     spare = [text for text, i in vocabulary.added.items() if i not in used and (rows is None or i < rows)]
-    if not spare:
+    free = rows is not None and max([*vocabulary.ids.values(), *(i for i in used if i)], default=-1) + 1 < rows
+    ways = [f"a token that neither this model nor your rows use, such as {spare[-1]!r}"] if spare else []
+    ways += [f"{NEW!r}, for a row of the embeddings that has no token"] if free else []
+    if not ways:
         return "take another model, or add a token to a copy of this one, with a row in its embeddings"
-    return f"set model.mask_token to a token that neither this model nor your rows use, such as {spare[-1]!r}"
+    return f"set model.mask_token to {', or to '.join(ways)}"

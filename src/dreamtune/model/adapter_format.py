@@ -8,6 +8,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 
 from dreamtune.errors import UserError
+from dreamtune.model.new_row import KEY
 
 CONFIG, ADAPTER_WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
@@ -53,7 +54,7 @@ def check_loaded(model: PeftModel, folder: Path) -> None:
     """
     expected = set(get_peft_model_state_dict(model))
     with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
-        given = set(file.keys())
+        given = set(file.keys()) - {KEY}
     if given != expected:
         wrong = sorted(given ^ expected)
         where = "only in the file" if wrong[0] in given else "missing from the file"

@@ -16,12 +16,14 @@ class Facts(NamedTuple):
     Attributes:
         family: "dream", "llada", "qwen2" or "llama".
         revision: commit of the hub repository it was loaded from; None for a local folder.
+        new_row: row of the embeddings of a mask token that the base lacks (see `new_row`); None if it has one.
         flash: whether torch's own FlashAttention runs on the device that it was loaded onto.
     """
 
     family: str
     revision: str | None = None
     flash: bool = False
+    new_row: int | None = None
 
     @property
     def shifted(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
 from torch import nn
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
@@ -21,11 +22,12 @@ from dreamtune.errors import UserError
 from dreamtune.inputs.checkpoint_format import family_of, key_patterns, native_fields, read_config
 from dreamtune.inputs.hub import model_folder
 from dreamtune.inputs.shapes import check_shapes
-from dreamtune.inputs.special_tokens import special_ids
+from dreamtune.inputs.special_tokens import NEW, check_rows, special_ids
 from dreamtune.inputs.weight_files import read_headers, weight_files
 from dreamtune.model import attention as attention_kinds
-from dreamtune.model.adapter_format import check_loaded, is_checkpoint, read_adapter_config
+from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, check_loaded, is_checkpoint, read_adapter_config
 from dreamtune.model.facts import Facts, facts_of, set_facts
+from dreamtune.model.new_row import KEY, check_row, set_mean_row
 from dreamtune.model.nf4 import forbid_repacking, nf4_config
 from dreamtune.model.nonfinite import check_files
 from dreamtune.model.official_format import native_config
@@ -72,7 +74,8 @@ def load_model(
         revision: the hub commit, 40 hex digits.
         adapter: a PEFT folder; the adapter is put on top, not merged.
         family: "dream", "llada", "qwen2" or "llama", where config.json's model_type leaves it open.
-        mask_token: text of the tokenizer's entry that is the mask token, in place of the one that the files name.
+        mask_token: text of the tokenizer's entry that is the mask token, in place of the one that the files name; "new"
+            for a row of the embeddings that has no token.
 
     Raises:
         UserError: no such checkpoint, not in a known format or not of that family, no safetensors, a tensor of another
@@ -91,9 +94,13 @@ def load_model(
     if quantization == "nf4":
         check_files(files, numbered(device))
     model.name_or_path = str(path)
-    set_facts(model.config, Facts(kind, revision, attention_kinds.flash_runs(model.device)))
     ids = special_ids(folder, raw, mask_token)
+    check_rows(folder, ids, len(model.get_input_embeddings().weight), mask_token)
+    new_row = ids["mask"] if mask_token == NEW else None
+    set_facts(model.config, Facts(kind, revision, attention_kinds.flash_runs(model.device), new_row))
     model.config.mask_token_id, model.config.eos_token_id = ids["mask"], ids["eos"]
+    if new_row is not None:
+        set_mean_row(model.get_input_embeddings().weight, new_row)
     if kind == "dream":
         model.register_forward_pre_hook(_hide_padding_queries, with_kwargs=True)
     return model.eval() if adapter is None else load_adapter(model, Path(adapter)).eval()
@@ -121,7 +128,7 @@ def load(config: ModelConfig, trained: Path | None = None) -> Any:
         revision=None if tuned else config.revision,
         adapter=None if tuned else trained,
         family=config.family,
-        mask_token=config.mask_token,
+        mask_token=None if tuned else config.mask_token,  # a checkpoint names the one that it was trained with
     )
 
 
@@ -131,9 +138,16 @@ def load_adapter(model: Any, adapter: Path) -> PeftModel:
     Raises:
         UserError: a file of the adapter is missing or damaged, or its weights do not fit the model.
     """
-    read_adapter_config(adapter)
+    said = read_adapter_config(adapter)
     try:
-        tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+        with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as file:
+            saved = file.get_tensor(KEY) if KEY in file.keys() else None  # noqa: SIM118, it is no dictionary
+        check_row(model, said, saved, adapter)
+        settings = LoraConfig.from_pretrained(str(adapter))
+        settings.trainable_token_indices = None  # the model has the row already
+        tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=False, config=settings)
+    except UserError:
+        raise
     except torch.OutOfMemoryError:
         raise
     except (ValueError, RuntimeError, TypeError) as error:

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dreamtune.files import read_json, write_json
-from dreamtune.inputs.special_tokens import NAMED_IN, read_json_object, special_ids
+from dreamtune.inputs.special_tokens import NAMED_IN, NEW, read_json_object, special_ids
 from dreamtune.inputs.weight_files import PICKLES, weight_files
 from dreamtune.progress import track
 
@@ -29,7 +29,10 @@ def declare_mask(folder: Path, base: Path, mask_token: str | None) -> None:
     write_json(folder / "config.json", config | {"mask_token_id": number})
     for name in NAMED_IN:
         named = read_json_object(folder / name)
-        if named and (name == NAMED_IN[0] or "mask_token" in named):
+        others = {key: value for key, value in named.items() if key != "mask_token"}
+        if mask_token == NEW and others != named:  # the tokenizer has no text for it
+            write_json(folder / name, others)
+        elif mask_token != NEW and named and (name == NAMED_IN[0] or others != named):
             write_json(folder / name, named | {"mask_token": mask_token})
 
 

@@ -17,7 +17,8 @@ class ModelConfig(Section):
     )
     mask_token: str | None = result(
         None,
-        "text of an unused token of the tokenizer that serves as mask token; null takes the one that the checkpoint names",
+        "text of an unused token of the tokenizer that serves as mask token; or new, for a row of the embeddings that "
+        "has no token, which is set to the mean of the others; null takes the token that the checkpoint names",
         min_length=1,
     )
     quantization: Literal["none", "nf4"] = result(

@@ -31,6 +31,7 @@ from dreamtune.digests import sha256_file
 from dreamtune.files import finite, read_json, write_json
 from dreamtune.inputs.weight_files import MODEL_WEIGHTS
 from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, CONFIG
+from dreamtune.model.new_row import EMBEDDINGS, INDICES
 from dreamtune.model.nonfinite import plain_name, refuse_nonfinite
 from dreamtune.settings.model import ModelConfig
 from dreamtune.writers import is_gone, writer_name
@@ -50,7 +51,9 @@ class Checkpoint:
     optimizer: dict[str, Any]
 
 
-def save_adapter(weights: dict[str, torch.Tensor], config: PeftConfig, folder: Path, base: ModelConfig) -> None:
+def save_adapter(
+    weights: dict[str, torch.Tensor], config: PeftConfig, folder: Path, base: ModelConfig, new_row: int | None = None
+) -> None:
     """Write adapter_model.safetensors and adapter_config.json, PEFT's format.
 
     Only the config names the base model, so that the file of weights has the same bytes wherever the base lies.
@@ -60,6 +63,7 @@ def save_adapter(weights: dict[str, torch.Tensor], config: PeftConfig, folder: P
         config: the adapter's.
         folder: made if missing.
         base: settings of the base model.
+        new_row: row of the embeddings that is among the weights (see `model.new_row`), None without one.
     """
     folder.mkdir(parents=True)
     save_file(
@@ -72,6 +76,7 @@ def save_adapter(weights: dict[str, torch.Tensor], config: PeftConfig, folder: P
     # PEFT writes a set of module names in hash order, which differs from process to process; sorted, it is stable.
     values = {k: sorted(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
     values |= {"base_model_name_or_path": base.path, "revision": base.revision, "inference_mode": True}
+    values |= {INDICES: None if new_row is None else {EMBEDDINGS: [new_row]}}
     # PEFT's own style, so that the file looks the same wherever it was written.
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from dreamtune.canaries.window import starts_from_base
 from dreamtune.checks import Check
+from dreamtune.model.facts import facts_of
 from dreamtune.model.loading import attach_lora
+from dreamtune.model.logits import unwrap
+from dreamtune.model.new_row import KEY, row_to_save
 from dreamtune.model.nonfinite import plain_name
 from dreamtune.objective.packing import Batch
 from dreamtune.settings.lora import LoraSettings
@@ -175,20 +178,24 @@ class LoraFinetuning(Finetuning):
             parameter.grad = gradient.view_as(parameter)
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the adapter's weights; every process holds a full copy."""
-        return get_peft_model_state_dict(self.model, save_embedding_layers=False)
+        """Return the adapter's weights; every process holds a full copy.
+
+        The row of a new mask token, which is not trained, stands among them.
+        """
+        return get_peft_model_state_dict(self.model, save_embedding_layers=False) | row_to_save(unwrap(self.model))
 
     def restore(self, found: Checkpoint | None, optimizer: torch.optim.Optimizer) -> None:
         """Broadcast the first process's checkpoint, some ten megabytes, and load it on every process. Collective."""
         if self.share.processes > 1:
             [found] = broadcast_object_list([found])
         assert found is not None
-        set_peft_model_state_dict(self.model, found.weights)
+        set_peft_model_state_dict(self.model, {key: held for key, held in found.weights.items() if key != KEY})
         optimizer.load_state_dict(found.optimizer)
 
     def write_weights(self, weights: dict[str, Tensor], checkpoint: Path) -> None:
         """Write the adapter to CHECKPOINT/adapter in PEFT's format."""
-        save_adapter(weights, self.model.peft_config["default"], checkpoint / ADAPTER, self.base)
+        row = facts_of(unwrap(self.model).config).new_row
+        save_adapter(weights, self.model.peft_config["default"], checkpoint / ADAPTER, self.base, row)
 
     def write_result(self, weights: dict[str, Tensor], out: Path) -> None:
         """Write the adapter to OUT/adapter in PEFT's format."""

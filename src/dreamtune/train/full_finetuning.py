@@ -40,6 +40,7 @@ from dreamtune.inputs.hub import model_folder
 from dreamtune.inputs.weight_files import MODEL_WEIGHTS, weight_files
 from dreamtune.model.facts import facts_of
 from dreamtune.model.loading import DTYPES
+from dreamtune.model.new_row import set_mean_row
 from dreamtune.model.official_writer import declare_mask, rewrite
 from dreamtune.objective.loss import head_loss
 from dreamtune.objective.packing import Batch
@@ -143,10 +144,12 @@ class FullFinetuning(Finetuning):
     def starts_from_base(self, batches: Sequence[Batch]) -> Check:
         """Return the check that every weight equals the base's file to the bit. Collective."""
         held, kind, worst = dict(self.model.named_parameters()), DTYPES[self.base.dtype], 0.0
-        family = facts_of(self.model.config).family
+        family, row = facts_of(self.model.config).family, facts_of(self.model.config).new_row
         for key, stored in _stored(self.folder):
             parameter: Any = held[native_key(key, family)]
             whole = parameter.full_tensor()
+            if row is not None and native_key(key, family) == "model.embed_tokens.weight":
+                stored = set_mean_row(stored.to(kind), row)
             worst = max(worst, (whole.detach() - stored.to(whole.device, kind)).abs().max().item())
         return base_check(worst)
 

@@ -1,8 +1,8 @@
 """The digest of a stage's code, which is hashed into its versions: after an edit the stage's results are made again.
 
 **A module's place decides which results an edit makes again.** The modules in `workflow/` and `device/`, and
-`progress`, `interruption`, `errors`, `prediction` and `writers`, decide how a job runs and what it prints, never what it
-writes: they enter no digest. Every other module enters the digest of each script that reaches it through imports.
+`progress`, `interruption`, `errors`, `prediction` and `writers`, decide how a job runs and what it prints, never what
+it writes: they enter no digest. Every other module enters the digest of each script that reaches it through imports.
 
 Torch-free and quick, because the Snakefile calls this while it is parsed.
 """
