@@ -78,15 +78,18 @@ def special_ids(folder: Path, model_config: Mapping[str, Any], mask_token: str |
     Raises:
         UserError: a file of the tokenizer cannot be read.
     """
-    named = [read_json_object(folder / name) for name in NAMED_IN]
-    wanted = mask_token is not None or any(config.get(f"{name}_token") for config in named for name in NAMES)
     there = (folder / "tokenizer.json").exists() or (folder / "vocab.json").exists()
-    entries = read_vocabulary(folder).ids if wanted and there else {}
+    return _ids_among(read_vocabulary(folder).ids if there else {}, folder, model_config, mask_token)
+
+
+def _ids_among(
+    entries: Mapping[str, int], folder: Path, model_config: Mapping[str, Any], mask_token: str | None
+) -> dict[str, int | None]:
+    named = [read_json_object(folder / name) for name in NAMED_IN]
     found = {name: _special_id(name, entries, named, model_config) for name in NAMES}
     if mask_token == NEW:
-        found["mask"] = 1 + max(
-            [*entries.values(), *(i for name, i in found.items() if name != "mask" and i)], default=-1
-        )
+        others = [i for name, i in found.items() if name != "mask" and i is not None]
+        found["mask"] = 1 + max([*entries.values(), *others], default=-1)
     elif mask_token is not None:
         found["mask"] = entries.get(mask_token)
     return found
@@ -121,7 +124,7 @@ def check_special_tokens(
             one without a row; the mask token is the end or the beginning token, or a part of ordinary text.
     """
     vocabulary = read_vocabulary(folder)
-    ids = special_ids(folder, model_config, mask_token)
+    ids = _ids_among(vocabulary.ids, folder, model_config, mask_token)
     mask, end = ids["mask"], ids["eos"]
     remedy = _remedy(vocabulary, {i for name, i in ids.items() if name != "mask"}, rows)
     if mask_token not in (None, NEW) and mask_token not in vocabulary.added:
