@@ -81,10 +81,9 @@ def encode_rows(batch: dict[str, Texts], data: DataConfig, tokenizer: Tokenizer)
     q, r, a = (_blanked(column, usable) for column in (questions, reasonings, answers))
     texts, n = render_segments(data.template, q, r, a), len(q)
     ids = tokenizer.encode_batch(texts)
-    # A text that spells out a special token, such as the mask or the end token, would be encoded as that token.
-    spellings = [
-        tokenizer.backend.id_to_token(i) for i in tokenizer.special_ids()
-    ]  # None: a new mask token has no text
+    # A text that spells out a special token, such as the mask or the end token, would be encoded as that token. A mask
+    # token that the tokenizer does not have (model.mask_token: new) has no text.
+    spellings = [tokenizer.backend.id_to_token(i) for i in tokenizer.special_ids()]
     if any(text is not None and text in "\n".join(texts) for text in spellings):
         spelled_out = np.array([not tokenizer.special_ids().isdisjoint(tokens) for tokens in ids])
         dropped[usable & spelled_out.reshape(3, n).any(axis=0)] = "special_token_in_text"
