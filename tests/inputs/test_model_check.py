@@ -1,6 +1,7 @@
 """What is known of a model before anything runs, each in one line: special tokens, family, shapes, names of files."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,16 @@ def test_a_setting_that_names_no_unused_token(tmp_path: Path, text: str, what: s
 def test_a_tokenizer_larger_than_the_model(tmp_path: Path) -> None:
     folder = model(tmp_path / "model", None, ["<|one|>", "<|two|>"], rows=ROWS)
     assert f"its token '<|two|>' has the id {ROWS + 1}, and the embeddings have {ROWS} rows" in refusal(folder)
+
+
+def test_a_mask_token_that_was_only_added_to_the_tokenizer(tmp_path: Path) -> None:
+    """Another mask token alone would not do: the tokenizer stays too large. Both steps of the advice lead on."""
+    folder = model(tmp_path / "model", {"mask_token": "<mask>"}, ["<|spare|>", "<mask>"], rows=ROWS + 1)
+    assert re.search(
+        r"take the tokenizer that the model was trained with, and " + SPARE.replace("|", "[|]"), refusal(folder)
+    )
+    assert "is larger than the model" in refusal(folder, None, "<|spare|>")
+    check_model(model(tmp_path / "model", {"mask_token": None}, ["<|spare|>"], rows=ROWS + 1), None, "<|spare|>")
 
 
 def test_an_end_or_padding_token_without_a_row(tmp_path: Path) -> None:

@@ -142,13 +142,13 @@ def check_special_tokens(
     if rows is None:
         return ids
     text, last = max(vocabulary.ids.items(), key=lambda entry: entry[1], default=("", -1))
-    if last < rows or mask_token != NEW:  # else the fault is not the mask token's
-        check_rows(folder, ids, rows, mask_token, remedy)
     if last >= rows:
+        too = f", and {remedy}" if ids["mask"] == last else ""  # a mask token that was only added to the tokenizer
         raise UserError(
             f"the tokenizer in {folder} is larger than the model: its token {text!r} has the id {last}, and the "
-            f"embeddings have {rows:,} rows; take the tokenizer that the model was trained with"
+            f"embeddings have {rows:,} rows; take the tokenizer that the model was trained with{too}"
         )
+    check_rows(folder, ids, rows, mask_token, remedy)
     return ids
 
 
