@@ -17,7 +17,9 @@ def test_the_list_is_that_of_the_lock() -> None:
     with (ROOT / "docs/licences.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     lock = (ROOT / "containers/requirements.lock").read_text(encoding="utf-8")
-    assert {row["distribution"]: row["version"] for row in rows} == LICENCES["pinned"](lock), "run make setup, then make licences"
+    assert {row["distribution"]: row["version"] for row in rows} == LICENCES["pinned"](lock), (
+        "run make setup, then make licences"
+    )
     assert all(row["licence"] for row in rows)
 
 
