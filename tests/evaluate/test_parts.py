@@ -208,7 +208,9 @@ def test_a_part_that_was_changed_is_refused(version: Callable[..., Path], capsys
     (made / "part.parquet").write_text("other")
     with pytest.raises(SystemExit), stage(folder) as job:
         job.parts()
-    assert "is not what its part.json says" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{made}/part.parquet of part 2-of-2 of generate_answers/{folder.name} has 5 bytes instead of 3" in said
+    assert f"rm -r {made}" in said
 
 
 def test_parts_of_another_cut_are_not_mixed_in(version: Callable[..., Path]) -> None:

@@ -16,6 +16,7 @@ from dreamtune.generate.ask import add_arguments, answer_questions, ask, known_o
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
 from tests.generate.test_answers import QUICK, TEMPLATE, adapter, answers, base, shards  # noqa: F401, fixtures
+from versions import finish, freeze, specification
 
 LATEST = "results/latest/one"
 
@@ -26,29 +27,38 @@ def parsed(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def write_spec(folder: Path, **spec: Any) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(spec))
-
-
 @pytest.fixture
 def experiment(base: ModelConfig, shards: Path, adapter: Path, tmp_path: Path) -> Path:  # noqa: F811
     """A folder whose results/ hold one experiment: 6 new tokens in blocks of 3."""
-    results, latest = tmp_path / "results", tmp_path / LATEST
-    shutil.copytree(shards, results / "prepare_shards/v")
-    shutil.copytree(adapter, results / "train_adapter/0123456789ab/adapter")
+    latest = tmp_path / LATEST
+    made = finished(specification("prepare_shards"), tmp_path, {"": shards})
     result, runtime = base.by_kind()
-    reads = {"shards": "results/prepare_shards/v"}
     before = {"attention": "bidirectional"}  # a field that an earlier release froze and this one no longer has
     model = {"settings": {"model": result | before}, "runtime": {"model": runtime}}
-    write_spec(results / "train_adapter/0123456789ab", reads=reads, **model)
+    reads = {"shards": made.relative_to(tmp_path)}
+    full = finished(specification("train_adapter", reads, **model), tmp_path, {"adapter": adapter})
     generate = GenerateConfig(**QUICK, block_length=3, prompts=["w1"]).by_kind()
-    write_spec(results / "generate_answers/g", settings={"generate": generate[0]}, runtime={"generate": generate[1]})
+    sampler = {"settings": {"generate": generate[0]}, "runtime": {"generate": generate[1]}}
+    headline = finished(specification("generate_answers", **sampler), tmp_path, {})
     latest.mkdir(parents=True)
-    (latest / "full").symlink_to("../../train_adapter/0123456789ab")
-    links = {"full": "results/train_adapter/0123456789ab", "answers/test/greedy/tuned": "results/generate_answers/g"}
-    (latest / "versions.json").write_text(json.dumps(links))
+    publish_training(latest, full)
+    links = {"full": full, "answers/test/greedy/tuned": headline}
+    (latest / "versions.json").write_text(json.dumps({k: str(v.relative_to(tmp_path)) for k, v in links.items()}))
     return tmp_path
+
+
+def finished(spec: dict[str, Any], root: Path, copied: dict[str, Path]) -> Path:
+    """Make a finished version below `root` of folders that are copied into it; return its folder."""
+    folder = freeze(spec, root)
+    for name, source in copied.items():
+        shutil.copytree(source, folder / name, dirs_exist_ok=True)
+    finish(folder, spec)
+    return folder
+
+
+def publish_training(latest: Path, full: Path) -> None:
+    (latest / "full").unlink(missing_ok=True)
+    (latest / "full").symlink_to(f"../../train_adapter/{full.name}")
 
 
 @pytest.mark.parametrize("given", [LATEST, f"{LATEST}/full/adapter"])
@@ -62,7 +72,7 @@ def test_an_experiment_answers_as_the_workflow_does(
     """Model, precision, template and the sampler's settings are the experiment's."""
     assert ask(parsed("--adapter", str(experiment / given), "--prompt", "w10", "--prompt", "w11")) == 0
     printed, said = capsys.readouterr()
-    trained = experiment / "results/train_adapter/0123456789ab/adapter"
+    trained = experiment / LATEST / "full/adapter"
     frame, _ = answers(base, shards, experiment / "out", adapter=trained, block_length=3)
     first, second = frame["completion"].to_list()[:2]
     assert printed == f"question: w10\nanswer: {first}\n\nquestion: w11\nanswer: {second}\n\n"
@@ -84,7 +94,7 @@ def test_a_training_without_an_experiment_takes_the_defaults_and_says_so(
     experiment: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    trained = experiment / "results/train_adapter/0123456789ab/adapter"
+    trained = (experiment / LATEST / "full/adapter").resolve()
     assert ask(parsed("--adapter", str(trained), "--prompt", "w10", "--max-new-tokens", "5")) == 0
     expected = answer_questions(base, trained, ["w10"], GenerateConfig(max_new_tokens=5), TEMPLATE)
     printed, said = capsys.readouterr()
@@ -97,10 +107,13 @@ def test_blocks_asked_for_by_hand_look_as_far_ahead_as_training_did(
     experiment: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = experiment / "results/train_adapter/0123456789ab"
-    spec = json.loads((run / "config.json").read_text())
-    spec["settings"]["train"] = {"max_tail": 2, "long_tail": 5}
-    write_spec(run, **spec)
+    before = (experiment / LATEST / "full").resolve()
+    spec = json.loads((before / "config.json").read_text())
+    settings = spec["settings"] | {"train": {"max_tail": 2, "long_tail": 5}}
+    reads = {name: Path(folder) for name, folder in spec["reads"].items()}
+    tailed = specification("train_adapter", reads, settings=settings, runtime=spec["runtime"])
+    run = finished(tailed, experiment, {"adapter": before / "adapter"})
+    publish_training(experiment / LATEST, run)
     blocks = ("--prompt", "w10", "--max-new-tokens", "9", "--block-length", "3")
     for given in (run / "adapter", experiment / LATEST):
         assert ask(parsed("--adapter", str(given), *blocks)) == 0
@@ -109,6 +122,31 @@ def test_blocks_asked_for_by_hand_look_as_far_ahead_as_training_did(
     assert "block_length 3, lookahead 0" in capsys.readouterr().err
     assert ask(parsed("--adapter", str(run / "adapter"), *blocks, "--lookahead", "null")) == 0
     assert "lookahead" not in capsys.readouterr().err  # as it is asked for: all of the canvas
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "full/adapter/adapter_model.safetensors",
+        "full/adapter/adapter_config.json",
+        "full/manifest.json",
+        "full/adapter/more.bin",
+        "full/model/config.json",
+        "versions.json",
+        "../../generate_answers/*/manifest.json",
+        "../../prepare_shards/*/shards.json",
+    ],
+)
+def test_a_damaged_file_is_named_and_nothing_is_answered(
+    experiment: Path, damaged: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [path] = list((experiment / LATEST).glob(damaged)) or [experiment / LATEST / damaged]
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"{" + (path.read_bytes() if path.exists() else b""))
+    assert ask(parsed("--adapter", str(experiment / LATEST), "--prompt", "w10")) == 1
+    printed, said = capsys.readouterr()
+    assert printed == "" and said.count("\n") == 1 and said.startswith("ask: ")
+    assert path.name in said or path.parent.name in said
 
 
 def test_what_is_missing_is_one_line(

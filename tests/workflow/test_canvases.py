@@ -12,6 +12,7 @@ from dreamtune.workflow.canvases import warnings_of_finished
 from dreamtune.workflow.experiments import make_plan
 from dreamtune.workflow.plan import Plan
 from rows import write_model
+from versions import finish
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ def test_finished_shards_are_compared_with_the_settings_as_they_are_now(folder: 
     made.mkdir(parents=True)
     lengths = {"p05": 24.0, "p95": 32.0, "max": 32}
     (made / "audit.json").write_text(json.dumps({"response_tokens": {"train": lengths}}))
-    (made / "manifest.json").write_text("{}")
+    finish(made, plan["prepare_shards", shards])
     assert list(warnings_of_finished(plan)) == []
     fits = {"generate": {"block_length": 16, "lookahead": 0}, "train": {"cut_share": 0.1}}
     plan, _ = planned(x={"generate": {"max_new_tokens": 80}}, y=fits)

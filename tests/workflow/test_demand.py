@@ -10,11 +10,13 @@ import pytest
 import yaml
 
 from conftest import ROOT
+from dreamtune.errors import UserError
 from dreamtune.prediction import training_tokens
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.workflow.demand import USUAL, memory_mb, minutes
 from dreamtune.workflow.parts import SECTIONS
+from versions import finish, freeze, specification
 
 SMOKE = {
     **{"tokens": 1_000, "steps": 8, "seconds_per_token": 0.6, "fit_s": 700.0, "host_memory_gib": 3.0},
@@ -25,16 +27,21 @@ SMOKE = {
 @pytest.fixture
 def full(tmp_path: Path) -> dict[str, Any]:
     """A full run whose smoke took 760 s, 700 of them in its loop, and whose 80 rows have 45 tokens on the mean."""
-    (tmp_path / "manifest.json").write_text(json.dumps({"wall_s": 760.0}))
-    (tmp_path / "training.json").write_text(json.dumps(SMOKE))
-    (tmp_path / "shards.json").write_text(json.dumps({"splits": {"train": {"rows": 80, "tokens": 3_600}}}))
+    splits = {"train": {"rows": 80, "tokens": 3_600}}
     settings, runtime = TrainConfig(max_tail=10, epochs=2).by_kind()
     return spec(cluster=ClusterConfig(margin=2.0, max_minutes=1_000, max_mem_gb=10.0)) | {
         "settings": {"train": settings},
         "runtime": {"train": runtime},
-        "reads": {"shards": str(tmp_path)},
-        "order_only": {"gate": str(tmp_path)},
+        "reads": {"shards": str(finished(tmp_path, "prepare_shards", "shards.json", {"splits": splits}))},
+        "order_only": {"gate": str(finished(tmp_path, "train_adapter", "training.json", SMOKE))},
     }
+
+
+def finished(root: Path, stage: str, file: str, content: dict[str, Any]) -> Path:
+    folder = freeze(made := specification(stage), root)
+    (folder / file).write_text(json.dumps(content))
+    finish(folder, made, wall_s=760.0)
+    return folder
 
 
 def spec(stage: str = "train_adapter", cluster: ClusterConfig | None = None) -> dict[str, Any]:
@@ -74,7 +81,7 @@ def test_processes_share_steps_and_validations_and_each_has_its_own_memory(full:
 
 
 def test_fewer_processes_than_smoke_had_take_longer(full: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "training.json").write_text(json.dumps(SMOKE | {"processes": 2}))
+    finished(tmp_path, "train_adapter", "training.json", SMOKE | {"processes": 2})
     assert minutes(full, attempt=1) == math.ceil(2 * (60 + 8_000 * 0.6 * 2 + 80 * 2) / 60 + 2)
 
 
@@ -92,6 +99,14 @@ def test_before_smoke_is_finished_snakemake_is_told_which_input_is_missing(full:
         with pytest.raises(FileNotFoundError) as error:
             ask(full, 1)
         assert error.value.filename == "results/train_adapter/0123456789ab/manifest.json"
+
+
+@pytest.mark.parametrize("file", ["train_adapter/*/training.json", "train_adapter/*/manifest.json", "*/*/shards.json"])
+def test_a_file_that_was_changed_since_is_named(full: dict[str, Any], tmp_path: Path, file: str) -> None:
+    [path] = (tmp_path / "results").glob(file)
+    path.write_text("{}")
+    with pytest.raises(UserError, match=path.name):
+        minutes(full, attempt=1)
 
 
 def test_smoke_asks_for_its_processes_and_with_all_weights_for_what_it_may(full: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from dreamtune.errors import UserError
 from dreamtune.workflow.prune import prune
 from dreamtune.workflow.publish import publish
+from versions import finish, freeze, specification
 
 
 @pytest.fixture
@@ -17,17 +18,27 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("results")
 
 
-def version(stage: str, name: str, *reads: Path, gate: Path | None = None, finished: bool = True) -> Path:
-    folder = Path("results") / stage / name
-    folder.mkdir(parents=True)
-    spec: dict[str, Any] = {"reads": {str(number): str(read) for number, read in enumerate(reads)}}
-    spec["order_only"] = {"gate": str(gate)} if gate else {}
-    (folder / "config.json").write_text(json.dumps(spec))
-    if finished:
-        (folder / "manifest.json").write_text("{}")
+def version(
+    stage: str,
+    name: str,
+    *reads: Path,
+    gate: Path | None = None,
+    finished: bool = True,
+    summary: str = "{}",
+) -> Path:
+    """Make a version of a stage, told from its others by a setting `name`."""
+    spec = specification(
+        stage,
+        {str(number): read for number, read in enumerate(reads)},
+        {"gate": gate} if gate else {},
+        settings={"name": name},
+    )
+    folder = freeze(spec)
     if stage == "render_report":
         (folder / "report.html").write_text(name)
-        (folder / "summary.json").write_text("{}")
+        (folder / "summary.json").write_text(summary)
+    if finished:
+        finish(folder, spec)
     return folder
 
 
@@ -49,7 +60,6 @@ def test_links_follow_and_those_that_are_no_more_go(results: Path) -> None:
 
 
 def test_the_index_lists_every_experiment_whatever_its_name_and_summary(results: Path) -> None:
-    reports = {name: version("render_report", name) for name in ("good", "<b>x", "old", "broken")}
     side = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40}
     change = {"value": 0.1, "low": None, "high": None}
     summary = {
@@ -59,17 +69,19 @@ def test_the_index_lists_every_experiment_whatever_its_name_and_summary(results:
         "nll": {"base": side, "tuned": side, "delta": change},
         "canaries": [{"hard": True, "passed": True}, {"hard": True, "passed": False}, {"hard": False, "passed": False}],
     }
-    for name in ("good", "<b>x"):
-        (reports[name] / "summary.json").write_text(json.dumps(summary))
-    (reports["old"] / "summary.json").write_text(json.dumps(summary | {"format": 0}))
-    (reports["broken"] / "summary.json").write_text("{")
-    for name, report in reports.items():
-        published(name, "aa", report=report)
+    summaries = {name: json.dumps(summary) for name in ("good", "<b>x", "damaged")}
+    summaries |= {"old": json.dumps(summary | {"format": 0}), "broken": "{"}
+    for name, text in summaries.items():
+        published(name, "aa", report=version("render_report", name, summary=text))
+    damaged = (results / "latest/damaged/summary.json").resolve()
+    damaged.write_text(damaged.read_text().replace("improved", "improves"))
+    published("good", "bb", report=version("render_report", "good", summary=summaries["good"]))
     page = (results / "latest/index.html").read_text()
     assert 'href="good/report.html">good</a>' in page and "1 of 2 passed" in page and "n = 40" in page
     assert 'href="%3Cb%3Ex/report.html">&lt;b&gt;x</a>' in page and "<b>x" not in page
     assert "has format 0, not 1" in page and "cannot be read (JSONDecodeError)" in page
-    assert "4 experiments" in page
+    assert f"{damaged.relative_to(results.resolve().parent)} of version" in page and "was changed" in page
+    assert "5 experiments" in page and "improves" not in page
 
 
 def test_the_index_sees_an_experiment_published_while_it_was_written(
@@ -131,10 +143,39 @@ def test_prune_refuses_to_delete_everything(results: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", '{"reads": 1}', "half of a fi", ""])
-def test_prune_deletes_nothing_beside_a_damaged_config(results: Path, content: str) -> None:
+@pytest.mark.parametrize("file", ["manifest.json", "config.json"])
+def test_prune_deletes_nothing_beside_a_damaged_record(results: Path, content: str, file: str) -> None:
+    """A finished version says in its manifest what it reads, an unfinished one in its frozen config."""
     published("one", "aa", report=version("render_report", "r1"))
-    stale, damaged = version("train_adapter", "stale"), version("train_adapter", "damaged")
-    (damaged / "config.json").write_text(content)
-    with pytest.raises(UserError, match=r"damaged/config\.json does not say what its version reads, so nothing was"):
+    stale = version("train_adapter", "stale")
+    damaged = version("train_adapter", "damaged", finished=file == "manifest.json")
+    (damaged / file).write_text(content)
+    with pytest.raises(UserError, match=rf"nothing was deleted: {damaged}/{file}"):
         prune()
     assert stale.exists()
+
+
+def test_prune_deletes_nothing_beside_a_damaged_list_of_versions(results: Path) -> None:
+    published("one", "aa", report=version("render_report", "r1"))
+    (results / "latest/one/versions.json").write_text("{")
+    with pytest.raises(UserError, match=r"one/versions\.json does not name"):
+        prune()
+    assert (results / "render_report").exists()
+
+
+@pytest.mark.parametrize("file", ["report.html", "summary.json", "manifest.json"])
+def test_a_damaged_report_is_not_published(results: Path, file: str) -> None:
+    published("one", "aa", report=version("render_report", "r1"))
+    report = version("render_report", "r2")
+    (report / file).write_text("other")
+    with pytest.raises(UserError, match=f"{report}/{file}"):
+        published("one", "bb", report=report)
+    assert (results / "latest/one/report.html").read_text() == "r1"
+    assert [path.name for path in (results / "latest/one").glob(".published-*")] == [".published-aa"]
+
+
+def test_a_version_that_is_not_finished_is_not_published(results: Path) -> None:
+    smoke = version("train_adapter", "smoke", finished=False)
+    with pytest.raises(UserError, match=f"{smoke} is not finished"):
+        published("one", "aa", report=version("render_report", "r1"), smoke=smoke)
+    assert not (results / "latest").exists()

@@ -17,6 +17,7 @@ from dreamtune.settings.report import ReportConfig
 from dreamtune.workflow.code import ROOT, code_digest
 from dreamtune.workflow.plan import Plan
 from dreamtune.workflow.stage import Stage, _replace
+from versions import freeze, specification
 
 SCRIPT = str(ROOT / "workflow/scripts/render_report.py")
 
@@ -77,10 +78,8 @@ def test_a_bug_keeps_its_traceback_and_leaves_nothing(folder: Path) -> None:
 
 
 def test_changed_code_stops(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(spec | {"code": "0" * 12}))
     with pytest.raises(SystemExit):
-        stage(folder)
+        stage(freeze(specification("render_report", code="1" * 12)))
     assert "the code changed since version" in capsys.readouterr().err
 
 
@@ -235,5 +234,5 @@ def test_plan_freezes_once_and_remembers_what_was_submitted(folder: Path) -> Non
     version = folder.name
     assert Plan()["render_report", version]["settings"]["report"]["examples"] == 7
     shutil.rmtree(folder)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match=r"config\.json does not exist"):
         Plan()["render_report", version]

@@ -3,45 +3,66 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from dreamtune.workflow.publish import publish
 from dreamtune.workflow.verdicts import lines_of_finished, verdict_lines
+from versions import finish, freeze, specification
 
 SENTENCE = "Improved: 1 → 9 of 10 held-out questions correct (+80.0 points)"
 
 
-def publish(latest: Path, name: str, **more: object) -> str:
-    """Publish a summary under a name; return the path of its marker."""
-    folder = latest / name
-    folder.mkdir(parents=True)
+@pytest.fixture(autouse=True)
+def latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """results/latest in an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return Path("results/latest")
+
+
+def made(name: str, **more: object) -> str:
+    """Publish a report under a name; return the path of its marker."""
+    spec = specification("render_report", settings={"experiment": name})
+    folder = freeze(spec)
     reading = {"base": {"value": 0.25}, "tuned": {"value": 0.75}}
     training = {"first_loss": 2.43324, "last_loss": 0.04036}
     summary = {"sentence": SENTENCE, "remedy": None, "lenient": reading, "training": training} | more
     (folder / "summary.json").write_text(json.dumps(summary))
-    marker = folder / ".published-0123"
-    marker.touch()
-    return str(marker)
+    (folder / "report.html").write_text("")
+    finish(folder, spec)
+    publish(Path(f"results/latest/{name}/.published-0123"), {"report": str(folder)})
+    return f"results/latest/{name}/.published-0123"
 
 
-def test_the_verdict_stands_in_one_line_before_the_report(tmp_path: Path) -> None:
-    publish(tmp_path, "demo")
-    assert verdict_lines(tmp_path / "demo") == [
+def test_the_verdict_stands_in_one_line_before_the_report(latest: Path) -> None:
+    made("demo")
+    assert verdict_lines(latest / "demo") == [
         f"demo: {SENTENCE}",
         "  last number anywhere 25.0% → 75.0%; training loss 2.4332 → 0.0404",
-        f"  {tmp_path}/demo/report.html",
+        f"  {latest}/demo/report.html",
     ]
 
 
-def test_an_invalid_verdict_says_what_to_change(tmp_path: Path) -> None:
+def test_an_invalid_verdict_says_what_to_change(latest: Path) -> None:
     nothing = {"base": {"value": None}, "tuned": {"value": None}}
-    publish(tmp_path, "copy", sentence="Invalid: …", remedy="mask the targets", lenient=nothing, training={})
-    assert verdict_lines(tmp_path / "copy") == [
+    made("copy", sentence="Invalid: …", remedy="mask the targets", lenient=nothing, training={})
+    assert verdict_lines(latest / "copy") == [
         "copy: Invalid: …",
         "  what to change: mask the targets",
-        f"  {tmp_path}/copy/report.html",
+        f"  {latest}/copy/report.html",
     ]
 
 
-def test_only_what_is_published_under_this_configuration_is_said(tmp_path: Path) -> None:
-    markers = {"demo": publish(tmp_path, "demo"), "changed": publish(tmp_path, "changed") + "4", "new": "absent"}
-    said = list(lines_of_finished(tmp_path, markers))
+def test_only_what_is_published_under_this_configuration_is_said(latest: Path) -> None:
+    markers = {"demo": made("demo"), "changed": made("changed") + "4", "new": "absent"}
+    said = list(lines_of_finished(latest, markers))
     assert [line for line in said if SENTENCE in line] == [f"demo: {SENTENCE}"]
-    assert list(lines_of_finished(tmp_path, {})) == []
+    assert list(lines_of_finished(latest, {})) == []
+
+
+def test_a_damaged_report_says_so_in_its_line(latest: Path) -> None:
+    markers = {"demo": made("demo"), "other": made("other")}
+    summary = (latest / "demo/summary.json").resolve()
+    summary.write_text(summary.read_text().replace("Improved: 1", "Improved: 8"))
+    first, *rest = lines_of_finished(latest, markers)
+    assert first.startswith("demo: ") and "summary.json" in first and "Improved" not in first
+    assert rest[0] == f"other: {SENTENCE}"

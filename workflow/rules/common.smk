@@ -86,10 +86,10 @@ def check_run():
         if IMAGE:
             containers.require(SIF, launch.most_nodes(PLAN.values()))
         launch.check_gpus([PLAN["train_adapter", job.wildcards.version] for job in trainings], offered)
+        for warning in warnings_of_finished(PLAN):
+            print(f"dreamtune: warning: {warning}", file=sys.stderr)
     except UserError as error:
         sys.exit(f"dreamtune: {error}")
-    for warning in warnings_of_finished(PLAN):
-        print(f"dreamtune: warning: {warning}", file=sys.stderr)
 
 
 def print_verdicts():

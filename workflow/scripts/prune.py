@@ -2,7 +2,7 @@
 
 Unfinished versions and merges of needed versions are kept.
 
-reads   results/latest/EXPERIMENT/versions.json, config.json of every version
+reads   results/latest/EXPERIMENT/versions.json, manifest or config.json of every version
 writes  nothing; deletes folders under results, and prints them
 usage   python workflow/scripts/prune.py [--unfinished]
 """

@@ -1,15 +1,17 @@
 """Point the links in results/latest/EXPERIMENT at the experiment's newest versions.
 
-reads   summary.json of every experiment under results/latest
+reads   manifests of the versions; summary.json of every experiment under results/latest
 writes  a link per name, report.html, summary.json, versions.json, results/latest/index.html, and last the marker --out
 usage   python workflow/scripts/publish.py --out results/latest/demo/.published-DIGEST full=results/train_adapter/X
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import _src  # noqa: F401, puts src on the path
 
+from dreamtune.errors import UserError
 from dreamtune.workflow.publish import publish
 
 if __name__ == "__main__":
@@ -17,4 +19,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True, help="empty file to write when all links are set")
     parser.add_argument("links", nargs="+", metavar="NAME=FOLDER", help="version folder to link under a name")
     arguments = parser.parse_args()
-    publish(arguments.out, dict(link.split("=", 1) for link in arguments.links))
+    try:
+        publish(arguments.out, dict(link.split("=", 1) for link in arguments.links))
+    except UserError as error:
+        sys.exit(f"publish: {error}")

@@ -17,6 +17,8 @@ import yaml
 from dreamtune.data.tokenizer import load_tokenizer
 from dreamtune.device.gpus import take_gpu
 from dreamtune.errors import UserError
+from dreamtune.files import read_json
+from dreamtune.formats.shards import SHARDS_FILE
 from dreamtune.generate.answers import Prompter, answer, completion, own_questions, requests_of
 from dreamtune.generate.loading import load_to_generate
 from dreamtune.model.adapter_format import is_checkpoint, read_adapter_config, trained_weights
@@ -25,6 +27,7 @@ from dreamtune.settings.generate import GenerateConfig, as_trained
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import read_meta
+from dreamtune.workflow.verification import MANIFEST, read_manifest, verify
 
 HEADLINE = "answers/test/greedy/tuned"  # name of the tuned model's headline answers among an experiment's links
 NOT_ASKED = ("prompts", "max_prompts", "scatter")  # settings that mean nothing for questions that are typed in
@@ -123,25 +126,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def known_of(folder: Path) -> Known:
-    """Read the folders of an experiment or of a training.
+    """Read the folders of an experiment or of a training, once the training's files are verified.
 
     Args:
         folder: results/latest/NAME, or the adapter or model folder of a training, whether or not its path leads through
             an experiment's links.
 
     Raises:
-        UserError: there is no adapter and no checkpoint.
+        UserError: there is no adapter and no checkpoint, or a file is not what the training's manifest says.
     """
     places = (folder, *folder.absolute().parents)
     experiment = next((place for place in places if (place / "versions.json").exists()), None)
     weights = trained_weights(folder / "full") if folder == experiment else folder
+    run = weights.resolve().parent
+    spec = verify(run) if _is_version(run, "train_adapter") else {}
     if is_checkpoint(weights):  # of full fine-tuning
         model: dict[str, Any] = {"path": str(weights)}
     else:
         adapter = read_adapter_config(weights)
         model = {"path": adapter["base_model_name_or_path"], "revision": adapter["revision"]}
-    run = weights.resolve().parent
-    spec = _frozen(run)
     if not spec:  # an adapter that lies by itself
         return Known(weights, model)
     top = run.parents[2]  # of top/results/train_adapter/VERSION
@@ -149,21 +152,25 @@ def known_of(folder: Path) -> Known:
     if (top / model["path"]).is_dir():  # else a name on the hub
         model["path"] = str(top / model["path"])
     generate: dict[str, Any] = {}
-    if experiment is not None and (headline := json.loads((experiment / "versions.json").read_text()).get(HEADLINE)):
-        generate = _section(_frozen(top / headline), "generate", GenerateConfig) | {"prompts": []}
+    if experiment is not None and (headline := _versions(experiment).get(HEADLINE)):
+        generate = _section(read_manifest(top / headline), "generate", GenerateConfig) | {"prompts": []}
     tail = TrainConfig(**_section(spec, "train", TrainConfig)).max_tail if "train" in spec["settings"] else None
     shards = top / spec["reads"]["shards"] if "shards" in spec["reads"] else None
     return Known(weights, model, generate, tail, shards)
 
 
-def _frozen(version: Path) -> dict[str, Any]:
-    """Return the configuration that a version was made with, or {} where it has no config.json.
+def _is_version(folder: Path, stage: str) -> bool:
+    """Return whether a folder is a version of a stage, and not something that lies by itself, such as a copy."""
+    return folder.parent.name == stage and any((folder / name).exists() for name in (MANIFEST, "config.json"))
 
-    Its paths are relative to the folder that holds results/.
-    """
-    path = version / "config.json"
-    spec: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return spec
+
+def _versions(experiment: Path) -> dict[str, str]:
+    """Return the version folders of an experiment by name, relative to the folder that holds results/."""
+    path = experiment / "versions.json"
+    try:
+        return dict(read_json(path))
+    except (OSError, TypeError, ValueError):
+        raise UserError(f"{path} does not name versions; delete {experiment} and start snakemake again") from None
 
 
 def _section(spec: dict[str, Any], name: str, kind: type[Section]) -> dict[str, Any]:
@@ -185,6 +192,8 @@ def _model(options: argparse.Namespace, known: Known) -> ModelConfig:
 def _template(options: argparse.Namespace, known: Known) -> tuple[str, bool]:
     """Return the template, and whether the tokenizer's beginning token stands before the prompt."""
     shards = options.shards or known.shards
+    if shards is not None and _is_version(shards.resolve(), "prepare_shards"):
+        verify(shards.resolve(), SHARDS_FILE)
     meta = read_meta(shards) if shards is not None else {}
     template = options.template or meta.get("template")
     if template is None:

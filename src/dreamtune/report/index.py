@@ -1,6 +1,7 @@
 """The page `results/latest/index.html`: every published experiment with its verdict and a link to its report."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,21 +17,28 @@ HERE = Path(__file__).parent
 FORMAT = 1  # the format of summary.json that is understood
 
 
-def render_index(latest: Path) -> str:
-    """Return the HTML of the page, with a line for each `latest`/EXPERIMENT/summary.json, sorted by name."""
+def render_index(latest: Path, refused: Mapping[str, str]) -> str:
+    """Return the HTML of the page, with a line for each `latest`/EXPERIMENT/summary.json, sorted by name.
+
+    Args:
+        latest: folder of the published experiments.
+        refused: why an experiment's summary must not be read, by the experiment's name; its line says so.
+    """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string((HERE / "index.html.j2").read_text(encoding="utf-8")).render(
-        experiments=[_experiment(path) for path in sorted(latest.glob("*/summary.json"))],
+        experiments=[_experiment(path, refused) for path in sorted(latest.glob("*/summary.json"))],
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
     )
 
 
-def _experiment(path: Path) -> dict[str, Any]:
-    """Return one line of the page; for a summary that is unreadable, or in another format, the line says so."""
+def _experiment(path: Path, refused: Mapping[str, str]) -> dict[str, Any]:
+    """Return one line of the page; for a summary that is refused, unreadable or in another format, it says so."""
     name = path.parent.name
     line = {"name": reveal(name, 200), "link": f"{quote(name)}/report.html", "mood": ""}
+    if name in refused:
+        return line | {"verdict": reveal(refused[name], 500), "cells": []}
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         if summary["format"] != FORMAT:

@@ -12,6 +12,7 @@ from dreamtune.canvas import Canvas, canvas_warnings
 from dreamtune.config import Config
 from dreamtune.files import read_json
 from dreamtune.workflow.plan import RESULTS, Plan
+from dreamtune.workflow.verification import verify
 
 
 def note_canvases(plan: Plan, config: Config, latest: Mapping[str, Mapping[str, Path]]) -> None:
@@ -30,10 +31,15 @@ def note_canvases(plan: Plan, config: Config, latest: Mapping[str, Mapping[str, 
 
 
 def warnings_of_finished(plan: Plan) -> Iterator[str]:
-    """Yield the warnings of all planned canvases whose shards are finished."""
+    """Yield the warnings of all planned canvases whose shards are finished.
+
+    Raises:
+        UserError: the shards' audit.json is not what their manifest says.
+    """
     for (stage, version), spec in plan.items():
         folder = RESULTS / stage / version
         if stage == "prepare_shards" and (folder / "manifest.json").exists():
+            verify(folder, "audit.json")
             responses = read_json(folder / "audit.json")["response_tokens"]["train"]
             for name, values in spec["canvases"].items():
                 yield from (f"{name}: {text}" for text in canvas_warnings(responses, Canvas(**values)))

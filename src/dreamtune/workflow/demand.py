@@ -5,13 +5,17 @@ have no measurements and request amounts that suffice for Dream 7B on a few thou
 twice as much, the third three times; no request exceeds `cluster.max_minutes` and `cluster.max_mem_gb`.
 """
 
-import json
 import math
+import os
+from pathlib import Path
 from typing import Any
 
+from dreamtune.files import read_json
+from dreamtune.formats.training import TRAINING_FILE
 from dreamtune.prediction import slowdown, training_tokens
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.settings.train import TrainConfig
+from dreamtune.workflow.verification import MANIFEST, verify
 
 USUAL: dict[str, tuple[int, int]] = {  # minutes and GB that a stage's first attempt requests
     "prepare_shards": (60, 8),
@@ -40,6 +44,7 @@ def minutes(spec: dict[str, Any], attempt: int) -> int:
 
     Raises:
         FileNotFoundError: the smoke run is not finished; Snakemake calls again when it is.
+        UserError: a file of the smoke run or of the shards is not what its manifest says.
     """
     cluster, gate = _cluster(spec), spec["order_only"].get("gate")
     first = cluster.margin * _full_run_s(spec, gate) / 60 + AROUND_MINUTES if gate else USUAL[spec["stage"]][0]
@@ -55,6 +60,7 @@ def memory_mb(spec: dict[str, Any], attempt: int) -> int:
 
     Raises:
         FileNotFoundError: the smoke run is not finished; Snakemake calls again when it is.
+        UserError: a file of the smoke run or of the shards is not what its manifest says.
     """
     cluster, gate = _cluster(spec), spec["order_only"].get("gate")
     first: float = USUAL[spec["stage"]][1]
@@ -76,7 +82,7 @@ def _full_run_s(spec: dict[str, Any], gate: str) -> float:
     smoke, wall_s = _smoke(gate)
     train = _train(spec)
     processes = train.gpus * train.nodes
-    split = _read(f"{spec['reads']['shards']}/shards.json")["splits"]["train"]
+    split = _verified(spec["reads"]["shards"], "shards.json")[1]["splits"]["train"]
     tokens = training_tokens(train, split["rows"], split["tokens"] / split["rows"])
     steps = math.ceil(tokens / smoke["tokens"] * smoke["steps"])
     validations = 2 + (steps // train.validate_every if train.validate_every else train.epochs)
@@ -87,8 +93,8 @@ def _full_run_s(spec: dict[str, Any], gate: str) -> float:
 
 def _smoke(gate: str) -> tuple[dict[str, Any], float]:
     """Return smoke's training.json, and the wall time of its process in seconds."""
-    wall_s = _read(f"{gate}/manifest.json")["wall_s"]  # read first: if it is absent, Snakemake knows it as an input
-    return _read(f"{gate}/training.json"), wall_s
+    manifest, training = _verified(gate, TRAINING_FILE)
+    return training, manifest["wall_s"]
 
 
 def _train(spec: dict[str, Any]) -> TrainConfig:
@@ -99,6 +105,7 @@ def _cluster(spec: dict[str, Any]) -> ClusterConfig:
     return ClusterConfig.model_validate(spec["cluster"])
 
 
-def _read(path: str) -> Any:
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123, so that an error names the path as Snakemake spells it
-        return json.load(file)
+def _verified(folder: str, file: str) -> tuple[dict[str, Any], Any]:
+    """Return the manifest of a finished version, and the content of one of its JSON files."""
+    os.stat(f"{folder}/{MANIFEST}")  # noqa: PTH116, its error names the path as Snakemake spells it, which then waits
+    return verify(Path(folder), file), read_json(Path(folder) / file)

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamtune.digests import describe, digest
-from dreamtune.errors import UserError
-from dreamtune.files import read_json
+from dreamtune.digests import digest
 from dreamtune.part import Part
+from dreamtune.workflow.verification import verify_part
 
 PARTS = "parts"
 PROVENANCE = ("part", "counts", "host", "gpu", "image", "packages", "python", "started", "finished", "wall_s")
@@ -33,19 +32,17 @@ def folder_of(spec: Mapping[str, Any], part: Part) -> Path:
     return Path(PARTS) / digest(spec["runtime"]) / str(part)
 
 
-def read_part(folder: Path, version: str) -> dict[str, Any]:
+def read_part(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     """Verify the digests of a part's files; return its record: counts, host, packages, times.
+
+    Args:
+        folder: of the part.
+        spec: specification of the version that it is part of.
 
     Raises:
         UserError: the part is not finished, belongs to another version, or a file was changed since.
     """
-    try:
-        record = read_json(folder / "part.json")
-        found = {name: describe(folder / name) for name in record["outputs"]}
-    except FileNotFoundError as error:
-        raise UserError(f"part {folder.name} is not finished (no {error.filename}); run snakemake to make it") from None
-    if record["version"] != version or found != record["outputs"]:
-        raise UserError(f"{folder} is not what its part.json says; delete that folder and start snakemake again")
+    record = verify_part(folder, spec)
     return {name: record[name] for name in PROVENANCE}
 
 

@@ -7,13 +7,13 @@ reads. Its folder is results/STAGE/VERSION.
 from pathlib import Path
 from typing import Any
 
-from dreamtune.digests import digest
-from dreamtune.files import json_bytes, read_json, write_json
+from dreamtune.files import json_bytes, write_json
 from dreamtune.inputs.identity import DIGESTS, FileDigests, identify
 from dreamtune.settings.base import Section
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.workflow.code import ROOT, code_digest
 from dreamtune.workflow.parts import folder_of, parts_of
+from dreamtune.workflow.verification import read_frozen, sealed, version_of
 
 RESULTS = Path("results")
 FORMAT = 1
@@ -65,12 +65,11 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
             "stage": stage,
             "settings": {name: result for name, (result, _) in kinds.items()} | (names or {}),
             "inputs": identify(inputs, runtime, self.digests),
-            "reads": {name: folder.name for name, folder in reads.items()},
+            "reads": {name: folder.as_posix() for name, folder in reads.items()},
             "code": self._code(stage),
         }
-        version = digest(hashed)
+        version = version_of(hashed)
         self[stage, version] = {"format": FORMAT, "version": version, **hashed} | {
-            "reads": {name: folder.as_posix() for name, folder in reads.items()},
             "order_only": {name: folder.as_posix() for name, folder in order_only.items()},
             "runtime": runtime,
             "cluster": self.cluster.model_dump(mode="json"),
@@ -83,19 +82,22 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         return self.codes[stage]
 
     def __missing__(self, key: tuple[str, str]) -> dict[str, Any]:
-        """Return the frozen specification of an unplanned version, whose job was submitted under an earlier plan."""
-        spec: dict[str, Any] = read_json(RESULTS / key[0] / key[1] / "config.json")
-        return spec
+        """Return the frozen specification of an unplanned version, whose job was submitted under an earlier plan.
+
+        Raises:
+            UserError: there is none, or it was changed.
+        """
+        return read_frozen(RESULTS / key[0] / key[1])
 
     def freeze(self) -> None:
         """Write the specification of each unfinished version to its `config.json`, from which alone a job runs."""
         for (stage, version), spec in self.items():
             folder = RESULTS / stage / version
-            path = folder / "config.json"
-            if (folder / "manifest.json").exists() or (path.exists() and path.read_bytes() == json_bytes(spec)):
+            path, record = folder / "config.json", sealed(spec)
+            if (folder / "manifest.json").exists() or (path.exists() and path.read_bytes() == json_bytes(record)):
                 continue
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(path, spec)
+            write_json(path, record)
 
     def inputs_of(self, stage: str, version: str) -> dict[str, str]:
         """Return the manifests of the versions that a job reads or waits for, by name."""

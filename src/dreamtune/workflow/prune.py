@@ -6,6 +6,7 @@ from pathlib import Path
 from dreamtune.errors import UserError
 from dreamtune.files import read_json
 from dreamtune.workflow.plan import RESULTS
+from dreamtune.workflow.verification import FROZEN, MANIFEST, read_frozen, read_manifest
 
 
 def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
@@ -18,7 +19,8 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
         unfinished: delete unfinished versions, too, unless a published experiment needs them.
 
     Raises:
-        UserError: no experiment is published, so that everything would be deleted; or a config.json is damaged.
+        UserError: no experiment is published, so that everything would be deleted; or the manifest of a finished
+            version, the config.json of an unfinished one, or the list of an experiment's versions is damaged.
     """
     published = list((results / "latest").glob("*/versions.json"))
     if not published:
@@ -29,7 +31,7 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
         if path.is_dir() and path.parent.name != "latest"
     }
     read = {name: _read_by(path) for name, path in folders.items()}
-    needed = {_name(folder) for versions in published for folder in read_json(versions).values()}
+    needed = {name for versions in published for name in _linked(versions)}
     needed |= {name for name in folders if name.startswith("merge_adapter/") and read[name] <= needed}
     if not unfinished:
         needed |= {name for name, path in folders.items() if _is_unfinished(path)}
@@ -59,18 +61,30 @@ def _is_unfinished(folder: Path) -> bool:
     return asked_for and not (folder / "manifest.json").exists()
 
 
+def _linked(versions: Path) -> list[str]:
+    """Return the versions, as STAGE/VERSION, that an experiment's versions.json names."""
+    try:
+        return [_name(folder) for folder in read_json(versions).values()]
+    except (AttributeError, OSError, TypeError, ValueError):
+        raise UserError(
+            f"{versions} does not name an experiment's versions, so nothing was deleted; start snakemake again with "
+            f"the experiment after deleting {versions.parent}"
+        ) from None
+
+
 def _read_by(folder: Path) -> set[str]:
-    """Return the versions, as STAGE/VERSION, that a version reads or waits for, by its frozen config."""
-    path = folder / "config.json"
-    if not path.exists():
+    """Return the versions, as STAGE/VERSION, that a version reads or waits for; none if it was never planned.
+
+    A finished version says so in its manifest, another in its frozen config.
+    """
+    finished = (folder / MANIFEST).exists()
+    if not finished and not (folder / FROZEN).exists():
         return set()
     try:
-        spec = read_json(path)
+        spec = read_manifest(folder) if finished else read_frozen(folder)
         return {_name(read) for read in (spec["reads"] | spec["order_only"]).values()}
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{path} does not say what its version reads, so nothing was deleted; delete {folder} if it is damaged"
-        ) from None
+    except UserError as error:
+        raise UserError(f"nothing was deleted: {error}") from None
 
 
 def _name(folder: str) -> str:

@@ -3,8 +3,12 @@
 import os
 from pathlib import Path
 
+from dreamtune.errors import UserError
 from dreamtune.files import replace_with, write_json
 from dreamtune.report.index import render_index
+from dreamtune.workflow.verification import read_manifest, verify
+
+PUBLISHED = ("report.html", "summary.json")  # files of the report that are linked beside the versions
 
 
 def publish(marker: Path, links: dict[str, str]) -> None:
@@ -16,14 +20,20 @@ def publish(marker: Path, links: dict[str, str]) -> None:
     Args:
         marker: file whose existence says that these links were published.
         links: version folders by the links' names; "report" must be one of them.
+
+    Raises:
+        UserError: a version is not finished, or the report is not what its manifest says; then nothing is changed.
     """
+    for version in links.values():
+        read_manifest(Path(version))
+    verify(Path(links["report"]))
     folder = marker.parent
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(".published-*"):
         if not old.name.startswith(marker.name):
             old.unlink(missing_ok=True)
     targets = {name.replace("/", "-"): Path(target) for name, target in links.items()}
-    targets |= {name: targets["report"] / name for name in ("report.html", "summary.json")}
+    targets |= {name: targets["report"] / name for name in PUBLISHED}
     for name, target in targets.items():
         _link(folder / name, target)
     for path in list(folder.iterdir()):
@@ -41,9 +51,40 @@ def write_index(latest: Path) -> None:
     last page written contains every link that was set before.
     """
     written = None
-    while (page := render_index(latest)) != written:
+    while (page := render_index(latest, _refused(latest))) != written:
         _write(latest / "index.html", page)
         written = page
+
+
+def report_of(published: Path) -> Path:
+    """Verify the published report of an experiment; return its version folder.
+
+    The link is read but not resolved, so that the folder keeps the names of stage and version where results/STAGE is a
+    link, too.
+
+    Args:
+        published: results/latest/EXPERIMENT.
+
+    Raises:
+        UserError: nothing is published there, or the report is not what its manifest says.
+    """
+    link = published / "report"
+    if not link.is_symlink():
+        raise UserError(f"{published} has no link to a report; run snakemake to publish the experiment")
+    folder = Path(os.path.normpath(published / link.readlink()))
+    verify(folder, *PUBLISHED)
+    return folder
+
+
+def _refused(latest: Path) -> dict[str, str]:
+    """Return why an experiment's report is not what its manifest says, by the experiment's name."""
+    refused = {}
+    for link in latest.glob("*/report"):
+        try:
+            report_of(link.parent)
+        except UserError as error:
+            refused[link.parent.name] = str(error)
+    return refused
 
 
 def _link(link: Path, target: Path) -> None:

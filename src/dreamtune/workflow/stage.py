@@ -22,7 +22,7 @@ import psutil
 
 from dreamtune.digests import describe
 from dreamtune.errors import UserError
-from dreamtune.files import read_json, write_json
+from dreamtune.files import write_json
 from dreamtune.inputs.identity import DIGESTS, FileDigests, identify
 from dreamtune.interruption import Interrupted
 from dreamtune.part import Part
@@ -31,6 +31,7 @@ from dreamtune.workflow.code import code_digest
 from dreamtune.workflow.parts import PARTS, combined_record, folder_of, parts_of, read_part
 from dreamtune.workflow.provenance import provenance
 from dreamtune.workflow.scratch import private_folder, scratch_folder
+from dreamtune.workflow.verification import UNREAD, mark, read_frozen, remember, sealed, verify
 
 S = TypeVar("S", bound=Section)
 ATTEMPTS = 20  # to move an output into place beside another writer of the same version
@@ -67,6 +68,7 @@ class Stage:
         self.part: Part | None = given.part
         self.counts: dict[str, Any] = {}
         self.gathered: list[dict[str, Any]] = []
+        self.verified: dict[str, Path] = {}
         try:
             self.spec = self._frozen()
             self._check_code(code_before, code_digest(script))
@@ -84,16 +86,24 @@ class Stage:
         return self.section(name, kind) if name in self.spec["settings"] else None
 
     def reads(self) -> dict[str, Path]:
-        """Return the folders of the versions that this job reads, by name.
+        """Verify the versions that this job reads, once; return their folders by name.
+
+        Only files that the stage reads are hashed (see `verification.UNREAD`). Under torchrun every process verifies
+        them: they do so side by side, and none reads a file that another has yet to refuse.
 
         Raises:
-            UserError: one of these versions is not finished.
+            UserError: one of these versions is not finished, or not what its manifest says.
         """
-        folders = {name: Path(folder) for name, folder in (self.spec["reads"] | self.spec["order_only"]).items()}
-        for name, folder in folders.items():
-            if not (folder / "manifest.json").exists():
-                raise UserError(f"{name}: {folder} is not finished (no manifest.json); run snakemake to make it")
-        return folders
+        unread = UNREAD.get(self.name, {})
+        for name, path in (self.spec["reads"] | self.spec["order_only"]).items():
+            if name not in self.verified:
+                folder = Path(path)
+                try:
+                    verify(folder, unread=unread.get(folder.parent.name, ()))
+                except UserError as error:
+                    raise UserError(f"{name}: {error}") from None
+                self.verified[name] = folder
+        return dict(self.verified)
 
     def parts(self) -> list[Path]:
         """Return the folders of the parts that this job gathers; [] if it makes a part, or the whole version.
@@ -104,7 +114,7 @@ class Stage:
         if self.part:
             return []
         folders = [self.folder / folder_of(self.spec, part) for part in parts_of(self.spec)]
-        self.gathered = [read_part(folder, self.spec["version"]) for folder in folders]
+        self.gathered = [read_part(folder, self.spec) for folder in folders]
         return folders
 
     def __enter__(self) -> "Stage":
@@ -148,10 +158,9 @@ class Stage:
         sys.exit(1)
 
     def _frozen(self) -> dict[str, Any]:
-        path = self.folder / "config.json"
-        if not path.exists():
-            raise UserError(f"{path} does not exist; snakemake writes it, so give --out a version it has planned")
-        spec: dict[str, Any] = read_json(path)
+        spec = read_frozen(self.folder)
+        if spec["stage"] != self.name:
+            raise UserError(f"{self.folder} is a version of {spec['stage']}; give --out a version of {self.name}")
         return spec
 
     def _check_code(self, *now: str) -> None:
@@ -199,10 +208,12 @@ class Stage:
         for attempt in range(ATTEMPTS):
             try:
                 files = [file for name in outputs for file in _files(self.folder / name)]
-                before = [_mark(file) for file in files]
-                record["outputs"] = {file.relative_to(self.folder).as_posix(): describe(file) for file in files}
-                write_json(self.folder / name, record)
-                if before == [_mark(file) for file in files]:
+                before = [mark(file) for file in files]
+                outputs = {file.relative_to(self.folder).as_posix(): describe(file) for file in files}
+                write_json(self.folder / name, sealed(record | {"outputs": outputs}))
+                if before == [mark(file) for file in files]:
+                    found = zip(outputs.items(), before, strict=True)
+                    remember(self.folder, {file: (seen, entry["sha256"]) for (file, entry), seen in found})
                     return
             except FileNotFoundError:  # another writer is replacing a file just now
                 if attempt == ATTEMPTS - 1:
@@ -240,9 +251,3 @@ def _replace(source: Path, target: Path, aside: Path) -> None:
 
 def _files(path: Path) -> list[Path]:
     return sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-
-
-def _mark(file: Path) -> tuple[int, int, int]:
-    """Return inode, size and time of change, which differ after a file was replaced."""
-    stat = file.stat()
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns

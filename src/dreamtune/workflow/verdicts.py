@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dreamtune.errors import UserError
 from dreamtune.files import read_json
+from dreamtune.workflow.publish import report_of
 
 
 def verdict_lines(folder: Path) -> list[str]:
@@ -16,9 +18,9 @@ def verdict_lines(folder: Path) -> list[str]:
         folder: results/latest/EXPERIMENT.
 
     Raises:
-        FileNotFoundError: the experiment has no summary.json.
+        UserError: no report is published there, or its files are not what its manifest says.
     """
-    summary = read_json(folder / "summary.json")
+    summary = read_json(report_of(folder) / "summary.json")
     lines = [f"{folder.name}: {summary['sentence']}"]
     if summary.get("remedy"):
         lines.append(f"  what to change: {summary['remedy']}")
@@ -30,7 +32,8 @@ def verdict_lines(folder: Path) -> list[str]:
 def lines_of_finished(latest: Path, markers: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines on those experiments whose results of the present configuration are published.
 
-    An experiment that was published under another configuration, or whose report is not made yet, is left out.
+    An experiment that was published under another configuration, or whose report is not made yet, is left out. The line
+    on a damaged report says what is wrong with it.
 
     Args:
         latest: results/latest.
@@ -38,7 +41,10 @@ def lines_of_finished(latest: Path, markers: Mapping[str, str]) -> Iterator[str]
     """
     for name, marker in markers.items():
         if Path(marker).exists() and (latest / name / "summary.json").exists():
-            yield from verdict_lines(latest / name)
+            try:
+                yield from verdict_lines(latest / name)
+            except UserError as error:
+                yield f"{name}: {error}"
 
 
 def _figures(summary: Mapping[str, Any]) -> str:
