@@ -14,7 +14,7 @@ from dreamtune.errors import UserError
 from dreamtune.prediction import training_tokens
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.settings.train import TrainConfig
-from dreamtune.workflow.demand import USUAL, memory_mb, minutes
+from dreamtune.workflow.demand import USUAL, check_measured, memory_mb, minutes
 from dreamtune.workflow.parts import SECTIONS
 from versions import finish, freeze, specification
 
@@ -106,7 +106,7 @@ def test_a_file_that_was_changed_since_is_named(full: dict[str, Any], tmp_path: 
     [path] = (tmp_path / "results").glob(file)
     path.write_text("{}")
     with pytest.raises(UserError, match=path.name):
-        minutes(full, attempt=1)
+        check_measured([full])
 
 
 def test_smoke_asks_for_its_processes_and_with_all_weights_for_what_it_may(full: dict[str, Any]) -> None:

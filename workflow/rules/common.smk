@@ -1,6 +1,7 @@
 import atexit
 import sys
 from collections import defaultdict
+from functools import wraps
 from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
@@ -9,7 +10,7 @@ sys.path.insert(0, f"{workflow.basedir}/src")
 from dreamtune.workflow import containers, launch
 from dreamtune.workflow.canvases import warnings_of_finished
 from dreamtune.config import Config, parse_config
-from dreamtune.workflow.demand import memory_mb, minutes
+from dreamtune.workflow.demand import check_measured, memory_mb, minutes
 from dreamtune.errors import UserError
 from dreamtune.workflow.experiments import make_plan, plan_merge
 from dreamtune.inputs.hub import hub_sources
@@ -75,17 +76,20 @@ shell.prefix(f"set -euo pipefail; {ENVIRONMENT}; export PYTHONUNBUFFERED=1; ")
 
 
 def check_run():
-    """Stop before the first job if the image is missing, or if a training takes more GPUs than the run offers.
+    """Stop before the first job if the image is missing, a file that decides on a job's resources is damaged, or a
+    training takes more GPUs than the run offers.
 
     Warn of canvases that training does not show, where the shards are finished: prepare_shards warns while it makes them.
     """
     STARTED.append(True)
-    trainings = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "train_adapter"]
+    jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "train_adapter"]
+    trainings = [PLAN["train_adapter", job.wildcards.version] for job in jobs]
     offered = workflow.global_resources.get("gpu").value
     try:
         if IMAGE:
             containers.require(SIF, launch.most_nodes(PLAN.values()))
-        launch.check_gpus([PLAN["train_adapter", job.wildcards.version] for job in trainings], offered)
+        launch.check_gpus(trainings, offered)
+        check_measured(trainings)
         for warning in warnings_of_finished(PLAN):
             print(f"dreamtune: warning: {warning}", file=sys.stderr)
     except UserError as error:
@@ -109,9 +113,22 @@ STARTED = []  # set by check_run, when the first job is about to start
 atexit.register(print_verdicts_if_nothing_was_done)
 
 
+def one_line(function):
+    """Return a Snakemake function that stops with the line of a UserError; otherwise a traceback would be printed."""
+
+    @wraps(function)  # Snakemake looks at the names of the parameters
+    def call(*arguments, **named):
+        try:
+            return function(*arguments, **named)
+        except UserError as error:
+            sys.exit(f"dreamtune: {error}")
+
+    return call
+
+
 def of_version(stage, function):
     """Return a Snakemake function of wildcards that applies `function` to the planned version."""
-    return lambda wildcards: function(PLAN[stage, wildcards.version])
+    return one_line(lambda wildcards: function(PLAN[stage, wildcards.version]))
 
 
 EXPERIMENTS = defaultdict(list)  # version folder -> names of the experiments that use it
@@ -128,12 +145,14 @@ def about(stage):
     It takes `output` because Snakemake records the value of any other params function, and would make finished parts
     again as soon as another experiment shares their version.
     """
-    return lambda w, output: launch.message(PLAN[stage, w.version], EXPERIMENTS[RESULTS / stage / w.version])
+    return one_line(
+        lambda w, output: launch.message(PLAN[stage, w.version], EXPERIMENTS[RESULTS / stage / w.version])
+    )
 
 
 def inputs_of(stage):
     """Return the input function of a stage: the manifests of the versions read, and the markers of its downloads."""
-    return lambda wildcards: PLAN.inputs_of(stage, wildcards.version) | downloads(stage, wildcards.version)
+    return one_line(lambda w: PLAN.inputs_of(stage, w.version) | downloads(stage, w.version))
 
 
 def downloads(stage, version):
@@ -144,7 +163,7 @@ def downloads(stage, version):
 
 def parts_of(stage):
     """Return the input function of the job that gathers a version's parts; a version made by one job has none."""
-    return lambda wildcards: PLAN.parts_of(stage, wildcards.version)
+    return one_line(lambda wildcards: PLAN.parts_of(stage, wildcards.version))
 
 
 def experiment_of(wildcards):
@@ -155,8 +174,8 @@ def experiment_of(wildcards):
 def demand(stage):
     """Return the resource functions of a stage's time limit and host memory."""
     return {
-        "runtime": lambda wildcards, attempt: minutes(PLAN[stage, wildcards.version], attempt),
-        "mem_mb": lambda wildcards, attempt: memory_mb(PLAN[stage, wildcards.version], attempt),
+        "runtime": one_line(lambda wildcards, attempt: minutes(PLAN[stage, wildcards.version], attempt)),
+        "mem_mb": one_line(lambda wildcards, attempt: memory_mb(PLAN[stage, wildcards.version], attempt)),
     }
 
 
@@ -169,7 +188,9 @@ def shown(name, caption):
 
 def gpus(stage, part=False):
     """Return the resource function of a stage's GPUs; the job that gathers parts loads no model and takes none."""
-    return lambda w: launch.gpus(PLAN[stage, w.version], gathers=not part and bool(PLAN.parts_of(stage, w.version)))
+    return one_line(
+        lambda w: launch.gpus(PLAN[stage, w.version], gathers=not part and bool(PLAN.parts_of(stage, w.version)))
+    )
 
 
 def nodes(value):

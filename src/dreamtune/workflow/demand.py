@@ -7,6 +7,8 @@ twice as much, the third three times; no request exceeds `cluster.max_minutes` a
 
 import math
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,17 @@ def memory_mb(spec: dict[str, Any], attempt: int) -> int:
         else:  # full fine-tuning gathers a checkpoint in the memory of one process: 12 bytes per weight
             first = first * train.gpus if train.finetuning == "lora" else cluster.max_mem_gb
     return math.ceil(1024 * min(attempt * first, cluster.max_mem_gb))
+
+
+def check_measured(specs: Iterable[dict[str, Any]]) -> None:
+    """Check the files from which the time of each training is predicted, where its smoke run is finished.
+
+    Raises:
+        UserError: one of these files is not what its manifest says.
+    """
+    for spec in specs:
+        with suppress(FileNotFoundError):
+            minutes(spec, attempt=1)
 
 
 def _full_run_s(spec: dict[str, Any], gate: str) -> float:

@@ -155,7 +155,7 @@ def _seal(record: Mapping[str, Any]) -> str:
 def _read(path: Path, remedy: str) -> dict[str, Any]:
     """Return the JSON object in a file; its digest must be right, if it has one: earlier releases wrote none."""
     try:
-        record = read_json(path)
+        record = read_json(path) if path.is_file() else None
         whole = isinstance(record, dict) and record.get("digest", _seal(record)) == _seal(record)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({_reason(error)}); {remedy}") from None
@@ -181,7 +181,7 @@ def _check_files(folder: Path, record: Mapping[str, Any], files: Iterable[str], 
     """Raise a UserError that names the first file which is not as the record says, or which it does not list."""
     outputs = record.get("outputs")
     if not isinstance(outputs, dict) or not all(_is_entry(entry) for entry in outputs.values()):
-        raise UserError(f"the manifest of {what} does not list its files; {_remedy(folder)}")
+        raise UserError(f"{folder}: the manifest of {what} does not list its files; {_remedy(folder)}")
     names = list(files) or [name for name in outputs if name.partition("/")[0] not in unread]
     memory = _remembered(folder)
     for name in names:
