@@ -189,22 +189,6 @@ def test_a_deleted_report_is_made_again(project: Project) -> None:
         aside.rename(report)
 
 
-def test_a_damaged_version_stops_what_reads_it_until_it_is_deleted(project: Project) -> None:
-    scored = Path(project.published("one")["scores/test/greedy/tuned"])
-    table = project.folder / scored / "scores.parquet"
-    good = table.read_bytes()
-    table.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
-    project.edit(MICRO, "examples: 5", "examples: 4")
-    before = project.manifests()
-    output = project.snakemake(fails=True)
-    line = f"{table.relative_to(project.folder)} of version {scored.parent.name}/{scored.name} was changed"
-    assert line in output and "Traceback" not in output and project.manifests() == before
-    assert f"rm -r {scored}" in output
-    shutil.rmtree(project.folder / scored)
-    project.snakemake()
-    assert len(project.manifests()) == len(before) + 1 and table.read_bytes() == good
-
-
 def test_smoke_and_full_are_two_versions_even_with_equal_settings(project: Project) -> None:
     project.edit(MICRO, "full: {rows: 16, epochs: 1", "full: {rows: 8, epochs: 1")
     assert project.stale()["train_adapter"] == 1
@@ -277,3 +261,19 @@ def test_bad_config_is_one_line(project: Project) -> None:
     output = project.snakemake(fails=True)
     assert "dreamtune: unknown key 'train.learning_rat' in the configuration; did you mean 'learning_rate'?" in output
     assert "Traceback" not in output
+
+
+def test_a_damaged_version_stops_what_reads_it_until_it_is_deleted(project: Project) -> None:
+    scored = Path(project.published("one")["scores/test/greedy/tuned"])
+    table = project.folder / scored / "scores.parquet"
+    good = table.read_bytes()
+    table.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
+    project.edit(MICRO, "examples: 5", "examples: 4")
+    before = project.manifests()
+    output = project.snakemake(fails=True)
+    line = f"{table.relative_to(project.folder)} of version {scored.parent.name}/{scored.name} was changed"
+    assert line in output and "Traceback" not in output and project.manifests() == before
+    assert f"rm -r {scored}" in output
+    shutil.rmtree(project.folder / scored)
+    project.snakemake()
+    assert len(project.manifests()) == len(before) + 1 and table.read_bytes() == good

@@ -139,7 +139,7 @@ def remember(folder: Path, found: Mapping[str, tuple[Mark, str]]) -> None:
 
     Two jobs that note at the same time may lose a line; the file is then read once more.
     """
-    if new := {name: [*mark, sha256] for name, (mark, sha256) in found.items() if mark[0] >= LARGE}:
+    if new := {name: [*seen, sha256] for name, (seen, sha256) in found.items() if seen[0] >= LARGE}:
         with suppress(OSError):
             write_json(folder / MEMORY, _remembered(folder) | new)
 
