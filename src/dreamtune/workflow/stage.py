@@ -209,10 +209,10 @@ class Stage:
             try:
                 files = [file for name in outputs for file in _files(self.folder / name)]
                 before = [mark(file) for file in files]
-                outputs = {file.relative_to(self.folder).as_posix(): describe(file) for file in files}
-                write_json(self.folder / name, sealed(record | {"outputs": outputs}))
+                entries = {file.relative_to(self.folder).as_posix(): describe(file) for file in files}
+                write_json(self.folder / name, sealed(record | {"outputs": entries}))
                 if before == [mark(file) for file in files]:
-                    found = zip(outputs.items(), before, strict=True)
+                    found = zip(entries.items(), before, strict=True)
                     remember(self.folder, {file: (seen, entry["sha256"]) for (file, entry), seen in found})
                     return
             except FileNotFoundError:  # another writer is replacing a file just now

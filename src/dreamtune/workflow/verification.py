@@ -47,7 +47,7 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a specification or manifest as it will be read, with a digest of all its other fields: edits are noticed.
 
     >>> sealed({"rows": 2})
-    {'rows': 2, 'digest': '74e1e3f06cf2'}
+    {'rows': 2, 'digest': '67456591822c'}
     """
     as_read = json.loads(json_bytes(record))  # its keys are texts, which sort otherwise than numbers
     return {**as_read, "digest": _seal(as_read)}
@@ -156,12 +156,11 @@ def _read(path: Path, remedy: str) -> dict[str, Any]:
     """Return the JSON object in a file; its digest must be right, if it has one: earlier releases wrote none."""
     try:
         record = read_json(path) if path.is_file() else None
-        whole = isinstance(record, dict) and record.get("digest", _seal(record)) == _seal(record)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({_reason(error)}); {remedy}") from None
-    if not whole:
+    if not isinstance(record, dict) or record.get("digest", _seal(record)) != _seal(record):
         raise UserError(f"{path} was changed after it was written; {remedy}")
-    return dict(record)
+    return record
 
 
 def _check_name(record: Mapping[str, Any], folder: Path, path: Path, remedy: str) -> None:
