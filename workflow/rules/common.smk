@@ -145,9 +145,7 @@ def about(stage):
     It takes `output` because Snakemake records the value of any other params function, and would make finished parts
     again as soon as another experiment shares their version.
     """
-    return one_line(
-        lambda w, output: launch.message(PLAN[stage, w.version], EXPERIMENTS[RESULTS / stage / w.version])
-    )
+    return one_line(lambda w, output: launch.message(PLAN[stage, w.version], EXPERIMENTS[RESULTS / stage / w.version]))
 
 
 def inputs_of(stage):
