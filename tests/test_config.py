@@ -1,8 +1,11 @@
 """Ring (b): every shipped YAML parses; a wrong one says so in one line."""
 
 import json
+import types
+import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union
 
 import pytest
 import yaml
@@ -58,6 +61,20 @@ def test_a_home_folder_is_that_of_the_user_who_plans(monkeypatch: pytest.MonkeyP
         ({"train": {"learning_rate": "fast"}}, "train.learning_rate"),
         ({"data": {"files": ["x"], "template": "{question}"}}, "must contain {answer} exactly once"),
         ({"data": {"files": ["x"], "columns": {"reasoning": None}}}, "go together"),
+        ({"data": {"files": ["x"], "template": "{question}{resoning}{answer}"}}, "did you mean {reasoning}?"),
+        ({"data": {"files": ["x"], "template": "{question} {input}{reasoning}{answer}"}}, "the template has {input}"),
+        ({"data": {"files": ["x"], "template": "{question}{ reasoning }{answer}"}}, "did you mean {reasoning}?"),
+        ({"train": {"learning_rate": float("inf")}}, "train.learning_rate: input should be less than or equal to 10"),
+        ({"train": {"weight_decay": float("nan")}}, "train.weight_decay: input should be"),
+        ({"train": {"betas": [2, 3]}}, "train.betas.0: input should be less than 1"),
+        ({"train": {"seed": 2**70}}, "train.seed: input should be less than or equal to 4294967295"),
+        ({"train": {"seed": -1}}, "train.seed: input should be greater than or equal to 0"),
+        ({"train": {"lora": {"rank": "1e30"}}}, "train.lora.rank: input should be a valid integer"),
+        ({"train": {"lora": {"rank": 10**30}}}, "train.lora.rank: input should be less than or equal to 65536"),
+        ({"generate": {"scatter": 10**9}}, "generate.scatter: input should be less than or equal to 10000"),
+        ({"cluster": {"margin": float("inf")}}, "cluster.margin: input should be less than or equal to 100"),
+        ({"experiments": {"x" * 300: {}}}, "takes 300 bytes; at most 64 are allowed"),
+        ({"evaluate": {"decoders": [{"name": "x" * 300}]}}, "evaluate.decoders.0.name: string should have at most 64"),
         ({"model": {}}, "model.path: this key is required"),
         ({"model": None}, "model: this key is required"),
         ({"model": {"path": "x", "attention": "causal"}}, "unknown key 'model.attention'"),
@@ -115,15 +132,40 @@ def test_schema_is_current_and_describes_every_field() -> None:
     assert all("description" in field for group in fields for field in group.values())
 
 
-def test_every_field_is_marked_result_or_runtime() -> None:
-    def sections(kind: type[Section]) -> list[type[Section]]:
-        return [kind, *(deep for sub in kind.__subclasses__() for deep in sections(sub))]
+def sections(kind: type[Section]) -> list[type[Section]]:
+    return [kind, *(deep for sub in kind.__subclasses__() for deep in sections(sub))]
 
+
+def test_every_field_is_marked_result_or_runtime() -> None:
     for kind in sections(Section):
         if kind.__name__ in {"Section", "Experiment"}:
             continue
         for name, field in kind.model_fields.items():
             assert field.json_schema_extra["kind"] in {"result", "runtime"}, f"{kind.__name__}.{name}"
+
+
+def numbers_in(annotation: Any, metadata: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield what is declared of each number within a field's annotation, those in lists and optional ones included."""
+    if typing.get_origin(annotation) is Annotated:
+        inner, *declared = typing.get_args(annotation)
+        yield from numbers_in(inner, [*metadata, *(m for d in declared for m in getattr(d, "metadata", [d]))])
+    elif annotation in (int, float):
+        yield list(metadata)
+    else:
+        own = metadata if typing.get_origin(annotation) in (Union, types.UnionType) else ()
+        for inner in typing.get_args(annotation):
+            yield from numbers_in(inner, own)
+
+
+def test_every_number_has_a_smallest_and_a_largest_value() -> None:
+    checked = 0
+    for kind in sections(Section):
+        for name, field in kind.model_fields.items():
+            for declared in numbers_in(field.annotation, field.metadata):
+                low, high = ([getattr(d, n, None) for d in declared for n in names] for names in (("ge", "gt"), ("le", "lt")))
+                assert any(v is not None for v in low) and any(v is not None for v in high), f"{kind.__name__}.{name}"
+                checked += 1
+    assert checked > 60
 
 
 def test_empty_section_is_no_change(tmp_path: Path) -> None:

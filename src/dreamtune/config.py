@@ -10,12 +10,12 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from dreamtune.config_file import read_file
 from dreamtune.errors import UserError
 from dreamtune.formats.names import CANVAS, HEADLINE, SAMPLED
-from dreamtune.settings.base import Section, result
+from dreamtune.settings.base import LONG, NAME, Section, result
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.settings.data import DataConfig
@@ -53,7 +53,7 @@ class EvaluateSection(Comparison):
     benchmarks: list[Benchmark] = result(
         list, "further sets of questions, answered and graded in addition to the test split"
     )
-    canvases: list[Annotated[int, Field(ge=1)]] = result(
+    canvases: list[Annotated[int, Field(ge=1, le=LONG)]] = result(
         list,
         "further values of generate.max_new_tokens under which all questions are answered too: accuracy by canvas",
     )
@@ -158,13 +158,7 @@ def load_config(path: str | Path) -> Config:
     Raises:
         UserError: a ValueError; its one line names the offending key, or why the file cannot be read.
     """
-    try:
-        raw = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such configuration file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: this is not YAML: {' '.join(str(error).split())}") from None
-    return parse_config(raw)
+    return parse_config(read_file(Path(path)))
 
 
 def parse_config(raw: Any) -> Config:
@@ -185,6 +179,8 @@ def parse_config(raw: Any) -> Config:
 def _experiment(name: str, defaults: dict[str, Any], changes: Any) -> Experiment:
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise UserError(f"experiments: the name {name!r} should hold only letters, digits, '-' and '_'")
+    if len(name.encode()) > NAME:  # it names a folder, and stands in one line of every message
+        raise UserError(f"experiments: the name {name[:20]}… takes {len(name.encode())} bytes; at most {NAME} are allowed")
     if not isinstance(changes, dict | types.NoneType):
         raise UserError(f"experiments.{name}: expected a mapping of sections to changes, not {changes!r}")
     try:

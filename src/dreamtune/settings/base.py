@@ -11,6 +11,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
+# Bounds of numbers, so that a slip of the keyboard is refused while planning and not after hours of a job.
+SEED = {"ge": 0, "le": 2**32 - 1}  # what every generator of random numbers takes
+MANY = 10**9  # rows, steps, tokens of a run
+LONG = 2**20  # tokens of one sequence
+PARTS = 10_000  # jobs that make one version
+NAME = 64  # characters of a name that becomes part of a file's name
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -19,7 +25,7 @@ def _scientific(value: Any) -> Any:
     return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
 
 
-Float = Annotated[float, BeforeValidator(_scientific)]
+Float = Annotated[float, BeforeValidator(_scientific), Field(allow_inf_nan=False)]
 # `~` is resolved while planning: in a container a job's home folder is the work folder, not the user's.
 UserPath = Annotated[str, AfterValidator(lambda path: str(Path(path).expanduser()) if path.startswith("~") else path)]
 

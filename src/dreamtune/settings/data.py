@@ -1,12 +1,15 @@
 """The training data: which parquet files, which columns, the template, the split and the longest example."""
 
+import difflib
+import re
 from typing import Literal
 
 from pydantic import field_validator, model_validator
 
-from dreamtune.settings.base import Float, Section, UserPath, result, runtime
+from dreamtune.settings.base import LONG, MANY, PARTS, SEED, Float, Section, UserPath, result, runtime
 
 PLACEHOLDERS = ("{question}", "{reasoning}", "{answer}")
+BRACED_WORD = re.compile(r"\{\s*[^\W\d]\w*\s*\}")
 
 
 class Columns(Section):
@@ -29,7 +32,7 @@ class Split(Section):
 
     validation: Float = result(0.02, "share of the rows (0 to 1) used for validation during training", ge=0.0, lt=1.0)
     test: Float = result(0.1, "share of the rows (0 to 1) held out for the final evaluation", ge=0.0, lt=1.0)
-    seed: int = result(0, "seed of the hash that assigns a question to a split")
+    seed: int = result(0, "seed of the hash that assigns a question to a split", **SEED)
 
     @model_validator(mode="after")
     def leaves_training_rows(self) -> "Split":
@@ -55,7 +58,7 @@ class DataConfig(Section):
     )
     split: Split = result(Split, "which rows are held out for validation and test")
     max_tokens: int = result(
-        2048, "length limit of an example in tokens: prompt, response and one end token together", ge=8
+        2048, "length limit of an example in tokens: prompt, response and one end token together", ge=8, le=LONG
     )
     too_long: Literal["shorten_reasoning", "drop", "truncate"] = result(
         "shorten_reasoning",
@@ -77,14 +80,19 @@ class DataConfig(Section):
         "what happens to a training row whose question ends in its answer or holds its reasoning; in the test split "
         "such questions stay, and the report leaves them out of a second reading",
     )
-    ngram: int = result(13, "length in words of the n-grams of the contamination audit", ge=2)
-    rows_per_shard: int = result(100_000, "most rows in one Arrow file", ge=1)
-    batch_rows: int = runtime(2_000, "rows tokenised at a time; fewer need less memory", ge=1)
-    scatter: int = runtime(1, "number of jobs that tokenise the rows side by side, each a part of them", ge=1)
+    ngram: int = result(13, "length in words of the n-grams of the contamination audit", ge=2, le=1000)
+    rows_per_shard: int = result(100_000, "most rows in one Arrow file", ge=1, le=MANY)
+    batch_rows: int = runtime(2_000, "rows tokenised at a time; fewer need less memory", ge=1, le=MANY)
+    scatter: int = runtime(1, "number of jobs that tokenise the rows side by side, each a part of them", ge=1, le=PARTS)
 
     @field_validator("template")
     @classmethod
     def has_placeholders(cls, template: str) -> str:
+        for word in BRACED_WORD.findall(template):
+            if word not in PLACEHOLDERS:
+                near = difflib.get_close_matches(word, PLACEHOLDERS, n=1, cutoff=0.6)
+                hint = f"did you mean {near[0]}?" if near else "it would be trained as it stands; leave out the braces"
+                raise ValueError(f"the template has {word}, and knows only {', '.join(PLACEHOLDERS)}; {hint}")
         for name in ("{question}", "{answer}"):
             if template.count(name) != 1:
                 raise ValueError(f"the template must contain {name} exactly once")

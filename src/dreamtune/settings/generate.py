@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from dreamtune.settings.base import Float, Section, result, runtime
+from dreamtune.settings.base import LONG, MANY, NAME, PARTS, SEED, Float, Section, result, runtime
 
 
 class Decoding(Section):
@@ -16,10 +16,11 @@ class Decoding(Section):
         "limit of an answer, in tokens; how many masked positions the model sees at a time, block_length and lookahead "
         "decide",
         ge=1,
+        le=LONG,
     )
-    steps: int | None = result(None, "denoising steps per answer; null takes one step per new token", ge=1)
+    steps: int | None = result(None, "denoising steps per answer; null takes one step per new token", ge=1, le=LONG)
     block_length: int | None = result(
-        None, "positions per block; blocks are finished one after the other, from the left; null makes one block", ge=1
+        None, "positions per block; blocks are finished one after the other, from the left; null makes one block", ge=1, le=LONG
     )
     lookahead: int | None = result(
         None,
@@ -27,6 +28,7 @@ class Decoding(Section):
         "tokens behind an answer (the workflow works that out), or, where nothing is known of a training or there is "
         "only one block, all up to max_new_tokens",
         ge=0,
+        le=LONG,
     )
     refresh: Literal["step", "block"] = result(
         "step",
@@ -55,17 +57,17 @@ class Decoding(Section):
 class GenerateConfig(Decoding):
     """Settings of the denoising sampler; base and tuned model answer with the same ones."""
 
-    temperature: Float = result(0.0, "softmax temperature; 0 takes the likeliest token (greedy)", ge=0.0)
+    temperature: Float = result(0.0, "softmax temperature; 0 takes the likeliest token (greedy)", ge=0.0, le=100.0)
     top_p: Float | None = result(
         None, "sample among the likeliest tokens whose probabilities add up to this; null among all", gt=0.0, le=1.0
     )
-    top_k: int | None = result(None, "sample among this many of the likeliest tokens; null among all", ge=1)
-    samples: int = result(1, "answers per question", ge=1)
-    seed: int = result(0, "seed of the sampling noise")
-    max_prompts: int | None = result(None, "answer only this many questions, the first ones; null answers all", ge=1)
+    top_k: int | None = result(None, "sample among this many of the likeliest tokens; null among all", ge=1, le=LONG)
+    samples: int = result(1, "answers per question", ge=1, le=10_000)
+    seed: int = result(0, "seed of the sampling noise", **SEED)
+    max_prompts: int | None = result(None, "answer only this many questions, the first ones; null answers all", ge=1, le=MANY)
     prompts: list[str] = result(list, "your own questions, answered in addition to the test split and never graded")
-    batch_size: int = runtime(16, "sequences denoised together; an answer does not depend on it", ge=1)
-    scatter: int = runtime(1, "number of jobs that answer the questions side by side, each a part of them", ge=1)
+    batch_size: int = runtime(16, "sequences denoised together; an answer does not depend on it", ge=1, le=100_000)
+    scatter: int = runtime(1, "number of jobs that answer the questions side by side, each a part of them", ge=1, le=PARTS)
 
     @model_validator(mode="after")
     def every_block_has_a_step(self) -> "GenerateConfig":
@@ -81,12 +83,12 @@ class GenerateConfig(Decoding):
 class Sampling(Section):
     """A second generation setting; the fields that it does not have are those of `generate`."""
 
-    temperature: Float = result(0.7, "softmax temperature", gt=0.0)
+    temperature: Float = result(0.7, "softmax temperature", gt=0.0, le=100.0)
     top_p: Float | None = result(
         0.9, "sample among the likeliest tokens whose probabilities add up to this; null among all", gt=0.0, le=1.0
     )
-    top_k: int | None = result(None, "sample among this many of the likeliest tokens; null among all", ge=1)
-    samples: int = result(1, "answers per question", ge=1)
+    top_k: int | None = result(None, "sample among this many of the likeliest tokens; null among all", ge=1, le=LONG)
+    samples: int = result(1, "answers per question", ge=1, le=10_000)
 
     def applied_to(self, generate: GenerateConfig) -> GenerateConfig:
         """Return a copy of `generate` in which this setting's fields replace those of the same name."""
@@ -96,7 +98,7 @@ class Sampling(Section):
 class Decoder(Decoding):
     """A named generation setting; the fields that it leaves out, and those that it does not have, are `generate`'s."""
 
-    name: str = result(..., "name of the setting in reports and folders", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    name: str = result(..., "name of the setting in reports and folders", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=NAME)
 
     def applied_to(self, generate: GenerateConfig) -> GenerateConfig:
         """Return `generate` with the fields that the configuration gives here, and without the user's own prompts.

@@ -6,8 +6,8 @@ from dreamtune.settings.base import Float, Section, result
 class LoraSettings(Section):
     """Settings of the low-rank adapter (Hu et al. 2021; over 4-bit NF4 base weights: Dettmers et al. 2023)."""
 
-    rank: int = result(16, "rank of the low-rank weight update", ge=1)
-    alpha: int = result(16 * 2, "scale of the weight update, which is multiplied by alpha / rank", ge=1)
+    rank: int = result(16, "rank of the low-rank weight update", ge=1, le=65_536)
+    alpha: int = result(16 * 2, "scale of the weight update, which is multiplied by alpha / rank", ge=1, le=1_000_000)
     dropout: Float = result(0.05, "dropout probability on the adapter's input, during training", ge=0.0, lt=1.0)
     target_modules: list[str] = result(
         lambda: ["q_proj", "v_proj"], 'names of the adapted linear layers, or ["all-linear"]', min_length=1

@@ -30,4 +30,5 @@ class ScoreConfig(Section):
         "CPU seconds for comparing an answer with its reference; a second try has ten times as many, and after that "
         "the answer has no grade and its question is left out of the comparison of base and tuned",
         ge=1,
+        le=3600,
     )

@@ -1,8 +1,10 @@
 """Settings of training: objective, adapter, optimiser, memory; and the changes that the runs smoke and full make."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from dreamtune.settings.base import Float, Section, result, runtime
+from pydantic import Field
+
+from dreamtune.settings.base import LONG, MANY, SEED, Float, Section, result, runtime
 from dreamtune.settings.lora import LoraSettings
 
 
@@ -22,12 +24,14 @@ class TrainConfig(Section):
         "most end tokens appended after the first one, on top of data.max_tokens; their number is drawn per row, 0 to "
         "this, uniformly; also the default of generate.lookahead",
         ge=0,
+        le=LONG,
     )
     long_tail: int = result(
         0,
         "most end tokens of a long tail: their number is drawn from 0 to this in long_tail_share of the rows; 0 for "
         "none; generation in blocks can show lookahead + block_length - 1 positions behind an answer's end",
         ge=0,
+        le=LONG,
     )
     long_tail_share: Float = result(0.1, "share of the rows (0 to 1) whose tail is a long one", ge=0.0, le=1.0)
     tail_loss: Literal["one", "each"] = result(
@@ -35,7 +39,7 @@ class TrainConfig(Section):
         "what a tail counts for in the loss: as one token, by the mean over its tokens, or each of its tokens as one; "
         "with each, long tails would make most of the loss",
     )
-    padding_tokens: list[int] = result(
+    padding_tokens: list[Annotated[int, Field(ge=0, le=2**31 - 1)]] = result(
         list,
         "ids of tokens that fill a tail in turn, in place of repeated end tokens (arXiv 2510.03680: seven distinct "
         "ones keep a model from ending early); empty repeats the end token",
@@ -51,7 +55,7 @@ class TrainConfig(Section):
         "lora", "lora trains an adapter; full trains all weights (full fine-tuning; needs model.quantization none)"
     )
     lora: LoraSettings = result(LoraSettings, "the low-rank adapter; unused in full fine-tuning")
-    learning_rate: Float = result(2e-5, "peak learning rate", gt=0.0)
+    learning_rate: Float = result(2e-5, "peak learning rate", gt=0.0, le=10.0)
     schedule: Literal["cosine", "linear", "constant"] = result(
         "cosine", "course of the learning rate after the warm-up: falling towards 0 after the last step, or constant"
     )
@@ -61,37 +65,39 @@ class TrainConfig(Section):
     optimizer: Literal["adamw", "paged_adamw_8bit"] = result(
         "adamw", "AdamW, or bitsandbytes' paged AdamW with an 8-bit state, which needs a GPU"
     )
-    betas: list[Float] = result(
+    betas: list[Annotated[Float, Field(ge=0.0, lt=1.0)]] = result(
         lambda: [0.9, 0.999], "AdamW's decay rates of first and second moment", min_length=2, max_length=2
     )
-    weight_decay: Float = result(0.0, "AdamW's decoupled weight decay", ge=0.0)
-    max_grad_norm: Float = result(1.0, "gradient norm above which gradients are scaled down to it", gt=0.0)
-    global_batch: int = result(8, "documents per optimiser step, on all GPUs together", ge=1)
-    rows: int | None = result(None, "train only on this many rows, the first ones; null trains on all", ge=1)
-    epochs: int = result(3, "times that each training row is trained on", ge=1)
-    max_steps: int | None = result(None, "stop after this many optimiser steps; null runs all epochs", ge=1)
-    seed: int = result(0, "seed of order, masks, number of end tokens, dropout and adapter initialisation")
+    weight_decay: Float = result(0.0, "AdamW's decoupled weight decay", ge=0.0, le=10.0)
+    max_grad_norm: Float = result(1.0, "gradient norm above which gradients are scaled down to it", gt=0.0, le=1e9)
+    global_batch: int = result(8, "documents per optimiser step, on all GPUs together", ge=1, le=1_000_000)
+    rows: int | None = result(None, "train only on this many rows, the first ones; null trains on all", ge=1, le=MANY)
+    epochs: int = result(3, "times that each training row is trained on", ge=1, le=1_000_000)
+    max_steps: int | None = result(None, "stop after this many optimiser steps; null runs all epochs", ge=1, le=MANY)
+    seed: int = result(0, "seed of order, masks, number of end tokens, dropout and adapter initialisation", **SEED)
     validate_every: int | None = result(
-        None, "optimiser steps between validations; null validates once per epoch", ge=1
+        None, "optimiser steps between validations; null validates once per epoch", ge=1, le=MANY
     )
     validation_rows: int = result(
-        256, "validation rows used: the first ones, under the same masks at every validation; 0 for none", ge=0
+        256, "validation rows used: the first ones, under the same masks at every validation; 0 for none", ge=0, le=MANY
     )
     gpus: int = runtime(
-        1, "GPUs per node, one process each (on the CPU: processes); they share the documents of every step", ge=1
+        1, "GPUs per node, one process each (on the CPU: processes); they share the documents of every step", ge=1, le=1024
     )
-    nodes: int = runtime(1, "nodes, each with that many GPUs; more than one needs SLURM", ge=1)
+    nodes: int = runtime(1, "nodes, each with that many GPUs; more than one needs SLURM", ge=1, le=10_000)
     micro_batch_tokens: int | None = runtime(
         None,
         "tokens of one micro-batch; the gradients of a step's micro-batches are accumulated, so the loss does not "
         "depend on it; null chooses it by the free memory",
         ge=1,
+        le=MANY,
     )
     recompute_layers: int | None = runtime(
         None,
         "decoder layers with activation checkpointing: they recompute their activations in the backward pass, which "
         "saves memory and costs time; 0 is none; null chooses it by the free memory",
         ge=0,
+        le=100_000,
     )
     weights: Literal["auto", "packed", "dequantised"] = runtime(
         "auto",
@@ -102,16 +108,16 @@ class TrainConfig(Section):
         None, "whether each decoder layer is compiled by torch.compile; null compiles on a GPU only"
     )
     memory_gib: Float | None = runtime(
-        None, "GPU memory in GiB that a process may take, the model included; null takes all that is free", gt=0.0
+        None, "GPU memory in GiB that a process may take, the model included; null takes all that is free", gt=0.0, le=100_000.0
     )
-    log_every: int = runtime(5, "optimiser steps between log lines", ge=1)
+    log_every: int = runtime(5, "optimiser steps between log lines", ge=1, le=MANY)
     checkpoint_minutes: Float = runtime(
-        10.0, "most minutes between checkpoints; another one is written at the end of each epoch", gt=0.0
+        10.0, "most minutes between checkpoints; another one is written at the end of each epoch", gt=0.0, le=1_000_000.0
     )
     checkpoint_steps: int | None = runtime(
-        None, "optimiser steps between further checkpoints; null writes none by the step", ge=1
+        None, "optimiser steps between further checkpoints; null writes none by the step", ge=1, le=MANY
     )
-    keep_checkpoints: int = runtime(2, "number of checkpoints kept, the newest ones", ge=1)
+    keep_checkpoints: int = runtime(2, "number of checkpoints kept, the newest ones", ge=1, le=100_000)
     tensorboard: bool = runtime(False, "whether TensorBoard events are written, too, into the version's folder")
     on_failed_gate: Literal["stop", "continue"] = runtime(
         "stop",
@@ -142,10 +148,10 @@ class TrainConfig(Section):
 class RunOverrides(Section):
     """The settings of `train` that a run (`smoke` or `full`) overrides; null keeps the value of `train`."""
 
-    rows: int | None = result(None, "train only on this many rows, the first ones; null as in train", ge=1)
-    epochs: int | None = result(None, "times that each row is trained on; null as in train", ge=1)
-    max_steps: int | None = result(None, "stop after this many optimiser steps; null as in train", ge=1)
-    log_every: int | None = runtime(None, "optimiser steps between log lines; null as in train", ge=1)
+    rows: int | None = result(None, "train only on this many rows, the first ones; null as in train", ge=1, le=MANY)
+    epochs: int | None = result(None, "times that each row is trained on; null as in train", ge=1, le=MANY)
+    max_steps: int | None = result(None, "stop after this many optimiser steps; null as in train", ge=1, le=MANY)
+    log_every: int | None = runtime(None, "optimiser steps between log lines; null as in train", ge=1, le=MANY)
 
     def applied_to(self, train: TrainConfig) -> TrainConfig:
         """Return `train` with the values that this run overrides."""
@@ -156,6 +162,6 @@ class RunOverrides(Section):
 class SmokeOverrides(RunOverrides):
     """The settings of `train` that the smoke run overrides: by default 64 rows for one epoch, each step logged."""
 
-    rows: int | None = result(64, "train only on this many rows, the first ones; null as in train", ge=1)
-    epochs: int | None = result(1, "times that each row is trained on; null as in train", ge=1)
-    log_every: int | None = runtime(1, "optimiser steps between log lines; null as in train", ge=1)
+    rows: int | None = result(64, "train only on this many rows, the first ones; null as in train", ge=1, le=MANY)
+    epochs: int | None = result(1, "times that each row is trained on; null as in train", ge=1, le=MANY)
+    log_every: int | None = runtime(1, "optimiser steps between log lines; null as in train", ge=1, le=MANY)
