@@ -2,9 +2,13 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
+
+include: "workflow/rules/start.smk"
+
+
 if not workflow.config_settings.configfiles:  # otherwise Snakemake would merge this file into the given ones
 
-    configfile: "config/config.yaml"
+    configfile: DEFAULT
 
 
 report: "workflow/report/workflow.rst"
@@ -20,8 +24,7 @@ include: "workflow/rules/publish.smk"
 
 
 onstart:
-    check_run()
-    PLAN.freeze()
+    begin()
 
 
 onsuccess:

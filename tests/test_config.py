@@ -162,7 +162,9 @@ def test_every_number_has_a_smallest_and_a_largest_value() -> None:
     for kind in sections(Section):
         for name, field in kind.model_fields.items():
             for declared in numbers_in(field.annotation, field.metadata):
-                low, high = ([getattr(d, n, None) for d in declared for n in names] for names in (("ge", "gt"), ("le", "lt")))
+                low, high = (
+                    [getattr(d, n, None) for d in declared for n in names] for names in (("ge", "gt"), ("le", "lt"))
+                )
                 assert any(v is not None for v in low) and any(v is not None for v in high), f"{kind.__name__}.{name}"
                 checked += 1
     assert checked > 60

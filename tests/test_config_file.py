@@ -19,7 +19,10 @@ LEAST = "model: {path: x}\ndata: {files: [rows.parquet]}\n"
         ("train:\n  epochs: 1\n  epochs: 2\n", "train.epochs is given twice, in line 4 and in line 5"),
         ("train: {lora: {rank: 4, 'rank': 8}}\n", "train.lora.rank is given twice, in line 3 and in line 3"),
         ("experiments:\n  a: {}\n  a: {}\n", "experiments.a is given twice, in line 4 and in line 5"),
-        ("evaluate:\n  benchmarks:\n  - name: a\n    name: b\n", "evaluate.benchmarks.0.name is given twice, in line 5"),
+        (
+            "evaluate:\n  benchmarks:\n  - name: a\n    name: b\n",
+            "evaluate.benchmarks.0.name is given twice, in line 5",
+        ),
         ("train:\n  rows: 010\n", "train.rows is 010 in line 4, which YAML reads as an octal number, 8"),
         ("train: {betas: [0.9, 1:30]}\n", "train.betas.1 is 1:30 in line 3, which YAML reads as a number to base 60"),
         ("train: [\n", "this is not YAML"),

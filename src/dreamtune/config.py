@@ -180,7 +180,9 @@ def _experiment(name: str, defaults: dict[str, Any], changes: Any) -> Experiment
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise UserError(f"experiments: the name {name!r} should hold only letters, digits, '-' and '_'")
     if len(name.encode()) > NAME:  # it names a folder, and stands in one line of every message
-        raise UserError(f"experiments: the name {name[:20]}… takes {len(name.encode())} bytes; at most {NAME} are allowed")
+        raise UserError(
+            f"experiments: the name {name[:20]}… takes {len(name.encode())} bytes; at most {NAME} are allowed"
+        )
     if not isinstance(changes, dict | types.NoneType):
         raise UserError(f"experiments.{name}: expected a mapping of sections to changes, not {changes!r}")
     try:

@@ -59,6 +59,20 @@ def test_links_follow_and_those_that_are_no_more_go(results: Path) -> None:
     assert {path.name for path in latest.iterdir()} == names
 
 
+def test_a_configuration_that_takes_the_place_of_another_under_its_name_says_so(results: Path) -> None:
+    first, second = (str(version("render_report", name)) for name in ("r1", "r2"))
+    marker = "results/latest/one/.published-{}"
+    assert publish(Path(marker.format("aa")), {"report": first}, "mine.yaml") is None
+    assert publish(Path(marker.format("bb")), {"report": second}, "mine.yaml") is None, "an edit is no replacement"
+    Path(marker.format("bb.log")).write_text("what Snakemake's job printed")
+    line = publish(Path(marker.format("aa")), {"report": first}, "config/theirs.yaml")
+    assert line is not None and "\n" not in line
+    assert line.startswith(f"results/latest/one showed the experiment one of mine.yaml ({second}), and now shows ")
+    assert f"that of config/theirs.yaml ({first})" in line
+    Path(marker.format("aa")).write_text("")  # as of an earlier release
+    assert publish(Path(marker.format("bb")), {"report": second}, "mine.yaml") is None
+
+
 def test_the_index_lists_every_experiment_whatever_its_name_and_summary(results: Path) -> None:
     side = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40}
     change = {"value": 0.1, "low": None, "high": None}

@@ -1,17 +1,13 @@
 import atexit
-import sys
 from collections import defaultdict
 from functools import wraps
-from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
-sys.path.insert(0, f"{workflow.basedir}/src")
 from dreamtune.workflow import containers, launch
 from dreamtune.workflow.canvases import warnings_of_finished
 from dreamtune.config import Config, parse_config
 from dreamtune.workflow.demand import check_measured, memory_mb, minutes
-from dreamtune.errors import UserError
 from dreamtune.workflow.experiments import make_plan, plan_merge
 from dreamtune.inputs.hub import hub_sources
 from dreamtune.workflow.models import models_from
@@ -20,7 +16,6 @@ from dreamtune.workflow.plan import RESULTS
 from dreamtune.workflow.verdicts import lines_of_finished
 from dreamtune.digests import digest
 
-MAIN = workflow.is_main_process and not any(argument.startswith("--report") for argument in sys.argv)
 IMAGE = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 
 try:
@@ -75,25 +70,39 @@ ENVIRONMENT = containers.ENVIRONMENT if IMAGE else launch.own_environment()
 shell.prefix(f"set -euo pipefail; {ENVIRONMENT}; export PYTHONUNBUFFERED=1; ")
 
 
+LOCAL = workflow.resource_settings.nodes is None  # jobs run on this machine, and are not submitted to others
+if MAIN and LOCAL and (missing := start.missing_gpu(PLAN.todo({stage for stage, _ in PLAN}))):
+    print(f"dreamtune: warning: {missing}", file=sys.stderr)  # it may not be asked for the jobs that need one
+
+
+def begin():
+    """Check the run, and freeze the plan: stop before the first job with one line if something is wrong."""
+    try:
+        check_run()
+        PLAN.freeze()
+    except UserError as error:
+        sys.exit(f"dreamtune: {error}")
+
+
 def check_run():
-    """Stop before the first job if the image is missing, a file that decides on a job's resources is damaged, or a
-    training takes more GPUs than the run offers.
+    """Raise a UserError if the image is missing, a file that decides on a job's resources is damaged, a training takes
+    more GPUs than the run offers, or there is none.
 
     Warn of canvases that training does not show, where the shards are finished: prepare_shards warns while it makes them.
     """
     STARTED.append(True)
-    jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "train_adapter"]
-    trainings = [PLAN["train_adapter", job.wildcards.version] for job in jobs]
+    jobs = [job for job in workflow.dag.needrun_jobs() if "version" in job.wildcards.keys()]
+    trainings = [PLAN[job.rule.name, job.wildcards.version] for job in jobs if job.rule.name == "train_adapter"]
     offered = workflow.global_resources.get("gpu").value
-    try:
-        if IMAGE:
-            containers.require(SIF, launch.most_nodes(PLAN.values()))
-        launch.check_gpus(trainings, offered)
-        check_measured(trainings)
-        for warning in warnings_of_finished(PLAN):
-            print(f"dreamtune: warning: {warning}", file=sys.stderr)
-    except UserError as error:
-        sys.exit(f"dreamtune: {error}")
+    if IMAGE:
+        containers.require(SIF, launch.most_nodes(PLAN.values()))
+    launch.check_gpus(trainings, offered)
+    check_measured(trainings)
+    wanted = [PLAN[job.rule.name.removesuffix("_part"), job.wildcards.version] for job in jobs]
+    if LOCAL and (missing := start.missing_gpu(wanted)):
+        raise UserError(missing)
+    for warning in warnings_of_finished(PLAN):
+        print(f"dreamtune: warning: {warning}", file=sys.stderr)
 
 
 def print_verdicts():

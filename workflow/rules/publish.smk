@@ -8,7 +8,8 @@ rule publish:  # local, because only the driver has the plan: on a node the conf
     localrule: True
     params:
         links=lambda w: LINKS[w.experiment],
+        configuration=start.named(GIVEN),
     message:
         "Point results/latest/{wildcards.experiment} at its newest results"
     shell:
-        "python3 workflow/scripts/publish.py --out {output} {params.links} 2>&1 | tee {log}"
+        "python3 workflow/scripts/publish.py --out {output} --configuration {params.configuration:q} {params.links} 2>&1 | tee {log}"

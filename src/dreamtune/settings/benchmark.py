@@ -6,7 +6,9 @@ from dreamtune.settings.base import NAME, Section, UserPath, result, runtime
 class Benchmark(Section):
     """Parquet files with a question and an answer column, which are answered and graded like the test split."""
 
-    name: str = result(..., "short name, used in paths and in the report", pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=NAME)
+    name: str = result(
+        ..., "short name, used in paths and in the report", pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=NAME
+    )
     files: list[UserPath] = runtime(
         ...,
         "parquet files or globs, or hf://datasets/OWNER/NAME@REVISION/PATH.parquet with a 40-digit revision",

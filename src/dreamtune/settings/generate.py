@@ -20,7 +20,10 @@ class Decoding(Section):
     )
     steps: int | None = result(None, "denoising steps per answer; null takes one step per new token", ge=1, le=LONG)
     block_length: int | None = result(
-        None, "positions per block; blocks are finished one after the other, from the left; null makes one block", ge=1, le=LONG
+        None,
+        "positions per block; blocks are finished one after the other, from the left; null makes one block",
+        ge=1,
+        le=LONG,
     )
     lookahead: int | None = result(
         None,
@@ -64,10 +67,14 @@ class GenerateConfig(Decoding):
     top_k: int | None = result(None, "sample among this many of the likeliest tokens; null among all", ge=1, le=LONG)
     samples: int = result(1, "answers per question", ge=1, le=10_000)
     seed: int = result(0, "seed of the sampling noise", **SEED)
-    max_prompts: int | None = result(None, "answer only this many questions, the first ones; null answers all", ge=1, le=MANY)
+    max_prompts: int | None = result(
+        None, "answer only this many questions, the first ones; null answers all", ge=1, le=MANY
+    )
     prompts: list[str] = result(list, "your own questions, answered in addition to the test split and never graded")
     batch_size: int = runtime(16, "sequences denoised together; an answer does not depend on it", ge=1, le=100_000)
-    scatter: int = runtime(1, "number of jobs that answer the questions side by side, each a part of them", ge=1, le=PARTS)
+    scatter: int = runtime(
+        1, "number of jobs that answer the questions side by side, each a part of them", ge=1, le=PARTS
+    )
 
     @model_validator(mode="after")
     def every_block_has_a_step(self) -> "GenerateConfig":
@@ -98,7 +105,9 @@ class Sampling(Section):
 class Decoder(Decoding):
     """A named generation setting; the fields that it leaves out, and those that it does not have, are `generate`'s."""
 
-    name: str = result(..., "name of the setting in reports and folders", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=NAME)
+    name: str = result(
+        ..., "name of the setting in reports and folders", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=NAME
+    )
 
     def applied_to(self, generate: GenerateConfig) -> GenerateConfig:
         """Return `generate` with the fields that the configuration gives here, and without the user's own prompts.

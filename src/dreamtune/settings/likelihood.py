@@ -16,4 +16,6 @@ class LikelihoodConfig(Section):
         ge=1,
         le=MANY,
     )
-    scatter: int = runtime(1, "number of jobs that measure the test rows side by side, each a part of them", ge=1, le=PARTS)
+    scatter: int = runtime(
+        1, "number of jobs that measure the test rows side by side, each a part of them", ge=1, le=PARTS
+    )

@@ -12,7 +12,9 @@ class Comparison(Section):
         "accuracy", "the measure that decides the verdict: accuracy, or the held-out negative log-likelihood (nll)"
     )
     alpha: Float = result(0.05, "significance level of the two-sided test", gt=0.0, lt=1.0)
-    resamples: int = result(10_000, "random resamples in each bootstrap and each permutation test", ge=100, le=10_000_000)
+    resamples: int = result(
+        10_000, "random resamples in each bootstrap and each permutation test", ge=100, le=10_000_000
+    )
     seed: int = result(0, "seed of bootstrap and permutation test", **SEED)
 
 

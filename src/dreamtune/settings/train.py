@@ -82,7 +82,10 @@ class TrainConfig(Section):
         256, "validation rows used: the first ones, under the same masks at every validation; 0 for none", ge=0, le=MANY
     )
     gpus: int = runtime(
-        1, "GPUs per node, one process each (on the CPU: processes); they share the documents of every step", ge=1, le=1024
+        1,
+        "GPUs per node, one process each (on the CPU: processes); they share the documents of every step",
+        ge=1,
+        le=1024,
     )
     nodes: int = runtime(1, "nodes, each with that many GPUs; more than one needs SLURM", ge=1, le=10_000)
     micro_batch_tokens: int | None = runtime(
@@ -108,11 +111,17 @@ class TrainConfig(Section):
         None, "whether each decoder layer is compiled by torch.compile; null compiles on a GPU only"
     )
     memory_gib: Float | None = runtime(
-        None, "GPU memory in GiB that a process may take, the model included; null takes all that is free", gt=0.0, le=100_000.0
+        None,
+        "GPU memory in GiB that a process may take, the model included; null takes all that is free",
+        gt=0.0,
+        le=100_000.0,
     )
     log_every: int = runtime(5, "optimiser steps between log lines", ge=1, le=MANY)
     checkpoint_minutes: Float = runtime(
-        10.0, "most minutes between checkpoints; another one is written at the end of each epoch", gt=0.0, le=1_000_000.0
+        10.0,
+        "most minutes between checkpoints; another one is written at the end of each epoch",
+        gt=0.0,
+        le=1_000_000.0,
     )
     checkpoint_steps: int | None = runtime(
         None, "optimiser steps between further checkpoints; null writes none by the step", ge=1, le=MANY

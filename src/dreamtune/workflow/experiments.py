@@ -9,10 +9,12 @@ from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.score import ScoreConfig
 from dreamtune.workflow.canvases import note_canvases
+from dreamtune.workflow.columns import check_columns
 from dreamtune.workflow.models import check_models
 from dreamtune.workflow.plan import Plan
 
 Folders = dict[str, Path]
+READ_FILES = ("prepare_shards", "generate_answers", "audit_contamination")  # the stages that read parquet files
 TAILS = {"max_tail", "long_tail", "long_tail_share", "padding_tokens"}  # what the likelihood takes from `train`
 
 
@@ -23,14 +25,15 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, Folders]]:
         The plan; and for each experiment its version folders, by names such as "full" or "scores/test/greedy/tuned".
 
     Raises:
-        UserError: an input file or a model folder does not exist, an input from the hub is not pinned, or a model that
-            is on this machine cannot be used.
+        UserError: an input file or a model folder does not exist, an input from the hub is not pinned, a model that is on
+            this machine cannot be used, or a parquet file that is still to be read lacks a column.
     """
     check_models(config)
     plan = Plan()
     latest = {name: _plan_experiment(plan.under(e.cluster), name, e) for name, e in config.experiments.items()}
     note_canvases(plan, config, latest)
     plan.digests.save()
+    check_columns(plan.todo(READ_FILES))
     return plan, latest
 
 

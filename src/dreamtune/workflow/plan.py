@@ -4,6 +4,7 @@ A version is the digest of everything that can change a stage's output: settings
 reads. Its folder is results/STAGE/VERSION.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dreamtune.inputs.identity import DIGESTS, FileDigests, identify
 from dreamtune.settings.base import Section
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.workflow.code import ROOT, code_digest
+from dreamtune.workflow.disk import one_line
 from dreamtune.workflow.parts import folder_of, parts_of
 from dreamtune.workflow.verification import read_frozen, sealed, version_of
 
@@ -90,14 +92,19 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         return read_frozen(RESULTS / key[0] / key[1])
 
     def freeze(self) -> None:
-        """Write the specification of each unfinished version to its `config.json`, from which alone a job runs."""
+        """Write the specification of each unfinished version to its `config.json`, from which alone a job runs.
+
+        Raises:
+            UserError: the results cannot be written to, or their disk is full.
+        """
         for (stage, version), spec in self.items():
             folder = RESULTS / stage / version
             path, record = folder / "config.json", sealed(spec)
             if (folder / "manifest.json").exists() or (path.exists() and path.read_bytes() == json_bytes(record)):
                 continue
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(path, record)
+            with one_line(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(path, record)
 
     def inputs_of(self, stage: str, version: str) -> dict[str, str]:
         """Return the manifests of the versions that a job reads or waits for, by name."""
@@ -112,3 +119,7 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
     def unfinished(self, of: str) -> list[str]:
         """Return the versions of the stage `of` that have no manifest."""
         return [v for stage, v in self if stage == of and not (RESULTS / stage / v / "manifest.json").exists()]
+
+    def todo(self, stages: Collection[str]) -> list[dict[str, Any]]:
+        """Return the specifications of the unfinished versions of these stages."""
+        return [self[stage, version] for stage in stages for version in self.unfinished(stage)]

@@ -1,25 +1,31 @@
 """Publish an experiment: links in `results/latest/EXPERIMENT` to its newest versions, at paths that do not change."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from dreamtune.errors import UserError
-from dreamtune.files import replace_with, write_json
+from dreamtune.files import read_json, replace_with, write_json
 from dreamtune.report.index import render_index
 from dreamtune.workflow.verification import read_manifest, verify
 
 PUBLISHED = ("report.html", "summary.json")  # files of the report that are linked beside the versions
 
 
-def publish(marker: Path, links: dict[str, str]) -> None:
+def publish(marker: Path, links: dict[str, str], configuration: str = "") -> str | None:
     """Point the links beside `marker` at an experiment's versions, list it in the index, and write the marker last.
 
     Each link is replaced atomically; links that are not among `links` are removed. The markers of earlier publications
     are removed first, so that after a crash no marker stands for links that it does not describe.
 
     Args:
-        marker: file whose existence says that these links were published.
+        marker: file whose existence says that these links were published, and whose content by which configuration.
         links: version folders by the links' names; "report" must be one of them.
+        configuration: the configuration's files, as they were given to Snakemake.
+
+    Returns:
+        One line if another configuration published an experiment of this name, whose results are now replaced in these
+        links; None otherwise.
 
     Raises:
         UserError: a version is not finished, or the report is not what its manifest says; then nothing is changed.
@@ -29,6 +35,7 @@ def publish(marker: Path, links: dict[str, str]) -> None:
     verify(Path(links["report"]))
     folder = marker.parent
     folder.mkdir(parents=True, exist_ok=True)
+    replaced = _replaced(folder, links, configuration)
     for old in folder.glob(".published-*"):
         if not old.name.startswith(marker.name):
             old.unlink(missing_ok=True)
@@ -41,7 +48,22 @@ def publish(marker: Path, links: dict[str, str]) -> None:
             path.unlink(missing_ok=True)
     write_json(folder / "versions.json", links)
     write_index(folder.parent)
-    _write(marker, "")
+    write_json(marker, {"configuration": configuration})
+    return replaced
+
+
+def _replaced(folder: Path, links: dict[str, str], configuration: str) -> str | None:
+    """Return the line of `publish` on an experiment that another configuration published in `folder`."""
+    markers = [path for path in folder.glob(".published-*") if path.suffix != ".log"]
+    with suppress(OSError, ValueError):  # markers of earlier releases are empty
+        before = {read_json(path)["configuration"] for path in markers} - {configuration, ""}
+        if before:
+            return (
+                f"{folder} showed the experiment {folder.name} of {before.pop()} "
+                f"({read_json(folder / 'versions.json')['report']}), and now shows that of {configuration} "
+                f"({links['report']}); to see both side by side, give one another name under `experiments`"
+            )
+    return None
 
 
 def write_index(latest: Path) -> None:

@@ -28,6 +28,7 @@ from dreamtune.interruption import Interrupted
 from dreamtune.part import Part
 from dreamtune.settings.base import Section
 from dreamtune.workflow.code import code_digest
+from dreamtune.workflow.disk import disk_problem, one_line
 from dreamtune.workflow.parts import PARTS, combined_record, folder_of, parts_of, read_part
 from dreamtune.workflow.provenance import provenance
 from dreamtune.workflow.scratch import private_folder, scratch_folder
@@ -121,10 +122,12 @@ class Stage:
         try:
             self._check_inputs(list(self.spec["inputs"]))
             scratch = scratch_folder()
+            with one_line(self.folder):
+                self.beside = private_folder(self.folder, ".out-")
+            with one_line(scratch or self.folder):
+                self.out = private_folder(scratch, f"dreamtune-{os.getuid()}-") if scratch else self.beside
         except UserError as error:
             self._stop(error)
-        self.beside = private_folder(self.folder, ".out-")
-        self.out = private_folder(scratch, f"dreamtune-{os.getuid()}-") if scratch else self.beside
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -135,8 +138,13 @@ class Stage:
                 self._write_manifest(self._publish())
                 if not self.part:  # the version now holds all that its parts hold
                     shutil.rmtree(self.folder / PARTS, ignore_errors=True)
+            error = error and (disk_problem(error, self.folder) or error)
         except UserError as changed:
             error = changed
+        except Exception as failed:
+            error = disk_problem(failed, self.folder)
+            if error is None:
+                raise
         finally:
             for folder in {self.out, self.beside}:
                 shutil.rmtree(folder, ignore_errors=True)

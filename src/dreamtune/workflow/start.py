@@ -1,0 +1,117 @@
+"""What is checked when `snakemake` starts, besides the configuration's content: folder, files, targets, GPU. Torch-free.
+
+Snakemake parses the Snakefile in a dry run too, so what is found here is said by `snakemake -n`.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dreamtune.config_file import read_file
+from dreamtune.errors import UserError
+from dreamtune.workflow.plan import RESULTS
+
+OUTPUT = re.compile(r"(\./)?results/\w+/[0-9a-f]{12}/(manifest\.json|report\.html|summary\.json)")
+# Files that exist where there is a driver of a GPU: NVIDIA, NVIDIA in WSL, AMD.
+DRIVERS = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/dev/kfd")
+
+
+def check_place(root: Path) -> None:
+    """Check that Snakemake works in the project's folder, to which the paths of scripts and results are relative.
+
+    Args:
+        root: folder of the Snakefile.
+
+    Raises:
+        UserError: it works in another folder, because of --snakefile or --directory.
+    """
+    if Path.cwd().resolve() != root.resolve():
+        raise UserError(
+            f"snakemake works in {Path.cwd()}, and its Snakefile lies in {root}; call it there, without --directory: "
+            f"cd {root} && snakemake … (results and paths of the configuration are relative to that folder)"
+        )
+
+
+def check_files(files: Iterable[str | Path]) -> None:
+    """Check the text of each configuration file that Snakemake has loaded; see `dreamtune.config_file`.
+
+    Raises:
+        UserError: a key is given twice, or a number is not read as it is written; or the file is a result, because
+            a target that stands behind --configfile is taken for a configuration.
+    """
+    for path in map(_short, files):
+        if path.parts[0] == RESULTS.name:
+            raise UserError(
+                f"{path} stands behind --configfile, which takes all that follows it for configurations; name targets "
+                "before it: snakemake TARGET --configfile FILE"
+            )
+        read_file(path)
+
+
+def named(files: Iterable[str | Path]) -> str:
+    """Return the names of the configuration's files in one text, relative to the work folder where they lie in it."""
+    return " ".join(str(_short(file)) for file in files)
+
+
+def _short(file: str | Path) -> Path:
+    return Path(file).relative_to(Path.cwd()) if Path(file).is_relative_to(Path.cwd()) else Path(file)
+
+
+def finished_targets(arguments: Sequence[str]) -> list[str]:
+    """Return those of Snakemake's arguments that are outputs of finished versions, which no rule makes again."""
+    outputs = [a for a in arguments if OUTPUT.fullmatch(a) and Path(a).exists()]
+    return [a for a in outputs if (Path(a).parent / "manifest.json").exists()]
+
+
+def stop_at_finished(arguments: Sequence[str], targets: Iterable[str]) -> None:
+    """End the process with one line if targets are finished: with status 0 if all of them are, else with 1.
+
+    Args:
+        arguments: Snakemake's arguments.
+        targets: those of them that are targets.
+    """
+    finished = finished_targets(arguments)
+    if rest := [target for target in targets if target not in finished]:
+        sys.exit(f"dreamtune: {finished[0]} is finished already; leave it out, and name only {' '.join(rest)}")
+    print(
+        f"dreamtune: {finished[0]} is finished, nothing to be done; to make it again, delete {Path(finished[0]).parent}",
+        file=sys.stderr,
+    )
+    sys.exit(0)
+
+
+def has_gpu() -> bool:
+    """Return whether this machine has a GPU that jobs may use, by its driver's files and CUDA_VISIBLE_DEVICES."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not hidden and any(Path(driver).exists() for driver in DRIVERS)
+
+
+def gpu_setting(spec: Mapping[str, Any]) -> str | None:
+    """Return the setting for which a version's job needs a GPU; None if it also runs on a CPU.
+
+    >>> gpu_setting({"stage": "merge_adapter", "settings": {}, "runtime": {"model": {"device": "cuda"}}})
+    'model.device is cuda'
+    """
+    device = spec["runtime"].get("model", {}).get("device", "cpu")
+    if spec["stage"] == "prepare_shards" or device == "cpu":  # the first reads the model's tokenizer alone
+        return None
+    if device == "cuda":
+        return "model.device is cuda"
+    if memory := spec["runtime"].get("train", {}).get("memory_gib"):
+        return f"train.memory_gib is {memory:g}, as in a preset for a GPU"
+    paged = spec["settings"].get("train", {}).get("optimizer") == "paged_adamw_8bit"
+    return "train.optimizer is paged_adamw_8bit" if paged else None
+
+
+def missing_gpu(specs: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return one line if jobs of these versions need a GPU and this machine has none; None otherwise."""
+    settings = list(dict.fromkeys(filter(None, map(gpu_setting, specs))))
+    if not settings or has_gpu():
+        return None
+    return (
+        f"{settings[0]}, and this machine has no GPU; leave that out (model.device: cpu runs everything on the CPU), or "
+        "run on a machine with one, or through --workflow-profile profiles/slurm"
+    )
