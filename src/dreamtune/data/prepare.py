@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from dreamtune.canvas import Canvas, compare_canvases
 from dreamtune.contamination.benchmark import BenchmarkOverlap
@@ -42,7 +41,7 @@ from dreamtune.data.encode import EncodedRows, check_template, columns_of, encod
 from dreamtune.data.giveaways import Giveaways
 from dreamtune.data.heldout import Findings, heldout_contamination
 from dreamtune.data.parts import read_parts, write_part
-from dreamtune.data.shard_writer import ShardWriter
+from dreamtune.data.shard_writer import LengthsWriter, ShardWriter
 from dreamtune.data.survey import NO_SPLIT, SPLIT_NAMES, TEST, TRAIN, Survey, survey_questions
 from dreamtune.data.tables import LENGTHS, lengths_table, shard_table
 from dreamtune.data.tokenizer import Tokenizer, load_tokenizer
@@ -137,7 +136,7 @@ class _SecondPass:
     ) -> None:
         self.data, self.tokenizer, self.survey, self.against = data, tokenizer, survey, against
         self.writers = {name: ShardWriter(out, name, data.rows_per_shard) for name in SPLIT_NAMES if name}
-        self.lengths = pq.ParquetWriter(out / LENGTHS_FILE, LENGTHS)
+        self.lengths = LengthsWriter(out / LENGTHS_FILE, LENGTHS)
         self.overlap, self.copies, self.giveaways = RowOverlap(survey.heldout), copies, Giveaways()
         self.clusters = ClusterKeys(survey.clusters, len(self.writers))
         self.dropped: Counter[str] = Counter()
@@ -167,7 +166,7 @@ class _SecondPass:
                 keys = self.clusters.of(number, ids[chosen])
                 table = shard_table(rows, outcome, chosen, ids, keys, self.tokenizer.end_id, from_start)
                 self.writers[name].write(table)
-        self.lengths.write_table(lengths_table(rows, outcome, ids, splits, dropped))
+        self.lengths.write(lengths_table(rows, outcome, ids, splits, dropped))
         self.dropped.update(dropped[~kept].tolist())
         self.row += len(ids)
         self.unknown += rows.unknown
