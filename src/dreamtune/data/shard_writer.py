@@ -24,11 +24,14 @@ class Regrouped:
         self.rows += table.num_rows
 
     def take(self, rows: int) -> pa.Table:
-        """Remove and return the first `rows` rows, as a table of one chunk."""
+        """Remove and return the first `rows` rows, as a table of one chunk.
+
+        They are copied: a slice of packed booleans would be written with the bits behind it.
+        """
         table = pa.concat_tables(self.tables).combine_chunks()
         self.tables = [table.slice(rows)]
         self.rows -= rows
-        return table.slice(0, rows)
+        return table.take(pa.array(range(rows), pa.int64()))
 
 
 class ShardWriter:

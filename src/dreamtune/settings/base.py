@@ -1,7 +1,9 @@
 """The base class of every section: strict types, no unknown keys, each field marked *result* or *runtime*.
 
 A *result* field can change what a stage writes, so it is hashed into the stage's version. A *runtime* field (threads,
-logging, checkpoint interval, paths) cannot: it is recorded in the version's config.json and never hashed.
+logging, checkpoint interval, paths) cannot: it is recorded in the version's config.json and never hashed. Some decide in
+which order floating-point numbers are added, or which dropout noise a document gets: their description ends in `ROUNDS`,
+and all others change no byte of a result on a CPU (tests/test_runtime_settings.py changes each).
 """
 
 import re
@@ -17,6 +19,7 @@ MANY = 10**9  # rows, steps, tokens of a run
 LONG = 2**20  # tokens of one sequence
 PARTS = 10_000  # jobs that make one version
 NAME = 64  # characters of a name that becomes part of a file's name
+ROUNDS = "; may change the last digits of a result, and what dropout blanks, never what is computed"
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -54,9 +57,13 @@ def result(default: Any, description: str, **limits: Any) -> Any:
     return _field("result", default, description, limits)
 
 
-def runtime(default: Any, description: str, **limits: Any) -> Any:
-    """Declare a field that changes only how the stage runs: it is never hashed."""
-    return _field("runtime", default, description, limits)
+def runtime(default: Any, description: str, *, rounds: bool = False, **limits: Any) -> Any:
+    """Declare a field that changes only how the stage runs: it is never hashed.
+
+    Args:
+        rounds: whether it may change last digits, which the description then says.
+    """
+    return _field("runtime", default, description + (ROUNDS if rounds else ""), limits)
 
 
 def _field(kind: str, default: Any, description: str, limits: dict[str, Any]) -> Any:

@@ -28,4 +28,4 @@ class ModelConfig(Section):
         "bfloat16", "number type of the computation and of all weights that are not quantised"
     )
     device: Literal["auto", "cpu", "cuda"] = runtime("auto", "where the model runs; auto takes a GPU if there is one")
-    threads: int = runtime(0, "CPU threads that torch uses; 0 leaves the number to torch", ge=0, le=4096)
+    threads: int = runtime(0, "CPU threads that torch uses; 0 leaves the number to torch", rounds=True, ge=0, le=4096)

@@ -84,14 +84,16 @@ class TrainConfig(Section):
     gpus: int = runtime(
         1,
         "GPUs per node, one process each (on the CPU: processes); they share the documents of every step",
+        rounds=True,
         ge=1,
         le=1024,
     )
-    nodes: int = runtime(1, "nodes, each with that many GPUs; more than one needs SLURM", ge=1, le=10_000)
+    nodes: int = runtime(1, "nodes, each with that many GPUs; more than one needs SLURM", rounds=True, ge=1, le=10_000)
     micro_batch_tokens: int | None = runtime(
         None,
         "tokens of one micro-batch; the gradients of a step's micro-batches are accumulated, so the loss does not "
         "depend on it; null chooses it by the free memory",
+        rounds=True,
         ge=1,
         le=MANY,
     )
@@ -99,6 +101,7 @@ class TrainConfig(Section):
         None,
         "decoder layers with activation checkpointing: they recompute their activations in the backward pass, which "
         "saves memory and costs time; 0 is none; null chooses it by the free memory",
+        rounds=True,
         ge=0,
         le=100_000,
     )
@@ -106,9 +109,10 @@ class TrainConfig(Section):
         "auto",
         "how 4-bit weights are held: packed, or dequantised once into the same numbers (faster, about four times the "
         "memory); auto chooses by the free memory",
+        rounds=True,
     )
     compile: bool | None = runtime(
-        None, "whether each decoder layer is compiled by torch.compile; null compiles on a GPU only"
+        None, "whether each decoder layer is compiled by torch.compile; null compiles on a GPU only", rounds=True
     )
     memory_gib: Float | None = runtime(
         None,

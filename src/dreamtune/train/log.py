@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-ENDS = 5  # log lines averaged for the first and the last loss
+ENDS = 25  # most steps averaged for the first and the last loss; half of the run's, if it has fewer than 50
 
 
 class Events(Protocol):
@@ -36,6 +36,7 @@ class History:
     lines: list[dict[str, Any]] = field(default_factory=list)  # of train_log.jsonl
     pending: list[dict[str, float]] = field(default_factory=list)  # steps since the last line; the next has their means
     resumed_from: list[int] = field(default_factory=list)  # steps of the checkpoints from which the run went on
+    losses: list[float] = field(default_factory=list)  # of each step
     grad_norms: list[float] = field(default_factory=list)  # of each step, before clipping
     gradients: dict[str, float] = field(default_factory=dict)  # the largest gradient norm of each trained weight
 
@@ -75,6 +76,7 @@ class History:
         """
         self.tail_tokens, self.cut_documents = self.tail_tokens + tail_tokens, self.cut_documents + cut_documents
         self.step, self.tokens, self.wall_s = step, self.tokens + tokens, self.wall_s + wall_s
+        self.losses.append(loss)
         self.grad_norms.append(grad_norm)
         self.gradients |= {name: max(norm, self.gradients.get(name, 0.0)) for name, norm in gradients.items()}
         if warm:
@@ -114,11 +116,15 @@ class History:
         return line
 
     def summary(self) -> dict[str, Any]:
-        """Return the totals for training.json. first_loss and last_loss average up to five log lines at each end."""
-        losses = [line["loss"] for line in self.lines if "loss" in line]
+        """Return the totals for training.json.
+
+        first_loss and last_loss are means over the first and the last steps, as many as `ENDS` says, however often the
+        run was logged.
+        """
+        ends = max(1, min(ENDS, len(self.losses) // 2))
         return {
-            "first_loss": _mean(losses[:ENDS]),
-            "last_loss": _mean(losses[-ENDS:]),
+            "first_loss": _mean(self.losses[:ends]),
+            "last_loss": _mean(self.losses[-ends:]),
             "steps": self.step,
             "tokens": self.tokens,
             "tail_tokens": self.tail_tokens,
