@@ -91,6 +91,15 @@ def test_of_many_formats_the_shards_alone_are_fetched(hub: FakeHub, tmp_path: Pa
     assert sorted(hub.gets) == ["config.json", *SHARDS, "model.safetensors.index.json"]
 
 
+def test_the_columns_of_a_data_file_are_checked_as_soon_as_it_is_there(hub: FakeHub, tmp_path: Path) -> None:
+    columns = ["--column", ROWS, "question", "--column", ROWS, "answer", "--column", "hf://another", "x"]
+    call = command("--out", str(tmp_path / "marker"), ROWS, *columns)
+    done = subprocess.run(call, env=environment(hub, tmp_path), capture_output=True, text=True)
+    assert done.returncode == 1 and not (tmp_path / "marker").exists()
+    [line] = done.stderr.splitlines()
+    assert line.startswith("download: ") and "rows.parquet has no column 'answer'" in line
+
+
 @pytest.mark.parametrize(
     ("source", "variables", "expected"),
     [

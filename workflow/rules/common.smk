@@ -6,6 +6,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from dreamtune.workflow import containers, launch
 from dreamtune.workflow.canvases import warnings_of_finished
+from dreamtune.workflow.columns import hub_columns
 from dreamtune.config import Config, parse_config
 from dreamtune.workflow.demand import check_measured, memory_mb, minutes
 from dreamtune.workflow.experiments import make_plan, plan_merge
@@ -35,7 +36,13 @@ LAYOUT = 2  # of results/latest; raise it to publish all experiments again
 MARKERS = {name: f"results/latest/{name}/.published-{digest([LAYOUT, links])}" for name, links in LINKS.items()}
 
 
+HUB_COLUMNS = hub_columns(PLAN.values())
 SOURCES = {digest(source): source for spec in PLAN.values() for source in hub_sources(spec["inputs"])}
+
+
+def columns_of(sources):
+    """Return the options by which download.py checks the columns of these sources."""
+    return [word for file, name in HUB_COLUMNS if file in sources for word in ("--column", file, name)]
 
 
 def one_of(names):

@@ -8,10 +8,12 @@ rule download_source:  # runs before the jobs that read the source; its marker i
     params:
         source=lambda w: SOURCES[w.source],
         models=lambda w: models_from(CONFIG, SOURCES[w.source]),
+        columns=lambda w: columns_of([SOURCES[w.source]]),
     message:
         "Fetch {params.source} from the hub"
     shell:
-        "python3 workflow/scripts/download.py --out {output} {params.source:q} --models {params.models:q} 2>&1 | tee {log}"
+        "python3 workflow/scripts/download.py --out {output} {params.source:q} {params.columns:q}"
+        " --models {params.models:q} 2>&1 | tee {log}"
 
 
 rule download:  # only on request; fetches all sources, also those that finished jobs have read
@@ -21,7 +23,9 @@ rule download:  # only on request; fetches all sources, also those that finished
     params:
         sources=list(SOURCES.values()),
         models=[model for source in SOURCES.values() for model in models_from(CONFIG, source)],
+        columns=columns_of(SOURCES.values()),
     message:
         "Fetch all models and data files that the configuration takes from the hub"
     shell:
-        "python3 workflow/scripts/download.py {params.sources:q} --models {params.models:q} 2>&1 | tee {log}"
+        "python3 workflow/scripts/download.py {params.sources:q} {params.columns:q} --models {params.models:q}"
+        " 2>&1 | tee {log}"

@@ -22,6 +22,14 @@ from dreamtune.inputs.download import download
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="empty file to write when all sources are in the cache")
+    parser.add_argument(
+        "--column",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("SOURCE", "NAME"),
+        help="column that a file must have",
+    )
     parser.add_argument("sources", nargs="*", help="OWNER/NAME@REVISION, or hf://datasets/OWNER/NAME@REVISION/PATH")
     parser.add_argument(
         "--models",
@@ -33,7 +41,8 @@ if __name__ == "__main__":
     )
     arguments = parser.parse_args()
     try:
-        download(arguments.sources, partial(print, flush=True), arguments.models)
+        columns = list(map(tuple, arguments.column))
+        download(arguments.sources, partial(print, flush=True), arguments.models, columns)
         if arguments.out:
             arguments.out.touch()
     except UserError as error:

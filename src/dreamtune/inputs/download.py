@@ -7,7 +7,7 @@ begins with the file that was being fetched.
 import errno
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,14 @@ from dreamtune.inputs.hub import (
     TEXTS,
     cache,
     cached_file,
+    data_file,
     listed_files,
     missing_files,
     model_folder,
     pinned_file,
 )
 from dreamtune.inputs.model_check import check_model
+from dreamtune.inputs.parquet_rows import open_rows
 from dreamtune.inputs.weight_files import MODEL_WEIGHTS, PICKLES
 
 T = TypeVar("T")
@@ -39,7 +41,10 @@ CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ERO
 
 
 def download(
-    sources: Sequence[str], say: Callable[[str], None] = print, models: Sequence[Mapping[str, Any]] = ()
+    sources: Sequence[str],
+    say: Callable[[str], None] = print,
+    models: Sequence[Mapping[str, Any]] = (),
+    columns: Iterable[tuple[str, str]] = (),
 ) -> int:
     """Fetch each source that the cache does not hold; return the number of bytes fetched.
 
@@ -48,10 +53,11 @@ def download(
         say: called with each line of progress.
         models: settings path, revision, family and mask_token of models among the sources, which are checked as soon
             as they are fetched.
+        columns: data files' addresses, each with the name of a column that it must have.
 
     Raises:
-        UserError: there is no such repository, revision or file, it may not be read, the hub cannot be reached, or a
-            model cannot be used.
+        UserError: there is no such repository, revision or file, it may not be read, the hub cannot be reached, a model
+            cannot be used, or a data file lacks a column.
     """
     if not sys.stderr.isatty():  # else a log would hold every state of the bars, beside the lines below
         disable_progress_bars()
@@ -65,6 +71,8 @@ def download(
             if source == f"{model['path']}@{model['revision']}":
                 check_model(model_folder(model["path"], model["revision"]), model["family"], model["mask_token"])
         fetched += size
+        if wanted := [name for file, name in columns if file == source]:
+            open_rows([data_file(source)], wanted, batch_rows=1)
     say(f"everything is in {cache()}" if sources else "this configuration takes nothing from the hub")
     return fetched
 
