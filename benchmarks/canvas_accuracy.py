@@ -5,7 +5,7 @@ the demo's lookahead and once with the whole canvas in view, as it was shown bef
 of JSON for each: correct answers, early ends, the paired change against the first limit with its 95 % interval, and
 what is warned of before training.
 
-usage   make demo; PYTHONPATH=src python benchmarks/canvas_accuracy.py --demo results/latest/demo --check
+usage   make demo; python benchmarks/canvas_accuracy.py --demo results/latest/demo --check
 """
 
 import argparse
@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import _src  # noqa: F401, puts src on the path
 import polars as pl
 
 from dreamtune.canvas import Canvas, canvas_warnings

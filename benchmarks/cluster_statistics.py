@@ -1,6 +1,6 @@
 """How often the verdict is right where questions are similar to each other, and where the NLL's changes are skewed.
 
-    PYTHONPATH=src python benchmarks/cluster_statistics.py
+    python benchmarks/cluster_statistics.py
 
 Every figure but those of the first table, which compares tests that could have been chosen, passes through
 `compare_scores` or `compare_nll`, and `decide`, as the report's do. Prints Markdown tables, each share with its
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import _src  # noqa: F401, puts src on the path
 import numpy as np
 import polars as pl
 from scipy.stats import t as student

@@ -1,6 +1,6 @@
 r"""The first grade of a fresh process, beside busy neighbours: is it right, and how long does it take?
 
-    PYTHONPATH=src python benchmarks/cold_grade.py [--processes 10] [--busy 12]
+    python benchmarks/cold_grade.py [--processes 10] [--busy 12]
 
 All processes are started at once, and each grades `(x+1)^2` against `x^2+2x+1` with a limit of one second. Prints its
 grade, its wall seconds and its CPU seconds; fails unless every grade is right. The busy processes end with the
@@ -11,6 +11,8 @@ import argparse
 import json
 import subprocess
 import sys
+
+import _src  # noqa: F401, puts src on the path
 
 BUSY = "while True: pass"
 GRADE = """
@@ -41,7 +43,7 @@ def main(processes: int, busy: int) -> bool:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=10)
-    parser.add_argument("--busy", type=int, default=12)
+    parser.add_argument("--processes", type=int, default=10, help="processes that grade, all at once")
+    parser.add_argument("--busy", type=int, default=12, help="busy processes beside them")
     arguments = parser.parse_args()
     sys.exit(0 if main(arguments.processes, arguments.busy) else 1)

@@ -3,7 +3,7 @@
 Both sides of each model run after each other in one process, on the demo's number of threads; the ratio is of the
 seconds that generation.json counts, base and tuned together. Answers are graded as the demo grades them.
 
-usage   make demo; PYTHONPATH=src python benchmarks/demo_generation.py --demo results/latest/demo --check
+usage   make demo; python benchmarks/demo_generation.py --demo results/latest/demo --check
 """
 
 import argparse
@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import _src  # noqa: F401, puts src on the path
 import polars as pl
 
 from dreamtune.config import load_config

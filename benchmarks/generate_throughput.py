@@ -11,8 +11,8 @@
 Random weights say nothing about quality. The end token's row of the head is zero, so that no answer ends early; every
 run must make all its tokens. With --check the exit status is 1 where a ratio falls below its floor.
 
-usage   PYTHONPATH=src python benchmarks/generate_throughput.py --work /tmp/throughput --check
-        PYTHONPATH=src python benchmarks/generate_throughput.py --work /tmp/throughput --toy      on a CPU, in seconds
+usage   python benchmarks/generate_throughput.py --work /tmp/throughput --check
+        python benchmarks/generate_throughput.py --work /tmp/throughput --toy      on a CPU, in seconds
 """
 
 import argparse
@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import _src  # noqa: F401, puts src on the path
 import numpy as np
 import torch
 from seven_b_shape import END, MASK, TOY, report, write_checkpoint

@@ -1,7 +1,7 @@
 """Does decoding several tokens at a time, from cached keys and values, cost accuracy? And how much does it save?
 
-    PYTHONPATH=src python benchmarks/generation_accuracy.py --work /tmp/generation [--check]
-    PYTHONPATH=src python benchmarks/generation_accuracy.py --work /tmp/generation --check --device cuda \\
+    python benchmarks/generation_accuracy.py --work /tmp/generation [--check]
+    python benchmarks/generation_accuracy.py --work /tmp/generation --check --device cuda \\
         --batch-size 1024 --adapter FOLDER                      # answer elsewhere with what the first has trained
 
 Fine-tunes the embedded model on made-up problems as the workflow does, and answers held-out questions under each of
@@ -33,6 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _src  # noqa: F401, puts src on the path
 import accuracy_table
 import long_problems
 import long_sums
@@ -113,7 +114,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=64, help="rank of the adapter")
     parser.add_argument("--learning-rate", type=float, default=4e-3, help="peak learning rate")
     parser.add_argument("--new-tokens", type=int, default=3 * BLOCK, help="tokens generated per question")
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS), metavar="NAME")
+    parser.add_argument(
+        "--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS), metavar="NAME", help="of them all"
+    )
     parser.add_argument("--setting", default=RECOMMENDED, choices=list(SETTINGS), help="what --check judges")
     parser.add_argument("--check", action="store_true", help="fail where accuracy may be lost")
     parser.add_argument("--real-rows", type=Path, help="parquet file of real rows, such as GSM8K's")

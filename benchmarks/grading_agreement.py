@@ -1,6 +1,6 @@
 r"""Our grading against the published grades of LLaDA-8B-Instruct's answers to GSM8K and MATH-500.
 
-    PYTHONPATH=src python benchmarks/grading_agreement.py FOLDER [--check]
+    python benchmarks/grading_agreement.py FOLDER [--check]
 
 FOLDER holds parquet files with the columns question, completion, ground_truth and published_correct. Prints the
 agreement of every file and over all with Wilson's 95 % interval, and refreshes the tables of docs/grading.md between
@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import _src  # noqa: F401, puts src on the path
 import polars as pl
 
 from dreamtune.evaluate.intervals import wilson

@@ -2,7 +2,7 @@
 
 What counts is anonymous memory (RssAnon), which the machine must have; pages of the files come and go.
 
-usage   PYTHONPATH=src python benchmarks/load_memory.py --work /tmp/six --layers 6
+usage   python benchmarks/load_memory.py --work /tmp/six --layers 6
 """
 
 import argparse
@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import _src  # noqa: F401, puts src on the path
 import torch
 from seven_b_shape import TOY, report, write_checkpoint
 

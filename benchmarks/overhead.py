@@ -24,7 +24,7 @@ MOST = 0.15  # of the local run's wall time
 def main() -> int:
     """Print one line of JSON; with --check return 1 where more than 15 % of the wall time is no stage's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--configfile", default="config/demo.yaml")
+    parser.add_argument("--configfile", default="config/demo.yaml", help="configuration to run")
     parser.add_argument("--work", type=Path, help="new folder for the copy that runs, kept; default: a temporary one")
     parser.add_argument("--check", action="store_true", help="exit with 1 above 15 %% of the wall time")
     parser.add_argument("snakemake", nargs="*", default=["--cores", "1"], help="after --: arguments of snakemake")

@@ -1,6 +1,6 @@
 """How many edited copies of a benchmark's questions are found, and how long 50,000 training rows take to compare.
 
-    PYTHONPATH=src python benchmarks/planted_copies.py --benchmark gsm8k_test.parquet question solution \\
+    python benchmarks/planted_copies.py --benchmark gsm8k_test.parquet question solution \\
         --benchmark math500.parquet problem answer --rows gsm8k_train.parquet question
 
 Each question is edited in several ways, and the edited questions are compared with the original ones as training rows
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import _src  # noqa: F401, puts src on the path
 import numpy as np
 import polars as pl
 
@@ -31,9 +32,10 @@ Edit = Callable[[str, random.Random], str | None]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--benchmark", nargs=3, action="append", required=True, metavar=("FILE", "QUESTION", "ANSWER"))
-    parser.add_argument("--rows", nargs=2, required=True, metavar=("FILE", "QUESTION"))
-    parser.add_argument("--count", type=int, default=50_000)
+    three = ("FILE", "QUESTION", "ANSWER")
+    parser.add_argument("--benchmark", nargs=3, action="append", required=True, metavar=three, help="file and columns")
+    parser.add_argument("--rows", nargs=2, required=True, metavar=("FILE", "QUESTION"), help="rows to make others from")
+    parser.add_argument("--count", type=int, default=50_000, help="rows to make")
     arguments = parser.parse_args()
     for file, question, answer in arguments.benchmark:
         rows = pl.read_parquet(file)

@@ -1,6 +1,6 @@
 """Peak resident memory of prepare_shards, audit on, as the number of rows grows.
 
-    PYTHONPATH=src python benchmarks/prepare_memory.py --data gsm8k_train.parquet --tokenizer FOLDER
+    python benchmarks/prepare_memory.py --data gsm8k_train.parquet --tokenizer FOLDER
 
 Makes one parquet file of --rows rows and one of a quarter of them by repeating --data with a serial number in each
 question (so that no question repeats), prepares both in processes of their own, and prints one line each. Fails if
@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import _src  # noqa: F401, puts src on the path
 import polars as pl
 
 COLUMNS = ("question", "reasoning", "answer")
@@ -24,11 +25,12 @@ COLUMNS = ("question", "reasoning", "answer")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="parquet file whose rows are repeated")
-    parser.add_argument("--columns", nargs=3, default=["question", "gemini_thinking_trajectory", "solution"])
+    columns = ["question", "gemini_thinking_trajectory", "solution"]
+    parser.add_argument("--columns", nargs=3, default=columns, help="of question, reasoning and answer")
     parser.add_argument("--tokenizer", required=True, help="folder of the tokenizer")
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the larger file")
     parser.add_argument("--row-group", type=int, default=None, help="rows of one row group; default: all in one")
-    parser.add_argument("--limit-gib", type=float, default=1.5)
+    parser.add_argument("--limit-gib", type=float, default=1.5, help="most memory at the peak")
     parser.add_argument("--limit-row", type=float, default=128.0, help="bytes of growth per further row")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """The whole workflow on real rows: real Snakemake, the real tokenizer, a small random model in Dream's shape.
 
-    PYTHONPATH=src python benchmarks/real_rows.py --tokenizer FOLDER --data gsm8k_train.parquet s1k.parquet
+    python benchmarks/real_rows.py --tokenizer FOLDER --data gsm8k_train.parquet s1k.parquet
 
 Every parquet file becomes an experiment of its own, with the settings of config/config.yaml except those that a CPU
 cannot pay for (--steps, --prompts, --new-tokens, --draws). Checks that every stage has finished, that every source row
@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import _src  # noqa: F401, puts src on the path
 import polars as pl
 import torch
 import yaml
@@ -41,7 +42,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="parquet files of training rows")
     parser.add_argument("--benchmark", type=Path, help="parquet file that is answered and graded besides")
-    parser.add_argument("--columns", nargs=3, default=["question", "gemini_thinking_trajectory", "solution"])
+    columns = ["question", "gemini_thinking_trajectory", "solution"]
+    parser.add_argument("--columns", nargs=3, default=columns, help="of question, reasoning and answer")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of Dream's tokenizer")
     parser.add_argument("--work", type=Path, help="folder for results, kept; default: a temporary one")
     parser.add_argument("--steps", type=int, default=200, help="optimiser steps of the full run, at most")
@@ -51,7 +53,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=32, help="tokens of an answer")
     parser.add_argument("--draws", type=int, default=2, help="mask draws of the likelihood")
     parser.add_argument("--hidden", type=int, default=32, help="width of the random model")
-    parser.add_argument("--cores", default="2")
+    parser.add_argument("--cores", default="2", help="cores for Snakemake")
     arguments = parser.parse_args()
     if arguments.work:
         return run(arguments, arguments.work)

@@ -3,7 +3,7 @@
 Shows that NF4 QLoRA loads, trains, resumes and generates on a GPU, and with what time and memory. Random weights say
 nothing about quality. Without a GPU it runs on the CPU; --layers 2 makes that bearable.
 
-usage   PYTHONPATH=src python benchmarks/seven_b_shape.py --work /tmp/seven_b
+usage   python benchmarks/seven_b_shape.py --work /tmp/seven_b
 """
 
 import argparse
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import _src  # noqa: F401, puts src on the path
 import numpy as np
 import pyarrow as pa
 import torch

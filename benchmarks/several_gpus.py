@@ -5,7 +5,7 @@ The adapter is QLoRA's on 4-bit weights; all weights are trained in bf16 with fl
 Checkpoints are left out (one of all weights takes 85 GiB on disk), the results are written. Weights are random, so
 nothing is said about quality. One line of JSON per measurement, then the ratios.
 
-usage   PYTHONPATH=src python benchmarks/several_gpus.py --work /tmp/several --gpus 2
+usage   python benchmarks/several_gpus.py --work /tmp/several --gpus 2
         ... --toy                    a small model, on the CPU, in a minute: shows only that the benchmark runs
 """
 
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import _src  # noqa: F401, puts src on the path
 import torch
 from seven_b_shape import IDS, TOY, TOY_IDS, report, timed, write_checkpoint, write_shards
 

@@ -1,6 +1,6 @@
 """Our preparation of real rows against `datasets.map(batched=True)` with the same tokenizer, in one run.
 
-    PYTHONPATH=src python benchmarks/tokenise_speed.py --data gsm8k_train.parquet --tokenizer FOLDER
+    python benchmarks/tokenise_speed.py --data gsm8k_train.parquet --tokenizer FOLDER
 
 All load the tokenizer, read the parquet file and end with Arrow files of tokens on disk:
 
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _src  # noqa: F401, puts src on the path
 import datasets
 import polars as pl
 import pyarrow.compute as pc
@@ -41,10 +42,11 @@ Map = Callable[[Batch], dict[str, list[Any]]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--columns", nargs=3, default=["question", "gemini_thinking_trajectory", "solution"])
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--data", type=Path, required=True, help="parquet file")
+    columns = ["question", "gemini_thinking_trajectory", "solution"]
+    parser.add_argument("--columns", nargs=3, default=columns, help="of question, reasoning and answer")
+    parser.add_argument("--tokenizer", required=True, help="folder of the tokenizer")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each; the best counts")
     parser.add_argument("--repeat", type=int, default=5, help="write the rows so many times, for a steadier figure")
     parser.add_argument("--processes", type=int, default=2, help="also time map with num_proc; 0 leaves it out")
     arguments = parser.parse_args()

@@ -5,7 +5,7 @@ The notebook's recipe is QLoRA as its cells had it: eager attention, one row pad
 embeddings, norms and head in float32, re-entrant checkpointing, and a loss over the whole vocabulary at every position.
 Weights are random, so nothing is said about quality. One line of JSON per measurement, then a table.
 
-usage   PYTHONPATH=src python benchmarks/train_throughput.py --work /tmp/seven_b --check
+usage   python benchmarks/train_throughput.py --work /tmp/seven_b --check
         ... --toy                    a small model, without a GPU, in seconds: shows only that the benchmark runs
 """
 
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import _src  # noqa: F401, puts src on the path
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training

@@ -1,6 +1,6 @@
 """How often the verdict and its intervals are right: coverage, false alarms, power, and the likelihood's variance.
 
-    PYTHONPATH=src python benchmarks/verdict_statistics.py [results/latest/demo]
+    python benchmarks/verdict_statistics.py [results/latest/demo]
 
 Every figure passes through `compare_scores` or `compare_nll`, and `decide`, as the report's do. The real pairs of base
 and tuned are those of a finished experiment's folder, or of tests/fixtures/demo_pairs.csv. Prints Markdown tables, each
@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import _src  # noqa: F401, puts src on the path
 import numpy as np
 import polars as pl
 import torch

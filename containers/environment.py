@@ -210,8 +210,8 @@ def _stop(text: str) -> NoReturn:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["setup", "require", "build"])
-    parser.add_argument("lock", type=lambda name: Path(name).resolve())
+    parser.add_argument("command", choices=["setup", "require", "build"], help="what to do, see above")
+    parser.add_argument("lock", type=lambda name: Path(name).resolve(), help="file of the pinned packages")
     arguments = parser.parse_args()
     try:
         made = {"setup": setup, "require": require, "build": build}[arguments.command](arguments.lock)

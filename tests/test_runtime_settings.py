@@ -148,14 +148,9 @@ def runtime_fields() -> dict[str, str]:
     """Return the description of each runtime setting, by section and name, in the section that declares it."""
     found = {}
     for kind in sections(Section):
-        for name, field in kind.model_fields.items():
-            inherited = any(name in getattr(base, "model_fields", {}) for base in kind.__bases__)
-            extra = field.json_schema_extra
-            if (
-                isinstance(extra, dict)
-                and extra.get("kind") == "runtime"
-                and not (inherited and kind.__name__ != "SmokeOverrides")
-            ):
+        for name in kind.__annotations__.keys() & kind.model_fields.keys():
+            field = kind.model_fields[name]
+            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("kind") == "runtime":
                 found[f"{kind.__name__}.{name}"] = str(field.description)
     return found
 

@@ -1,7 +1,7 @@
 """Read a configuration file, and refuse what YAML would silently read as something else.
 
-YAML 1.1 takes the last of two equal keys, reads `010` as 8 (octal) and `1:30` as 90 (base 60). Snakemake loads the files
-that it is given by itself, so the Snakefile has each of them checked here. Torch-free.
+YAML 1.1 takes the last of two equal keys, reads `010` as 8 (octal) and `1:30` as 90 (base 60). Snakemake loads the
+files that it is given by itself, so the Snakefile has each of them checked here. Torch-free.
 """
 
 import re
@@ -57,8 +57,8 @@ def _check(path: Path, node: yaml.Node | None, name: str, seen: set[int]) -> Non
             if key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode):
                 if key.value in lines:
                     raise UserError(
-                        f"{path}: {inner} is given twice, in line {lines[key.value]} and in line {line}; only one would "
-                        "count, so keep one of them"
+                        f"{path}: {inner} is given twice, in line {lines[key.value]} and in line {line}; only one "
+                        "would count, so keep one of them"
                     )
                 lines[key.value] = line
             _check(path, value, inner, seen)

@@ -13,7 +13,7 @@ from conftest import ROOT
 
 def run(work: Path, *more: str) -> subprocess.CompletedProcess[str]:
     command = [warm.python(), str(ROOT / "benchmarks/generate_throughput.py"), "--work", str(work), "--toy", *more]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import random
 import re
 import subprocess
@@ -135,10 +134,7 @@ def test_answers_the_other_cuts_short_count_as_its_losses_and_short_exact_ones_n
 
 def run_script(*options: str) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
     """Run the benchmark; return how it ended and the lines it reported."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(
-        [warm.python(), str(SCRIPT), *options], env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([warm.python(), str(SCRIPT), *options], capture_output=True, text=True, timeout=300)
     return done, [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 

@@ -1,6 +1,5 @@
 """Our grades against published ones: benchmarks/grading_agreement.py, its document and its judgements."""
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -34,8 +33,7 @@ def test_kinds_of_disagreement(completion: str, reference: str, correct: bool) -
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [warm.python(), str(ROOT / "benchmarks/grading_agreement.py"), *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 @needs_shared

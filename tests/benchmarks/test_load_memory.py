@@ -1,7 +1,6 @@
 """The benchmark of loading runs at toy scale."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +14,7 @@ from conftest import ROOT
 @pytest.mark.slow
 def test_toy_scale(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks/load_memory.py"), "--work", str(tmp_path), "--toy"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert 0 < found["largest_file_gib"] < found["all_files_gib"] and found["peak_above_gib"]["before"] > 0

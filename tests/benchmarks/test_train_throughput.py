@@ -1,7 +1,6 @@
 """The benchmark of training at toy scale: it runs, and measures what it says."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -14,8 +13,7 @@ from conftest import ROOT
 @pytest.mark.slow
 def test_toy_scale(tmp_path: Path) -> None:
     command = [warm.python(), str(ROOT / "benchmarks/train_throughput.py"), "--work", str(tmp_path), "--toy"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     found = {line["what"]: line for line in lines}

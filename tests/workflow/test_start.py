@@ -51,7 +51,7 @@ def test_a_finished_target_is_one_line(
     with pytest.raises(SystemExit) as end:
         start.stop_at_finished(arguments, [OUTPUT])
     assert end.value.code == 0 and capsys.readouterr().err.startswith(f"dreamtune: {OUTPUT} is finished, nothing to be")
-    with pytest.raises(SystemExit, match="is finished already; leave it out, and name only all$"):
+    with pytest.raises(SystemExit, match=r"is finished already; leave it out, and name only all$"):
         start.stop_at_finished(arguments, [OUTPUT, "all"])
 
 

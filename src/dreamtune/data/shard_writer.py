@@ -1,4 +1,4 @@
-"""Writing the rows of `prepare_shards`, in files whose bytes do not depend on how many rows were tokenised at a time."""
+"""Write the rows of `prepare_shards`, in files whose bytes do not depend on how many rows were tokenised at a time."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ GROUP_ROWS = 50_000  # rows of a row group in a parquet file of numbers
 
 
 class Regrouped:
-    """Rows that wait until there are enough of them: they come in tables of any size, and go in tables of a given one."""
+    """Rows that wait until there are enough of them: they come in tables of any size, and go in tables of one size."""
 
     def __init__(self) -> None:
         self.tables: list[pa.Table] = []

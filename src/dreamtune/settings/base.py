@@ -1,9 +1,9 @@
 """The base class of every section: strict types, no unknown keys, each field marked *result* or *runtime*.
 
 A *result* field can change what a stage writes, so it is hashed into the stage's version. A *runtime* field (threads,
-logging, checkpoint interval, paths) cannot: it is recorded in the version's config.json and never hashed. Some decide in
-which order floating-point numbers are added, or which dropout noise a document gets: their description ends in `ROUNDS`,
-and all others change no byte of a result on a CPU (tests/test_runtime_settings.py changes each).
+logging, checkpoint interval, paths) cannot: it is recorded in the version's config.json and never hashed. Some decide
+in which order floating-point numbers are added, or which dropout noise a document gets: their description ends in
+`ROUNDS`, and all others change no byte of a result on a CPU (tests/test_runtime_settings.py changes each).
 """
 
 import re

@@ -1,7 +1,7 @@
 """The columns that planned jobs read from the user's parquet files, checked while the plan is made.
 
-A file's footer alone is read, by pyarrow. Where that is not installed, as for a Snakemake that runs all jobs in an image,
-the jobs themselves check. Files on the hub are checked right after their download (`inputs.download`).
+A file's footer alone is read, by pyarrow. Where that is not installed, as for a Snakemake that runs all jobs in an
+image, the jobs themselves check. Files on the hub are checked right after their download (`inputs.download`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What is checked when `snakemake` starts, besides the configuration's content: folder, files, targets, GPU. Torch-free.
+"""What is checked when `snakemake` starts, besides the configuration: its files, folder, targets, GPU. Torch-free.
 
 Snakemake parses the Snakefile in a dry run too, so what is found here is said by `snakemake -n`.
 """
@@ -76,9 +76,9 @@ def stop_at_finished(arguments: Sequence[str], targets: Iterable[str]) -> None:
     finished = finished_targets(arguments)
     if rest := [target for target in targets if target not in finished]:
         sys.exit(f"dreamtune: {finished[0]} is finished already; leave it out, and name only {' '.join(rest)}")
+    folder = Path(finished[0]).parent
     print(
-        f"dreamtune: {finished[0]} is finished, nothing to be done; to make it again, delete {Path(finished[0]).parent}",
-        file=sys.stderr,
+        f"dreamtune: {finished[0]} is finished, nothing to be done; to make it again, delete {folder}", file=sys.stderr
     )
     sys.exit(0)
 
@@ -112,6 +112,6 @@ def missing_gpu(specs: Iterable[Mapping[str, Any]]) -> str | None:
     if not settings or has_gpu():
         return None
     return (
-        f"{settings[0]}, and this machine has no GPU; leave that out (model.device: cpu runs everything on the CPU), or "
-        "run on a machine with one, or through --workflow-profile profiles/slurm"
+        f"{settings[0]}, and this machine has no GPU; leave that out (model.device: cpu runs everything on the CPU), "
+        "or run on a machine with one, or through --workflow-profile profiles/slurm"
     )
