@@ -64,6 +64,10 @@ def test_a_home_folder_is_that_of_the_user_who_plans(monkeypatch: pytest.MonkeyP
         ({"data": {"files": ["x"], "template": "{question}{resoning}{answer}"}}, "did you mean {reasoning}?"),
         ({"data": {"files": ["x"], "template": "{question} {input}{reasoning}{answer}"}}, "the template has {input}"),
         ({"data": {"files": ["x"], "template": "{question}{ reasoning }{answer}"}}, "did you mean {reasoning}?"),
+        (
+            {"model": {"path": "x", "device": "cpu"}, "train": {"optimizer": "paged_adamw_8bit"}},
+            "experiments.main: train.optimizer paged_adamw_8bit needs a GPU",
+        ),
         ({"train": {"learning_rate": float("inf")}}, "train.learning_rate: input should be less than or equal to 10"),
         ({"train": {"weight_decay": float("nan")}}, "train.weight_decay: input should be"),
         ({"train": {"betas": [2, 3]}}, "train.betas.0: input should be less than 1"),

@@ -138,6 +138,8 @@ class Experiment(Section):
             return f"train.finetuning full trains no {self.model.quantization} weights; set model.quantization to none"
         if self.train.finetuning == "full" and self.train.optimizer != "adamw":
             return "train.finetuning full needs train.optimizer adamw, whose state can be shared out over GPUs"
+        if self.train.optimizer == "paged_adamw_8bit" and self.model.device == "cpu":
+            return "train.optimizer paged_adamw_8bit needs a GPU, and model.device is cpu; set the optimizer to adamw"
         for decoder in self.evaluate.decoders:
             try:
                 decoder.applied_to(self.generate.headline)

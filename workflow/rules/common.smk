@@ -78,7 +78,8 @@ shell.prefix(f"set -euo pipefail; {ENVIRONMENT}; export PYTHONUNBUFFERED=1; ")
 
 
 LOCAL = workflow.resource_settings.nodes is None  # jobs run on this machine, and are not submitted to others
-if MAIN and LOCAL and (missing := start.missing_gpu(PLAN.todo({stage for stage, _ in PLAN}))):
+STAGES = sorted({stage for stage, _ in PLAN} - {"merge_adapter"})  # that the default target makes
+if MAIN and LOCAL and (missing := start.missing_gpu(PLAN.todo(STAGES))):
     print(f"dreamtune: warning: {missing}", file=sys.stderr)  # it may not be asked for the jobs that need one
 
 
