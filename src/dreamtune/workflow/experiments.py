@@ -25,8 +25,8 @@ def make_plan(config: Config) -> tuple[Plan, dict[str, Folders]]:
         The plan; and for each experiment its version folders, by names such as "full" or "scores/test/greedy/tuned".
 
     Raises:
-        UserError: an input file or a model folder does not exist, an input from the hub is not pinned, a model that is on
-            this machine cannot be used, or a parquet file that is still to be read lacks a column.
+        UserError: an input file or a model folder does not exist, an input from the hub is not pinned, a model that is
+            on this machine cannot be used, or a parquet file that is still to be read lacks a column.
     """
     check_models(config)
     plan = Plan()
