@@ -13,7 +13,7 @@ from dreamtune.workflow import start
 from dreamtune.workflow.columns import check_columns, hub_columns
 from dreamtune.workflow.experiments import READ_FILES, make_plan
 from project import MICRO, Project
-from rows import write_tokenizer
+from rows import write_model
 
 OUTPUT = "results/prepare_shards/0123456789ab/manifest.json"
 
@@ -101,7 +101,7 @@ def test_a_driver_on_the_cluster_is_asked_for_no_gpu_and_one_on_this_machine_is(
 @pytest.fixture
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.chdir(tmp_path)
-    (Path(write_tokenizer(tmp_path / "model")) / "model.safetensors").write_bytes(b"weights")
+    write_model(tmp_path / "model")
     pl.DataFrame({"question": ["?"], "reasoning": [""], "answer": ["1"], "list": [[1]]}).write_parquet("rows.parquet")
     return {"model": {"path": "model"}, "data": {"files": ["rows.parquet"]}}
 
