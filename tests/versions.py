@@ -117,6 +117,10 @@ def _contamination(folder: Path, salt: int) -> None:
     pl.DataFrame({"example_id": [salt]}).write_parquet(folder / "questions.parquet")
 
 
+def _references(folder: Path, salt: int) -> None:
+    write_json(folder / "references.json", {"rows": salt, "gradable": 0})
+
+
 def _report(folder: Path, salt: int) -> None:
     (folder / "report.html").write_text(f"<title>{salt}</title>")
     write_json(folder / "summary.json", {"verdict": "improved", "salt": salt})
@@ -129,5 +133,6 @@ CONTENT = {
     "evaluate_likelihood": _likelihood,
     "score_answers": _scores,
     "audit_contamination": _contamination,
+    "audit_references": _references,
     "render_report": _report,
 }

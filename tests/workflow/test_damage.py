@@ -23,18 +23,19 @@ from dreamtune.workflow.stage import Stage
 from versions import write_experiment
 
 SHARDS, TRAIN, ANSWER = "prepare_shards", "train_adapter", "generate_answers"
-LIKELIHOOD, SCORE, AUDIT, REPORT, MERGE = (
+LIKELIHOOD, SCORE, AUDIT, REFERENCES, REPORT, MERGE = (
     "evaluate_likelihood",
     "score_answers",
     "audit_contamination",
+    "audit_references",
     "render_report",
     "merge_adapter",
 )
 READERS = {  # each file that a stage reads of another, and the stages that read it
-    f"{SHARDS}/shards.json": [TRAIN, ANSWER, LIKELIHOOD, AUDIT, MERGE, REPORT],
+    f"{SHARDS}/shards.json": [TRAIN, ANSWER, LIKELIHOOD, AUDIT, REFERENCES, MERGE, REPORT],
     f"{SHARDS}/train/train-00000.arrow": [TRAIN, LIKELIHOOD, AUDIT],
     f"{SHARDS}/validation/validation-00000.arrow": [TRAIN],
-    f"{SHARDS}/test/test-00000.arrow": [ANSWER, LIKELIHOOD, MERGE],
+    f"{SHARDS}/test/test-00000.arrow": [ANSWER, LIKELIHOOD, REFERENCES, MERGE],
     f"{SHARDS}/audit.json": [REPORT],
     f"{SHARDS}/lengths.parquet": [REPORT],
     f"{SHARDS}/questions.parquet": [REPORT],
@@ -52,6 +53,7 @@ READERS = {  # each file that a stage reads of another, and the stages that read
     f"{SCORE}/scores.json": [REPORT],
     f"{AUDIT}/contamination.json": [REPORT],
     f"{AUDIT}/questions.parquet": [REPORT],
+    f"{REFERENCES}/references.json": [REPORT],
 }
 
 
