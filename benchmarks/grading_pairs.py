@@ -1,6 +1,6 @@
 r"""The share of completion and solution pairs whose grade is right, by kind.
 
-    PYTHONPATH=src python benchmarks/grading_pairs.py FILE [--wrong] [--grades OUT] [--busy 10] [--at-least 0.97]
+    python benchmarks/grading_pairs.py FILE [--wrong] [--grades OUT] [--busy 10] [--at-least 0.97]
 
 FILE holds one JSON object per line: `completion`, `solution`, `right` (the grade that the pair deserves) and, if the
 pairs come in kinds, `kind`. `--wrong` prints the pairs that are graded otherwise, with what was compared. `--grades`
@@ -15,6 +15,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import _src  # noqa: F401, puts src on the path
 
 from dreamtune.scoring.extraction import answer_part, extract
 from dreamtune.scoring.references import reference_answer
@@ -60,7 +62,7 @@ def describe(pair: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=Path, help="pairs, one JSON object per line")
     parser.add_argument("--wrong", action="store_true", help="print the pairs that are graded otherwise")
     parser.add_argument("--grades", type=Path, help="file for one grade per line")
     parser.add_argument("--busy", type=int, default=0, help="busy processes beside the grading")

@@ -3,6 +3,7 @@
 usage   python containers/licences.py    in the environment of containers/requirements.lock, as `make licences` does
 """
 
+import argparse
 import csv
 import re
 from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata
@@ -50,6 +51,7 @@ STATED = {
 
 def main() -> None:
     """Write the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with TABLE.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["distribution", "version", "licence"])

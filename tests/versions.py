@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from conftest import FIXTURES, ROOT
 from dreamtune.config import parse_config
 from dreamtune.digests import describe
-from dreamtune.files import write_json
+from dreamtune.files import read_json, write_json
 from dreamtune.workflow.experiments import make_plan, plan_merge
 from dreamtune.workflow.plan import Plan
 from dreamtune.workflow.verification import sealed, version_of
@@ -49,6 +49,15 @@ def finish(folder: Path, spec: Mapping[str, Any], **record: Any) -> None:
     ]
     outputs = {path.relative_to(folder).as_posix(): describe(path) for path in files}
     write_json(folder / "manifest.json", sealed({**spec, "counts": {}, "wall_s": 1.0, **record, "outputs": outputs}))
+
+
+def edit_output(folder: Path, name: str, **values: Any) -> None:
+    """Change values in a JSON file of a finished version, and its manifest with it, as if its stage had written it."""
+    write_json(folder / name, read_json(folder / name) | values)
+    manifest = read_json(folder / "manifest.json")
+    del manifest["digest"]
+    manifest["outputs"][name] = describe(folder / name)
+    write_json(folder / "manifest.json", sealed(manifest))
 
 
 def write_experiment(root: Path) -> Plan:

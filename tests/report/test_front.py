@@ -61,7 +61,7 @@ def test_the_counts_of_canaries_agree_wherever_they_stand(tmp_path: Path, leak: 
     assert ("2 of 4 hard canaries failed" in summary["detail"]) == leak
     rows = re.findall(r'<td class="state">(\w+)</td>.*?<td>(hard|soft)</td>', html)
     assert rows.count(("passed", "hard")) == int(hard[0]) and rows.count(("passed", "soft")) == 3
-    assert set(re.findall(r"\d+ of \d+ passed", render_index(tmp_path))) == {hard, soft}
+    assert set(re.findall(r"\d+ of \d+ passed", render_index(tmp_path, {}))) == {hard, soft}
 
 
 def test_canaries_without_enough_data_are_said_apart() -> None:

@@ -160,7 +160,7 @@ def test_a_running_timer_survives_grading() -> None:
         signal.setitimer(timer, 500)
         try:
             equivalent(r"\frac{1}{7}", f"x+{timer}y+1/7")
-            assert 400 < signal.getitimer(timer)[0] <= 500
+            assert 400 < signal.getitimer(timer)[0] < 500.1  # the kernel rounds up to its tick
         finally:
             signal.setitimer(timer, 0)
     assert signal.signal(signal.SIGPROF, handler) == signal.SIG_IGN

@@ -20,6 +20,7 @@ from dreamtune.errors import UserError
 from dreamtune.train.run import check_gpus
 from dreamtune.workflow import containers
 from project import MICRO, Project
+from versions import edit_output
 
 ONCE = "  learning_rate: 1e-3"  # a line of `train` in the config, for further keys to stand beside
 
@@ -185,8 +186,7 @@ def test_a_users_mistake_is_one_line_from_all_processes(again: Project) -> None:
     again.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
     smoke, full = runs(again)
     begun = plant(again, smoke, full)
-    gate = json.loads((smoke / "gate.json").read_text())
-    (begun.parent / smoke.name / "gate.json").write_text(json.dumps(gate | {"passed": False}))
+    edit_output(begun.parent / smoke.name, "gate.json", passed=False)
     train(again, fails=True)
     [line] = (begun / "job.log").read_text().splitlines()
     assert line.startswith("train_adapter: the smoke run failed its gate")
@@ -201,7 +201,8 @@ def test_more_gpus_than_the_run_offers_are_one_line_before_any_job(tmp_path: Pat
     if torch.cuda.is_available():  # else it would be of no use, and cost a real process for each job
         project.environment["CUDA_VISIBLE_DEVICES"] = ""
     output = project.snakemake("--quiet", "all", fails=True)
-    [line] = [line for line in output.splitlines() if line.startswith("dreamtune: ")]
+    warning, line = [line for line in output.splitlines() if line.startswith("dreamtune: ")]
+    assert warning.startswith("dreamtune: warning: model.device is cuda, and this machine has no GPU")
     assert line == (
         "dreamtune: a training takes 2 GPUs (train.gpus is 2, train.nodes 1) and this run offers gpu=1; "
         "call with --resources gpu=2, or lower train.gpus"
@@ -209,6 +210,7 @@ def test_more_gpus_than_the_run_offers_are_one_line_before_any_job(tmp_path: Pat
     assert "Traceback" not in output and not (project.folder / "results/prepare_shards").exists()
     project.snakemake("--until", "prepare_shards")  # where no training runs, none is in the way
     project.edit("workflow/rules/train.smk", '"trap :', '"echo gpu={resources.gpu}; trap :')
+    project.edit("src/dreamtune/workflow/start.py", "return not hidden and any(", "return True or any(")
     output = project.snakemake("--resources", "gpu=2", "--until", "train_adapter", fails=True)
     assert "gpu=2\n" in output and "train_adapter: model.device is cuda and torch sees no GPU" in output
 

@@ -23,22 +23,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="empty file to write when all sources are in the cache")
     parser.add_argument(
-        "--column",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("SOURCE", "NAME"),
-        help="column that a file must have",
+        "--column", nargs=2, action="append", default=[], metavar=("FILE", "NAME"), help="to be checked"
     )
     parser.add_argument("sources", nargs="*", help="OWNER/NAME@REVISION, or hf://datasets/OWNER/NAME@REVISION/PATH")
-    parser.add_argument(
-        "--models",
-        nargs="*",
-        type=json.loads,
-        default=[],
-        metavar="JSON",
-        help="path, revision, family and mask_token of models among the sources, to be checked once they are there",
-    )
+    parser.add_argument("--models", nargs="*", type=json.loads, default=[], metavar="JSON", help="models to be checked")
     arguments = parser.parse_args()
     try:
         columns = list(map(tuple, arguments.column))
