@@ -19,15 +19,29 @@ TEMPLATE = "so {n} + {m} = {sum}\nTherefore, the final answer is: {sum}"
 
 
 def write_reads(
-    root: Path, questions: int = 100, base: float = 0.12, tuned: float = 0.74, leak: bool = False, samples: int = 1
+    root: Path,
+    questions: int = 100,
+    base: float = 0.12,
+    tuned: float = 0.74,
+    leak: bool = False,
+    samples: int = 1,
+    few_shot: dict[str, float] | None = None,
 ) -> dict[str, Path]:
-    """Write every folder of an experiment; `leak` makes smoke's hard canaries fail. Returns the reads."""
+    """Write every folder of an experiment; return the reads.
+
+    Args:
+        leak: smoke's hard canaries fail.
+        few_shot: by who answered with two worked examples, the share of right answers.
+    """
     reads = {"shards": _shards(root), "smoke": _training(root, "smoke", leak), "full": _training(root, "full", leak)}
     reads["likelihood"] = _likelihood(root, questions)
     for setting, n in {"greedy": 1, "sampled": samples}.items() if samples > 1 else {"greedy": 1}.items():
-        for who, share in {"base": base, "tuned": tuned}.items():
+        worked = (few_shot or {}) if setting == "greedy" else {}
+        for who, share in {"base": base, "tuned": tuned, **worked}.items():
             key = f"test/{setting}/{who}"
             reads[f"answers/{key}"] = write_answers(root, key, questions, share, n)
+            if who in worked:
+                add_examples(reads[f"answers/{key}"])
             reads[f"scores/{key}"] = _folder(root, f"scores/{key}", "score_answers")
             score = ScoreConfig(extractors=["final_answer"])
             score_answers(score, reads[f"answers/{key}"], reads[f"scores/{key}"])
@@ -54,6 +68,13 @@ def write_answers(root: Path, key: str, questions: int, share: float, samples: i
     timing = {"rows": len(rows), "tokens": 20 * len(rows), "seconds": 12.5, "tokens_per_s": 1.6 * len(rows)}
     _json(folder / "generation.json", timing | {"ended": 0.9})
     return folder
+
+
+def add_examples(folder: Path) -> None:
+    """Let generation.json say that two worked examples stood before each question."""
+    made = {"shots": 2, "rows": 480, "form": "plain text", "between": "\n\n", "longest_prompt": 131}
+    content = json.loads((folder / "generation.json").read_text())
+    _json(folder / "generation.json", content | {"few_shot": made, "settings": {"seed": 7}})
 
 
 def _answer(example_id: int, sample: int, question: str, answer: str | None, completion: str) -> dict[str, Any]:

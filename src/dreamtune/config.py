@@ -19,6 +19,7 @@ from dreamtune.settings.base import LONG, NAME, Section, result
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.settings.data import DataConfig
+from dreamtune.settings.few_shot import FewShot
 from dreamtune.settings.generate import Decoder, GenerateConfig, Sampling, as_trained, with_limit
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.merge import MergeConfig
@@ -62,6 +63,29 @@ class EvaluateSection(Comparison):
         "further generation settings, each with a name, under which all questions are answered too; the report says "
         "whether the verdict is the same under each",
     )
+    few_shot: int = result(
+        0,
+        "worked training examples before each question in a further set of the base model's answers, drawn with "
+        "generate.seed; the verdict is improved only if the tuned model beats these answers, too; 0 makes none",
+        ge=0,
+        le=1_000,
+    )
+    few_shot_tuned: bool = result(
+        False, "whether the tuned model, too, answers a further time with these examples; the verdict does not use it"
+    )
+    few_shot_example_tokens: int | None = result(
+        None,
+        "draw only training rows of at most this many tokens as worked examples; null draws any complete row",
+        ge=1,
+        le=LONG,
+    )
+    few_shot_context: int | None = result(
+        None,
+        "limit of worked examples, question and answer together, in tokens; null takes the positions that the model's "
+        "config.json names, which may be more than it was trained on",
+        ge=1,
+        le=LONG,
+    )
 
     @field_validator("benchmarks")
     @classmethod
@@ -97,6 +121,13 @@ class EvaluateSection(Comparison):
     def comparison(self) -> Comparison:
         """The fields that decide the verdict, without likelihood and benchmarks."""
         return Comparison(**{name: getattr(self, name) for name in Comparison.model_fields})
+
+    @property
+    def worked(self) -> FewShot | None:
+        """The worked examples of few-shot prompts; None if there are none."""
+        if not self.few_shot:
+            return None
+        return FewShot(shots=self.few_shot, example_tokens=self.few_shot_example_tokens, context=self.few_shot_context)
 
 
 class Experiment(Section):
@@ -140,6 +171,8 @@ class Experiment(Section):
             return "train.finetuning full needs train.optimizer adamw, whose state can be shared out over GPUs"
         if self.train.optimizer == "paged_adamw_8bit" and self.model.device == "cpu":
             return "train.optimizer paged_adamw_8bit needs a GPU, and model.device is cpu; set the optimizer to adamw"
+        if self.evaluate.few_shot_tuned and not self.evaluate.few_shot:
+            return "evaluate.few_shot_tuned needs worked examples; set evaluate.few_shot to their number"
         for decoder in self.evaluate.decoders:
             try:
                 decoder.applied_to(self.generate.headline)

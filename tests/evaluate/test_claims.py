@@ -33,8 +33,9 @@ def table(known: np.ndarray, copied: int = 0, given: int = 0) -> pl.DataFrame:
 
 
 def judged(measured: Measured, questions: pl.DataFrame | None, **gates: Any) -> tuple[Verdict, dict[str, Any]]:
-    def again(accuracy: Block, nll: Block) -> Verdict:
-        return decide(FAST, accuracy, nll, [HARD], {"full": True} | gates)
+    def again(accuracy: Block, nll: Block, few_shot: Block | None) -> Verdict:
+        few = {"shots": 2, "accuracy": few_shot} if few_shot else None
+        return decide(FAST, accuracy, nll, [HARD], {"full": True} | gates, few_shot=few)
 
     return with_claims(again(*measured.blocks(FAST)), measured, questions, FAST, again)
 
@@ -48,7 +49,7 @@ def test_the_claim_is_about_known_templates_or_new_ones() -> None:
     said = {}
     for known in (0, 1, 70, 100):
         verdict, claims = judged(measured(60), table(np.arange(100) < known))
-        said[known] = verdict.detail.split("; ", 1)[1]
+        said[known] = verdict.detail.split("; ", 2)[2]
         assert (claims["templates"]["questions"], claims["templates"]["known"]) == (100, known)
         assert (claims["templates"]["accuracy"] is not None) == (known == 70) and claims["uncontaminated"] is None
     assert said == {
@@ -96,3 +97,14 @@ def test_a_sets_accuracy_without_contaminated_questions() -> None:
     assert without_contaminated(one.base, one.tuned, table(np.zeros(100)), FAST) is None
     block = without_contaminated(one.base, one.tuned, table(np.zeros(100), copied=20), FAST)
     assert block["left_out"] == 20 and block["tuned"]["value"] == 0.5
+
+
+def test_the_few_shot_base_is_read_again_without_contaminated_questions() -> None:
+    """The tuned model beats the few-shot base only on the 30 copied questions."""
+    few_shot = scores((np.arange(100) >= 30) & (np.arange(100) < 60))
+    measured = Measured(scores(np.zeros(100)), scores(np.arange(100) < 60), None, few_shot)
+    verdict, claims = judged(measured, table(np.ones(100, bool), copied=30))
+    assert verdict.name == "improved"
+    second = claims["uncontaminated"]
+    assert second["verdict"] == "improved over the zero-shot base only" and second["changes"]
+    assert second["few_shot"]["base"]["n"] == 70 and second["few_shot"]["gain"]["value"] == 0

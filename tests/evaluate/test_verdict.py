@@ -51,6 +51,68 @@ def verdict(accuracy_block: Any, nll_block: Any, primary: str = "accuracy", **ga
     return decide(comparison, accuracy_block, nll_block, [HARD, SOFT], {"smoke": True, "full": True} | gates)
 
 
+def few_shot(won: int, lost: int, shots: int = 2) -> dict[str, Any]:
+    return {"shots": shots, "accuracy": changed(won, lost)}
+
+
+@pytest.mark.parametrize(
+    ("plain", "worked", "name"),
+    [
+        ((60, 10), (50, 10), "improved"),
+        ((60, 10), (20, 20), "improved over the zero-shot base only"),
+        ((60, 10), (10, 60), "improved over the zero-shot base only"),
+        ((20, 20), (60, 10), "no evidence of change"),
+        ((10, 60), (60, 10), "worse"),
+    ],
+)
+def test_improved_needs_both_bases_beaten(plain: tuple[int, int], worked: tuple[int, int], name: str) -> None:
+    gates = {"smoke": True, "full": True}
+    said = decide(FAST, changed(*plain), nothing("rows"), [HARD], gates, few_shot=few_shot(*worked))
+    assert said.name == name
+    (w, lost), total = worked, 300
+    with_examples = lost + (total - w - lost) // 2
+    before = plain[1] + (total - sum(plain)) // 2
+    after = plain[0] + (total - sum(plain)) // 2
+    fact = f"{before} → {after} of 300 held-out questions correct"
+    assert said.headline.endswith(f": {fact}, few-shot base {with_examples}")
+    assert said.detail.count("95 % interval") == 2 and said.detail.endswith("against the base with 2 worked examples")
+    [reason] = [reason for reason in said.reasons if reason.startswith("accuracy against")]
+    assert reason.startswith("accuracy against the base with 2 worked examples (decides): ")
+
+
+def test_numbers_that_are_the_same_against_both_bases_stand_once() -> None:
+    gates = {"smoke": True, "full": True}
+    said = decide(FAST, changed(60, 10), nothing("rows"), [HARD], gates, few_shot=few_shot(60, 10, shots=1))
+    assert said.headline == "Improved: 125 → 175 of 300 held-out questions correct, few-shot base 125"
+    assert said.detail.count("95 % interval") == 1
+    assert said.detail.endswith("; the same against the base with 1 worked example")
+
+
+def test_without_worked_examples_format_and_skill_are_not_told_apart() -> None:
+    said = verdict(changed(60, 10), nothing("rows"))
+    expected = "format and skill are not told apart: the base answered without worked examples (evaluate.few_shot is 0)"
+    assert expected in said.reasons and said.detail.endswith(f"; {expected}")
+    assert "not told apart" not in verdict(changed(20, 20), nothing("rows")).sentence
+
+
+def test_examples_that_did_not_show_the_format_are_said() -> None:
+    """A few-shot base that writes no answer at all is beaten as easily as one that never saw the format."""
+    gates = {"smoke": True, "full": True}
+    for unread, told in ((0.9, False), (0.2, True)):
+        few = few_shot(60, 0) | {"unread": unread}
+        said = decide(FAST, changed(60, 10), nothing("rows"), [HARD], gates, few_shot=few)
+        why = "not told apart: no answer was found in 90\u00a0% of the answers of the base with 2 worked examples"
+        assert (why in said.detail) != told and any(why in reason for reason in said.reasons) != told
+
+
+def test_a_verdict_on_the_likelihood_does_not_use_worked_examples() -> None:
+    """Nothing stands before the question when the likelihood is measured."""
+    comparison, gates = Comparison(primary="nll", resamples=400), {"smoke": True, "full": True}
+    said = decide(comparison, changed(60, 10), nll(-0.5), [HARD], gates, few_shot=few_shot(10, 60, shots=1))
+    assert said.name == "improved" and "worked" not in said.sentence
+    assert any(r.startswith("accuracy against the base with 1 worked example (does not decide)") for r in said.reasons)
+
+
 def test_the_five_verdicts() -> None:
     assert verdict(changed(60, 10), nll(0.0)).name == "improved"
     assert verdict(changed(10, 60), nll(-0.5)).name == "worse"
@@ -69,7 +131,7 @@ def test_the_headline_carries_the_numbers() -> None:
     said = verdict(changed(60, 10), nll(-0.5))
     assert said.headline == "Improved: 125 → 175 of 300 held-out questions correct"
     assert said.detail.startswith("+16.7 points, 95 % interval +11.")
-    assert said.detail.endswith("p < 0.001")
+    assert "p < 0.001; format and skill are not told apart" in said.detail
     assert said.detectable is not None and 0.05 < said.detectable < 0.1
     assert "exact McNemar" in said.reasons[0] and "does not decide" in said.reasons[1]
 

@@ -20,6 +20,7 @@ from dreamtune.generate.answers import generate_answers
 from dreamtune.generate.sampler import generate
 from dreamtune.model.loading import attach_lora, load_model
 from dreamtune.settings.benchmark import Benchmark
+from dreamtune.settings.few_shot import FewShot
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
@@ -94,7 +95,8 @@ def adapter(base: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path
 def answers(base: ModelConfig, shards: Path, out: Path, **options: Any) -> tuple[pl.DataFrame, dict[str, Any]]:
     out.mkdir(parents=True)
     benchmark, adapter = options.pop("benchmark", None), options.pop("adapter", None)
-    counts = generate_answers(GenerateConfig(**(QUICK | options)), base, shards, benchmark, adapter, out)
+    few = options.pop("few_shot", None)
+    counts = generate_answers(GenerateConfig(**(QUICK | options)), base, shards, benchmark, adapter, out, few_shot=few)
     json.dumps(counts)
     return pl.read_parquet(out / "answers.parquet"), counts
 
@@ -191,3 +193,38 @@ def test_nothing_to_answer_is_an_empty_table(base: ModelConfig, tmp_path: Path) 
     empty = make_shards(tmp_path / "empty", base, test_rows=0)
     frame, counts = answers(base, empty, tmp_path / "out")
     assert frame.height == 0 and frame.schema["tokens"] == pl.List(pl.Int32) and counts["rows"] == 0
+
+
+def test_worked_examples_stand_before_each_question(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
+    """The rows of train and test are the same here, so each of the five questions has the four others to draw from."""
+    frame, _ = answers(base, shards, tmp_path / "out", few_shot=FewShot(shots=2))
+    shots = frame["shots"].to_list()
+    assert all(len({row, *drawn}) == 3 for row, drawn in zip(frame["example_id"], shots, strict=True))
+    worked = {40 + i: [1, 10 + i, 2, 7] for i in range(5)}
+    prompts = [[BEGIN, *worked[a], *worked[b], 1, 10 + i, 2] for i, (a, b) in enumerate(shots)]
+    model = load_model(base.path, quantization="nf4", dtype="float32")
+    assert frame["tokens"].to_list() == generate(model, prompts, GenerateConfig(**QUICK))
+    assert frame["prompt_tokens"].to_list() == [12] * 5
+    stated = json.loads((tmp_path / "out/generation.json").read_text())["few_shot"]
+    assert stated == {
+        "shots": 2,
+        "rows": 5,
+        "form": "plain text",
+        "between": "\n\n",
+        "between_tokens": 0,
+        "longest_prompt": 12,
+    }
+    plain, _ = answers(base, shards, tmp_path / "plain")
+    assert plain["shots"].to_list() == [[]] * 5
+    assert json.loads((tmp_path / "plain/generation.json").read_text())["few_shot"] is None
+
+
+def test_examples_that_do_not_fit_stop_before_the_model_is_loaded(
+    base: ModelConfig, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Path] = []
+    monkeypatch.setattr("dreamtune.generate.answers.load_to_generate", lambda *args: loaded.append(tmp_path))
+    context = json.loads((Path(base.path) / "config.json").read_text())["max_position_embeddings"]
+    with pytest.raises(UserError, match=rf"5 of 5 questions do not fit behind 2 .* the model's context of {context}"):
+        answers(base, shards, tmp_path / "out", few_shot=FewShot(shots=2), max_new_tokens=context - 11)
+    assert not loaded

@@ -20,6 +20,10 @@ from report_fixture import BIDI, write_reads
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = {"phone": 390, "tablet": 768, "desktop": 1280}
 LONGEST_PX = 8_000  # of the page on a desktop, answers collapsed
+LONGEST_HEADLINE = (
+    "Improved over the zero-shot base only: 110 → 219 of 340 held-out questions correct, few-shot base 217"
+)
+LINES = "h => h.getBoundingClientRect().height / parseFloat(getComputedStyle(h).lineHeight)"
 # The texts of a chart that touch each other or leave it, and those of an axis that say the same twice.
 COLLISIONS = """() => [...document.querySelectorAll('.chart')].flatMap(chart => {
   const limits = chart.getBoundingClientRect(), name = chart.dataset.spec, found = [];
@@ -49,7 +53,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (on Deb
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     comparison = Comparison(resamples=300)
-    render_report(ReportConfig(examples=20), comparison, "demo", write_reads(folder / "reads", samples=2), folder)
+    reads = write_reads(folder / "reads", samples=2, few_shot={"few-shot-base": 0.35, "few-shot-tuned": 0.8})
+    render_report(ReportConfig(examples=20), comparison, "demo", reads, folder)
     return folder / "report.html"
 
 
@@ -95,6 +100,10 @@ def test_fits_every_width_in_light_and_dark(page: Any, name: str, scheme: str, t
     if name == "desktop":
         assert recipe["y"] < page.locator("h1").bounding_box()["y"] + 30 and recipe["x"] > 640
         assert page.evaluate("document.documentElement.scrollHeight") <= LONGEST_PX
+        assert page.locator("h1.long").evaluate(LINES) < 2.1, "two lines"
+        page.locator("h1").evaluate("(h, text) => { h.className = 'longest'; h.textContent = text }", LONGEST_HEADLINE)
+        assert page.locator("h1").evaluate(LINES) < 2.1
+        page.reload()
     folder = Path(os.environ.get("DREAMTUNE_SCREENSHOTS") or tmp_path)
     picture = folder / f"{name}-{scheme}.png"
     page.screenshot(path=picture)

@@ -13,7 +13,7 @@ import pytest
 from dreamtune.errors import UserError
 from dreamtune.formats.likelihood import FULL
 from dreamtune.formats.questions import QUESTIONS
-from dreamtune.report.view import SAMPLER
+from dreamtune.report.comparison_view import SAMPLER
 from dreamtune.scoring.references import gradability
 from dreamtune.scoring.score import score_answers
 from dreamtune.settings.generate import GenerateConfig
@@ -86,7 +86,7 @@ def test_similar_questions_count_as_fewer(tmp_path: Path) -> None:
     assert (accuracy["base"]["n"], accuracy["clusters"], summary["nll"]["clusters"]) == (60, 6, 6)
     assert f"in 6 clusters of similar questions that count as {effective} unrelated ones" in summary["sentence"]
     assert "In brackets beside n" in html and f"60 ({effective})" in html
-    assert f"60 questions count as {effective}" in html
+    assert f"with these 60 questions, which count as {effective} unrelated ones" in html
 
 
 def test_the_full_likelihood_stands_beside_the_headline(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ EDITS = {
     "train/gate.py": {"train"},
     "train/documents.py": {"train", "likelihood"},  # which measures responses with the tails of training, too
     "generate/sampler.py": {"generate"},
+    "generate/few_shot.py": {"generate"},
+    "settings/few_shot.py": {"generate"},
     "scoring/equivalence.py": {"references", "score"},
     "scoring/limits.py": {"references", "score"},
     "scoring/references.py": {"references", "score"},
@@ -68,6 +70,7 @@ EDITS = {
     "evaluate/clusters.py": {"likelihood", "report"},
     "evaluate/power.py": {"report"},
     "evaluate/verdict.py": {"report"},
+    "evaluate/few_shot.py": {"report"},
     "evaluate/claims.py": {"report"},
     "report/charts.py": {"report"},
     "report/template.html.j2": {"report"},

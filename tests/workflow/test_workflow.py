@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from project import MICRO, Project
 
-GENERATION = {"generate_answers": 4, "score_answers": 4}
+GENERATION = {"generate_answers": 5, "score_answers": 5}  # one each of the base with a worked example
 TUNED = {"generate_answers": 2, "score_answers": 2}
 
 
@@ -19,6 +19,7 @@ TUNED = {"generate_answers": 2, "score_answers": 2}
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy of the project in which everything has run once."""
     project = Project(tmp_path_factory.mktemp("workflow"))
+    project.edit(MICRO, "evaluate:\n", "evaluate:\n  few_shot: 1\n")
     project.said = project.snakemake()
     return project
 
@@ -47,6 +48,8 @@ def test_everything_is_written(finished: Project) -> None:
     assert (latest / "report.html").stat().st_size > 10_000
     summary = json.loads((latest / "summary.json").read_text())
     assert summary["training"]["steps"] == 2
+    assert ", few-shot base " in summary["headline"]
+    assert summary["versions"]["answers/test/greedy/few-shot-base"] != summary["versions"]["answers/test/greedy/base"]
     jsonschema.validate(summary, json.loads((ROOT / "docs/summary.schema.json").read_text()))
     for folder in json.loads((latest / "versions.json").read_text()).values():
         manifest = json.loads((finished.folder / folder / "manifest.json").read_text())
@@ -119,6 +122,8 @@ RE_RUN_TABLE = [
     (MICRO, "learning_rate: 1e-3", "learning_rate: 2e-3", TRAINING | TUNED | REPORT),
     (MICRO, "temperature: 0.7", "temperature: 0.9", TUNED | REPORT),
     (MICRO, "max_new_tokens: 8", "max_new_tokens: 9", GENERATION | REPORT),
+    (MICRO, "few_shot: 1", "few_shot: 2", {"generate_answers": 1, "score_answers": 1, **REPORT}),
+    (MICRO, "few_shot: 1", "few_shot: 0", REPORT),
     (MICRO, "smoke: {rows: 8", "smoke: {rows: 7", {"train_adapter": 1, **REPORT}),
     (MICRO, "examples: 5", "examples: 6", REPORT),
     ("src/dreamtune/report/template.html.j2", "</body>", "<hr></body>", REPORT),

@@ -13,6 +13,7 @@ BEFORE = code_digest(__file__)
 from dreamtune.generate.answers import generate_answers
 from dreamtune.model.adapter_format import trained_weights
 from dreamtune.settings.benchmark import Benchmark
+from dreamtune.settings.few_shot import FewShot
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.workflow.stage import Stage
@@ -29,4 +30,5 @@ if __name__ == "__main__":
             stage.out,
             stage.part,
             stage.parts(),
+            stage.optional("few_shot", FewShot),
         )

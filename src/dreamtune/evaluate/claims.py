@@ -22,7 +22,8 @@ CONTAMINATED = {
     "restated": pl.col("restated"),
     "gives_away": pl.col("gives_away").is_not_null(),
 }
-Decide = Callable[[Block, Block], Verdict]  # the verdict on a block of accuracy and one of likelihood
+Blocks = tuple[Block, Block, Block | None]  # of accuracy, of likelihood, of accuracy against the few-shot base
+Decide = Callable[[Block, Block, Block | None], Verdict]  # the verdict on such blocks
 
 
 @dataclass(frozen=True)
@@ -32,24 +33,29 @@ class Measured:
     Attributes:
         base, tuned: scores.parquet of the greedy answers.
         draws: likelihood.parquet.
+        few_shot: scores.parquet of the base with worked examples.
     """
 
     base: pl.DataFrame | None
     tuned: pl.DataFrame | None
     draws: pl.DataFrame | None
+    few_shot: pl.DataFrame | None = None
 
     def of(self, kept: pl.Expr) -> "Measured":
         """Return what was measured on the questions that `kept`, a condition on example_id, chooses."""
-        tables = (self.base, self.tuned, self.draws)
+        tables = (self.base, self.tuned, self.draws, self.few_shot)
         return Measured(*(None if table is None else table.filter(kept) for table in tables))
 
-    def blocks(self, comparison: Comparison) -> tuple[Block, Block]:
-        """Return the blocks of accuracy and of likelihood."""
-        if self.base is None or self.tuned is None:
-            accuracy = nothing("questions")
-        else:
-            accuracy = compare_scores(self.base, self.tuned, "correct", comparison)
-        return accuracy, nothing("rows") if self.draws is None else compare_nll(self.draws, comparison)
+    def blocks(self, comparison: Comparison) -> Blocks:
+        """Return the blocks of accuracy, of likelihood, and of accuracy against the few-shot base, if there is one."""
+
+        def against(base: pl.DataFrame | None) -> Block:
+            if base is None or self.tuned is None:
+                return nothing("questions")
+            return compare_scores(base, self.tuned, "correct", comparison)
+
+        nll = nothing("rows") if self.draws is None else compare_nll(self.draws, comparison)
+        return against(self.base), nll, None if self.few_shot is None else against(self.few_shot)
 
 
 def contaminated(questions: pl.DataFrame) -> pl.Series:
@@ -131,13 +137,13 @@ def second_reading(
     """Return the reading without contaminated questions, a clause if it changes the verdict, and reasons.
 
     The first value has the number of questions `left_out` in all and by why, the `verdict` and whether it `changes`,
-    and the blocks `accuracy` and `nll`; it is None without contaminated questions.
+    and the blocks `accuracy`, `nll` and `few_shot`; it is None without contaminated questions.
     """
     ids = contaminated(asked)
     if not len(ids):
         return None, "", ()
-    accuracy, nll = measured.of(~pl.col("example_id").is_in(ids.implode())).blocks(comparison)
-    again = decide(accuracy, nll)
+    accuracy, nll, few_shot = measured.of(~pl.col("example_id").is_in(ids.implode())).blocks(comparison)
+    again = decide(accuracy, nll, few_shot)
     by_why = {name: asked.filter(condition).height for name, condition in CONTAMINATED.items()}
     changes = again.name != verdict.name
     counts = f"{by_why['copied']} copied, {by_why['restated']} restated, {by_why['gives_away']} give their answer away"
@@ -147,4 +153,4 @@ def second_reading(
     )
     clause = f"without its {len(ids)} contaminated questions the verdict is “{again.name}”" if changes else ""
     found = {"left_out": len(ids), **by_why, "verdict": again.name, "changes": changes}
-    return found | {"accuracy": accuracy, "nll": nll}, clause, (reason,)
+    return found | {"accuracy": accuracy, "nll": nll, "few_shot": few_shot}, clause, (reason,)

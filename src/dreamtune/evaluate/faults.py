@@ -105,12 +105,14 @@ def change(canary: Check) -> str:
 def place(source: str) -> str:
     """Return the name of a canary's folder in words.
 
-    >>> place("full"), place("answers/gsm8k/greedy/tuned")
-    ('the full run', "the tuned model's answers (gsm8k, greedy)")
+    >>> place("full"), place("answers/gsm8k/greedy/few-shot-base")
+    ('the full run', "the few-shot base model's answers (gsm8k, greedy)")
     """
     if source.startswith("answers/"):
         _, questions, setting, who = source.split("/")
-        return f"the {who} model's answers ({questions}, {setting})"
+        return (
+            f"the {who.replace('-base', ' base').replace('-tuned', ' tuned')} model's answers ({questions}, {setting})"
+        )
     return RUNS.get(source, source)
 
 

@@ -4,6 +4,10 @@ The rule is fixed before anything is measured. The verdict is "improved" or "wor
 primary measure (`comparison.primary`) is significant at `alpha`, and the interval of the same level leaves out 0. Only
 the primary measure decides. A hard canary that failed, a gate that did not pass, or canaries that never ran make every
 number meaningless: the verdict is then "invalid", whatever the numbers are.
+
+Where accuracy decides and the base also answered with worked examples (`evaluate.few_shot`), the tuned model must be
+better than both bases to be "improved". Without these answers, or where the examples did not teach the base the format,
+the verdict says that format and skill are not told apart.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +15,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dreamtune.evaluate.faults import count_passed, find_faults
+from dreamtune.evaluate.few_shot import few_shot_fact, few_shot_name, format_not_shown
 from dreamtune.readable import nats, number, p_value, points
 from dreamtune.settings.report import Comparison
 
 Name = Literal[
-    "improved", "no evidence of change", "worse", "likelihood improved but accuracy unproven", "invalid"
+    "improved", "improved over the zero-shot base only", "no evidence of change", "worse",
+    "likelihood improved but accuracy unproven", "invalid",
 ]  # fmt: skip
+NOT_TOLD_APART = "format and skill are not told apart"
 ENOUGH_ROWS = 100  # for the NLL's test where changes are skewed
 
 
@@ -44,6 +51,7 @@ def decide(
     canaries: Sequence[Mapping[str, Any]],
     gates: Mapping[str, bool | None],
     collapse: Sequence[str] = (),
+    few_shot: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """Return the verdict.
 
@@ -54,6 +62,8 @@ def decide(
         canaries: each {"name", "hard", "passed", "value", "expected", "fault", "source"} (see `dreamtune.checks`).
         gates: by training run, whether its gate passed; None where the run left no gate.json.
         collapse: how the tuned model's greedy answers to the test split collapsed, see `scoring.form.collapse`.
+        few_shot: the base with worked examples: their number "shots"; "accuracy", a block of `compare_few_shot` on the
+            same questions; and "unread", the share of its answers in which none was found. None if it did not answer.
 
     Ten of 20 questions right before and 19 after, with p < alpha and an interval above 0, and no likelihood:
 
@@ -65,6 +75,9 @@ def decide(
     >>> passed = {"name": "targets_hidden", "hard": True, "passed": True, "source": "full"}
     >>> decide(Comparison(primary="accuracy"), accuracy, nll, [passed], {"full": True}).headline
     'Improved: 10 → 19 of 20 held-out questions correct'
+    >>> few_shot = {"shots": 4, "accuracy": accuracy | {"base": side | {"value": 0.85}, "gain": gain | {"p": 0.5}}}
+    >>> decide(Comparison(primary="accuracy"), accuracy, nll, [passed], {"full": True}, (), few_shot).headline
+    'Improved over the zero-shot base only: 10 → 19 of 20 held-out questions correct, few-shot base 17'
     >>> decide(Comparison(primary="accuracy"), accuracy, nll, [], {"full": None}).headline
     'Invalid: the full run left no record of its canaries, so nothing says what its loss measured'
     """
@@ -81,11 +94,14 @@ def decide(
         return Verdict("invalid", f"Invalid: {first.wrong}", detail, reasons, detectable, remedy=first.change)
     accuracy_says = _direction(accuracy["gain"], comparison.alpha, better=1)
     nll_says = _direction(nll["delta"], comparison.alpha, better=-1)
+    few_shot_says = _direction(few_shot["accuracy"]["gain"], comparison.alpha, better=1) if few_shot else None
     reasons = (
         _reason("accuracy", accuracy["gain"], accuracy_says, comparison, *_accuracy_words(accuracy)),
+        *([_few_shot_reason(few_shot, few_shot_says, comparison)] if few_shot and few_shot_says else []),
         _reason("likelihood", nll["delta"], nll_says, comparison, *_nll_words(nll)),
         _detectable_words(comparison, accuracy if comparison.primary == "accuracy" else nll),
         *_few_rows_words(nll),
+        *_not_told_apart(few_shot),
         *_collapse_words(collapse),
         *(
             f"warning from {c['source']}: {c['name']} ({number(c['value'], 4)}; expected {c['expected']})"
@@ -93,8 +109,8 @@ def decide(
             if not c["hard"] and c["passed"] is False
         ),
     )
-    name = _name(comparison.primary, accuracy_says, nll_says)
-    return Verdict(name, *_headline(name, comparison.primary, accuracy, nll), reasons, detectable)
+    name = _name(comparison.primary, accuracy_says, nll_says, few_shot_says)
+    return Verdict(name, *_headline(name, comparison.primary, accuracy, nll, few_shot), reasons, detectable)
 
 
 def _direction(change: Mapping[str, Any], alpha: float, better: int) -> str:
@@ -115,11 +131,15 @@ def _direction(change: Mapping[str, Any], alpha: float, better: int) -> str:
     return "better" if change["value"] * better > 0 else "worse"
 
 
-def _name(primary: str, accuracy: str, nll: str) -> Name:
-    """Return the verdict that follows from the directions of accuracy and NLL (see `_direction`)."""
+def _name(primary: str, accuracy: str, nll: str, few_shot: str | None) -> Name:
+    """Return the verdict that follows from the directions (see `_direction`) of accuracy and NLL.
+
+    `few_shot` is the direction of accuracy against the base with worked examples, None if it did not answer.
+    """
     decisive = accuracy if primary == "accuracy" else nll
     if decisive == "better":
-        return "improved"
+        both = primary == "nll" or few_shot in (None, "better")
+        return "improved" if both else "improved over the zero-shot base only"
     if decisive == "worse":
         return "worse"
     if primary == "accuracy" and nll == "better":
@@ -127,15 +147,31 @@ def _name(primary: str, accuracy: str, nll: str) -> Name:
     return "no evidence of change"
 
 
-def _headline(name: Name, primary: str, accuracy: Mapping[str, Any], nll: Mapping[str, Any]) -> tuple[str, str]:
+def _headline(
+    name: Name, primary: str, accuracy: Mapping[str, Any], nll: Mapping[str, Any], few_shot: Mapping[str, Any] | None
+) -> tuple[str, str]:
     """Return the verdict's headline, and the numbers behind it."""
+    said = f"{name[0].upper()}{name[1:]}"
+    if primary == "nll":
+        fact, *numbers = _apart(nll, _nll_words)
+        return f"{said}: {fact}", "; ".join(filter(None, numbers))
+    fact, *numbers = _apart(accuracy, _accuracy_words)
+    if few_shot:
+        fact += f", {few_shot_fact(few_shot, accuracy['base']['n'])}"
+        change = _accuracy_words(few_shot["accuracy"])[1]
+        shown = "the same" if change == numbers[-1] else change
+        numbers += [f"{shown} against {few_shot_name(few_shot['shots'])}"] if change else []
+    if name == "improved":
+        numbers += _not_told_apart(few_shot)
     if name == "likelihood improved but accuracy unproven":
-        fact, likelihood = _accuracy_words(accuracy)[0].removesuffix(_cluster_words(accuracy)), _nll_words(nll)
-        return f"Likelihood improved, accuracy unproven: {fact}", ", ".join(likelihood)
-    block, words = (accuracy, _accuracy_words) if primary == "accuracy" else (nll, _nll_words)
+        return f"Likelihood improved, accuracy unproven: {fact}", ", ".join(_nll_words(nll))
+    return f"{said}: {fact}", "; ".join(filter(None, numbers))
+
+
+def _apart(block: Mapping[str, Any], words: Callable[[Mapping[str, Any]], tuple[str, str]]) -> tuple[str, str, str]:
+    """Return what happened without its clusters, the clusters, and the numbers."""
     (fact, numbers), clusters = words(block), _cluster_words(block)
-    detail = "; ".join(text for text in (clusters.removeprefix(", "), numbers) if text)
-    return f"{name[0].upper()}{name[1:]}: {fact.removesuffix(clusters)}", detail
+    return fact.removesuffix(clusters), clusters.removeprefix(", "), numbers
 
 
 def _accuracy_words(accuracy: Mapping[str, Any]) -> tuple[str, str]:
@@ -187,12 +223,27 @@ def _change_words(change: Mapping[str, Any], level: float, value: str, show: Cal
 def _reason(
     what: str, change: Mapping[str, Any], says: str, comparison: Comparison, fact: str, numbers: str
 ) -> str:  # fmt: skip
-    role = "decides" if comparison.primary == ("accuracy" if what == "accuracy" else "nll") else "does not decide"
+    measure = "nll" if what == "likelihood" else "accuracy"
+    role = "decides" if comparison.primary == measure else "does not decide"
     if says == "no data":
         return f"{what} ({role}): {'; '.join(filter(None, (fact, numbers)))}"
     said = {"better": "better", "worse": "worse", "unproven": "no evidence of change"}[says]
-    given = "" if what == "accuracy" else "; given the length of each response"
+    given = "; given the length of each response" if what == "likelihood" else ""
     return f"{what} ({role}): {said}; {fact}; {numbers}; {change['test']}, level {comparison.alpha:g}{given}"
+
+
+def _not_told_apart(few_shot: Mapping[str, Any] | None) -> list[str]:
+    """Return why format and skill are not told apart, as a list of 0 or 1."""
+    if few_shot is None:
+        why: str | None = "the base answered without worked examples (evaluate.few_shot is 0)"
+    else:
+        why = format_not_shown(few_shot)
+    return [f"{NOT_TOLD_APART}: {why}"] if why else []
+
+
+def _few_shot_reason(few_shot: Mapping[str, Any], says: str, comparison: Comparison) -> str:
+    what, block = f"accuracy against {few_shot_name(few_shot['shots'])}", few_shot["accuracy"]
+    return _reason(what, block["gain"], says, comparison, *_accuracy_words(block))
 
 
 def _detectable_words(comparison: Comparison, block: Mapping[str, Any]) -> str:

@@ -14,7 +14,8 @@ ANSWERS = pl.Schema(
         "sample": pl.Int32(),
         "question": pl.String(),
         "answer": pl.String(),  # the reference; null for the user's own prompts
-        "prompt_tokens": pl.Int32(),
+        "prompt_tokens": pl.Int32(),  # worked examples included
+        "shots": pl.List(pl.Int64()),  # example ids of the worked training examples before the question
         "completion": pl.String(),  # up to the end token
         "tokens": pl.List(pl.Int32()),  # up to and including the first end token
         "pieces": pl.List(pl.String()),  # the text each of these adds to the completion

@@ -22,15 +22,19 @@ from dreamtune.device.gpus import take_gpu
 from dreamtune.device.memory import out_of_memory
 from dreamtune.files import write_json
 from dreamtune.formats.answers import ANSWERS, ANSWERS_FILE, GENERATION_FILE, TIMINGS, TIMINGS_FILE
+from dreamtune.generate.few_shot import WorkedExamples, check_fit
 from dreamtune.generate.loading import load_to_generate
 from dreamtune.generate.parts import read_parts, write_part
 from dreamtune.generate.sampler import Answer, Request, denoise, no_mask_left
+from dreamtune.inputs.checkpoint_format import context_tokens, read_config
 from dreamtune.inputs.files import resolve_files
+from dreamtune.inputs.hub import model_folder
 from dreamtune.inputs.parquet_rows import open_rows
 from dreamtune.model.logits import unwrap
 from dreamtune.part import Part
 from dreamtune.progress import Progress
 from dreamtune.settings.benchmark import Benchmark
+from dreamtune.settings.few_shot import FewShot
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta, read_split
@@ -40,13 +44,19 @@ BATCH_ROWS = 2_000  # rows of a benchmark that are read and tokenised together
 
 @dataclass(frozen=True)
 class Question:
-    """One question with the tokens of its prompt; `cluster` as in `formats.answers`, None until it is worked out."""
+    """One question with the tokens of its prompt.
+
+    Attributes:
+        cluster: as in `formats.answers`; None until it is worked out.
+        shots: example ids of the worked examples in the prompt.
+    """
 
     example_id: int
     question: str
     answer: str | None
     prompt: list[int]
     cluster: int | None = None
+    shots: Sequence[int] = ()
 
 
 class Prompter:
@@ -78,6 +88,7 @@ def generate_answers(
     out: Path,
     part: Part | None = None,
     parts: Sequence[Path] = (),
+    few_shot: FewShot | None = None,
 ) -> dict[str, Any]:
     """Answer the questions of a benchmark or of the test split, and write the files (see the module's docstring).
 
@@ -90,12 +101,14 @@ def generate_answers(
         out: folder for the files.
         part: the part of the version that this job makes; None makes all of it.
         parts: folders of all finished parts, whose answers are gathered without loading the model.
+        few_shot: the worked training examples before each question; None for none.
 
     Returns:
         counts for the manifest: questions, rows, dropped, tokens, share ended, seconds.
 
     Raises:
-        UserError: a model, adapter or benchmark file that cannot be used, or parts that do not fit together.
+        UserError: a model, adapter or benchmark file that cannot be used, parts that do not fit together, or worked
+            examples that do not fit into the model's context, which is known before the model is loaded.
     """
     meta = read_meta(shards)
     tokenizer = load_tokenizer(model.path, model.revision, model.mask_token)
@@ -105,6 +118,12 @@ def generate_answers(
         questions = [*_test_questions(shards, meta, generate.max_prompts), *own_questions(generate.prompts, prompter)]
     else:
         questions = list(_benchmark_questions(benchmark, prompter, dropped))[: generate.max_prompts]
+    worked = None
+    if few_shot:
+        worked = WorkedExamples(few_shot, shards, meta, tokenizer, generate.seed)
+        questions = [_with_examples(question, worked) for question in questions]
+        context = context_tokens(read_config(model_folder(model.path, model.revision)))
+        check_fit([question.prompt for question in questions], generate.max_new_tokens, context, few_shot)
     requests = requests_of(questions, generate)
     rows = part.deal(range(len(requests))) if part else range(len(requests))
     if parts:
@@ -122,6 +141,7 @@ def generate_answers(
         questions = clustered(questions)
     _write(questions, answers, tokenizer, generate, out)
     summary = summarise(questions, answers, dropped, tokenizer, generate)
+    summary["few_shot"] = worked.describe(question.prompt for question in questions) if worked else None
     write_json(out / GENERATION_FILE, summary)
     return {key: summary[key] for key in ("questions", "rows", "dropped", "tokens", "ended", "seconds")}
 
@@ -167,6 +187,11 @@ def answer(model: Any, tokenizer: Tokenizer, requests: list[Request], generate: 
             answers[index] = done
             progress.advance(note=f"{len(done.tokens)} tokens in {done.passes} passes")
     return [a for a in answers if a is not None]
+
+
+def _with_examples(question: Question, worked: WorkedExamples) -> Question:
+    prompt, shots = worked.before(question.example_id, question.question, question.prompt)
+    return replace(question, prompt=prompt, shots=shots)
 
 
 def own_questions(prompts: list[str], prompter: Prompter) -> Iterator[Question]:
@@ -231,6 +256,7 @@ def _write(
             "question": question.question,
             "answer": question.answer,
             "prompt_tokens": len(question.prompt),
+            "shots": list(question.shots),
             "completion": completion(a, tokenizer),
             "tokens": a.tokens,
             "pieces": tokenizer.pieces(a.tokens),

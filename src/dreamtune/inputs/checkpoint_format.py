@@ -81,6 +81,11 @@ def families_of(raw: dict[str, Any]) -> list[str]:
     return ["dream", "qwen2", "llama"] if "hidden_size" in raw and "num_hidden_layers" in raw else []
 
 
+def context_tokens(raw: dict[str, Any]) -> int | None:
+    """Return the number of positions that a checkpoint was made for; None if its config.json does not say."""
+    return raw.get("max_position_embeddings") or raw.get("max_sequence_length")
+
+
 def family_of(raw: dict[str, Any], family: str | None = None, folder: Path | None = None) -> str:
     """Return the model family, "dream", "llada", "qwen2" or "llama", that a config.json belongs to.
 

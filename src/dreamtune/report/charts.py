@@ -12,13 +12,15 @@ import altair as alt
 import polars as pl
 
 from dreamtune.files import finite
-from dreamtune.readable import duration, nats, number, percent
+from dreamtune.readable import DASH, duration, nats, number, percent
 from dreamtune.report.axes import SMALL, axis, in_unit, scientific, spanning, ticks, within
+from dreamtune.report.few_shot import COLUMNS, by_column
 from dreamtune.report.text import READING_NAMES
 
 BASE, TUNED = "base", "tuned"
 INK, MUTED, GRID, GREY, ACCENT, WARN = (f"var(--{name})" for name in ("ink", "muted", "grid", "grey", "accent", "red"))
 WHO = alt.Scale(domain=[BASE, TUNED], range=[GREY, ACCENT])
+ANSWERING = dict(zip(COLUMNS, (GREY, "var(--amber)", ACCENT, MUTED), strict=True))
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 ROOM, ROOM_FOR_TIMES = 1.35, 1.8  # length of an axis against its longest bar, so that a text fits behind the bar
 NAME_WIDTH = 190  # pixels that the names of bars may take
@@ -68,20 +70,26 @@ def accuracy_figure(summary: dict[str, Any]) -> Figure | None:
             if block[reading]["gain"]["value"] is None:
                 continue
             where = label if alone else name.replace("/", " · ")
-            sides = {who: block[reading][who] for who in (BASE, TUNED)}
+            sides = by_column(block, reading)
             data += [
                 {"where": where, "model": who, **{k: side[k] for k in ("value", "low", "high")}}
                 for who, side in sides.items()
             ]
-            rows.append((where, *(_share(side) for side in sides.values()), str(sides[BASE]["n"])))
+            rows.append((where, sides))
     if not data:
         return None
+    shown = [who for who in ANSWERING if any(who in sides for _, sides in rows)]
+    cells = tuple(
+        (where, *(_share(sides[who]) if who in sides else DASH for who in shown), str(sides[BASE]["n"]))
+        for where, sides in rows
+    )
     y = alt.Y("where:N", title=None, sort=None, axis=_names(), scale=alt.Scale(paddingInner=0.45))
-    x, shares = alt.Scale(domain=[0, 1]), [0, 0.25, 0.5, 0.75, 1]
-    offset = alt.YOffset("model:N", sort=[BASE, TUNED])
-    color = alt.Color("model:N", scale=WHO)
+    x, marks = alt.Scale(domain=[0, 1]), [0, 0.25, 0.5, 0.75, 1]
+    offset = alt.YOffset("model:N", sort=shown)
+    colors = alt.Scale(domain=shown, range=[ANSWERING[who] for who in shown])
+    color = alt.Color("model:N", scale=colors, legend=alt.Legend(columns=2))  # four names are too wide for a phone
     bars = _chart(data).mark_rule(strokeWidth=2.5, strokeCap="round").encode(
-        alt.X("low:Q", scale=x, title="share of questions", axis=axis(shares, [f"{s:.0%}" for s in shares])),
+        alt.X("low:Q", scale=x, title="share of questions", axis=axis(marks, [f"{m:.0%}" for m in marks])),
         alt.X2("high:Q"),
         y, offset, color,
     )  # fmt: skip
@@ -89,9 +97,9 @@ def accuracy_figure(summary: dict[str, Any]) -> Figure | None:
         alt.X("value:Q", scale=x), y, offset, color,
         tooltip=["where:N", "model:N", *(alt.Tooltip(f"{c}:Q", format=".1%") for c in ("value", "low", "high"))],
     )  # fmt: skip
-    spec = _spec(alt.layer(bars, dots), height=36 * len(rows))
+    spec = _spec(alt.layer(bars, dots), height=18 * len(shown) * len(rows))
     caption = "Dots are shares of questions answered correctly, bars their intervals."
-    return Figure("accuracy", "Accuracy", caption, spec, ("questions", BASE, TUNED, "n"), tuple(rows))
+    return Figure("accuracy", "Accuracy", caption, spec, ("questions", *shown, "n"), cells)
 
 
 def mask_rate_figure(likelihood: dict[str, Any]) -> Figure | None:
@@ -198,8 +206,8 @@ def truncation_figure(audit: dict[str, Any]) -> Figure | None:
 
 
 def stages_figure(wall_s: dict[str, float]) -> Figure | None:
-    """Return a chart of each stage's wall seconds; None without data."""
-    stages = [(name, seconds) for name, seconds in wall_s.items() if name != "total"]
+    """Return a chart of each stage's wall seconds, "answers/test/…" as "answers/…"; None without data."""
+    stages = [(name.replace("/test/", "/"), seconds) for name, seconds in wall_s.items() if name != "total"]
     if not stages:
         return None
     longest = max(seconds for _, seconds in stages)

@@ -1,4 +1,7 @@
-"""The report's explorer: answers of base and tuned side by side, with the steps at which their tokens were revealed."""
+"""The report's explorer: answers of base and tuned side by side, with the steps at which their tokens were revealed.
+
+Those of the few-shot base stand beside them where it answered.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,6 +11,7 @@ import polars as pl
 from markupsafe import escape
 
 from dreamtune.formats.answers import ANSWERS_FILE
+from dreamtune.formats.names import BASE, FEW_SHOT_BASE, TUNED
 from dreamtune.formats.scores import SCORES_FILE
 from dreamtune.report.reads import Reads
 from dreamtune.report.text import json_for_script, reveal
@@ -23,6 +27,7 @@ MAX_BYTES = 4_000_000  # all answers shown together: bounds the page, however la
 REPLAYED = 1_024  # tokens of one answer whose denoising can be replayed
 END = "⟨end⟩"
 KEYS = ["example_id", "sample"]
+WHO = {"base": BASE, "tuned": TUNED, "few_shot": FEW_SHOT_BASE}  # end of a column's name -> folder
 
 
 def choose_answers(reads: Reads, count: int) -> list[dict[str, Any]]:
@@ -94,15 +99,18 @@ def shown_of(reads: Reads, examples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _graded(reads: Reads, key: str) -> pl.DataFrame | None:
-    """Return a row per question and sample: the grades of both models, and the kind (a key of KINDS)."""
-    sides = []
-    for who in ("base", "tuned"):
-        scores = reads.table(f"scores/{key}/{who}", SCORES_FILE)
-        if scores is None:
-            return None
-        grades = scores.select("example_id", "sample", "gradable", "correct", "extracted", "repetition")
-        sides.append(grades.rename({name: f"{name}_{who}" for name in grades.columns if name not in KEYS}))
-    both = sides[0].join(sides[1], on=KEYS).sort(KEYS)
+    """Return a row per question and sample: the grades of all who answered, and the kind (a key of KINDS)."""
+    sides = {}
+    for who, folder in WHO.items():
+        scores = reads.table(f"scores/{key}/{folder}", SCORES_FILE)
+        if scores is not None:
+            grades = scores.select("example_id", "sample", "gradable", "correct", "extracted", "repetition")
+            sides[who] = grades.rename({name: f"{name}_{who}" for name in grades.columns if name not in KEYS})
+    if not {"base", "tuned"} <= sides.keys():
+        return None
+    both = sides["base"].join(sides["tuned"], on=KEYS).sort(KEYS)
+    if "few_shot" in sides:  # which was not asked the user's own prompts
+        both = both.join(sides["few_shot"], on=KEYS, how="left", maintain_order="left")
     base, tuned = pl.col("correct_base"), pl.col("correct_tuned")
     kind = (
         pl.when(~pl.col("gradable_base") | base.is_null() | tuned.is_null())
@@ -115,9 +123,11 @@ def _graded(reads: Reads, key: str) -> pl.DataFrame | None:
 
 
 def _joined(reads: Reads, key: str, chosen: pl.DataFrame) -> pl.DataFrame | None:
-    """Return the chosen rows, in their order, with question, reference, and both models' completions and tokens."""
-    for who in ("base", "tuned"):
-        answers = reads.lazy(f"answers/{key}/{who}", ANSWERS_FILE)
+    """Return the chosen rows, in their order, with question, reference, and completions and tokens of all."""
+    for who, folder in WHO.items():
+        answers = reads.lazy(f"answers/{key}/{folder}", ANSWERS_FILE)
+        if answers is None and who == "few_shot":
+            continue
         if answers is None:
             return None
         names = answers.collect_schema().names()
@@ -141,6 +151,7 @@ def _row(row: dict[str, Any], where: str) -> dict[str, Any]:
         "reference": reveal(row["answer"], 600),
         "base": _side(row, "base"),
         "tuned": _side(row, "tuned"),
+        "few_shot": _side(row, "few_shot") if row.get("completion_few_shot") is not None else None,
     }
 
 
@@ -171,9 +182,10 @@ def _bounded(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield rows until their text, escaped as in the page, would exceed MAX_BYTES."""
     size = 0
     for row in rows:
-        texts = [row["question"], row["reference"], *(row[who]["completion"] for who in ("base", "tuned"))]
+        sides = [row[who] for who in WHO if row[who]]
+        texts = [row["question"], row["reference"], *(side["completion"] for side in sides)]
         size += sum(len(escape(text).encode()) for text in texts)
-        size += len(json_for_script([row[who]["replay"] for who in ("base", "tuned")]))
+        size += len(json_for_script([side["replay"] for side in sides]))
         if size > MAX_BYTES:
             return
         yield row

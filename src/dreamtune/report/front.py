@@ -1,16 +1,18 @@
-"""The report's first screen, beside the verdict and the recipe: four tiles, and counts of canaries."""
+"""The report's first screen, beside the verdict and the recipe: tiles, and counts of canaries."""
 
 from typing import Any
 
 from dreamtune.evaluate.faults import count_passed
 from dreamtune.readable import DASH, nats, number, percent, points
+from dreamtune.report.few_shot import tile
+from dreamtune.report.text import arrow, with_limits
 
 MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
 Table = list[dict[str, Any]]
 
 
 def tiles(summary: dict[str, Any]) -> Table:
-    """Return the four tiles under the headline: accuracy, held-out NLL, hard canaries, detectable change."""
+    """Return the tiles under the headline: accuracy, few-shot base, held-out NLL, hard canaries, detectable change."""
     accuracy, nll, checks = summary["accuracy"], summary["nll"], summary["canaries"]
     passed, judged = count_passed(checks, hard=True)
     smallest = summary["minimum_detectable_effect"]
@@ -21,13 +23,16 @@ def tiles(summary: dict[str, Any]) -> Table:
             "label": "Accuracy",
             "value": arrow(percent(accuracy["base"]["value"], 0), percent(accuracy["tuned"]["value"], 0)),
             "mood": "",
-            "note": interval(points, accuracy["gain"], "points") if accuracy["base"]["n"] else "not enough data",
+            "note": with_limits(points, accuracy["gain"], "points") if accuracy["base"]["n"] else "not enough data",
         },
+        *tile(summary["few_shot"]),
         {
             "label": "Held-out NLL",
             "value": arrow(nats(nll["base"]["value"]), nats(nll["tuned"]["value"])),
             "mood": "",
-            "note": interval(lambda v: nats(v, True), nll["delta"], "nats") if nll["base"]["n"] else "not enough data",
+            "note": with_limits(lambda v: nats(v, True), nll["delta"], "nats")
+            if nll["base"]["n"]
+            else "not enough data",
         },
         {
             "label": "Hard canaries",
@@ -69,14 +74,3 @@ def passed_words(checks: Table, hard: bool) -> str:
     unknown = sum(c["hard"] is hard and c["passed"] is None for c in checks)
     said = f"{passed} of {judged} passed" if judged or unknown else "not run"
     return said + (f", {unknown} not judged" if unknown else "")
-
-
-def interval(show: Any, change: dict[str, Any], unit: str) -> str:
-    """Return a change in its unit with the limits of its interval, each written by `show`."""
-    limits = f" ({show(change['low'])} to {show(change['high'])})" if change["low"] is not None else ""
-    return f"{show(change['value'])} {unit}{limits}"
-
-
-def arrow(before: str, after: str) -> str:
-    """Return "before → after"; a dash if one of them is unknown."""
-    return DASH if DASH in (before, after) else f"{before} → {after}"

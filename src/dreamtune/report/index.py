@@ -10,8 +10,8 @@ import jinja2
 from markupsafe import Markup
 
 from dreamtune.readable import DASH, nats, percent, points
-from dreamtune.report.front import MOODS, arrow, passed_words
-from dreamtune.report.text import reveal
+from dreamtune.report.front import MOODS, passed_words
+from dreamtune.report.text import arrow, reveal
 
 HERE = Path(__file__).parent
 FORMAT = 1  # the format of summary.json that is understood

@@ -19,7 +19,8 @@ class Reads:
 
     Names: "shards", "references", "smoke", "full", "likelihood", "answers/SET/SETTING/WHO",
     "scores/SET/SETTING/WHO" and "contamination/SET", where SET is "test" or a benchmark,
-    SETTING "greedy" or "sampled", and WHO "base" or "tuned".
+    SETTING "greedy" or "sampled", and WHO "base" or "tuned", or, with worked examples, "few-shot-base" or
+    "few-shot-tuned".
     """
 
     def __init__(self, folders: Mapping[str, Path]) -> None:

@@ -19,7 +19,7 @@ from dreamtune.files import write_json
 from dreamtune.formats.likelihood import BINS_FILE
 from dreamtune.formats.shards import AUDIT_FILE, CONTAMINATION_FILE, LENGTHS_FILE, REFERENCES_FILE
 from dreamtune.formats.training import LOG_FILE
-from dreamtune.report import audit_view, charts, front, view
+from dreamtune.report import audit_view, charts, comparison_view, front, view
 from dreamtune.report.explorer import KINDS, choose_answers, shown_of
 from dreamtune.report.reads import Reads
 from dreamtune.report.recipe import recipe_rows
@@ -74,9 +74,9 @@ def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str,
         summary=summary,
         mood=front.MOODS.get(summary["verdict"], "neutral"),
         tiles=front.tiles(summary),
-        comparisons=view.comparison_tables(summary),
-        decoding=view.decoding_rows(summary),
-        full_likelihood=view.full_likelihood(summary),
+        comparisons=comparison_view.comparison_tables(summary),
+        decoding=comparison_view.decoding_rows(summary),
+        full_likelihood=comparison_view.full_likelihood(summary),
         recipe=recipe_rows(summary["recipe"]),
         counts={
             "hard": front.passed_words(summary["canaries"], True),

@@ -17,7 +17,7 @@ SHAPES = {
 
 
 def shapes(sides: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Return a row per statistic of form (label, base, tuned), see `SHAPES`; [] where nothing was scored."""
+    """Return a row per statistic of form (label, base, tuned, …), see `SHAPES`; [] where nothing was scored."""
     if not any(sides):
         return []
     shares = [(label, *(percent(scores.get(key)) for scores in sides)) for label, key in SHAPES.items()]

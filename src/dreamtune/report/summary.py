@@ -11,6 +11,7 @@ models. `warnings`: sentences on answers that collapsed or were written in anoth
 `canvas_warnings`: on canvases of generation that training did not show. `decoding`: the test split under each of
 `evaluate.canvases` and `evaluate.decoders`, see `evaluate.decoders.compare_settings`.
 In each reading `undecided` counts the questions left out on both sides because an answer has no grade.
+`few_shot`: the tuned model against the base with worked examples on the test split; null where nobody asked for it.
 `claims`: on how many questions of known templates the verdict rests, and the reading without contaminated questions.
 `accuracy` is mathematical equivalence of what `extractors` find, `strict` the reference's own characters after the
 marker, `lenient` the last number of the answer.
@@ -29,11 +30,12 @@ from dreamtune.evaluate.verdict import Verdict, decide
 from dreamtune.files import finite
 from dreamtune.formats.answers import GENERATION_FILE
 from dreamtune.formats.likelihood import BINS_FILE, FULL_FILE, LIKELIHOOD_FILE
-from dreamtune.formats.names import HEADLINE, SAMPLED
+from dreamtune.formats.names import BASE, FEW_SHOT_BASE, HEADLINE, SAMPLED, TUNED
 from dreamtune.formats.questions import QUESTIONS_FILE
 from dreamtune.formats.scores import RATES_FILE, SCORES_FILE
 from dreamtune.formats.shards import AUDIT_FILE
 from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
+from dreamtune.report.few_shot import read_few_shot, sides
 from dreamtune.report.reads import Reads
 from dreamtune.report.recipe import find_recipe
 from dreamtune.settings.report import Comparison
@@ -61,17 +63,23 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
     nll["full"] = compare_full(reads.table("likelihood", FULL_FILE), comparison)
     canaries = collect_canaries(reads)
     collapse = headline.get("tuned", {}).get("scores", {}).get("collapse", [])
-    gates = _gates(reads)
+    gates, few_shot = _gates(reads), _few_shot(headline)
+
+    def again(accuracy: Any, likelihood: Any, against: Any) -> Verdict:
+        few = few_shot | {"accuracy": against} if few_shot and against else None
+        return decide(comparison, accuracy, likelihood, canaries, gates, collapse, few)
+
+    base, tuned, few_shot_base = (_scores(reads, "test", HEADLINE, who) for who in (BASE, TUNED, FEW_SHOT_BASE))
     verdict, claims = with_claims(
-        decide(comparison, headline["accuracy"], nll, canaries, gates, collapse),
-        Measured(_scores(reads, "test", "greedy", "base"), _scores(reads, "test", "greedy", "tuned"), draws),
+        decide(comparison, headline["accuracy"], nll, canaries, gates, collapse, few_shot),
+        Measured(base, tuned, draws, few_shot_base),
         _questions(reads, "test"),
         comparison,
-        lambda accuracy, likelihood: decide(comparison, accuracy, likelihood, canaries, gates, collapse),
+        again,
     )
 
     def verdict_of(block: dict[str, Any]) -> str:
-        return decide(comparison, block["accuracy"], nll, canaries, gates).name
+        return decide(comparison, block["accuracy"], nll, canaries, gates, (), _few_shot(block)).name
 
     decoding = _decoding(reads, comparisons, verdict_of, comparison)
     manifests = reads.manifests()
@@ -83,6 +91,7 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
         **_verdict(verdict, comparison, headline["accuracy"], nll, decoding),
         "claims": claims,
         **{name: headline[name] for name in READINGS},
+        "few_shot": few_shot,
         "nll": nll | {"draws": reads.json("likelihood", BINS_FILE).get("draws")},
         "comparisons": comparisons,
         "decoding": decoding,
@@ -148,13 +157,18 @@ def _claim_warnings(verdict: Verdict, claims: dict[str, Any]) -> list[str]:
     ]
 
 
+def _few_shot(block: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the accuracy of the tuned model against the few-shot base in one of the comparisons; None without it."""
+    found = block.get("few_shot")
+    return {name: found[name] for name in ("shots", "accuracy", "unread")} if found else None
+
+
 def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison) -> dict[str, Any]:
     """Compare base and tuned on one question set under one setting.
 
     Returns the three readings, pass@k and majority vote, and generation and scores of both models.
     """
-    sides = {who: _scores(reads, questions, setting, who) for who in ("base", "tuned")}
-    base, tuned = sides["base"], sides["tuned"]
+    base, tuned = (_scores(reads, questions, setting, who) for who in (BASE, TUNED))
     if base is None or tuned is None:
         empty: dict[str, Any] = {
             "base": {},
@@ -162,6 +176,7 @@ def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison)
             "pass_at_k": {},
             "majority": None,
             "uncontaminated": None,
+            "few_shot": None,
             "settings": {},
             "warnings": [],
         }
@@ -172,7 +187,8 @@ def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison)
     blocks |= compare_samples(base, tuned, comparison)
     known = _questions(reads, questions)
     blocks["uncontaminated"] = None if known is None else without_contaminated(base, tuned, known, comparison)
-    for who in sides:
+    blocks["few_shot"] = read_few_shot(reads, questions, setting, READINGS, comparison)
+    for who in (BASE, TUNED):
         key = f"{questions}/{setting}/{who}"
         blocks[who] = {
             "generation": reads.json(f"answers/{key}", GENERATION_FILE),
@@ -185,8 +201,8 @@ def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison)
 def _warnings(blocks: dict[str, Any]) -> list[str]:
     """Return warnings about the answers: collapse, order of writing, or different settings for base and tuned."""
     found = []
-    for who in ("base", "tuned"):
-        scores = blocks[who]["scores"]
+    for who, side in sides(blocks).items():
+        scores = side["scores"]
         if scores.get("collapse"):
             found.append(f"{who}: the answers collapsed: {', '.join(scores['collapse'])}")
         found += [f"{who}: {text}" for text in scores.get("warnings", [])]

@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 from markupsafe import Markup
@@ -58,3 +59,14 @@ def plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(plain(item) for item in value) or DASH
     return reveal(str(value), 2_000)
+
+
+def with_limits(show: Callable[[Any], str], change: dict[str, Any], unit: str) -> str:
+    """Return an estimate with its unit and, in brackets, the limits of its interval, each as `show` writes it."""
+    limits = f" ({show(change['low'])} to {show(change['high'])})" if change["low"] is not None else ""
+    return f"{show(change['value'])} {unit}{limits}"
+
+
+def arrow(before: str, after: str) -> str:
+    """Return "before → after"; a dash if one of them is a dash."""
+    return DASH if DASH in (before, after) else f"{before} → {after}"

@@ -2,56 +2,11 @@
 
 from typing import Any
 
-from dreamtune.readable import DASH, duration, nats, number, p_value, percent, points
-from dreamtune.report.front import arrow, interval
-from dreamtune.report.shapes import cut, shapes
-from dreamtune.report.text import READING_NAMES, plain, reveal
+from dreamtune.readable import DASH, duration, number, percent
+from dreamtune.report.few_shot import sides
+from dreamtune.report.text import plain, reveal
 
-SAMPLER = (
-    *("max_new_tokens", "steps", "block_length", "lookahead", "refresh", "threshold"),
-    *("order", "ranking", "temperature", "top_p", "top_k", "samples", "seed"),
-)
 Table = list[dict[str, Any]]
-
-
-def comparison_tables(summary: dict[str, Any]) -> Table:
-    """Return, per question set and setting, the three readings, how the answers look, and the sampler's settings."""
-    return [
-        {
-            "title": name.replace("/", " · "),
-            "readings": [_reading(label, reading) for label, reading in _readings(block)],
-            "shapes": shapes([block[who].get("scores", {}) for who in ("base", "tuned")]),
-            "ungradable": block["accuracy"].get("ungradable"),
-            "undecided": block["accuracy"].get("undecided"),
-            "alike": block["accuracy"]["clusters"] < block["accuracy"]["base"]["n"],
-            "cut": cut([(who, block[who].get("scores", {})) for who in ("base", "tuned")]),
-            "sampler": _pairs(summary["settings"].get(f"answers/{name}/tuned", {}).get("generate", {}), SAMPLER),
-        }
-        for name, block in summary["comparisons"].items()
-    ]
-
-
-def decoding_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return a row per canvas and decoder: accuracy, gain, change against the headline, early ends, and the verdict."""
-    rows: list[tuple[str, ...]] = []
-    for block in summary["decoding"]:
-        first = not rows
-        change = "the headline" if first else interval(points, block["against_headline"], "points")
-        early = arrow(*(number(block["early_ends"][who]) for who in ("base", "tuned")))
-        shares = (percent(block["base"]["value"]), percent(block["tuned"]["value"]))
-        gain = interval(points, block["gain"], "points")
-        rows.append((block["setting"], *shares, gain, change, early, block["verdict"] or DASH))
-    return rows
-
-
-def full_likelihood(summary: dict[str, Any]) -> str | None:
-    """Return the likelihood of the responses with their tails as a sentence, None where training appends no tails."""
-    full = summary["nll"].get("full")
-    if not full:
-        return None
-    values = arrow(nats(full["base"]["value"]), nats(full["tuned"]["value"]))
-    change = interval(lambda value: nats(value, True), full["delta"], "nats")
-    return f"{values}, {change}, over {number(full['tail_tokens'])} further end tokens"
 
 
 def canary_rows(summary: dict[str, Any]) -> Table:
@@ -101,8 +56,8 @@ def generation_facts(summary: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return a row per question set, setting and model: answers, tokens, time and speed of generation."""
     rows: list[tuple[str, ...]] = []
     for name, block in summary["comparisons"].items():
-        for who in ("base", "tuned"):
-            run = block[who].get("generation", {})
+        for who, side in sides(block).items():
+            run = side.get("generation", {})
             counts = (number(run.get("rows")), number(run.get("tokens")))
             speed = (duration(run.get("seconds")), number(run.get("tokens_per_s")), number(run.get("tokens_per_pass")))
             rows.append((f"{name.replace('/', ' · ')} · {who}", *counts, *speed))
@@ -152,8 +107,8 @@ def warnings(
     dirty = [name for name, m in manifests.items() if (m.get("git") or {}).get("dirty")]
     found += [f"uncommitted edits while these stages ran: {', '.join(dirty)}"] if dirty else []
     for name, block in summary["comparisons"].items():
-        for who in ("base", "tuned"):
-            lost = (block[who].get("generation") or {}).get("dropped") or {}
+        for who, side in sides(block).items():
+            lost = (side.get("generation") or {}).get("dropped") or {}
             found += [f"{name}, {who}: {n} questions not asked: {reveal(str(why))}" for why, n in lost.items()]
     found += [reveal(text) for text in summary["warnings"]]
     return found + [reveal(text) for text in audit.get("warnings") or []]
@@ -170,45 +125,6 @@ def _together(texts: list[str]) -> list[str]:
         place, _, what = text.partition(", ")
         places.setdefault(what, []).append(place)
     return [f"{' and '.join(where)}, {what}" for what, where in places.items()]
-
-
-def _readings(block: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return (label, block) for the three readings, for several samples, and without contaminated questions."""
-    found = [(label, block[reading]) for reading, label in READING_NAMES.items()]
-    at_k = block.get("pass_at_k") or {}
-    if len(at_k) > 1:  # pass@1 of one sample is the first reading
-        found += [(f"pass@{k}", comparison) for k, comparison in at_k.items()]
-    found += [("majority vote", block["majority"])] if block.get("majority") else []
-    second = block.get("uncontaminated")
-    return found + ([(f"correct, without {second['left_out']} contaminated", second)] if second else [])
-
-
-def _reading(label: str, block: dict[str, Any]) -> dict[str, Any]:
-    gain = block["gain"]
-    changes = f"{gain['won']} won, {gain['lost']} lost" if gain.get("won") is not None else DASH
-    return {
-        "label": label,
-        "base": _share(block["base"]),
-        "tuned": _share(block["tuned"]),
-        "gain": points(gain["value"]),
-        "limits": f"{points(gain['low'])} to {points(gain['high'])}" if gain["low"] is not None else DASH,
-        "p": p_value(gain["p"]),
-        "changes": changes,
-        "n": number(block["base"]["n"]) + _alike(block),
-    }
-
-
-def _alike(block: dict[str, Any]) -> str:
-    """Return the number of unrelated questions that say as much, in brackets; "" where all are unrelated."""
-    return f" ({block['gain']['effective_n']:.0f})" if block["clusters"] < block["base"]["n"] else ""
-
-
-def _share(side: dict[str, Any]) -> dict[str, str]:
-    return {"value": percent(side["value"]), "limits": f"{percent(side['low'])} to {percent(side['high'])}"}
-
-
-def _pairs(section: dict[str, Any], names: tuple[str, ...]) -> str:
-    return ", ".join(f"{name} {plain(section[name])}" for name in names if section.get(name) is not None)
 
 
 def _flat(name: str, value: Any) -> list[tuple[str, str]]:

@@ -66,7 +66,7 @@ class GenerateConfig(Decoding):
     )
     top_k: int | None = result(None, "sample among this many of the likeliest tokens; null among all", ge=1, le=LONG)
     samples: int = result(1, "answers per question", ge=1, le=10_000)
-    seed: int = result(0, "seed of the sampling noise", **SEED)
+    seed: int = result(0, "seed of the sampling noise, and of the draw of worked examples (evaluate.few_shot)", **SEED)
     max_prompts: int | None = result(
         None, "answer only this many questions, the first ones; null answers all", ge=1, le=MANY
     )

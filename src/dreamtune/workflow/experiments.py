@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dreamtune.config import Config, Experiment
 from dreamtune.data.template import prompt_lines
+from dreamtune.formats.names import BASE, FEW_SHOT_BASE, FEW_SHOT_TUNED, TUNED, gives_verdict
 from dreamtune.settings.base import Section
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
@@ -110,7 +111,8 @@ def _plan_answers(
 ) -> Folders:
     """Plan the answers of base and tuned to one set of questions under one generation setting, and their scores.
 
-    `questions` is None for the test split. Return the version folders by name.
+    Where a verdict is given, those with worked examples are planned, too, if the experiment asks for them. `questions`
+    is None for the test split. Return the version folders by name.
     """
     added: Folders = {}
     sections: dict[str, Section] = {"generate": generate, "model": e.model}
@@ -118,9 +120,15 @@ def _plan_answers(
     if questions:  # the user's own prompts are answered beside the test split only
         sections |= {"generate": generate.model_copy(update={"prompts": []}), "benchmark": questions}
         inputs = ("model", "questions")
-    for who, adapter in {"base": {}, "tuned": {"adapter": folders["full"]}}.items():
+    adapter = {"adapter": folders["full"]}
+    asked: dict[str, tuple[dict[str, Section], Folders]] = {BASE: (sections, {}), TUNED: (sections, adapter)}
+    if (worked := e.evaluate.worked) and gives_verdict(setting):
+        few_shot = {**sections, "generate": generate.model_copy(update={"prompts": []}), "few_shot": worked}
+        asked |= {FEW_SHOT_BASE: (few_shot, {})}
+        asked |= {FEW_SHOT_TUNED: (few_shot, adapter)} if e.evaluate.few_shot_tuned else {}
+    for who, (given, trained) in asked.items():
         key = f"{questions.name if questions else 'test'}/{setting}/{who}"
-        answers = plan.add("generate_answers", sections, inputs, {"shards": folders["shards"], **adapter})
+        answers = plan.add("generate_answers", given, inputs, {"shards": folders["shards"], **trained})
         added[f"answers/{key}"] = answers
         added[f"scores/{key}"] = plan.add("score_answers", {"score": _score(e)}, reads={"answers": answers})
     return added

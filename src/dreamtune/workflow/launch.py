@@ -101,12 +101,14 @@ def message(spec: Spec, experiments: Sequence[str] = ()) -> str:
     settings = spec["settings"]
     questions = settings.get("benchmark", {}).get("name", "the held-out rows")
     who = "the tuned model" if "adapter" in spec["reads"] else "the base model"
+    shots = settings.get("few_shot", {}).get("shots")
+    worked = f" and {shots} worked {'example' if shots == 1 else 'examples'}" if shots else ""
     sentence = {
         "prepare_shards": "turn the rows into tokenised shards, and audit them",
         "audit_contamination": f"look for {questions} among the training rows",
         "audit_references": "count the held-out rows whose answers can be graded",
         "train_adapter": f"train, {settings.get('run')} run",
-        "generate_answers": f"answer {questions} with {who}",
+        "generate_answers": f"answer {questions} with {who}{worked}",
         "evaluate_likelihood": "measure the held-out likelihood of base and tuned",
         "score_answers": "grade the answers",
         "render_report": "write the report",
