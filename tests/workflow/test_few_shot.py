@@ -11,14 +11,14 @@ from dreamtune.errors import UserError
 from dreamtune.workflow.experiments import make_plan
 from dreamtune.workflow.launch import message
 from dreamtune.workflow.plan import Plan
-from rows import write_tokenizer
+from rows import write_model
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with rows and something that passes for a model."""
     monkeypatch.chdir(tmp_path)
-    (Path(write_tokenizer(tmp_path / "model")) / "model.safetensors").write_bytes(b"weights")
+    write_model(tmp_path / "model")
     pl.DataFrame({"question": ["one"], "reasoning": [""], "answer": ["1"]}).write_parquet("rows.parquet")
     return tmp_path
 
