@@ -74,9 +74,11 @@ def markdown(lines: list[dict[str, Any]]) -> str:
 
 
 def points(gain: dict[str, Any] | None) -> str:
-    """Return a difference in percentage points with its interval."""
+    """Return a difference in percentage points with its interval, alone where clusters are too few for an interval."""
     if gain is None or gain["value"] is None:
         return "—"
+    if gain["low"] is None:
+        return f"{100 * gain['value']:+.2f}"
     value, low, high = (100 * gain[name] for name in ("value", "low", "high"))
     return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
 

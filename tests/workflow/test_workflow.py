@@ -103,7 +103,7 @@ def test_containers_on_or_off_re_run_nothing(project: Project, tmp_path: Path) -
 
 
 REPORT = {"render_report": 1, "publish": 1}
-GRADES = {"audit_references": 1, "score_answers": 4, **REPORT}
+GRADES = {"audit_references": 1, "score_answers": 5, **REPORT}
 TRAINING = {"train_adapter": 2, "evaluate_likelihood": 1}
 EVERYTHING = {"prepare_shards": 1, "audit_references": 1, **TRAINING, **GENERATION, **REPORT}
 
