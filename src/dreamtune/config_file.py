@@ -65,10 +65,13 @@ def _check(path: Path, node: yaml.Node | None, name: str, seen: set[int]) -> Non
     elif isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
             _check(path, item, f"{name}.{number}", seen)
-    elif isinstance(node, yaml.ScalarNode) and node.tag in NUMBERS and node.style is None:
-        if meant := _misread(node.value):
-            line = node.start_mark.line + 1
-            raise UserError(f"{path}: {name} is {node.value} in line {line}, which YAML reads as {meant}")
+    elif isinstance(node, yaml.ScalarNode) and _is_plain_number(node) and (meant := _misread(node.value)):
+        line = node.start_mark.line + 1
+        raise UserError(f"{path}: {name} is {node.value} in line {line}, which YAML reads as {meant}")
+
+
+def _is_plain_number(node: yaml.ScalarNode) -> bool:
+    return node.tag in NUMBERS and node.style is None  # a quoted text has a style
 
 
 def _misread(text: str) -> str:
