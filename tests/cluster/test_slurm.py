@@ -110,7 +110,8 @@ def micro(slurm: LocalSlurm, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def test_each_stage_is_a_job_and_the_light_ones_share_one(micro: tuple[SlurmProject, list[dict[str, str]]]) -> None:
     """Two experiments share shards and the base's answers; how many seconds SLURM adds is printed with -s."""
     project, jobs = micro
-    counts = {"prepare_shards": 1, "train_adapter": 4, "generate_answers": 3, "evaluate_likelihood": 2, GROUP: 1}
+    counts = {"prepare_shards": 1, "audit_references": 1, "train_adapter": 4}
+    counts |= {"generate_answers": 3, "evaluate_likelihood": 2, GROUP: 1}
     assert rules(jobs) == counts
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
     latest = project.folder / "results/latest"

@@ -10,6 +10,7 @@ import datasets
 import polars as pl
 import pytest
 
+from conftest import ROOT
 from dreamtune.config import parse_config
 from dreamtune.inputs import identity
 from dreamtune.shards import read_split
@@ -99,3 +100,16 @@ def test_datasets_opens_the_shards_and_reads_the_same_rows(tmp_path: Path) -> No
     for outside in (3, -4):
         with pytest.raises(IndexError, match="of a split of 3 rows"):
             ours[outside]
+
+
+def test_the_driver_imports_none_of_the_packages_that_only_jobs_need() -> None:
+    """A Snakemake whose jobs run in an image needs none of them, and a plan that imports them takes seconds longer."""
+    rules = [ROOT / "Snakefile", *sorted((ROOT / "workflow/rules").glob("*.smk"))]
+    imports = [line for path in rules for line in path.read_text().splitlines() if line.startswith("from dreamtune")]
+    assert len(imports) > 10
+    jobs_alone = {"torch", "transformers", "datasets", "polars", "pyarrow", "numpy", "scipy", "altair", "tokenizers"}
+    code = "\n".join([*imports, "import sys", f"print(sorted({jobs_alone} & sys.modules.keys()))"])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -7,9 +7,8 @@ from dreamtune.evaluate.few_shot import compare_few_shot
 from dreamtune.formats.answers import GENERATION_FILE
 from dreamtune.formats.names import FEW_SHOT_BASE, FEW_SHOT_TUNED, TUNED
 from dreamtune.formats.scores import RATES_FILE, SCORES_FILE
-from dreamtune.readable import DASH, number, percent, points
+from dreamtune.readable import DASH, number
 from dreamtune.report.reads import Reads
-from dreamtune.report.text import with_limits
 from dreamtune.settings.report import Comparison
 
 NAMES = {FEW_SHOT_BASE: "few-shot base", FEW_SHOT_TUNED: "few-shot tuned"}  # as the page writes them
@@ -68,20 +67,6 @@ def by_column(block: dict[str, Any], reading: str) -> dict[str, dict[str, Any]]:
     estimates = [block[reading]["base"], few.get(reading, {}).get("base"), block[reading]["tuned"]]
     estimates.append(few["both"][reading]["tuned"] if few.get("both") else None)
     return {who: estimate for who, estimate in zip(COLUMNS, estimates, strict=True) if estimate}
-
-
-def tile(few_shot: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the tile of the few-shot base under the headline, as a list of 0 or 1.
-
-    Args:
-        few_shot: summary.json's entry of that name.
-    """
-    if not few_shot:
-        return []
-    block, shots = few_shot["accuracy"], few_shot["shots"]
-    note = f"tuned {with_limits(points, block['gain'], 'points')}" if block["base"]["n"] else "not enough data"
-    value = percent(block["base"]["value"], 0)
-    return [{"label": f"Few-shot base, k = {shots}", "value": value, "mood": "", "note": note}]
 
 
 def prompt_note(block: dict[str, Any]) -> str:

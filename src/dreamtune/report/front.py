@@ -4,7 +4,6 @@ from typing import Any
 
 from dreamtune.evaluate.faults import count_passed
 from dreamtune.readable import DASH, nats, number, percent, points
-from dreamtune.report.few_shot import tile
 from dreamtune.report.text import arrow, with_limits
 
 MOODS = {"improved": "good", "worse": "bad", "invalid": "bad"}
@@ -25,7 +24,7 @@ def tiles(summary: dict[str, Any]) -> Table:
             "mood": "",
             "note": with_limits(points, accuracy["gain"], "points") if accuracy["base"]["n"] else "not enough data",
         },
-        *tile(summary["few_shot"]),
+        *_few_shot_tile(summary["few_shot"]),
         {
             "label": "Held-out NLL",
             "value": arrow(nats(nll["base"]["value"]), nats(nll["tuned"]["value"])),
@@ -47,6 +46,20 @@ def tiles(summary: dict[str, Any]) -> Table:
             "note": _detectable_note(summary),
         },
     ]
+
+
+def _few_shot_tile(few_shot: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the tile of the few-shot base under the headline, as a list of 0 or 1.
+
+    Args:
+        few_shot: summary.json's entry of that name.
+    """
+    if not few_shot:
+        return []
+    block, shots = few_shot["accuracy"], few_shot["shots"]
+    note = f"tuned {with_limits(points, block['gain'], 'points')}" if block["base"]["n"] else "not enough data"
+    value = percent(block["base"]["value"], 0)
+    return [{"label": f"Few-shot base, k = {shots}", "value": value, "mood": "", "note": note}]
 
 
 def _detectable_note(summary: dict[str, Any]) -> str:
