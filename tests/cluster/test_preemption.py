@@ -163,7 +163,7 @@ def test_whatever_stops_a_training_it_ends_in_the_same_bits(
 def prepare(project: Project) -> None:
     project.edit(MICRO, "full: {rows: 16, epochs: 1,", f"full: {{rows: {ROWS}, epochs: {EPOCHS},")
     project.edit(MICRO, "validation_rows: 8", f"validation_rows: 0\n  checkpoint_steps: {EVERY}")
-    project.edit(MICRO, "experiments:", "cluster: {max_minutes: 100, max_mem_gb: 4}\nexperiments:")
+    project.edit(MICRO, ", margin: 2.0}", "}")
 
 
 def full_run(project: Project) -> Path:
