@@ -40,7 +40,7 @@ test: environment
 # Run the tests that take minutes: real processes that are killed and stopped, a whole workflow on real interpreters,
 # the benchmarks at toy scale. Only files that hold one are collected.
 test-slow: environment
-	$(RUN) $(PYTEST) -m slow --durations=0 $$(grep -rl --include='test_*.py' '@pytest.mark.slow' tests)
+	$(RUN) $(PYTEST) -m slow --durations=0 $$(grep -rl --include='test_*.py' 'pytest.mark.slow' tests)
 
 # Run the numeric tests again as processors without AVX-512 compute: with AVX2, and with SSE. On machines other than
 # x86-64 the variables have no effect. The files are listed because collecting all tests takes longer than these.

@@ -171,6 +171,7 @@ def test_what_is_missing_is_one_line(
     assert "does not exist" in complaint(*known, "--model", "/no/such/model")
 
 
+@pytest.mark.slow
 def test_the_script_says_what_it_takes_and_answers(base: ModelConfig, adapter: Path) -> None:  # noqa: F811
     command = [sys.executable, str(ROOT / "workflow/scripts/ask.py")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}

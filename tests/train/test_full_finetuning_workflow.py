@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from project import MICRO, Project
 from tests.train.test_processes import ONCE, lines, plant
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
@@ -115,7 +117,6 @@ def test_two_processes_train_what_one_does_and_go_on_from_the_checkpoint_of_one(
     same_training(again)
 
 
-@pytest.mark.slow
 def test_two_processes_that_are_asked_to_stop_keep_one_checkpoint(again: Project) -> None:
     begun = plant(again, **runs(again))
     driver = again.start(target(again))

@@ -119,6 +119,7 @@ def plant(project: Project, smoke: Path, full: Path) -> Path:
     return trainings / full.name
 
 
+@pytest.mark.slow
 def test_two_nodes_train_what_one_process_does(again: Project, tmp_path: Path) -> None:
     """With stand-ins: srun starts its command twice on this machine, as it does once on each node, outside of the
     image, which has no srun; apptainer notes that it was called, and runs what it is given.

@@ -9,6 +9,7 @@ import pytest
 
 from project import MICRO, Project
 
+pytestmark = pytest.mark.slow
 SCATTERED = ("prepare_shards", "evaluate_likelihood", "generate_answers")
 # What a run's clock gets into, and what is not an output.
 TIMED = {"timings.parquet", "generation.json", "manifest.json", "config.json", "job.log", "benchmark.tsv"}
