@@ -47,7 +47,7 @@ def check_columns(specs: Iterable[Mapping[str, Any]]) -> None:
         if local:
             try:
                 from dreamtune.inputs.parquet_rows import open_rows
-            except ModuleNotFoundError:  # numpy or pyarrow
+            except ImportError:  # numpy or pyarrow is not installed, or cannot be loaded
                 return
             open_rows(resolve_files(local), list(columns), batch_rows=1)
 
