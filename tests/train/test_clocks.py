@@ -32,6 +32,7 @@ training.train_adapter(
 
 
 @pytest.mark.parametrize(("fast", "early"), [("0", True), ("1", False)])
+@pytest.mark.slow
 def test_the_first_process_says_when(fast: str, early: bool, tmp_path: Path) -> None:
     make_model(tmp_path / "base")
     make_shards(tmp_path / "shards")

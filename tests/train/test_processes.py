@@ -85,6 +85,7 @@ def same_training(project: Project) -> None:
         assert not list(two.glob(".out-*"))
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does_and_go_on_from_the_checkpoint_of_one(again: Project) -> None:
     """Smoke from the base, full from a checkpoint; on two nodes, below, full begins with the base."""
     again.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
@@ -183,6 +184,7 @@ def test_two_processes_that_are_asked_to_stop_keep_one_checkpoint(again: Project
     same_training(again)
 
 
+@pytest.mark.slow
 def test_a_users_mistake_is_one_line_from_all_processes(again: Project) -> None:
     again.edit(MICRO, ONCE, f"{ONCE}\n  gpus: 2")
     smoke, full = runs(again)
@@ -194,6 +196,7 @@ def test_a_users_mistake_is_one_line_from_all_processes(again: Project) -> None:
     assert sorted(path.name for path in begun.iterdir()) == ["config.json", "job.log"]
 
 
+@pytest.mark.slow
 def test_more_gpus_than_the_run_offers_are_one_line_before_any_job(tmp_path: Path) -> None:
     """Snakemake would give the job the one GPU of the default profile, and it would take two."""
     project = Project(tmp_path)

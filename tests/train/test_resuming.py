@@ -165,6 +165,7 @@ def child(
     return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_sigkill_and_two_writers(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
     """One real process is killed; then two run at once in its folder, as after the death of their scheduler."""
     epochs, work = 4, tmp_path / "work"
@@ -186,6 +187,7 @@ def test_sigkill_and_two_writers(base: ModelConfig, shards: Path, tmp_path: Path
     assert not (tmp_path / "victim/training.json").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(base: ModelConfig, tmp_path: Path) -> None:
     """Under torchrun, on the CPU: the same windows, so the same losses but for rounding and dropout's draws.
 
