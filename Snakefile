@@ -23,6 +23,10 @@ include: "workflow/rules/scatter.smk"
 include: "workflow/rules/publish.smk"
 
 
+if MAIN:  # again: a job that outlived its driver may have finished while the plan was made
+    stop_at_finished_targets()
+
+
 onstart:
     begin()
 

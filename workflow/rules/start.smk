@@ -10,13 +10,19 @@ MAIN = workflow.is_main_process and not any(argument.startswith("--report") for 
 DEFAULT = "config/config.yaml"
 GIVEN = workflow.config_settings.configfiles or [DEFAULT]  # the configuration's files
 
+
+def stop_at_finished_targets():
+    """End with one line if a target on the command line is a finished version, which no rule makes again."""
+    if start.finished_targets(sys.argv[1:]):
+        from snakemake.cli import get_argument_parser  # which alone knows what of the command line is a target
+
+        start.stop_at_finished(sys.argv[1:], get_argument_parser().parse_args(sys.argv[1:]).targets)
+
+
 try:
     if MAIN:
         start.check_place(Path(workflow.basedir))
         start.check_files(GIVEN)
-        if start.finished_targets(sys.argv[1:]):
-            from snakemake.cli import get_argument_parser  # which alone knows what of the command line is a target
-
-            start.stop_at_finished(sys.argv[1:], get_argument_parser().parse_args(sys.argv[1:]).targets)
+        stop_at_finished_targets()
 except UserError as error:
     sys.exit(f"dreamtune: {error}")
