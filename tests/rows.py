@@ -43,6 +43,12 @@ def write_model(folder: Path, rows: int = len(VOCABULARY), **config: object) -> 
     return str(folder)
 
 
+def write_inputs(folder: Path) -> None:
+    """Write what a plan needs: one row, `rows.parquet`, and what passes for a model, `model`."""
+    write_model(folder / "model")
+    pl.DataFrame({"question": ["one"], "reasoning": [""], "answer": ["1"]}).write_parquet(folder / "rows.parquet")
+
+
 def prepare(folder: Path, rows: dict[str, list[Any]], **settings: Any) -> tuple[Path, dict[str, Any]]:
     """Prepare `rows` (question, reasoning, answer) in `folder`; return the shards' folder and the counts."""
     pl.DataFrame(rows).write_parquet(folder / "rows.parquet")

@@ -13,25 +13,14 @@ from peft import PeftModel
 
 from dreamtune.canaries import window as canaries
 from dreamtune.canaries.leaks import Watched, moved, one_of_each_shape, separating_sets, shape_of, watch
-from dreamtune.model.loading import attach_lora, load
 from dreamtune.objective import loss
 from dreamtune.objective.diffusion import Document, Noise, corrupt
 from dreamtune.objective.packing import Batch, collate
 from planted import before
 from tests.canaries.test_window import failing, window
-from tiny import IDS, MASK, make_model, make_shards, settings
+from tiny import IDS, MASK
 
 pytest_plugins = "planted"  # its fixtures
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_shards(tmp_path_factory.mktemp("data") / "shards")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> PeftModel:
-    return attach_lora(load(make_model(tmp_path_factory.mktemp("model") / "base")), settings().lora, seed=0)
 
 
 def after(count: int) -> list[tuple[int, int]]:

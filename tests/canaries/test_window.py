@@ -27,17 +27,7 @@ from dreamtune.objective.packing import Batch, collate
 from dreamtune.shards import read_meta, read_split
 from dreamtune.train.documents import make_beginning
 from dreamtune.train.windows import Share, TrainingWindows
-from tiny import END, IDS, MASK, make_model, make_shards, plan, settings
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_shards(tmp_path_factory.mktemp("data") / "shards")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> PeftModel:
-    return attach_lora(load(make_model(tmp_path_factory.mktemp("model") / "base")), settings().lora, seed=0)
+from tiny import END, IDS, MASK, make_model, plan, settings
 
 
 def window(shards: Path, step: int = 2, tokens: int = 40, **changes: Any) -> tuple[tuple[Batch, ...], dict[int, Any]]:

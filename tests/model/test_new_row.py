@@ -143,7 +143,7 @@ def test_base_and_adapter_have_the_same_mask_token(
 
 def test_a_resumed_training_is_the_same(base: ModelConfig, shards: Path, adapter: Path, tmp_path: Path) -> None:
     trained(base, shards, tmp_path / "a", checkpoint_steps=1)
-    (tmp_path / "a/work/checkpoints/step-000002").rename(tmp_path / "last")
+    (tmp_path / "a" / "work" / "checkpoints" / "step-000002").rename(tmp_path / "last")
     (tmp_path / "a/again").mkdir()
     train_adapter(
         settings(max_steps=2, validation_rows=0, checkpoint_steps=1),

@@ -4,14 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 
 from dreamtune.config import parse_config
 from dreamtune.workflow.canvases import warnings_of_finished
 from dreamtune.workflow.experiments import make_plan
 from dreamtune.workflow.plan import Plan
-from rows import write_model
+from rows import write_inputs
 from versions import finish
 
 
@@ -19,8 +18,7 @@ from versions import finish
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with rows and something that passes for a model."""
     monkeypatch.chdir(tmp_path)
-    write_model(tmp_path / "model")
-    pl.DataFrame({"question": ["one"], "reasoning": [""], "answer": ["1"]}).write_parquet("rows.parquet")
+    write_inputs(tmp_path)
     return tmp_path
 
 

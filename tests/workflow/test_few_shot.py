@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 
 from dreamtune.config import parse_config
@@ -11,15 +10,14 @@ from dreamtune.errors import UserError
 from dreamtune.workflow.experiments import make_plan
 from dreamtune.workflow.launch import message
 from dreamtune.workflow.plan import Plan
-from rows import write_model
+from rows import write_inputs
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with rows and something that passes for a model."""
     monkeypatch.chdir(tmp_path)
-    write_model(tmp_path / "model")
-    pl.DataFrame({"question": ["one"], "reasoning": [""], "answer": ["1"]}).write_parquet("rows.parquet")
+    write_inputs(tmp_path)
     return tmp_path
 
 

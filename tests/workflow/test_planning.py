@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import polars as pl
 import pytest
 
 from conftest import ROOT
@@ -15,7 +14,7 @@ from dreamtune.config import parse_config
 from dreamtune.inputs import identity
 from dreamtune.shards import read_split
 from dreamtune.workflow import experiments, plan
-from rows import prepare, write_model
+from rows import prepare, write_inputs, write_model
 from tests.workflow.test_scripts import RUNNABLE, SCRIPTS, WITH_A_MODEL
 
 LIGHT = [path.stem for path in RUNNABLE if path.stem not in WITH_A_MODEL]
@@ -36,8 +35,7 @@ def many(count: int) -> dict[str, Any]:
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count how often a script's code and an input's files are looked at."""
     monkeypatch.chdir(tmp_path)
-    write_model(tmp_path / "model")
-    pl.DataFrame({"question": ["?"], "reasoning": [""], "answer": ["1"]}).write_parquet("rows.parquet")
+    write_inputs(tmp_path)
     counted: Counter[str] = Counter()
 
     def count(module: Any, name: str, label: Any) -> None:
