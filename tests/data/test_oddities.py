@@ -35,6 +35,11 @@ def flagged(question: str = ENGLISH, reasoning: str = "Count them, one by one.",
         ({}, set()),
         ({"reasoning": " \n"}, {"blank_reasoning"}),
         ({"answer": f" {ENGLISH.upper()}\n"}, {"answer_equals_question"}),
+        *(
+            ({"answer": answer}, {"no_answer"})
+            for answer in ("nan", " NaN\n", "None", "NULL", "N/A", "n/a", "#N/A", "-", "—")
+        ),
+        *(({"answer": answer}, set()) for answer in ("NA", "None of them", "-1", "no", "0", "nano", "A")),
         ({"reasoning": "one\x07 two"}, {"control_characters"}),
         ({"question": f"\ufeff{ENGLISH}"}, {"control_characters"}),
         ({"question": f"{ENGLISH}\r\n\tTell me."}, set()),
@@ -126,6 +131,14 @@ def test_flags_are_counted_with_the_first_ids_and_notable_ones_warned_of(tmp_pat
     assert line.startswith("6 of 300 rows hold control characters") and "7, 20, 21, 22, 23" in line
     assert found["lengths"].filter("control_characters")["example_id"].to_list() == [7, 20, 21, 22, 23, 24]
     assert found["lengths"]["script"][250] == "Cyrillic"
+
+
+def test_answers_that_stand_for_none_are_warned_of(tmp_path: Path) -> None:
+    found = audit(tmp_path, [f"{i} {ENGLISH}" for i in range(4)], ["42", "nan", "7", "N/A"])
+    assert found["odd"] == {"no_answer": {"rows": 2, "examples": [1, 3]}}
+    assert found["said"] == [
+        "2 of 4 rows have an answer that stands for a missing one, such as nan, None, N/A or - (example ids 1, 3)"
+    ]
 
 
 def test_a_dropped_row_without_text_has_no_flags(tmp_path: Path) -> None:

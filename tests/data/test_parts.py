@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from dreamtune.data.prepare import prepare_shards
-from dreamtune.inputs.parquet_rows import open_rows
+from dreamtune.inputs.rows import open_rows
 from dreamtune.part import Part
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.data import DataConfig

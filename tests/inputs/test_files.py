@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from dreamtune.errors import UserError
+from dreamtune.inputs.cells import BATCH_BYTES
 from dreamtune.inputs.files import resolve_files
-from dreamtune.inputs.parquet_rows import BATCH_BYTES, as_text, open_rows
+from dreamtune.inputs.parquet_rows import as_text
+from dreamtune.inputs.rows import open_rows
 
 PINNED = "hf://datasets/owner/name@" + "0123456789" * 4 + "/data/train.parquet"
 
@@ -56,7 +58,8 @@ def test_hub_files_are_found_in_the_cache_at_their_revision(monkeypatch: pytest.
     ("values", "expected"),
     [
         (pa.array(["a", None, ""]), ["a", None, ""]),
-        (pa.array(["a", "b", "a"], pa.large_string()).dictionary_encode(), ["a", "b", "a"]),
+        (pa.array(["a", None, "b", "a"], pa.large_string()).dictionary_encode(), ["a", None, "b", "a"]),
+        (pa.array(["b", None], pa.dictionary(pa.uint32(), pa.string())), ["b", None]),
         (pa.array([42, None]), ["42", None]),
         (pa.array([42.0, 0.5, None, float("nan"), 1e300]), ["42", "0.5", None, None, "1e+300"]),
         (pa.array([True, False]), ["true", "false"]),
@@ -118,7 +121,7 @@ def test_a_file_broken_in_the_middle_is_named(tmp_path: Path) -> None:
     content[100:4000] = bytes(3900)
     path.write_bytes(content)
     rows = open_rows([path], ["q"], 100)
-    with pytest.raises(UserError, match=r"q\.parquet cannot be read"):
+    with pytest.raises(UserError, match=r"q\.parquet cannot be read, column 'q', from row \d+ on .*: "):
         list(rows.batches(["q"]))
 
 
@@ -136,7 +139,7 @@ def test_two_columns_of_one_name_and_broken_text_are_one_line(tmp_path: Path) ->
         open_rows([tmp_path / "twice.parquet"], ["question"], 10)
     broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"]).buffers())
     pq.write_table(pa.table([broken], names=["question"]), tmp_path / "broken.parquet")
-    with pytest.raises(UserError, match=r"broken\.parquet cannot be read"):
+    with pytest.raises(UserError, match=r"broken\.parquet, row 0 .*, column 'question' is not UTF-8"):
         list(open_rows([tmp_path / "broken.parquet"], ["question"], 10).batches(["question"]))
 
 

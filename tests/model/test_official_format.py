@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import FIXTURES
 from dreamtune.errors import UserError
-from dreamtune.inputs.checkpoint_format import family_of, native_fields
+from dreamtune.inputs.checkpoint_format import family_of, native_fields, read_config
 from dreamtune.inputs.shapes import LAYER, expected_shapes
 from dreamtune.model.adapter_format import ADAPTER_WEIGHTS
 from dreamtune.model.loading import attach_lora, empty_model, load, load_model
@@ -39,6 +39,22 @@ def test_mask_token_of_a_qwen2_checkpoint_comes_from_its_tokenizer(tmp_path: Pat
     (folder / "tokenizer_config.json").write_text(json.dumps({"mask_token": {"content": "<mask>"}}))
     (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": [{"id": 77, "content": "<mask>"}]}))
     assert load_model(folder).config.mask_token_id == 77
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "size"),
+    [
+        (DREAM, "num_hidden_layers", 10**9),
+        (DREAM, "hidden_size", 10**12),
+        (DREAM, "vocab_size", -1),
+        (DREAM, "intermediate_size", "8"),
+        (LLADA, "n_layers", 10**9),
+        (LLADA, "n_layers", True),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused(tmp_path: Path, folder: Path, name: str, size: object) -> None:
+    with pytest.raises(UserError, match=f"config.json has {name} = {size!r}; expected a whole number from 1 to"):
+        read_config(copy(folder, tmp_path / "model", **{name: size}))
 
 
 def refusal(**options: object) -> str:

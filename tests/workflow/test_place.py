@@ -42,6 +42,7 @@ EDITS = {
     "inputs/checkpoint_format.py": MODEL,
     "inputs/shapes.py": MODEL,
     "inputs/special_tokens.py": MODEL | {"prepare", "audit"},
+    "inputs/text_rows.py": {"prepare", "generate", "audit"},
     "contamination/ngrams.py": {"prepare", "audit"},
     "contamination/copies.py": {"prepare", "audit"},
     "contamination/templates.py": {"prepare", "generate", "audit"},

@@ -8,7 +8,7 @@ import pytest
 
 from dreamtune.config import parse_config
 from dreamtune.errors import UserError
-from dreamtune.inputs import parquet_rows
+from dreamtune.inputs import rows as inputs
 from dreamtune.workflow import start
 from dreamtune.workflow.columns import check_columns, hub_columns
 from dreamtune.workflow.experiments import READ_FILES, make_plan
@@ -131,9 +131,9 @@ def test_a_file_is_opened_once_for_many_experiments_and_never_for_finished_versi
     planned: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Path] = []
-    real = parquet_rows.open_rows
+    real = inputs.open_rows
     monkeypatch.setattr(
-        parquet_rows, "open_rows", lambda files, *rest, **more: [opened.extend(files), real(files, *rest, **more)]
+        inputs, "open_rows", lambda files, *rest, **more: [opened.extend(files), real(files, *rest, **more)]
     )
     many = planned | {"experiments": {f"max-{n}": {"data": {"max_tokens": n}} for n in range(64, 90)}}
     plan, _ = make_plan(parse_config(many))

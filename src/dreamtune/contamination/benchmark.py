@@ -21,7 +21,7 @@ from dreamtune.contamination.words import read_words
 from dreamtune.errors import UserError
 from dreamtune.formats.questions import QUESTIONS
 from dreamtune.inputs.files import resolve_files
-from dreamtune.inputs.parquet_rows import ParquetRows, open_rows
+from dreamtune.inputs.rows import Rows, open_rows
 from dreamtune.settings.benchmark import Benchmark
 
 BATCH_ROWS = 2_000
@@ -166,9 +166,7 @@ def _shown(pair: Pair, texts: dict[int, str]) -> dict[str, Any]:
     }
 
 
-def _read(
-    source: ParquetRows, column: str, ngram: int, templates: Templates
-) -> tuple[NgramIndex, np.ndarray, np.ndarray]:
+def _read(source: Rows, column: str, ngram: int, templates: Templates) -> tuple[NgramIndex, np.ndarray, np.ndarray]:
     """Return the index of all n-grams of the benchmark's questions, their hashes and row numbers, [questions] each.
 
     All rows are added to the templates, also those without a question.

@@ -14,6 +14,7 @@ from dreamtune.data.truncation import POLICIES, Fit, Policy, fit
 from dreamtune.settings.data import DataConfig
 
 QUANTILES = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99}
+MANY_DROPPED = 0.5  # share of the rows from which on dropping them is a warning
 TOKEN_COLUMNS = ("prompt_tokens", "reasoning_tokens", "answer_tokens", "tokens")
 CHARACTER_COLUMNS = ("question_characters", "reasoning_characters", "answer_characters")
 
@@ -129,7 +130,7 @@ def _quantiles(table: pl.LazyFrame, length: pl.Expr) -> dict[str, float]:
 
 def _warnings(audit: dict[str, Any], data: DataConfig) -> list[str]:
     """Return the warnings that a user should read before training, one sentence each."""
-    warnings = []
+    warnings = _drop_warnings(audit["dropped"], audit["source_rows"])
     rows, chosen = audit["rows_with_text"], audit["policies"][data.too_long]
     if chosen["answers_lost"]:
         others = ", ".join(
@@ -157,6 +158,21 @@ def _warnings(audit: dict[str, Any], data: DataConfig) -> list[str]:
     if split_template(data.template)[0].endswith(" "):
         warnings.append("the template's prompt ends in a space; most tokenizers expect it at the start of the response")
     return warnings
+
+
+def _drop_warnings(dropped: dict[str, int], rows: int) -> list[str]:
+    """Return a warning if at least the share MANY_DROPPED of all rows is dropped.
+
+    >>> _drop_warnings({"null_answer": 1, "too_long": 4}, 8)
+    ['5 of 8 rows are dropped (too_long 4, null_answer 1); check data.columns and the settings that these reasons name']
+    """
+    if sum(dropped.values()) < MANY_DROPPED * max(rows, 1):
+        return []
+    reasons = ", ".join(f"{name} {n}" for name, n in sorted(dropped.items(), key=lambda item: -item[1]))
+    return [
+        f"{sum(dropped.values())} of {rows} rows are dropped ({reasons}); check data.columns and the settings that "
+        "these reasons name"
+    ]
 
 
 def _giveaway_warnings(found: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from dreamtune.data.oddities import row_flags
 from dreamtune.data.template import has_reasoning, render_segments
 from dreamtune.data.tokenizer import Tokenizer
 from dreamtune.errors import UserError
-from dreamtune.inputs.parquet_rows import Texts
+from dreamtune.inputs.cells import Texts
 from dreamtune.settings.data import DataConfig
 
 

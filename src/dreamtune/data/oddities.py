@@ -20,6 +20,7 @@ FIELDS = ("question", "reasoning", "answer")
 ROW_FLAGS = {  # columns of lengths.parquet -> words with which a warning describes the flagged rows
     "blank_reasoning": "have a blank reasoning",
     "answer_equals_question": "have an answer that repeats the question",
+    "no_answer": "have an answer that stands for a missing one, such as nan, None, N/A or -",
     "control_characters": "hold control characters or invisible ones",
     "replacement_characters": "hold U+FFFD, which stands for bytes that could not be read as text",
     "mojibake": "hold text that was decoded with a wrong encoding, such as â€™ for an apostrophe",
@@ -33,6 +34,8 @@ FLAGS = ROW_FLAGS | {
 }
 FLAG_COLUMNS = pa.schema([("script", pa.string()), *((name, pa.bool_()) for name in ROW_FLAGS)])
 
+# What exports of tables write for a missing value. NA alone is left out, because it is also sodium.
+NO_ANSWER = r"(?i)^(?:nan|none|null|nil|n/a|#n/a|<na>|-+|–|—|\?+)$"
 # All control characters but tab, line feed and carriage return; zero-width space, word joiner, byte order mark.
 CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x9F\u{200B}\u{2060}\u{FEFF}]"
 # UTF-8 that was read as Latin-1 or Windows-1252: accented letters, quotation marks, signs, the mark, emoji.
@@ -69,6 +72,7 @@ def row_flags(questions: list[str], reasonings: list[str] | None, answers: list[
         pl.Series("script", [NAMES[number] or None for number in row_script], pl.String),
         blank_reasoning=pl.col("reasoning").str.strip_chars() == "" if reasonings is not None else pl.lit(False),
         answer_equals_question=(question == answer) & (answer != ""),
+        no_answer=answer.str.contains(NO_ANSWER),
         control_characters=pl.any_horizontal(pl.all().str.contains(CONTROL)),
         replacement_characters=pl.any_horizontal(pl.all().str.contains("\ufffd", literal=True)),
         mojibake=pl.any_horizontal(pl.all().str.contains(MOJIBAKE)),

@@ -50,7 +50,7 @@ from dreamtune.errors import UserError
 from dreamtune.files import write_json
 from dreamtune.formats.shards import AUDIT_FILE, LENGTHS_FILE, SHARDS_FILE
 from dreamtune.inputs.files import resolve_files
-from dreamtune.inputs.parquet_rows import ParquetRows, open_rows
+from dreamtune.inputs.rows import Rows, open_rows
 from dreamtune.part import Part
 from dreamtune.progress import Progress
 from dreamtune.settings.benchmark import Benchmark
@@ -267,7 +267,7 @@ class _SecondPass:
         return repeats
 
 
-def _tokenised(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer, among: range) -> Iterator[EncodedRows]:
+def _tokenised(rows: Rows, data: DataConfig, tokenizer: Tokenizer, among: range) -> Iterator[EncodedRows]:
     """Yield the tokenised batches that begin in the range of rows `among`, with a progress bar."""
     with Progress("tokenising", len(among)) as progress:
         for encoded in _prefetched(rows, data, tokenizer, among):
@@ -276,7 +276,7 @@ def _tokenised(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer, among:
             progress.advance(min(len(encoded.questions), len(among) - progress.done))
 
 
-def _prefetched(rows: ParquetRows, data: DataConfig, tokenizer: Tokenizer, among: range) -> Iterator[EncodedRows]:
+def _prefetched(rows: Rows, data: DataConfig, tokenizer: Tokenizer, among: range) -> Iterator[EncodedRows]:
     """Yield tokenised batches, of which AHEAD more are worked on by threads while the caller writes one.
 
     The tokenizer uses all cores and releases Python's lock; making the lists of a batch holds it. With two batches

@@ -16,7 +16,7 @@ from dreamtune.contamination.ngrams import NgramIndex
 from dreamtune.contamination.questions import question_hash
 from dreamtune.contamination.templates import Templates, numbered
 from dreamtune.contamination.words import read_words
-from dreamtune.inputs.parquet_rows import ParquetRows
+from dreamtune.inputs.rows import Rows
 from dreamtune.progress import Progress
 from dreamtune.settings.data import DataConfig, Split
 
@@ -63,7 +63,7 @@ class Survey:
         """Return which rows are in validation or test, [rows] bool."""
         return (self.splits == VALIDATION) | (self.splits == TEST)
 
-    def copies(self, rows: ParquetRows, data: DataConfig) -> Copies:
+    def copies(self, rows: Rows, data: DataConfig) -> Copies:
         """Return what finds training rows that nearly repeat a held-out question; reads the questions at risk."""
         asked = np.flatnonzero(self.in_heldout())
         question, answer = (partial(rows.texts_at, name) for name in (data.columns.question, data.columns.answer))
@@ -75,7 +75,7 @@ class Survey:
         return {"found": int((counts > 0).sum()), "largest": int(counts.max(initial=0))}
 
 
-def survey_questions(rows: ParquetRows, data: DataConfig, templates: Templates) -> Survey:
+def survey_questions(rows: Rows, data: DataConfig, templates: Templates) -> Survey:
     """Read the question column once, and return what `Survey` says of each row.
 
     The questions are added to the templates, which are finished here.

@@ -29,7 +29,7 @@ from dreamtune.generate.sampler import Answer, Request, denoise, no_mask_left
 from dreamtune.inputs.checkpoint_format import context_tokens, read_config
 from dreamtune.inputs.files import resolve_files
 from dreamtune.inputs.hub import model_folder
-from dreamtune.inputs.parquet_rows import open_rows
+from dreamtune.inputs.rows import open_rows
 from dreamtune.model.logits import unwrap
 from dreamtune.part import Part
 from dreamtune.progress import Progress

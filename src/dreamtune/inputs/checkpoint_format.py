@@ -16,6 +16,20 @@ FAMILIES = {"Dream": "dream", "llada": "llada", "qwen2": "qwen2", "llama": "llam
 # Families whose head is shifted: raw row i - 1 scores token i. Dream inherits this from the autoregressive model it
 # was adapted from (Gong et al. 2024, arXiv 2410.17891); LLaDA was trained from scratch without it.
 SHIFTED = {"dream", "qwen2", "llama"}
+# Fields of config.json, native and LLaDA's, and the most that they may be: many times any published model's, and few
+# enough that a model is described in seconds.
+MOST = {
+    "num_hidden_layers": 1_000,
+    "n_layers": 1_000,
+    "num_attention_heads": 2**12,
+    "n_heads": 2**12,
+    "hidden_size": 2**17,
+    "d_model": 2**17,
+    "intermediate_size": 2**20,
+    "mlp_hidden_size": 2**20,
+    "vocab_size": 2**22,
+    "embedding_size": 2**22,
+}
 LLADA_TOP = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
 LLADA_BLOCK = {
     "attn_norm": "input_layernorm",
@@ -47,7 +61,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the content of a checkpoint folder's config.json.
 
     Raises:
-        UserError: the file is missing or not JSON, or the checkpoint is already quantised.
+        UserError: the file is missing or not JSON, the checkpoint is already quantised, or a size is no number from 1
+            to its limit (`MOST`).
     """
     path = folder / "config.json"
     if not path.exists():
@@ -60,6 +75,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} holds no JSON object; copy or download it again")
     if "quantization_config" in config:
         raise UserError(f"{folder} is already quantised; give the checkpoint in full precision, it is quantised here")
+    for name, most in MOST.items():
+        size = config.get(name)
+        if size is not None and (type(size) is not int or not 1 <= size <= most):
+            raise UserError(f"{path} has {name} = {size!r}; expected a whole number from 1 to {most:,}")
     return config
 
 

@@ -31,7 +31,7 @@ from dreamtune.inputs.hub import (
     pinned_file,
 )
 from dreamtune.inputs.model_check import check_model
-from dreamtune.inputs.parquet_rows import open_rows
+from dreamtune.inputs.rows import open_rows
 from dreamtune.inputs.weight_files import MODEL_WEIGHTS, PICKLES
 
 T = TypeVar("T")

@@ -1,10 +1,11 @@
-"""Resolve `files` of the configuration: parquet files on disk, globs, or pinned data files on the Hugging Face hub."""
+"""Resolve `files` of the configuration: files on disk, globs, or pinned data files on the Hugging Face hub."""
 
 import glob
 from pathlib import Path
 
 from dreamtune.errors import UserError
 from dreamtune.inputs.hub import HUB, data_file
+from dreamtune.inputs.kinds import check_local
 
 
 def resolve_files(patterns: list[str]) -> list[Path]:
@@ -14,10 +15,11 @@ def resolve_files(patterns: list[str]) -> list[Path]:
         patterns: paths, globs or hf://datasets/… addresses; a hub file is looked up in the hub's local cache.
 
     Raises:
-        UserError: a pattern matches nothing or a folder, or a hub file is not pinned or has not been fetched.
+        UserError: a pattern matches nothing or a folder, or is another address; or a hub file is not pinned or has not
+            been fetched.
     """
     if not patterns:
-        raise UserError("no data files are named; name at least one parquet file or glob")
+        raise UserError("no data files are named; name at least one file or glob")
     found: dict[Path, None] = {}
     for pattern in patterns:
         for path in [data_file(pattern)] if pattern.startswith(HUB) else _local_files(pattern):
@@ -26,6 +28,7 @@ def resolve_files(patterns: list[str]) -> list[Path]:
 
 
 def _local_files(pattern: str) -> list[Path]:
+    check_local(pattern)
     expanded = Path(pattern).expanduser()
     if expanded.is_dir():
         raise UserError(f"{pattern} is a folder; name the files in it, for instance {pattern.rstrip('/')}/*.parquet")

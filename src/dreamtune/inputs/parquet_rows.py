@@ -1,164 +1,274 @@
-"""Read columns of parquet files as text: first all files' columns are checked, then rows come in bounded batches."""
+"""Read columns of a parquet file as text, in bounded memory even where a few bytes stand for gigabytes.
 
-import difflib
-import math
+Sizes are taken from the file's own metadata before anything is decoded. Text columns are decoded as dictionaries, so
+that a text which many rows repeat is in memory once.
+"""
+
+import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
 from dreamtune.errors import UserError
+from dreamtune.inputs.cells import (
+    BATCH_BYTES,
+    CELL_BYTES,
+    Texts,
+    check_cell,
+    check_expansion,
+    check_names,
+    not_utf8,
+    number_text,
+)
 
-Texts = list[str | None]
-BATCH_BYTES = 32 * 2**20  # of a batch, about: the longer the rows' texts, the fewer rows it has
-
-
-@dataclass(frozen=True)
-class ParquetRows:
-    """The rows of several parquet files, numbered from 0 through all files; made by `open_rows`.
-
-    Attributes:
-        files: the files, in order.
-        rows: number of rows in all files together.
-        batch_rows: number of rows that are read at a time.
-    """
-
-    files: tuple[Path, ...]
-    rows: int
-    batch_rows: int
-
-    def texts_at(self, column: str, rows: Iterable[int]) -> dict[int, str]:
-        """Return the texts of a few rows of `column` by row number, "" for null; reads up to the last of these rows."""
-        wanted, found, start = sorted(set(rows), reverse=True), dict[int, str](), 0
-        for batch in self.batches([column]) if wanted else ():
-            texts = batch[column]
-            while wanted and wanted[-1] < start + len(texts):
-                row = wanted.pop()
-                found[row] = texts[row - start] or ""
-            if not wanted:
-                break
-            start += len(texts)
-        return found
-
-    def batches(self, columns: list[str], among: range | None = None) -> Iterator[dict[str, Texts]]:
-        """Yield the rows in order, as batches {column: texts}; null is None, numbers are text (see `as_text`).
-
-        Args:
-            columns: names of the columns to read.
-            among: yield only the batches whose first row is in this range; None yields all. Other files stay unread.
-
-        Raises:
-            UserError: a file cannot be read.
-        """
-        among = range(self.rows) if among is None else among
-        end = 0
-        for path in self.files:
-            try:
-                with _open(path) as file:
-                    row, end = end, end + file.metadata.num_rows
-                    if end <= among.start or row >= among.stop:
-                        continue
-                    for batch in file.iter_batches(self.batch_rows, columns=columns, use_threads=False):
-                        if row >= among.stop:
-                            break
-                        if row in among:
-                            yield {name: as_text(batch.column(name)) for name in columns}
-                        row += batch.num_rows
-            except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{path} cannot be read: {_line(error)}") from error
+PAGE_BYTES = 4096  # most bytes of a page's header beside the only text in it
+BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
-def open_rows(files: list[Path], columns: list[str], batch_rows: int) -> ParquetRows:
-    """Check that every file is parquet and has `columns` of text or numbers; return the rows, which are read later.
+def survey_parquet(path: Path, columns: list[str]) -> tuple[int, float]:
+    """Check that a file has `columns` of text or numbers; return its number of rows and their mean size in bytes.
 
-    Args:
-        batch_rows: most rows read at a time; long rows make it fewer.
+    Only the file's footer is read. The mean is that of the row group where it is largest.
 
     Raises:
-        UserError: a file is empty or no parquet, a column is missing or of another type, or there are no rows at all.
+        UserError: the file is broken, a column is missing or of another type, or a text is too long.
     """
-    rows, row_bytes = 0, 1.0
-    for path in files:
-        with _open(path) as file:
-            _check_columns(path, file.schema_arrow, columns)
-            rows += file.metadata.num_rows
-            row_bytes = max(row_bytes, _bytes_per_row(file.metadata, columns))
-    if not rows:
-        raise UserError(f"no rows in {', '.join(map(str, files[:3]))}{' …' if len(files) > 3 else ''}")
-    return ParquetRows(tuple(files), rows, max(1, min(batch_rows, int(BATCH_BYTES / row_bytes))))
+    with _open(path) as file:
+        schema = file.schema_arrow
+        check_names(path, schema.names, columns)
+        for name in columns:
+            if not _is_text_or_number(schema.field(name).type):
+                raise UserError(f"column {name!r} of {path} holds {schema.field(name).type}; expected text or numbers")
+        return file.metadata.num_rows, _bytes_per_row(path, file.metadata, columns)
 
 
-def as_text(column: pa.Array) -> Texts:
+def read_parquet(path: Path, columns: list[str], batch_rows: int, among: range) -> Iterator[dict[str, Texts]]:
+    """Yield the rows of `columns` in order: those of each stretch of `batch_rows` rows that begins in `among`.
+
+    A stretch with more than BATCH_BYTES of text comes in several batches.
+
+    Raises:
+        UserError: the file is broken, or a cell is not UTF-8 or too long; the message names row and column.
+    """
+    row, decoded = 0, 0
+    try:
+        with _open(path, columns) as file:
+            labels = class_labels(path, file.schema_arrow)
+            for stretch in _stretches(file.iter_batches(batch_rows, columns=columns, use_threads=False), batch_rows):
+                if row >= among.stop:
+                    break
+                if row in among:
+                    sizes = np.sum([_sizes(path, name, stretch, row) for name in columns], axis=0)
+                    decoded += int(sizes.sum())
+                    check_expansion(path, decoded)
+                    texts = {name: _texts(path, name, stretch, row, labels.get(name)) for name in columns}
+                    for cut in _cuts(sizes):
+                        yield {name: texts[name][cut] for name in columns}
+                row += sum(piece.num_rows for piece in stretch)
+    except BROKEN as error:
+        raise UserError(f"{path} cannot be read{_place(path, columns, batch_rows)}: {_line(error)}") from error
+
+
+def class_labels(path: Path, schema: pa.Schema) -> dict[str, list[str]]:
+    """Return the names of the classes, by column, of those columns that the library `datasets` wrote as ClassLabel.
+
+    It stores the numbers of the classes in the column, and their names in the file's metadata.
+
+    Raises:
+        UserError: the metadata is damaged.
+    """
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features") or {}
+        kinds = {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+        return {name: list(kind["names"]) for name, kind in kinds.items() if kind.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} has damaged metadata of the library datasets ({error}); write it again") from error
+
+
+def as_text(column: pa.Array, names: list[str] | None = None) -> Texts:
     """Return a column's values as text; null and NaN are None.
 
     Whole numbers lose their ".0", because pandas turns integers into floats as soon as one is missing.
+
+    Args:
+        column: text, numbers, or a dictionary of them, whose values are returned.
+        names: of classes, where the column holds their numbers; -1 then stands for a missing one.
 
     >>> as_text(pa.array([42.0, 0.5, None, float("nan")]))
     ['42', '0.5', None, None]
     >>> as_text(pa.array([True, False]))
     ['true', 'false']
+    >>> as_text(pa.array([1, 0, -1]), ["no", "yes"])
+    ['yes', 'no', None]
+
+    Raises:
+        UnicodeDecodeError: a text is not UTF-8.
+        IndexError: a class has no name.
     """
+    if names is not None:
+        return [None if i is None or i == -1 else names[_index(i, names)] for i in column.to_pylist()]
     if types.is_dictionary(column.type):
-        return as_text(column.dictionary_decode())
+        # Only the values that occur: a batch comes with the dictionary of its whole row group.
+        codes, places = np.unique(_codes(column, -1), return_inverse=True)
+        nulls = int((codes == -1).sum())
+        values = [None] * nulls + as_text(column.dictionary.take(pa.array(codes[nulls:])))
+        return [values[place] for place in places]
     if types.is_null(column.type):
         return [None] * len(column)
     if types.is_floating(column.type):
         # In the column's own precision: the float32 0.1 would be 0.10000000149011612 as a float64.
-        return [_number(value) for value in column.to_numpy(zero_copy_only=False)]
+        return [number_text(value) for value in column.to_numpy(zero_copy_only=False)]
     texts: Texts = column.cast(pa.string()).to_pylist()
     return texts
 
 
-def _number(value: np.floating) -> str | None:
-    """Return a number as text, without ".0" if it is whole; None for NaN."""
-    number = float(value)
-    if math.isnan(number):
-        return None
-    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else str(value)
+def _codes(column: pa.DictionaryArray, null: int) -> np.ndarray:
+    """Return the places of a column's values in its dictionary, [rows] int64, `null` for a missing value."""
+    codes: np.ndarray = column.indices.cast(pa.int64()).fill_null(null).to_numpy(zero_copy_only=False)
+    return codes
 
 
-def _open(path: Path) -> pq.ParquetFile:
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is an empty file (0 bytes); expected parquet")
+def _index(number: int, names: list[str]) -> int:
+    if not 0 <= number < len(names):
+        raise IndexError(f"class {number}, where the file's metadata names {len(names)} classes")
+    return number
+
+
+def _texts(path: Path, name: str, stretch: list[pa.RecordBatch], row: int, names: list[str] | None) -> Texts:
+    """Return a column's texts in a stretch of rows, the first of which is `row`.
+
+    Raises:
+        UserError: a cell is not UTF-8, or a class without a name.
+    """
+    texts: Texts = []
+    for piece in stretch:
+        column = piece.column(name)
+        try:
+            texts += as_text(column, names)
+        except UnicodeDecodeError as error:
+            raise not_utf8(_cell(path, row + len(texts) + _first_broken(column), name)) from error
+        except IndexError as error:
+            raise UserError(f"column {name!r} of {path} holds {error}") from error
+    return texts
+
+
+def _first_broken(column: pa.Array) -> int:
+    for row, value in enumerate(column):
+        try:
+            value.as_py()
+        except UnicodeDecodeError:
+            return row
+    raise AssertionError("a column with a broken text has a first one")
+
+
+def _sizes(path: Path, name: str, stretch: list[pa.RecordBatch], row: int) -> np.ndarray:
+    """Return the bytes of each text of a column in a stretch of rows, [rows] int64; 0 for null and numbers."""
+    sizes = np.concatenate([_bytes_of(piece.column(name)) for piece in stretch])
+    longest = int(sizes.argmax())
+    check_cell(int(sizes[longest]), _cell(path, row + longest, name))
+    return sizes
+
+
+def _bytes_of(column: pa.Array) -> np.ndarray:
+    if types.is_dictionary(column.type):
+        return np.append(_bytes_of(column.dictionary), 0)[_codes(column, -1)]
+    if not _is_text(column.type):
+        return np.zeros(len(column), np.int64)
+    return pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _cuts(sizes: np.ndarray) -> Iterator[slice]:
+    """Yield slices of rows that hold at most BATCH_BYTES in all, or one row; `sizes` [rows] are theirs.
+
+    >>> list(_cuts(np.array([BATCH_BYTES // 2, BATCH_BYTES // 2, 1])))
+    [slice(0, 2, None), slice(2, 3, None)]
+    """
+    start, upto = 0, np.cumsum(sizes)
+    while start < len(sizes):
+        before = upto[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(upto, before + BATCH_BYTES, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def _stretches(pieces: Iterable[pa.RecordBatch], rows: int) -> Iterator[list[pa.RecordBatch]]:
+    """Yield the pieces in lists that hold `rows` rows each, the last one the rest: a piece ends with its row group."""
+    waiting: list[pa.RecordBatch] = []
+    missing = rows
+    for whole in pieces:
+        piece = whole
+        while piece.num_rows >= missing:
+            yield [*waiting, piece.slice(0, missing)]
+            piece, waiting, missing = piece.slice(missing), [], rows
+        if piece.num_rows:
+            waiting.append(piece)
+            missing -= piece.num_rows
+    if waiting:
+        yield waiting
+
+
+def _place(path: Path, columns: list[str], batch_rows: int) -> str:
+    """Return the words that name the first of the columns that cannot be decoded, and where; "" if all can."""
+    for name in columns:
+        row = 0
+        try:
+            with _open(path, [name]) as file:
+                for batch in file.iter_batches(batch_rows, columns=[name], use_threads=False):
+                    row += batch.num_rows
+        except BROKEN:
+            return f", column {name!r}, from row {row} on (the first is row 0)"
+    return ""
+
+
+def _cell(path: Path, row: int, column: str) -> str:
+    return f"{path}, row {row} (the first is row 0), column {column!r}"
+
+
+def _open(path: Path, texts: Iterable[str] = ()) -> pq.ParquetFile:
+    """Open a file; those of the columns `texts` that hold text are decoded as dictionaries."""
     try:
         # Read through a buffer, not in whole column chunks, so that even a file of one row group is streamed.
-        return pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is not a parquet file: {_line(error)}") from error
-
-
-def _check_columns(path: Path, schema: pa.Schema, columns: list[str]) -> None:
-    for name in columns:
-        if name not in schema.names:
-            near = difflib.get_close_matches(name, schema.names, n=1, cutoff=0.5)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise UserError(f"{path} has no column {name!r}{hint}; its columns are: {', '.join(schema.names)}")
-        if schema.names.count(name) > 1:
-            raise UserError(f"{path} has {schema.names.count(name)} columns named {name!r}; rename all but one")
-        if not _is_text_or_number(schema.field(name).type):
-            raise UserError(f"column {name!r} of {path} holds {schema.field(name).type}; expected text or numbers")
+        return pq.ParquetFile(
+            path, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True, read_dictionary=list(texts)
+        )
+    except BROKEN as error:
+        raise UserError(f"{path} is not a parquet file that can be read: {_line(error)}") from error
 
 
 def _is_text_or_number(kind: pa.DataType) -> bool:
     if types.is_dictionary(kind):
         return _is_text_or_number(kind.value_type)
-    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
     number = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind)
-    return text or number or types.is_null(kind)
+    return _is_text(kind) or number or types.is_null(kind)
 
 
-def _bytes_per_row(metadata: pq.FileMetaData, columns: list[str]) -> float:
-    """Return the mean uncompressed bytes of `columns` per row, in the row group where it is largest."""
-    largest = 0.0
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _bytes_per_row(path: Path, metadata: pq.FileMetaData, columns: list[str]) -> float:
+    """Return the mean uncompressed bytes of `columns` per row, in the row group where it is largest.
+
+    Raises:
+        UserError: a column chunk can only hold texts that are too long, or far more text than the file has bytes.
+    """
+    largest, whole = 0.0, 0
     for g in range(metadata.num_row_groups):
         group = metadata.row_group(g)
         chunks = [group.column(c) for c in range(group.num_columns)]
-        size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in columns)
-        largest = max(largest, size / max(group.num_rows, 1))
+        chunks = [chunk for chunk in chunks if chunk.path_in_schema in columns]
+        for chunk in chunks:
+            mean = chunk.total_uncompressed_size // max(chunk.num_values, 1)
+            if mean > CELL_BYTES + PAGE_BYTES:
+                check_cell(mean, f"{path}, row group {g}, column {chunk.path_in_schema!r}")
+        size = sum(chunk.total_uncompressed_size for chunk in chunks)
+        largest, whole = max(largest, size / max(group.num_rows, 1)), whole + size
+    check_expansion(path, whole)
     return largest
 
 

@@ -1,4 +1,4 @@
-"""A benchmark: questions with reference answers from another parquet file."""
+"""A benchmark: questions with reference answers from other files."""
 
 from dreamtune.settings.base import NAME, Section, UserPath, result, runtime
 
@@ -11,7 +11,7 @@ class Benchmark(Section):
     )
     files: list[UserPath] = runtime(
         ...,
-        "parquet files or globs, or hf://datasets/OWNER/NAME@REVISION/PATH.parquet with a 40-digit revision",
+        "parquet, CSV or JSON lines files or globs, or hf://datasets/OWNER/NAME@REVISION/PATH.parquet with a 40-digit revision",
         min_length=1,
     )
     question: str = result("question", "column that holds the question")

@@ -1,4 +1,4 @@
-"""The training data: which parquet files, which columns, the template, the split and the longest example."""
+"""The training data: which files, which columns, the template, the split and the longest example."""
 
 import difflib
 import re
@@ -13,7 +13,7 @@ BRACED_WORD = re.compile(r"\{\s*[^\W\d]\w*\s*\}")
 
 
 class Columns(Section):
-    """Names of the parquet columns whose text fills the template."""
+    """Names of the columns whose text fills the template."""
 
     question: str = result("question", "column that holds the question")
     reasoning: str | None = result(
@@ -45,9 +45,10 @@ class DataConfig(Section):
     """Settings of the training data. A version depends on the files' contents, not on their paths."""
 
     files: list[UserPath] = runtime(
-        ..., "parquet files or globs, or hf://datasets/OWNER/NAME@REVISION/PATH.parquet with a 40-digit revision"
+        ...,
+        "parquet, CSV or JSON lines files or globs, or hf://datasets/OWNER/NAME@REVISION/PATH.parquet with a 40-digit revision",
     )
-    columns: Columns = result(Columns, "names of the parquet columns")
+    columns: Columns = result(Columns, "names of the columns")
     template: str = result(
         "Question: {question}\n\nLet's think step by step.\n{reasoning}\n\nTherefore, the final answer is: {answer}",
         "text of one example: the text before {reasoning} (before {answer}, if there is no reasoning) is the prompt, "

@@ -1,6 +1,6 @@
-"""The columns that planned jobs read from the user's parquet files, checked while the plan is made.
+"""The columns that planned jobs read from the user's files, checked while the plan is made.
 
-A file's footer alone is read, by pyarrow. Where that is not installed, as for a Snakemake that runs all jobs in an
+Of parquet the footer alone is read, by pyarrow; of CSV and JSON lines all rows are counted. Where that is not installed, as for a Snakemake that runs all jobs in an
 image, the jobs themselves check. Files on the hub are checked right after their download (`inputs.download`).
 """
 
@@ -37,16 +37,16 @@ def _of(settings: Mapping[str, Any], runtime: Mapping[str, Any]) -> Iterator[Rea
 
 
 def check_columns(specs: Iterable[Mapping[str, Any]]) -> None:
-    """Check that the local files which these versions read are parquet with rows and with the columns named.
+    """Check that the local files which these versions read have rows and the columns named.
 
     Raises:
-        UserError: a file is no parquet, a column is missing or holds neither text nor numbers, or there are no rows.
+        UserError: a file is of no known kind, a column is missing or holds neither text nor numbers, or there are no rows.
     """
     for files, columns in columns_read(specs):
         local = [file for file in files if not file.startswith(HUB)]
         if local:
             try:
-                from dreamtune.inputs.parquet_rows import open_rows
+                from dreamtune.inputs.rows import open_rows
             except ImportError:  # numpy or pyarrow is not installed, or cannot be loaded
                 return
             open_rows(resolve_files(local), list(columns), batch_rows=1)

@@ -1,0 +1,59 @@
+"""What a cell of the user's files may hold, and the lines that name a cell which holds something else."""
+
+import difflib
+import math
+from pathlib import Path
+
+import numpy as np
+
+from dreamtune.errors import UserError
+
+Texts = list[str | None]  # of a column; None for a missing value
+CELL_BYTES = 2**24  # most bytes of one text: 16 for each token of the longest sequence that the settings allow
+BATCH_BYTES = 2**25  # of a batch of rows, about: the longer the rows' texts, the fewer rows it has
+MOST_ROWS = 10**8  # of all files together: prepare_shards holds 33 bytes for each
+EXPANSION, FREE_BYTES = 1_000, 2**28  # a file may hold this many times its own size in text, and this much in any case
+
+
+def number_text(value: float | np.floating) -> str | None:
+    """Return a number as text in its own precision, without ".0" if it is whole; None for NaN.
+
+    >>> number_text(42.0), number_text(np.float32(0.1)), number_text(float("nan"))
+    ('42', '0.1', None)
+    """
+    number = float(value)
+    if math.isnan(number):
+        return None
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else str(value)
+
+
+def check_names(path: Path, names: list[str], columns: list[str]) -> None:
+    """Raise a UserError if one of `columns` is not among the names of a file's columns, or there twice."""
+    for name in columns:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(f"{path} has no column {name!r}{hint}; its columns are: {', '.join(names)}")
+        if names.count(name) > 1:
+            raise UserError(f"{path} has {names.count(name)} columns named {name!r}; rename all but one")
+
+
+def check_cell(count: int, where: str) -> None:
+    """Raise a UserError if a cell has more than CELL_BYTES bytes (`count`); `where` names the cell."""
+    if count > CELL_BYTES:
+        raise UserError(f"{where} holds a text of {count:,} bytes; at most {CELL_BYTES:,} can be read, so shorten it")
+
+
+def check_expansion(path: Path, count: int) -> None:
+    """Raise a UserError if a file decodes to more bytes (`count`) than any real text of its size does."""
+    size = path.stat().st_size
+    if count > max(FREE_BYTES, EXPANSION * size):
+        raise UserError(
+            f"{path} has {size:,} bytes and holds more than {EXPANSION} times as much text ({count:,} bytes or more); "
+            "remove its repeated rows"
+        )
+
+
+def not_utf8(where: str) -> UserError:
+    """Return the error for a cell (`where` names it) whose bytes are not UTF-8."""
+    return UserError(f"{where} is not UTF-8; mend this cell, or convert the file (iconv -f latin1 -t utf8)")

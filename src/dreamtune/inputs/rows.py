@@ -1,0 +1,87 @@
+"""Read columns of the user's files as text: first all files are checked, then rows come in bounded batches."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamtune.errors import UserError
+from dreamtune.inputs.cells import BATCH_BYTES, MOST_ROWS, Texts
+from dreamtune.inputs.kinds import kind_of
+from dreamtune.inputs.parquet_rows import read_parquet, survey_parquet
+from dreamtune.inputs.text_rows import read_text, survey_text
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of several files, numbered from 0 through all files; made by `open_rows`.
+
+    Attributes:
+        files: the files, in order.
+        counts: number of rows of each file.
+        batch_rows: most rows that are read at a time.
+    """
+
+    files: tuple[Path, ...]
+    counts: tuple[int, ...]
+    batch_rows: int
+
+    @property
+    def rows(self) -> int:
+        """Number of rows in all files together."""
+        return sum(self.counts)
+
+    def texts_at(self, column: str, rows: Iterable[int]) -> dict[int, str]:
+        """Return the texts of a few rows of `column` by row number, "" for null; reads up to the last of these rows."""
+        wanted, found, start = sorted(set(rows), reverse=True), dict[int, str](), 0
+        for batch in self.batches([column]) if wanted else ():
+            texts = batch[column]
+            while wanted and wanted[-1] < start + len(texts):
+                row = wanted.pop()
+                found[row] = texts[row - start] or ""
+            if not wanted:
+                break
+            start += len(texts)
+        return found
+
+    def batches(self, columns: list[str], among: range | None = None) -> Iterator[dict[str, Texts]]:
+        """Yield the rows in order, as batches {column: texts}; null is None, numbers are text.
+
+        Args:
+            columns: names of the columns to read.
+            among: yield only the batches whose first row is in this range; None yields all. Other files stay unread.
+
+        Raises:
+            UserError: a file cannot be read, or a cell is no text or too long; the message names row and column.
+        """
+        among = range(self.rows) if among is None else among
+        end = 0
+        for path, count in zip(self.files, self.counts, strict=True):
+            row, end = end, end + count
+            if end <= among.start or row >= among.stop:
+                continue
+            read = read_parquet if kind_of(path) == "parquet" else read_text
+            here = range(max(0, among.start - row), min(count, among.stop - row))
+            yield from read(path, columns, self.batch_rows, here)
+
+
+def open_rows(files: list[Path], columns: list[str], batch_rows: int) -> Rows:
+    """Check that every file is parquet, CSV or JSON lines and has `columns` of text or numbers; return its rows.
+
+    Args:
+        batch_rows: most rows read at a time; long rows make it fewer.
+
+    Raises:
+        UserError: a file is empty or of another kind, a column is missing or of another type, there are no rows at
+            all, or more than `cells.MOST_ROWS`.
+    """
+    counts, row_bytes = [], 1.0
+    for path in files:
+        survey = survey_parquet if kind_of(path) == "parquet" else survey_text
+        count, mean = survey(path, columns)
+        counts.append(count)
+        row_bytes = max(row_bytes, mean)
+    if not sum(counts):
+        raise UserError(f"no rows in {', '.join(map(str, files[:3]))}{' …' if len(files) > 3 else ''}")
+    if sum(counts) > MOST_ROWS:
+        raise UserError(f"{sum(counts):,} rows in {files[0]} and on; at most {MOST_ROWS:,} can be read, so name fewer")
+    return Rows(tuple(files), tuple(counts), max(1, min(batch_rows, int(BATCH_BYTES / row_bytes))))
