@@ -11,7 +11,7 @@ class Benchmark(Section):
     )
     files: list[UserPath] = runtime(
         ...,
-        "parquet, CSV or JSON lines files or globs, or hf://datasets/OWNER/NAME@REVISION/PATH.parquet with a 40-digit revision",
+        "files or globs (parquet, CSV, JSON lines), or hf://datasets/OWNER/NAME@REVISION/PATH, 40-digit revision",
         min_length=1,
     )
     question: str = result("question", "column that holds the question")

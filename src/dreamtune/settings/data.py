@@ -46,7 +46,7 @@ class DataConfig(Section):
 
     files: list[UserPath] = runtime(
         ...,
-        "parquet, CSV or JSON lines files or globs, or hf://datasets/OWNER/NAME@REVISION/PATH.parquet with a 40-digit revision",
+        "files or globs (parquet, CSV, JSON lines), or hf://datasets/OWNER/NAME@REVISION/PATH, 40-digit revision",
     )
     columns: Columns = result(Columns, "names of the columns")
     template: str = result(

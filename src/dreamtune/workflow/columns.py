@@ -1,7 +1,8 @@
 """The columns that planned jobs read from the user's files, checked while the plan is made.
 
-Of parquet the footer alone is read, by pyarrow; of CSV and JSON lines all rows are counted. Where that is not installed, as for a Snakemake that runs all jobs in an
-image, the jobs themselves check. Files on the hub are checked right after their download (`inputs.download`).
+Of parquet only the footer is read, by pyarrow; CSV and JSON lines are read once, to count their rows. Where pyarrow is
+not installed, as for a Snakemake that runs all jobs in an image, the jobs themselves check. Files on the hub are checked
+right after their download (`inputs.download`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,7 +41,7 @@ def check_columns(specs: Iterable[Mapping[str, Any]]) -> None:
     """Check that the local files which these versions read have rows and the columns named.
 
     Raises:
-        UserError: a file is of no known kind, a column is missing or holds neither text nor numbers, or there are no rows.
+        UserError: a file is of no known kind, a column is missing or of another type, or there are no rows.
     """
     for files, columns in columns_read(specs):
         local = [file for file in files if not file.startswith(HUB)]
