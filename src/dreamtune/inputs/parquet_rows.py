@@ -113,10 +113,8 @@ def as_text(column: pa.Array, names: list[str] | None = None) -> Texts:
     if names is not None:
         return [None if i is None or i == -1 else names[_index(i, names)] for i in column.to_pylist()]
     if types.is_dictionary(column.type):
-        # Only the values that occur: a batch comes with the dictionary of its whole row group.
-        codes, places = np.unique(_codes(column, -1), return_inverse=True)
-        nulls = int((codes == -1).sum())
-        values = [None] * nulls + as_text(column.dictionary.take(pa.array(codes[nulls:])))
+        used, places = _used(column)
+        values = [*as_text(used), None]
         return [values[place] for place in places]
     if types.is_null(column.type):
         return [None] * len(column)
@@ -127,10 +125,14 @@ def as_text(column: pa.Array, names: list[str] | None = None) -> Texts:
     return texts
 
 
-def _codes(column: pa.DictionaryArray, null: int) -> np.ndarray:
-    """Return the places of a column's values in its dictionary, [rows] int64, `null` for a missing value."""
-    codes: np.ndarray = column.indices.cast(pa.int64()).fill_null(null).to_numpy(zero_copy_only=False)
-    return codes
+def _used(column: pa.DictionaryArray) -> tuple[pa.Array, np.ndarray]:
+    """Return the values of a dictionary that occur in the column, and each row's place among them, -1 for null.
+
+    A batch comes with the dictionary of its whole row group.
+    """
+    codes, places = np.unique(column.indices.cast(pa.int64()).fill_null(-1).to_numpy(), return_inverse=True)
+    nulls = int((codes == -1).sum())  # 1 or 0, and -1 is the first code
+    return column.dictionary.take(pa.array(codes[nulls:])), places - nulls
 
 
 def _index(number: int, names: list[str]) -> int:
@@ -176,7 +178,8 @@ def _sizes(path: Path, name: str, stretch: list[pa.RecordBatch], row: int) -> np
 
 def _bytes_of(column: pa.Array) -> np.ndarray:
     if types.is_dictionary(column.type):
-        return np.append(_bytes_of(column.dictionary), 0)[_codes(column, -1)]
+        values, places = _used(column)
+        return np.append(_bytes_of(values), 0)[places]
     if not _is_text(column.type):
         return np.zeros(len(column), np.int64)
     return pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)

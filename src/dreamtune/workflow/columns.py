@@ -1,7 +1,7 @@
 """The columns that planned jobs read from the user's files, checked while the plan is made.
 
-Of parquet only the footer is read, by pyarrow; CSV and JSON lines are read once, to count their rows. Where pyarrow is
-not installed, as for a Snakemake that runs all jobs in an image, the jobs themselves check. Files on the hub are checked
+Of parquet only the footer is read, by pyarrow; CSV and JSON lines are read once, to count rows. Where pyarrow is not
+installed, as for a Snakemake that runs all jobs in an image, the jobs themselves check. Files on the hub are checked
 right after their download (`inputs.download`).
 """
 
