@@ -282,8 +282,10 @@ def test_the_data_stages_import_no_torch(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from dreamtune.contamination.audit import audit_contamination
+from dreamtune.data.prepare import prepare_shards
 from dreamtune.settings.data import DataConfig
 from dreamtune.settings.benchmark import Benchmark
+from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_split
 out = Path({str(tmp_path / "out")!r})
 split = {{"validation": 0.0, "test": 0.0}}
