@@ -30,7 +30,7 @@ demo: environment
 test: environment
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) snakefmt --check Snakefile workflow/rules
+	$(RUN) snakefmt --check Snakefile workflow/Snakefile workflow/rules
 	$(RUN) snakemake --lint --configfile config/demo.yaml
 	@export $(RUN); said=$$(mktemp); trap 'rm -f "$$said"' EXIT; mypy > "$$said" 2>&1 & types=$$!; \
 	$(RUN) $(PYTEST) -m 'not slow' --durations=10; \
@@ -67,7 +67,7 @@ browser:
 format: environment
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
-	$(RUN) snakefmt Snakefile workflow/rules
+	$(RUN) snakefmt Snakefile workflow/Snakefile workflow/rules
 
 schema: environment
 	$(RUN) python workflow/scripts/write_schema.py

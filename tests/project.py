@@ -23,6 +23,13 @@ PARTS = ("Snakefile", "workflow", "src", "profiles", "config", "resources", "con
 MICRO = "micro.yaml"
 
 
+def environment(python: str) -> dict[str, str]:
+    """Return the environment in which Snakemake's jobs run on this Python."""
+    path = dict.fromkeys(str(Path(first).parent) for first in (python, sys.executable))
+    found = os.environ | {"PATH": ":".join([*path, os.environ["PATH"]]), "OMP_NUM_THREADS": "1"}
+    return found | {"PYTHON_EXEC": python}  # which torchrun starts its processes with
+
+
 class Project:
     """`snakemake` in a copy of the project under `folder`, by default with the smallest config of every stage.
 
@@ -45,9 +52,7 @@ class Project:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
         shutil.copy2(ROOT / "tests/fixtures/micro.yaml", folder / MICRO)
-        path = dict.fromkeys(str(Path(python).parent) for python in (self.python, sys.executable))
-        self.environment = os.environ | {"PATH": ":".join([*path, os.environ["PATH"]]), "OMP_NUM_THREADS": "1"}
-        self.environment["PYTHON_EXEC"] = self.python  # which torchrun starts its processes with
+        self.environment = environment(self.python)
 
     def command(self, *arguments: str) -> list[str]:
         return [self.python, "-m", "snakemake", *arguments, *self.options]

@@ -34,6 +34,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "project" / "work"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(containers, "ROOT", folder)
     return folder
 
 
@@ -125,6 +126,26 @@ def test_named_are_data_benchmarks_and_a_models_files(work: Path, tmp_path: Path
     assert bound(work, *paths) == [
         f"{tmp_path}/{name}:{tmp_path}/{name}:ro" for name in ("a", "b", "hub/blobs", "hub/snapshots/1")
     ]
+
+
+def test_the_workflows_code_is_bound_where_it_lies_elsewhere(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "ROOT", tmp_path / "clone")
+    file(tmp_path / "clone/workflow/Snakefile")
+    containers.bind([])
+    assert os.environ["APPTAINER_BIND"] == f"{tmp_path}/clone:{tmp_path}/clone:ro"
+    assert containers.image() == f"{tmp_path}/clone/containers/dreamtune-{LOCK}.sif"
+
+
+def test_of_code_around_the_work_folder_only_its_parts_are_bound(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work folder in it must stay writable."""
+    monkeypatch.setattr(containers, "ROOT", work.parent)
+    containers.bind([])
+    parts = [f"{work.parent}/{part}:{work.parent}/{part}:ro" for part in ("src", "workflow")]
+    assert os.environ["APPTAINER_BIND"] == ",".join(parts)
 
 
 def test_the_hubs_cache_is_bound_for_writing_and_what_the_user_binds_is_kept(

@@ -1,11 +1,15 @@
 """How a training is started, on how many GPUs, and the sentence that a person reads while a job runs."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import ROOT
 from dreamtune.errors import UserError
 from dreamtune.workflow import launch
+
+SCRIPTS = "workflow/scripts"
 
 
 def training(processes: int = 1, nodes: int = 1, device: str = "auto") -> dict[str, Any]:
@@ -23,22 +27,35 @@ def stage(name: str, device: str = "cuda", **more: Any) -> dict[str, Any]:
 
 
 def test_one_process_is_plain_python() -> None:
-    assert launch.training_command(training()) == "python3"
+    assert launch.training_command(training(), SCRIPTS) == "python3"
 
 
 def test_several_processes_are_torchruns() -> None:
-    command = launch.training_command(training(processes=4))
+    command = launch.training_command(training(processes=4), SCRIPTS)
     assert command == "python3 workflow/scripts/torchrun.py --nproc-per-node 4 --standalone"
 
 
+def test_scripts_are_named_where_the_workflow_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert launch.scripts() == SCRIPTS
+    monkeypatch.chdir(tmp_path)
+    assert launch.scripts() == f"{ROOT}/{SCRIPTS}"
+    monkeypatch.setattr(launch, "ROOT", tmp_path / "my clone")
+    assert launch.scripts() == f"'{tmp_path}/my clone/workflow/scripts'"
+    command = launch.training_command(training(processes=4), launch.scripts())
+    assert command.startswith(f"python3 '{tmp_path}/my clone/workflow/scripts'/torchrun.py ")
+
+
 def test_several_nodes_start_one_torchrun_each_inside_of_the_image() -> None:
-    command = launch.training_command(training(processes=2, nodes=3), "apptainer exec --nv x.sif ")
+    command = launch.training_command(training(processes=2, nodes=3), SCRIPTS, "apptainer exec --nv x.sif ")
     srun, inside = command.split("apptainer exec --nv x.sif ")
     assert srun.startswith("srun --nodes 3 --ntasks 3 --ntasks-per-node 1 ")
     assert inside.startswith("python3 workflow/scripts/torchrun.py --nproc-per-node 2 --nnodes 3 --rdzv-backend c10d ")
     port = int(inside.rpartition("$(hostname):")[2])
     assert 20_000 <= port < 32_000
-    assert port != int(launch.training_command(training(2, 3) | {"version": "ba9876543210"}).rpartition(":")[2])
+    assert port != int(
+        launch.training_command(training(2, 3) | {"version": "ba9876543210"}, SCRIPTS).rpartition(":")[2]
+    )
 
 
 @pytest.mark.parametrize(

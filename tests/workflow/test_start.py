@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from conftest import ROOT
 from dreamtune.config import parse_config
 from dreamtune.errors import UserError
 from dreamtune.inputs import rows as inputs
@@ -18,13 +19,42 @@ from rows import write_model
 OUTPUT = "results/prepare_shards/0123456789ab/manifest.json"
 
 
-def test_another_folder_than_that_of_the_snakefile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    start.check_place(tmp_path)
-    (tmp_path / "link").symlink_to(tmp_path)
-    start.check_place(tmp_path / "link")
-    with pytest.raises(UserError, match=r"its Snakefile lies in /elsewhere; call it there.*cd /elsewhere && snakemake"):
-        start.check_place(Path("/elsewhere"))
+def test_rules_fetched_from_elsewhere_are_those_of_the_package(tmp_path: Path) -> None:
+    rules = ROOT / "workflow/rules"
+    start.check_rules(rules, pytest.fail)
+    (tmp_path / "link").symlink_to(rules)
+    start.check_rules(tmp_path / "link", pytest.fail)
+    address = Path("git+file:///elsewhere/workflow/rules@v1")
+    start.check_rules(address, lambda name: (rules / name).read_text())
+    with pytest.raises(UserError, match=r"common\.smk is not that of the package dreamtune in .*; install the package"):
+        start.check_rules(address, lambda name: (rules / name).read_text() + "#" * (name == "common.smk"))
+    with pytest.raises(UserError, match=r"@v1/common\.smk is not that of the package"):
+        start.check_rules(address, lambda name: {}[name])
+
+
+def test_a_prefix_that_moves_the_results_is_refused() -> None:
+    start.check_prefix(lambda path: path)
+    with pytest.raises(UserError, match=r"prefix turns results/report into mine/results/report.*--directory FOLDER"):
+        start.check_prefix(lambda path: f"mine/{path}")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "offered", "device", "count", "said"),
+    [
+        (True, None, "auto", 2, True),
+        (True, None, "auto", 1, False),
+        (True, 1, "auto", 2, False),
+        (True, None, "cpu", 2, False),
+        (False, None, "auto", 2, False),
+    ],
+)
+def test_jobs_that_may_share_a_gpu_are_said(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, offered: int | None, device: str, count: int, said: bool
+) -> None:
+    monkeypatch.setattr(start, "has_gpu", lambda: gpu)
+    specs = [{"stage": "generate_answers", "runtime": {"model": {"device": device}}}] * count
+    line = start.shared_gpus([*specs, {"stage": "score_answers", "runtime": {}}], offered)
+    assert (line is not None) == said
 
 
 def test_each_configuration_that_snakemake_loads_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,23 +58,16 @@ def versions_of(stage):
     return one_of(PLAN.unfinished(stage)) if MAIN else "[0-9a-f]{12}"
 
 
-wildcard_constraints:
-    source="[0-9a-f]{12}",
-    cut="[0-9a-f]{12}",
-    marker=one_of(m.rpartition("-")[2] for m in MARKERS.values() if not exists(m)) if MAIN else "[0-9a-f]{12}",
-
-
 SIF = containers.image()
-
-
-container: SIF
-
-
 # Command that enters the image on a node. The image has no srun, so srun runs outside and its tasks enter the image.
 IN_IMAGE = f"apptainer exec {workflow.deployment_settings.apptainer_args} {SIF} " if IMAGE else ""
 ENVIRONMENT = containers.ENVIRONMENT if IMAGE else launch.own_environment()
-# The prefix replaces Snakemake's strict mode; without `pipefail`, a script that fails before `| tee` would succeed.
-shell.prefix(f"set -euo pipefail; {ENVIRONMENT}; export PYTHONUNBUFFERED=1; ")
+# Without `pipefail`, a script that fails before `| tee` would succeed.
+SETUP = f"set -euo pipefail; {ENVIRONMENT}; export PYTHONUNBUFFERED=1; "
+SCRIPTS = launch.scripts()
+# Params of every command. They are no globals, which a module's commands do not see, and no `shell.prefix`, which would
+# hold for other workflows' commands; they take `output` for the reason that `about` has.
+COMMAND = {"setup": lambda wildcards, output: SETUP, "scripts": lambda wildcards, output: SCRIPTS}
 
 
 LOCAL = workflow.resource_settings.nodes is None  # jobs run on this machine, and are not submitted to others
@@ -85,11 +78,27 @@ if MAIN and LOCAL and (missing := start.missing_gpu(PLAN.todo(STAGES))):
 
 def begin():
     """Check the run, and freeze the plan: stop before the first job with one line if something is wrong."""
+    STARTED.append(True)
     try:
         check_run()
         PLAN.freeze()
     except UserError as error:
-        sys.exit(f"dreamtune: {error}")
+        print(f"dreamtune: {error}", file=sys.stderr)  # itself, since Snakemake's scheduler drops what sys.exit says
+        sys.exit(1)
+
+
+def begin_module():
+    """Do the same when a module's first job is about to start: Snakemake calls the onstart of no module.
+
+    Before there is a scheduler, jobs are only planned.
+    """
+    if MODULE and MAIN and executes() and workflow.scheduler is not None and not STARTED:
+        begin()
+
+
+def executes():
+    """Return whether this process runs jobs: it makes no dry run, does not only touch files, nor prints a graph."""
+    return workflow.executor_plugin is not None and not workflow.dryrun and not workflow.touch
 
 
 def check_run():
@@ -98,18 +107,18 @@ def check_run():
 
     Warn of canvases that training does not show, where the shards are finished: prepare_shards warns while it makes them.
     """
-    STARTED.append(True)
-    jobs = [job for job in workflow.dag.needrun_jobs() if "version" in job.wildcards.keys()]
-    trainings = [PLAN[job.rule.name, job.wildcards.version] for job in jobs if job.rule.name == "train_adapter"]
+    versions = {job.wildcards.version for job in workflow.dag.needrun_jobs() if "version" in job.wildcards.keys()}
+    wanted = [spec for (_, version), spec in PLAN.items() if version in versions]
+    trainings = [spec for spec in wanted if spec["stage"] == "train_adapter"]
     offered = workflow.global_resources.get("gpu").value
     if IMAGE:
         containers.require(SIF, launch.most_nodes(PLAN.values()))
     launch.check_gpus(trainings, offered)
     check_measured(trainings)
-    wanted = [PLAN[job.rule.name.removesuffix("_part"), job.wildcards.version] for job in jobs]
     if LOCAL and (missing := start.missing_gpu(wanted)):
         raise UserError(missing)
-    for warning in warnings_of_finished(PLAN):
+    shared = start.shared_gpus(wanted, offered) if LOCAL else None
+    for warning in [*filter(None, [shared]), *warnings_of_finished(PLAN)]:
         print(f"dreamtune: warning: {warning}", file=sys.stderr)
 
 
@@ -121,13 +130,13 @@ def print_verdicts():
 
 def print_verdicts_if_nothing_was_done():
     """Do the same for a run that found all its targets made: Snakemake then calls neither onstart nor onsuccess."""
-    executes = workflow.executor_plugin is not None and not workflow.dryrun and not workflow.touch
-    if executes and not STARTED and len(workflow.dag) == 0:
+    if executes() and not STARTED and len(workflow.dag) == 0:
         print_verdicts()
 
 
-STARTED = []  # set by check_run, when the first job is about to start
-atexit.register(print_verdicts_if_nothing_was_done)
+STARTED = []  # set by `begin`, when the first job is about to start
+if not MODULE:  # a workflow that uses this one decides what it ends with
+    atexit.register(print_verdicts_if_nothing_was_done)
 
 
 def one_line(function):
@@ -160,9 +169,16 @@ def about(stage):
     """Return the params function of a job's message: the sentence shown while a version is made.
 
     It takes `output` because Snakemake records the value of any other params function, and would make finished parts
-    again as soon as another experiment shares their version.
+    again as soon as another experiment shares their version. As each job's message is put together in the main process
+    before the job starts, a module is begun here.
     """
-    return one_line(lambda w, output: launch.message(PLAN[stage, w.version], EXPERIMENTS[RESULTS / stage / w.version]))
+
+    def sentence(wildcards, output):
+        begin_module()
+        version = wildcards.version
+        return launch.message(PLAN[stage, version], EXPERIMENTS[RESULTS / stage / version])
+
+    return one_line(sentence)
 
 
 def inputs_of(stage):

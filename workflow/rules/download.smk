@@ -4,15 +4,20 @@ rule download_source:  # runs before the jobs that read the source; its marker i
         temp("results/downloads/{source}"),
     log:
         "results/downloads/{source}.log",
+    wildcard_constraints:
+        source="[0-9a-f]{12}",
     localrule: True
+    container:
+        SIF
     params:
+        **COMMAND,
         source=lambda w: SOURCES[w.source],
         models=lambda w: models_from(CONFIG, SOURCES[w.source]),
         columns=lambda w: columns_of([SOURCES[w.source]]),
     message:
         "Fetch {params.source} from the hub"
     shell:
-        "python3 workflow/scripts/download.py --out {output} {params.source:q} {params.columns:q}"
+        "{params.setup}python3 {params.scripts}/download.py --out {output} {params.source:q} {params.columns:q}"
         " --models {params.models:q} 2>&1 | tee {log}"
 
 
@@ -20,12 +25,15 @@ rule download:  # only on request; fetches all sources, also those that finished
     log:
         "results/downloads/all.log",
     localrule: True
+    container:
+        SIF
     params:
+        **COMMAND,
         sources=list(SOURCES.values()),
         models=[model for source in SOURCES.values() for model in models_from(CONFIG, source)],
         columns=columns_of(SOURCES.values()),
     message:
         "Fetch all models and data files that the configuration takes from the hub"
     shell:
-        "python3 workflow/scripts/download.py {params.sources:q} {params.columns:q} --models {params.models:q}"
+        "{params.setup}python3 {params.scripts}/download.py {params.sources:q} {params.columns:q} --models {params.models:q}"
         " 2>&1 | tee {log}"

@@ -10,16 +10,19 @@ rule generate_answers:
         "results/generate_answers/{version}/benchmark.tsv"
     wildcard_constraints:
         version=versions_of("generate_answers"),
+    container:
+        SIF
     resources:
         **demand("generate_answers"),
         gpu=gpus("generate_answers"),
     params:
+        **COMMAND,
         about=about("generate_answers"),
         folder=subpath(output.manifest, parent=True),
     message:
         "{params.about}"
     shell:
-        "python3 workflow/scripts/generate_answers.py --out {params.folder} 2>&1 | tee {log}"
+        "{params.setup}python3 {params.scripts}/generate_answers.py --out {params.folder} 2>&1 | tee {log}"
 
 
 rule evaluate_likelihood:
@@ -34,16 +37,19 @@ rule evaluate_likelihood:
         "results/evaluate_likelihood/{version}/benchmark.tsv"
     wildcard_constraints:
         version=versions_of("evaluate_likelihood"),
+    container:
+        SIF
     resources:
         **demand("evaluate_likelihood"),
         gpu=gpus("evaluate_likelihood"),
     params:
+        **COMMAND,
         about=about("evaluate_likelihood"),
         folder=subpath(output.manifest, parent=True),
     message:
         "{params.about}"
     shell:
-        "python3 workflow/scripts/evaluate_likelihood.py --out {params.folder} 2>&1 | tee {log}"
+        "{params.setup}python3 {params.scripts}/evaluate_likelihood.py --out {params.folder} 2>&1 | tee {log}"
 
 
 rule score_answers:
@@ -57,15 +63,18 @@ rule score_answers:
         "results/score_answers/{version}/benchmark.tsv"
     wildcard_constraints:
         version=versions_of("score_answers"),
+    container:
+        SIF
     resources:
         **demand("score_answers"),
     params:
+        **COMMAND,
         about=about("score_answers"),
         folder=subpath(output.manifest, parent=True),
     message:
         "{params.about}"
     shell:
-        "python3 workflow/scripts/score_answers.py --out {params.folder} 2>&1 | tee {log}"
+        "{params.setup}python3 {params.scripts}/score_answers.py --out {params.folder} 2>&1 | tee {log}"
 
 
 rule render_report:
@@ -81,13 +90,16 @@ rule render_report:
         "results/render_report/{version}/benchmark.tsv"
     wildcard_constraints:
         version=versions_of("render_report"),
+    container:
+        SIF
     resources:
         **demand("render_report"),
     params:
+        **COMMAND,
         about=about("render_report"),
         folder=subpath(output.manifest, parent=True),
         experiment=experiment_of,
     message:
         "{params.about}"
     shell:
-        "python3 workflow/scripts/render_report.py --out {params.folder} 2>&1 | tee {log}"
+        "{params.setup}python3 {params.scripts}/render_report.py --out {params.folder} 2>&1 | tee {log}"

@@ -10,15 +10,18 @@ rule prepare_shards:
         "results/prepare_shards/{version}/benchmark.tsv"
     wildcard_constraints:
         version=versions_of("prepare_shards"),
+    container:
+        SIF
     resources:
         **demand("prepare_shards"),
     params:
+        **COMMAND,
         about=about("prepare_shards"),
         folder=subpath(output.manifest, parent=True),
     message:
         "{params.about}"
     shell:
-        "python3 workflow/scripts/prepare_shards.py --out {params.folder} 2>&1 | tee {log}"
+        "{params.setup}python3 {params.scripts}/prepare_shards.py --out {params.folder} 2>&1 | tee {log}"
 
 
 rule audit_references:
@@ -32,15 +35,18 @@ rule audit_references:
         "results/audit_references/{version}/benchmark.tsv"
     wildcard_constraints:
         version=versions_of("audit_references"),
+    container:
+        SIF
     resources:
         **demand("audit_references"),
     params:
+        **COMMAND,
         about=about("audit_references"),
         folder=subpath(output.manifest, parent=True),
     message:
         "{params.about}"
     shell:
-        "python3 workflow/scripts/audit_references.py --out {params.folder} 2>&1 | tee {log}"
+        "{params.setup}python3 {params.scripts}/audit_references.py --out {params.folder} 2>&1 | tee {log}"
 
 
 rule audit_contamination:
@@ -54,12 +60,15 @@ rule audit_contamination:
         "results/audit_contamination/{version}/benchmark.tsv"
     wildcard_constraints:
         version=versions_of("audit_contamination"),
+    container:
+        SIF
     resources:
         **demand("audit_contamination"),
     params:
+        **COMMAND,
         about=about("audit_contamination"),
         folder=subpath(output.manifest, parent=True),
     message:
         "{params.about}"
     shell:
-        "python3 workflow/scripts/audit_contamination.py --out {params.folder} 2>&1 | tee {log}"
+        "{params.setup}python3 {params.scripts}/audit_contamination.py --out {params.folder} 2>&1 | tee {log}"

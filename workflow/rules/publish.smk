@@ -5,11 +5,16 @@ rule publish:  # local, because only the driver has the plan: on a node the conf
         "results/latest/{experiment}/.published-{marker}",
     log:
         "results/latest/{experiment}/.published-{marker}.log",
+    wildcard_constraints:
+        marker=one_of(m.rpartition("-")[2] for m in MARKERS.values() if not exists(m)) if MAIN else "[0-9a-f]{12}",
     localrule: True
+    container:
+        SIF
     params:
+        **COMMAND,
         links=lambda w: LINKS[w.experiment],
         configuration=start.named(GIVEN),
     message:
         "Point results/latest/{wildcards.experiment} at its newest results"
     shell:
-        "python3 workflow/scripts/publish.py --out {output} --configuration {params.configuration:q} {params.links} 2>&1 | tee {log}"
+        "{params.setup}python3 {params.scripts}/publish.py --out {output} --configuration {params.configuration:q} {params.links} 2>&1 | tee {log}"

@@ -12,14 +12,18 @@ for STAGE in SECTIONS:
             f"results/{STAGE}/{{version}}/parts/{{cut}}/{{part}}-of-{{parts}}/job.log",
         wildcard_constraints:
             version=versions_of(STAGE),
+            cut="[0-9a-f]{12}",
+        container:
+            SIF
         resources:
             **demand(STAGE),
             gpu=gpus(STAGE, part=True),
         params:
+            **COMMAND,
             about=about(STAGE),
-            script=f"workflow/scripts/{STAGE}.py",
+            stage=STAGE,
             folder=subpath(output.done, ancestor=4),
         message:
             "{params.about}, part {wildcards.part} of {wildcards.parts}"
         shell:
-            "python3 {params.script} --out {params.folder} --part {wildcards.part}/{wildcards.parts} 2>&1 | tee {log}"
+            "{params.setup}python3 {params.scripts}/{params.stage}.py --out {params.folder} --part {wildcards.part}/{wildcards.parts} 2>&1 | tee {log}"

@@ -1,14 +1,29 @@
-# What can be refused before the configuration is read: folder, text of the configuration files, finished targets.
+# What can be refused before the configuration is read: the package, text of the configuration files, finished targets.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, f"{workflow.basedir}/src")
-from dreamtune.errors import UserError
-from dreamtune.workflow import start
-
+MODULE = not workflow.modifier.is_main_snakefile()
 MAIN = workflow.is_main_process and not any(argument.startswith("--report") for argument in sys.argv)
+RULES = workflow.current_basedir  # the folder of this file, or its address, from which Snakemake fetches single files
+HERE = Path(RULES.get_path_or_uri(secret_free=True))
+
+if HERE.is_dir():
+    sys.path.insert(0, str(HERE.parents[1] / "src"))
+try:
+    from dreamtune.errors import UserError
+    from dreamtune.workflow import start
+except ModuleNotFoundError as error:
+    if error.name != "dreamtune":
+        raise
+    sys.exit(
+        f"dreamtune: {HERE} brings the rules and no Python code; install the package of the same version, where "
+        "snakemake is installed: pip install git+ADDRESS@VERSION"
+    )
+
 DEFAULT = "config/config.yaml"
 GIVEN = workflow.config_settings.configfiles or [DEFAULT]  # the configuration's files
+if MODULE:  # those of the workflow that uses this one, if it hands its whole configuration over
+    GIVEN = list(workflow.configfiles) if config and config is workflow.modifier_stack[0].globals["config"] else []
 
 
 def stop_at_finished_targets():
@@ -20,8 +35,10 @@ def stop_at_finished_targets():
 
 
 try:
+    start.check_rules(HERE, lambda name: workflow.sourcecache.open(RULES.join(name)).read())
+    if MODULE:
+        start.check_prefix(workflow.modifier.modify_path)
     if MAIN:
-        start.check_place(Path(workflow.basedir))
         start.check_files(GIVEN)
         stop_at_finished_targets()
 except UserError as error:

@@ -17,15 +17,17 @@ rule train_adapter:
         **NODES,
         gpu=gpus("train_adapter"),
     params:
+        **COMMAND,
         about=about("train_adapter"),
         folder=subpath(output.manifest, parent=True),
-        launch=of_version("train_adapter", lambda spec: launch.training_command(spec, IN_IMAGE)),
+        launch=of_version("train_adapter", lambda spec: launch.training_command(spec, SCRIPTS, IN_IMAGE)),
     message:
         "{params.about}"
     shell:
         # A stop signal reaches every process of the job. The shell's empty trap lets it wait for the training, and
         # `tee` ignores the signal, so that logging goes on until the checkpoint is written.
-        "trap : TERM USR1; {params.launch} workflow/scripts/train_adapter.py --out {params.folder} 2>&1"
+        "{params.setup}"
+        "trap : TERM USR1; {params.launch} {params.scripts}/train_adapter.py --out {params.folder} 2>&1"
         " | (trap '' TERM USR1 INT; tee {log})"
 
 
@@ -40,16 +42,19 @@ rule merge_adapter:
         "results/merge_adapter/{version}/benchmark.tsv"
     wildcard_constraints:
         version=versions_of("merge_adapter"),
+    container:
+        SIF
     resources:
         **demand("merge_adapter"),
         gpu=gpus("merge_adapter"),
     params:
+        **COMMAND,
         about=about("merge_adapter"),
         folder=subpath(output.manifest, parent=True),
     message:
         "{params.about}"
     shell:
-        "python3 workflow/scripts/merge_adapter.py --out {params.folder} 2>&1 | tee {log}"
+        "{params.setup}python3 {params.scripts}/merge_adapter.py --out {params.folder} 2>&1 | tee {log}"
 
 
 rule merge:

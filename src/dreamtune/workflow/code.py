@@ -16,7 +16,9 @@ from typing import Any
 from dreamtune.digests import digest, sha256_file
 
 SRC = Path(__file__).resolve().parents[2]
-ROOT = SRC.parent
+# The folder of `workflow/` and `containers/`: the project, or the package itself where setup.py installed them with it.
+INSTALLED = (SRC / "dreamtune" / "workflow" / "scripts").is_dir()
+ROOT = SRC / "dreamtune" if INSTALLED else SRC.parent
 UNHASHED = ("workflow", "device", "progress", "interruption", "errors", "prediction", "writers")  # packages and modules
 
 

@@ -1,7 +1,8 @@
 """Find the image of jobs that run in containers, and bind the host's folders that they read or write.
 
-Of the host's disks a container sees the work folder and the paths bound into it, nothing else. Bound are the data files
-and models that the plan names, the hub's cache and token, and the local scratch folder.
+Of the host's disks a container sees the work folder and the paths bound into it, nothing else. Bound are the workflow's
+code where it lies elsewhere, the data files and models that the plan names, the hub's cache and token, and the local
+scratch folder.
 """
 
 import os
@@ -14,7 +15,7 @@ from dreamtune.digests import sha256_file
 from dreamtune.errors import UserError
 from dreamtune.inputs.files import HUB, resolve_files
 from dreamtune.inputs.hub import hub_sources
-from dreamtune.workflow.code import ROOT
+from dreamtune.workflow.code import INSTALLED, ROOT
 from dreamtune.workflow.scratch import VARIABLE as SCRATCH
 
 LOCK = ROOT / "containers" / "requirements.lock"
@@ -38,7 +39,8 @@ ENVIRONMENT = "; ".join(
 
 def image() -> str:
     """Return the image's file or address: DREAMTUNE_IMAGE, or by default the file that `make image` builds."""
-    return os.environ.get("DREAMTUNE_IMAGE") or f"containers/dreamtune-{sha256_file(LOCK)[:12]}.sif"
+    beside = Path() if INSTALLED or Path.cwd().resolve() == ROOT else ROOT
+    return os.environ.get("DREAMTUNE_IMAGE") or str(beside / f"containers/dreamtune-{sha256_file(LOCK)[:12]}.sif")
 
 
 def require(name: str, nodes: int = 1) -> None:
@@ -63,8 +65,8 @@ def require(name: str, nodes: int = 1) -> None:
 def bind(specs: Iterable[dict[str, Any]]) -> None:
     """Set APPTAINER_BIND so that containers see every path outside of the work folder that versions need.
 
-    Data and models are bound read-only, the hub's cache for writing. If HF_HOME is not set, it is set to a folder in
-    the work folder, because containers do not see the home folder. The hub's token is bound if an input lies on the
+    Code, data and models are bound read-only, the hub's cache for writing. If HF_HOME is not set, it is set to a folder
+    in the work folder, because containers do not see the home folder. The hub's token is bound if an input lies on the
     hub.
 
     Args:
@@ -77,7 +79,8 @@ def bind(specs: Iterable[dict[str, Any]]) -> None:
     work, specs = Path.cwd(), list(specs)
     token = token_file() if any(hub_sources(spec["inputs"]) for spec in specs) else None
     os.environ.setdefault("HF_HOME", str(work / ".cache" / "huggingface"))
-    binds = dict.fromkeys(named_paths(specs), "ro") | dict.fromkeys(hub_folders(work), "rw")
+    code = (ROOT / "workflow", ROOT / "src")  # their folder, if it is not the work folder
+    binds = dict.fromkeys((*code, *named_paths(specs)), "ro") | dict.fromkeys(hub_folders(work), "rw")
     os.environ[SHARED] = ",".join(filter(None, [_given(), *bind_list(binds, work)]))
     # The token only on this machine, where downloads run: jobs on nodes never go to the hub.
     bind_here([f"{_expressible(token.resolve())}:{TOKEN}:ro"] if token else [])

@@ -12,10 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from dreamtune.errors import UserError
+from dreamtune.workflow.code import ROOT
 
 Spec = Mapping[str, Any]
 PORTS = range(20_000, 32_000)  # below the ports that Linux gives to outgoing connections
-TORCHRUN = "python3 workflow/scripts/torchrun.py"
+
+
+def scripts() -> str:
+    """Return the folder of the stages' scripts for a shell command: relative if Snakemake works in the project."""
+    folder = Path("workflow", "scripts")
+    return str(folder) if Path.cwd().resolve() == ROOT else shlex.quote(str(ROOT / folder))
 
 
 def own_environment() -> str:
@@ -67,25 +73,26 @@ def most_nodes(specs: Iterable[Spec]) -> int:
     return max((processes(spec)[1] for spec in specs if spec["stage"] == "train_adapter"), default=1)
 
 
-def training_command(spec: Spec, in_image: str = "") -> str:
+def training_command(spec: Spec, scripts: str, in_image: str = "") -> str:
     """Return the command that runs a training script: python3, or torchrun for several processes.
 
     On several nodes, srun starts one torchrun on each, and these find each other at a port of the job's first node.
 
     >>> train = {"gpus": 2, "nodes": 1}
-    >>> training_command({"version": "0123456789ab", "runtime": {"train": train}})
+    >>> training_command({"version": "0123456789ab", "runtime": {"train": train}}, "workflow/scripts")
     'python3 workflow/scripts/torchrun.py --nproc-per-node 2 --standalone'
 
     Args:
+        scripts: folder of the scripts, as `scripts` returns it.
         in_image: command that enters the image on a node, because srun itself runs outside of it; "" without an image.
     """
     count, nodes = processes(spec)
+    torchrun = f"python3 {scripts}/torchrun.py --nproc-per-node {count}"
     if nodes > 1:
         meeting = f"$(hostname):{PORTS[int(spec['version'], 16) % len(PORTS)]}"
         srun = f"srun --nodes {nodes} --ntasks {nodes} --ntasks-per-node 1 --cpu-bind none --kill-on-bad-exit=1"
-        torchrun = f"{TORCHRUN} --nproc-per-node {count} --nnodes {nodes}"
-        return f"{srun} {in_image}{torchrun} --rdzv-backend c10d --rdzv-endpoint {meeting}"
-    return f"{TORCHRUN} --nproc-per-node {count} --standalone" if count > 1 else "python3"
+        return f"{srun} {in_image}{torchrun} --nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint {meeting}"
+    return f"{torchrun} --standalone" if count > 1 else "python3"
 
 
 def message(spec: Spec, experiments: Sequence[str] = ()) -> str:

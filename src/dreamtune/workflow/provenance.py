@@ -1,6 +1,7 @@
 """How a result was made, for its manifest: packages, commit, image, processor, GPU. None of this is hashed."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamtune.digests import sha256_file
-from dreamtune.workflow.code import ROOT
+from dreamtune.workflow.code import INSTALLED, ROOT
 
 PACKAGES = (
     *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets"),
@@ -47,7 +48,12 @@ def _image() -> str | None:
 
 
 def _git() -> dict[str, Any] | None:
-    """Return the commit of the code, and whether tracked files differ from it; None outside of a git repository."""
+    """Return the commit of the code, and whether tracked files differ from it; None if there is no telling.
+
+    Of an installed package it is the commit that pip fetched (PEP 610): its folder may lie in a foreign repository.
+    """
+    if INSTALLED:
+        return _fetched()
     try:
         commit = subprocess.run(
             ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
@@ -58,6 +64,15 @@ def _git() -> dict[str, Any] | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"commit": commit.stdout.strip(), "dirty": bool(changes.stdout.strip())}
+
+
+def _fetched() -> dict[str, Any] | None:
+    try:
+        origin = importlib.metadata.distribution("dreamtune").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:  # as in a container, which sees the package's folder alone
+        return None
+    commit = json.loads(origin or "{}").get("vcs_info", {}).get("commit_id")
+    return {"commit": commit, "dirty": False} if commit else None
 
 
 def _cpu() -> str:

@@ -1,4 +1,4 @@
-"""What is checked when `snakemake` starts, besides the configuration: its files, folder, targets, GPU. Torch-free.
+"""What is checked when `snakemake` starts, besides the configuration: its files, rules, targets, GPU. Torch-free.
 
 Snakemake parses the Snakefile in a dry run too, so what is found here is said by `snakemake -n`.
 """
@@ -6,32 +6,59 @@ Snakemake parses the Snakefile in a dry run too, so what is found here is said b
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreamtune.config_file import read_file
 from dreamtune.errors import UserError
+from dreamtune.workflow.code import ROOT
 from dreamtune.workflow.plan import RESULTS
 
 OUTPUT = re.compile(r"(\./)?results/\w+/[0-9a-f]{12}/(manifest\.json|report\.html|summary\.json)")
 # Files that exist where there is a driver of a GPU: NVIDIA, NVIDIA in WSL, AMD.
+RUN_A_MODEL = ("train_adapter", "generate_answers", "evaluate_likelihood", "merge_adapter")
 DRIVERS = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/dev/kfd")
 
 
-def check_place(root: Path) -> None:
-    """Check that Snakemake works in the project's folder, to which the paths of scripts and results are relative.
+def check_rules(here: Path, read: Callable[[str], str]) -> None:
+    """Check that rules which Snakemake fetched from elsewhere are those of this package.
 
     Args:
-        root: folder of the Snakefile.
+        here: folder of the rules, or their address.
+        read: returns the text of a file in it by its name; it may raise any error if there is none.
 
     Raises:
-        UserError: it works in another folder, because of --snakefile or --directory.
+        UserError: they are of another version.
     """
-    if Path.cwd().resolve() != root.resolve():
+    ours = ROOT / "workflow" / "rules"
+    if here.is_dir() and here.samefile(ours):
+        return
+    for path in sorted(ours.glob("*.smk")):
+        try:
+            same = read(path.name) == path.read_text(encoding="utf-8")
+        except Exception:
+            same = False
+        if not same:
+            raise UserError(
+                f"{here}/{path.name} is not that of the package dreamtune in {ROOT}; install the package of the same "
+                "version, where snakemake is installed: pip install git+ADDRESS@VERSION"
+            )
+
+
+def check_prefix(modified: Callable[[str], str]) -> None:
+    """Check that a module leaves the results where the plan has them.
+
+    Args:
+        modified: returns a path as the module's `prefix` or `replace_prefix` makes it.
+
+    Raises:
+        UserError: it is another path.
+    """
+    if (path := modified(f"{RESULTS}/report")) != f"{RESULTS}/report":
         raise UserError(
-            f"snakemake works in {Path.cwd()}, and its Snakefile lies in {root}; call it there, without --directory: "
-            f"cd {root} && snakemake … (results and paths of the configuration are relative to that folder)"
+            f"the module's prefix turns {RESULTS}/report into {path}, and dreamtune works in {RESULTS}/ alone; leave "
+            "the prefix out, and call snakemake with --directory FOLDER to have the results there"
         )
 
 
@@ -114,4 +141,20 @@ def missing_gpu(specs: Iterable[Mapping[str, Any]]) -> str | None:
     return (
         f"{settings[0]}, and this machine has no GPU; leave that out (model.device: cpu runs everything on the CPU), "
         "or run on a machine with one, or through --workflow-profile profiles/slurm"
+    )
+
+
+def shared_gpus(specs: Iterable[Mapping[str, Any]], offered: int | None) -> str | None:
+    """Return one line if jobs may run on this machine's GPU at the same time, None otherwise.
+
+    Args:
+        specs: specifications of the versions that will be made.
+        offered: the run's `gpu` resource; None if there is no limit.
+    """
+    takers = [s for s in specs if s["stage"] in RUN_A_MODEL and s["runtime"]["model"]["device"] != "cpu"]
+    if len(takers) < 2 or offered is not None or not has_gpu():
+        return None
+    return (
+        "nothing limits the resource gpu, so that jobs may share a GPU and its memory; call with --resources gpu=1, or "
+        "copy dreamtune's profiles/ beside your workflow's Snakefile"
     )
