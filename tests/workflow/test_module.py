@@ -11,7 +11,7 @@ import pytest
 
 import warm
 from conftest import ROOT
-from project import Project, environment
+from project import MICRO, Project, environment
 
 MODULE = """configfile: "config.yaml"
 
@@ -49,6 +49,7 @@ rule of_version:
     output: "of-{version}.txt"
     shell: "cut --version >/dev/null | grep -q nothing | cat; unset NONE; echo \\"$NONE\\" > {output}"
 """
+SAMPLED = "  sampled: {temperature: 0.7, top_p: 0.9}\n"  # left out, for it takes time and shows nothing here
 
 
 class User(Project):
@@ -61,11 +62,18 @@ class User(Project):
         self.environment = environment(self.python)
         folder.mkdir()
         (folder / "Snakefile").write_text(MODULE.format(snakefile=snakefile, more=more))
-        micro = (ROOT / "tests/fixtures/micro.yaml").read_text()
+        micro = (ROOT / "tests/fixtures/micro.yaml").read_text().replace(SAMPLED, "")
         (folder / "config.yaml").write_text(micro.replace("resources/", f"{ROOT}/resources/"))
 
     def written(self) -> list[str]:
         return sorted(path.parent.name for path in self.folder.glob("results/*/*/config.json"))
+
+
+def planned(folder: Path) -> dict[str, str]:
+    """Return the version folders that the project itself plans, by name."""
+    project = Project(folder)
+    project.edit(MICRO, SAMPLED, "")
+    return {name: str(path) for name, path in project.plan()[1]["one"].items()}
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +102,7 @@ def test_an_empty_folder_becomes_a_report(finished: User) -> None:
 
 def test_versions_are_those_of_the_project(finished: User, tmp_path: Path) -> None:
     """Whoever changes from one to the other makes nothing again."""
-    _, latest = Project(tmp_path).plan()
-    folders = {name: str(folder) for name, folder in latest["one"].items()}
-    assert json.loads((finished.folder / "results/latest/one/versions.json").read_text()) == folders
+    assert finished.published("one") == planned(tmp_path)
 
 
 def test_a_users_own_rules_are_left_alone(user: User) -> None:
@@ -161,11 +167,17 @@ def test_from_git_with_the_package_installed(repository: Path, tmp_path: Path) -
     user.environment["PYTHONPATH"] = str(site)
     user.snakemake()
     assert (user.folder / "results/latest/one/report.html").stat().st_size > 10_000
-    _, latest = Project(tmp_path / "project").plan()
-    folders = {name: str(folder) for name, folder in latest["one"].items()}
-    assert json.loads((user.folder / "results/latest/one/versions.json").read_text()) == folders
+    assert user.published("one") == planned(tmp_path / "project")
 
     alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     script = site / "dreamtune/workflow/scripts/print_verdict.py"
     done = subprocess.run([sys.executable, str(script), "one"], cwd=user.folder, env=alone, capture_output=True)
     assert done.returncode == 0 and b"report.html" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
+def test_without_a_snakefile_of_ones_own_any_folder_will_do(user: User, snakefile: str) -> None:
+    (user.folder / "Snakefile").unlink()
+    output = user.snakemake("-n", "--snakefile", str(ROOT / snakefile), "--configfile", "config.yaml")
+    assert "render_report" in output and "publish" in output, "the default target is `all`"
+    assert f"{Path(ROOT, snakefile).parent}/profiles/default" in output, "which has gpu: 1 and --nv"
