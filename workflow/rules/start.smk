@@ -5,10 +5,10 @@ from pathlib import Path
 MODULE = not workflow.modifier.is_main_snakefile()
 MAIN = workflow.is_main_process and not any(argument.startswith("--report") for argument in sys.argv)
 RULES = workflow.current_basedir  # the folder of this file, or its address, from which Snakemake fetches single files
-HERE = Path(RULES.get_path_or_uri(secret_free=True))
+HERE = RULES.get_path_or_uri(secret_free=True)
 
-if HERE.is_dir():
-    sys.path.insert(0, str(HERE.parents[1] / "src"))
+if Path(HERE).is_dir():
+    sys.path.insert(0, str(Path(HERE).parents[1] / "src"))
 try:
     from dreamtune.errors import UserError
     from dreamtune.workflow import start

@@ -21,22 +21,23 @@ RUN_A_MODEL = ("train_adapter", "generate_answers", "evaluate_likelihood", "merg
 DRIVERS = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/dev/kfd")
 
 
-def check_rules(here: Path, read: Callable[[str], str]) -> None:
+def check_rules(here: str, read: Callable[[str], str]) -> None:
     """Check that rules which Snakemake fetched from elsewhere are those of this package.
 
     Args:
         here: folder of the rules, or their address.
-        read: returns the text of a file in it by its name; it may raise any error if there is none.
+        read: returns the text of a file in it by its name; it may raise any error if there is none. Line ends at the
+            end do not count, because Snakemake loses them when it reads from git.
 
     Raises:
         UserError: they are of another version.
     """
     ours = ROOT / "workflow" / "rules"
-    if here.is_dir() and here.samefile(ours):
+    if Path(here).is_dir() and Path(here).samefile(ours):
         return
     for path in sorted(ours.glob("*.smk")):
         try:
-            same = read(path.name) == path.read_text(encoding="utf-8")
+            same = read(path.name).rstrip() == path.read_text(encoding="utf-8").rstrip()
         except Exception:
             same = False
         if not same:
