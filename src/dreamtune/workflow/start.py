@@ -157,5 +157,5 @@ def shared_gpus(specs: Iterable[Mapping[str, Any]], offered: int | None) -> str 
         return None
     return (
         "nothing limits the resource gpu, so that jobs may share a GPU and its memory; call with --resources gpu=1, or "
-        "copy dreamtune's profiles/ beside your workflow's Snakefile"
+        "copy dreamtune's profiles/ into this folder"
     )
