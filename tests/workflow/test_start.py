@@ -26,11 +26,9 @@ def test_rules_fetched_from_elsewhere_are_those_of_the_package(tmp_path: Path) -
     start.check_rules(str(tmp_path / "link"), pytest.fail)
     address = "git+file:///elsewhere/workflow/rules@v1"
     start.check_rules(address, lambda name: (rules / name).read_text().rstrip())
-    with pytest.raises(
-        UserError,
-        match=r"^git\+file:///elsewhere/workflow/rules@v1/common\.smk is not that of the package dreamtune in .*; install the package",
-    ):
-        start.check_rules(address, lambda name: (rules / name).read_text() + "#" * (name == "common.smk"))
+    edited = lambda name: (rules / name).read_text() + "#" * (name == "common.smk")  # noqa: E731
+    with pytest.raises(UserError, match=r"^git\+file:///elsewhere/.*@v1/common\.smk is not .*; install the package of"):
+        start.check_rules(address, edited)
     with pytest.raises(UserError, match=r"@v1/common\.smk is not that of the package"):
         start.check_rules(address, lambda name: {}[name])
 
