@@ -16,8 +16,8 @@ from dreamtune.workflow.code import ROOT
 from dreamtune.workflow.plan import RESULTS
 
 OUTPUT = re.compile(r"(\./)?results/\w+/[0-9a-f]{12}/(manifest\.json|report\.html|summary\.json)")
-# Files that exist where there is a driver of a GPU: NVIDIA, NVIDIA in WSL, AMD.
 RUN_A_MODEL = ("train_adapter", "generate_answers", "evaluate_likelihood", "merge_adapter")
+# Files that exist where there is a driver of a GPU: NVIDIA, NVIDIA in WSL, AMD.
 DRIVERS = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/dev/kfd")
 
 
