@@ -90,6 +90,7 @@ def user(tmp_path: Path) -> User:
     return User(tmp_path / "empty", f"{ROOT}/workflow/Snakefile")
 
 
+@pytest.mark.slow
 def test_an_empty_folder_becomes_a_report(finished: User) -> None:
     summary = json.loads((finished.folder / "results/latest/one/summary.json").read_text())
     assert f"one: {summary['sentence']}\n  " in finished.said
@@ -100,6 +101,7 @@ def test_an_empty_folder_becomes_a_report(finished: User) -> None:
     assert finished.jobs() == {}
 
 
+@pytest.mark.slow
 def test_versions_are_those_of_the_project(finished: User, tmp_path: Path) -> None:
     """Whoever changes from one to the other makes nothing again."""
     assert finished.published("one") == planned(tmp_path)
