@@ -109,12 +109,21 @@ class Bench:
         even = (np.random.default_rng(0).permutation(rows) + 0.5) / rows
         return [max(int(n) // self.scale, 5) for n in np.interp(even, np.linspace(0, 1, len(GSM8K)), GSM8K)]
 
+    def lora(self, modules: Sequence[str]) -> LoraSettings:
+        """Return the adapter of all measurements, beside these modules."""
+        return LoraSettings(rank=16, alpha=32, dropout=0.05, target_modules=list(modules))
+
     def ours(self, name: str, lengths: Sequence[int], changes: dict[str, Any]) -> dict[str, Any]:
         """Train through the workflow's own code."""
         folder = self.work / name.replace(" ", "_").replace(",", "")
         shards = write_shards(folder / "shards", lengths, TOY_IDS if self.toy else IDS)
-        lora = LoraSettings(rank=16, alpha=32, dropout=0.05, target_modules=["q_proj", "v_proj"])
-        settings = {"lora": lora, "max_tail": 0, "log_every": 1, "epochs": 1, "validation_rows": 0} | changes
+        settings = {
+            "lora": self.lora(("q_proj", "v_proj")),
+            "max_tail": 0,
+            "log_every": 1,
+            "epochs": 1,
+            "validation_rows": 0,
+        } | changes
         (folder / "out").mkdir()
         start_anew(self.device)
         start = time.perf_counter()
