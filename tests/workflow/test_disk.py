@@ -91,7 +91,7 @@ def test_each_stage_says_it_in_one_line_and_leaves_nothing(
     job: Stage, name: str, when: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if when in ("begins", "moves", "files"):
-        step = {"begins": "private_folder", "moves": "_replace", "files": "write_json"}[when]
+        step = {"begins": "private_folder", "moves": "replace_folder", "files": "write_json"}[when]
         monkeypatch.setattr(stage_module, step, full)
     with pytest.raises(SystemExit) as end, job:
         (job.out / "half").write_bytes(b"half")

@@ -32,7 +32,7 @@ except UserError as error:
     sys.exit(f"dreamtune: {error}")
 
 LINKS = {name: [f"{key}={folder}" for key, folder in folders.items()] for name, folders in LATEST.items()}
-LAYOUT = 2  # of results/latest; raise it to publish all experiments again
+LAYOUT = 3  # of results/latest; raise it to publish all experiments again
 MARKERS = {name: f"results/latest/{name}/.published-{digest([LAYOUT, links])}" for name, links in LINKS.items()}
 
 

@@ -60,7 +60,7 @@ def compare_scores(base: pl.DataFrame, tuned: pl.DataFrame, reading: str, compar
     Raises:
         UserError: the two do not answer the same questions.
     """
-    questions, undecided = _by_question(base, tuned, reading)
+    questions, undecided = counted_questions(base, tuned, reading)
     samples = max(questions["samples"].to_list(), default=0)
     x, y = ((questions[who] / questions["samples"]).to_numpy() for who in ("base", "tuned"))
     return _compare(x, y, Clusters.of(questions["cluster"]), samples, _left_out(base, undecided), comparison)
@@ -80,7 +80,7 @@ def compare_samples(base: pl.DataFrame, tuned: pl.DataFrame, comparison: Compari
     Raises:
         UserError: the two do not answer the same questions.
     """
-    questions, undecided = _by_question(base, tuned, "correct")
+    questions, undecided = counted_questions(base, tuned, "correct")
     samples, left_out = min(questions["samples"].to_list(), default=0), _left_out(base, undecided)
     tried, clusters = questions["samples"].to_numpy(), Clusters.of(questions["cluster"])
     at_k = {}
@@ -97,7 +97,7 @@ def compare_samples(base: pl.DataFrame, tuned: pl.DataFrame, comparison: Compari
     return {"pass_at_k": at_k, "majority": voted}
 
 
-def _by_question(base: pl.DataFrame, tuned: pl.DataFrame, reading: str) -> tuple[pl.DataFrame, int]:
+def counted_questions(base: pl.DataFrame, tuned: pl.DataFrame, reading: str) -> tuple[pl.DataFrame, int]:
     """Return example_id, cluster, the number of samples, and how many are right in base and in tuned, by question.
 
     A gradable question counts if the reading exists (is not null) for every sample of both models; the others are left

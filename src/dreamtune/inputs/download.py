@@ -18,6 +18,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import disable_progress_bars
 
 from dreamtune.errors import UserError
+from dreamtune.inputs.base_card import README
 from dreamtune.inputs.hub import (
     HUB,
     HUB_MODEL,
@@ -94,7 +95,7 @@ def _model(source: str, say: Callable[[str], None]) -> int:
     _clear_abandoned(repository, "model")
     if listed_files(repository, revision) and not missing_files(repository, revision):
         return 0
-    before, texts = _texts(repository, revision), [f"*{end}" for end in TEXTS]
+    before, texts = _texts(repository, revision), [*(f"*{end}" for end in TEXTS), README]
     get = partial(snapshot_download, repository, revision=revision, allow_patterns=texts, ignore_patterns=["*/*"])
     _try(get, repository, revision)
     new = {name: size for name, size in _texts(repository, revision).items() if name not in before}

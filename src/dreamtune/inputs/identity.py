@@ -13,6 +13,7 @@ from typing import Any
 from dreamtune.digests import sha256_file
 from dreamtune.errors import UserError
 from dreamtune.files import read_json, write_json
+from dreamtune.inputs.base_card import FILES as CARD_FILES
 from dreamtune.inputs.files import resolve_files
 from dreamtune.inputs.hub import HUB, pinned_file
 from dreamtune.inputs.weight_files import weight_files
@@ -27,6 +28,7 @@ TOKENIZER_FILES = {
     "merges.txt",
     "config.json",
 }
+BASE_MODEL = ("model", "tokenizer", "card")  # inputs that are files of the base model
 MODEL_FILES = TOKENIZER_FILES | {"generation_config.json", "model.safetensors.index.json"}  # and all safetensors
 
 
@@ -79,6 +81,17 @@ class FileDigests:
         """
         return self._identity(path, revision, lambda file: file.name in TOKENIZER_FILES)
 
+    def of_card(self, path: str, revision: str | None) -> Any:
+        """Return the identity of the files in which a model states its licence: digests, or a hub model's name.
+
+        A hub name stands in a dictionary, by which `hub.hub_sources` does not fetch the model for its card.
+
+        Raises:
+            UserError: there is no such folder, or a hub name has no pinned revision.
+        """
+        found = self._identity(path, revision, lambda file: file.name in CARD_FILES)
+        return found if isinstance(found, dict) else {"hub": found}
+
     def _identity(self, path: str, revision: str | None, counts: Any) -> Any:
         folder = Path(path)
         if folder.is_dir():
@@ -99,7 +112,7 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
     """Return the identity of each named input, found by the paths in a stage's runtime settings.
 
     Args:
-        names: "model" and "tokenizer" (of the base model), "questions" (the files of section "benchmark"), or the name
+        names: "model", "tokenizer" and "card" (of the base model), "questions" (the files of section "benchmark"), or the name
             of a section with a field `files`.
         runtime: the runtime fields of each section, by the section's name.
         digests: digests of files that were read before.
@@ -109,7 +122,7 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
     """
     found: dict[str, Any] = {}
     for name in names:
-        if name in ("model", "tokenizer"):
+        if name in BASE_MODEL:
             place = (name, runtime["model"]["path"], runtime["model"]["revision"])
         else:
             place = ("files", *runtime["benchmark" if name == "questions" else name]["files"])
@@ -120,11 +133,12 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
 
 
 def _identity_at(place: tuple[str, ...], digests: FileDigests) -> Any:
-    """Return the identity of ("model" or "tokenizer", path, revision), or of ("files", pattern, …)."""
+    """Return the identity of (one of BASE_MODEL, path, revision), or of ("files", pattern, …)."""
     kind, *paths = place
     if kind == "files":
         return [identity for pattern in paths for identity in _files(pattern, digests)]
-    return digests.of_model(*paths) if kind == "model" else digests.of_tokenizer(*paths)
+    of = {"model": digests.of_model, "tokenizer": digests.of_tokenizer, "card": digests.of_card}[kind]
+    return of(*paths)
 
 
 def _files(pattern: str, digests: FileDigests) -> list[str]:

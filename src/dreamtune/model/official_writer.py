@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dreamtune.files import read_json, write_json
+from dreamtune.inputs.base_card import README
 from dreamtune.inputs.special_tokens import NAMED_IN, NEW, read_json_object, special_ids
 from dreamtune.inputs.weight_files import PICKLES, weight_files
 from dreamtune.progress import track
@@ -39,7 +40,8 @@ def declare_mask(folder: Path, base: Path, mask_token: str | None) -> None:
 def rewrite(base: Path, target: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> int:
     """Write a checkpoint with changed weights into the new folder `target`; return its number of weight files.
 
-    The base's other files (config.json, tokenizer, index, Python files) are copied byte for byte. Its safetensors are
+    The base's other files (config.json, tokenizer, index, Python files) are copied byte for byte, but for its model
+    card, whose claims are not those of the new weights. Its safetensors are
     written file by file under the same names and keys, so that only one file of weights is in memory at a time.
 
     Args:
@@ -52,7 +54,7 @@ def rewrite(base: Path, target: Path, change: Callable[[str, torch.Tensor], torc
     target.mkdir(parents=True)
     for file in sorted(base.iterdir()):
         weights = any(file.match(pattern) for pattern in (*PICKLES, "*.safetensors"))
-        if file.is_file() and not weights and not file.name.startswith("."):
+        if file.is_file() and not weights and not file.name.startswith(".") and file.name != README:
             shutil.copyfile(file, target / file.name)
     files = weight_files(base)
     for file in track(files, "writing", len(files)):

@@ -1,4 +1,8 @@
-"""Write report.html, one self-contained file, and summary.json beside it.
+"""Write report.html, one self-contained file, and beside it, for programs and for others:
+
+    summary.json    all that the report says
+    README.md       the model card of the trained weights (see `card`)
+    lm-eval/        results and answers in the files of lm-evaluation-harness (see `harness`)
 
 The page needs no network: the chart library is inlined, and a content security policy forbids every request. Model
 output is hostile text: the template escapes everything, JSON for scripts escapes `<`, and the policy lets only scripts
@@ -7,6 +11,7 @@ with a listed hash run, so that text which slipped through the escaping would st
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +25,9 @@ from dreamtune.formats.likelihood import BINS_FILE
 from dreamtune.formats.shards import AUDIT_FILE, CONTAMINATION_FILE, LENGTHS_FILE, REFERENCES_FILE
 from dreamtune.formats.training import LOG_FILE
 from dreamtune.report import audit_view, charts, comparison_view, front, view
+from dreamtune.report.card import CARD_FILE, model_card
 from dreamtune.report.explorer import KINDS, choose_answers, shown_of
+from dreamtune.report.harness import write_harness_results
 from dreamtune.report.reads import Reads
 from dreamtune.report.recipe import recipe_rows
 from dreamtune.report.summary import build_summary
@@ -34,21 +41,29 @@ POLICY = (
 
 
 def render_report(
-    report: ReportConfig, comparison: Comparison, experiment: str, reads: dict[str, Path], out: Path
+    report: ReportConfig,
+    comparison: Comparison,
+    experiment: str,
+    reads: dict[str, Path],
+    out: Path,
+    licence: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Write report.html and summary.json; return the verdict and the counts behind it.
+    """Write the report's files (see the module's docstring); return the verdict and the counts behind it.
 
     Args:
-        report: title and number of example answers.
+        report: title, number of example answers, and what the model card is to say of licence and base.
         comparison: primary measure, level and resamples of the verdict.
         experiment: name of the experiment, the heading if the settings give none.
         reads: version folders by name (see `dreamtune.report.reads`); optional ones may be absent.
-        out: folder for the two files.
+        out: folder for the files.
+        licence: what the base model's files state (`inputs.base_card.base_licence`); None for nothing.
     """
     found = Reads(reads)
     summary = build_summary(found, comparison, experiment)
     write_json(out / "summary.json", summary)
     (out / "report.html").write_text(page(report, experiment, found, summary), encoding="utf-8")
+    (out / CARD_FILE).write_text(model_card(report, found, summary, licence or {}), encoding="utf-8")
+    write_harness_results(found, summary, out / "lm-eval")
     gain = summary["accuracy"]["gain"]["value"]
     return {"verdict": summary["verdict"], "questions": summary["accuracy"]["base"]["n"], "accuracy_gain": gain}
 

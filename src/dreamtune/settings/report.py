@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from dreamtune.settings.base import SEED, Float, Section, result
+from dreamtune.settings.base import NAME, SEED, Float, Section, result
 
 
 class Comparison(Section):
@@ -23,3 +23,16 @@ class ReportConfig(Section):
 
     title: str | None = result(None, "heading of the report; null takes the experiment's name")
     examples: int = result(60, "questions whose answers by base and tuned are shown side by side", ge=0, le=100_000)
+    license: str | None = result(
+        None,
+        "licence of the trained weights for their model card, by the hub's identifiers, such as apache-2.0; null takes "
+        "that which the base model's files state, else unknown",
+        pattern=r"^[a-z0-9][a-z0-9.+-]*$",
+        max_length=NAME,
+    )
+    base_model: str | None = result(
+        None,
+        "name of the base model on the hub, OWNER/NAME, for the model card; null takes model.path if that is one, and "
+        "names none for a local folder",
+        pattern=r"^[A-Za-z0-9][\w.-]*/[\w.-]+$",
+    )

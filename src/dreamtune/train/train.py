@@ -30,7 +30,9 @@ from dreamtune.errors import UserError
 from dreamtune.files import finite, write_json
 from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
 from dreamtune.interruption import Interrupted
+from dreamtune.model.facts import facts_of
 from dreamtune.model.loading import count_parameters
+from dreamtune.model.logits import unwrap
 from dreamtune.progress import Progress
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
@@ -96,6 +98,7 @@ def train_adapter(
     summary = run.history.summary() | predicted | {"gate_passed": gate_passed, "processes": run.share.processes}
     summary |= {"rows": run.windows.rows, "epochs": train.epochs, "trainable": trainable, "parameters": parameters}
     summary |= {"fit_s": round(fit_s, 3), "host_memory_gib": round(peak_gib("cpu"), 4)}
+    summary |= {"family": facts_of(unwrap(run.model).config).family}
     summary |= {"loaded_gib": round(loaded_gib, 4), "ran_as": ran_as(run.plan, train, run.share.device.type)}
     weights = run.finetuning.weights()
     if run.share.process == 0:

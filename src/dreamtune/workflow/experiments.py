@@ -77,7 +77,9 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
     report = plan.add(
         "render_report",
         {"report": e.report, "comparison": e.evaluate.comparison},
-        reads=folders,
+        ("card",),
+        folders,
+        unhashed={"model": e.model},
         names={"experiment": name},
     )
     return folders | {"report": report}

@@ -1,15 +1,26 @@
-"""Publish an experiment: links in `results/latest/EXPERIMENT` to its newest versions, at paths that do not change."""
+"""Publish an experiment: links in `results/latest/EXPERIMENT` to its newest versions, at paths that do not change.
+
+Beside the links lies a folder to be uploaded or given away: `adapter`, or `model` after full fine-tuning. It holds the
+files of the training, which is immutable and knows no verdict, and the model card that the report wrote.
+"""
 
 import os
+import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from dreamtune.errors import UserError
 from dreamtune.files import read_json, replace_with, write_json
 from dreamtune.report.index import render_index
+from dreamtune.workflow.scratch import private_folder, replace_folder
 from dreamtune.workflow.verification import read_manifest, verify
 
 PUBLISHED = ("report.html", "summary.json")  # files of the report that are linked beside the versions
+HARNESS = "lm-eval"  # folder of the report that is linked, too: results as lm-evaluation-harness writes them
+CARD = "README.md"
+TRAINED = ("adapter", "model")  # names of a training's folder of weights
 
 
 def publish(marker: Path, links: dict[str, str], configuration: str = "") -> str | None:
@@ -28,11 +39,14 @@ def publish(marker: Path, links: dict[str, str], configuration: str = "") -> str
         links; None otherwise.
 
     Raises:
-        UserError: a version is not finished, or the report is not what its manifest says; then nothing is changed.
+        UserError: a version is not finished, or the report or the trained weights are not what their manifest says;
+            then nothing is changed.
     """
     for version in links.values():
         read_manifest(Path(version))
-    verify(Path(links["report"]))
+    report, full = Path(links["report"]), Path(links.get("full", ""))
+    verify(report)
+    trained = _trained_files(full) if "full" in links and (report / CARD).exists() else {}
     folder = marker.parent
     folder.mkdir(parents=True, exist_ok=True)
     replaced = _replaced(folder, links, configuration)
@@ -40,12 +54,13 @@ def publish(marker: Path, links: dict[str, str], configuration: str = "") -> str
         if not old.name.startswith(marker.name):
             old.unlink(missing_ok=True)
     targets = {name.replace("/", "-"): Path(target) for name, target in links.items()}
-    targets |= {name: targets["report"] / name for name in PUBLISHED}
+    targets |= {name: report / name for name in (*PUBLISHED, HARNESS) if (report / name).exists()}
     for name, target in targets.items():
         _link(folder / name, target)
     for path in list(folder.iterdir()):
         if path.is_symlink() and path.name not in targets and not path.name.startswith("."):  # not another writer's
             path.unlink(missing_ok=True)
+    _publish_weights(folder, full, trained, report / CARD)
     write_json(folder / "versions.json", links)
     write_index(folder.parent)
     write_json(marker, {"configuration": configuration})
@@ -107,6 +122,43 @@ def _refused(latest: Path) -> dict[str, str]:
         except UserError as error:
             refused[link.parent.name] = str(error)
     return refused
+
+
+def _trained_files(full: Path) -> dict[str, list[str]]:
+    """Verify a training's weights; return their files, relative to its folder, by the name of the folder they lie in.
+
+    Raises:
+        UserError: a file is not what the training's manifest says.
+    """
+    outputs: Mapping[str, Any] = read_manifest(full)["outputs"]
+    found = {name: [file for file in outputs if file.startswith(f"{name}/")] for name in TRAINED}
+    found = {name: files for name, files in found.items() if files}
+    verify(full, *(file for files in found.values() for file in files))
+    return found
+
+
+def _publish_weights(folder: Path, full: Path, trained: Mapping[str, list[str]], card: Path) -> None:
+    """Put `folder`/adapter or `folder`/model together, and remove the one of an earlier publication."""
+    aside = private_folder(folder, ".weights-")
+    for name in TRAINED:
+        if files := trained.get(name):
+            for file in files:
+                _copy(full / file, aside / file)
+            shutil.copyfile(card, aside / name / CARD)
+            replace_folder(aside / name, folder / name, aside)
+        else:
+            shutil.rmtree(folder / name, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; weights, which may be tens of gigabytes, become a hard link where the file system has them."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.suffix == ".safetensors":
+        with suppress(OSError):
+            target.hardlink_to(source)
+            return
+    shutil.copyfile(source, target)
 
 
 def _link(link: Path, target: Path) -> None:

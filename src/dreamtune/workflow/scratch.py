@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import psutil
@@ -10,6 +11,7 @@ import psutil
 from dreamtune.errors import UserError
 
 VARIABLE = "DREAMTUNE_SCRATCH"
+ATTEMPTS = 20  # to move an output into place beside another writer of the same version
 
 
 def scratch_folder() -> Path | None:
@@ -43,3 +45,20 @@ def private_folder(parent: Path, prefix: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+def replace_folder(source: Path, target: Path, aside: Path) -> None:
+    """Rename `source`, a file or folder, to `target`; if a folder of that name exists, from another writer, move it into `aside` first.
+
+    The two renames are not atomic together: another writer may rename in between, so they are tried several times.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            if target.is_dir():
+                target.rename(aside / f".old-{target.name}-{attempt}")
+            source.rename(target)
+            return
+        except OSError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(0.01 * attempt)

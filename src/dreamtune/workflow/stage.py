@@ -31,11 +31,10 @@ from dreamtune.workflow.code import code_digest
 from dreamtune.workflow.disk import disk_problem, one_line
 from dreamtune.workflow.parts import PARTS, combined_record, folder_of, parts_of, read_part
 from dreamtune.workflow.provenance import provenance
-from dreamtune.workflow.scratch import private_folder, scratch_folder
+from dreamtune.workflow.scratch import ATTEMPTS, private_folder, replace_folder, scratch_folder
 from dreamtune.workflow.verification import UNREAD, mark, read_frozen, remember, sealed, verify
 
 S = TypeVar("S", bound=Section)
-ATTEMPTS = 20  # to move an output into place beside another writer of the same version
 
 
 class Stage:
@@ -207,7 +206,7 @@ class Stage:
             shutil.copytree(self.out, self.beside, dirs_exist_ok=True)
         names = sorted(item.name for item in self.beside.iterdir())
         for name in names:
-            _replace(self.beside / name, self.folder / name, aside=self.beside)
+            replace_folder(self.beside / name, self.folder / name, aside=self.beside)
         return names
 
     def _write_manifest(self, outputs: list[str]) -> None:
@@ -238,23 +237,6 @@ class Stage:
             "wall_s": round(time.time() - started, 3),
         }
         return record | ({"part": str(self.part)} if self.part else combined_record(record, self.gathered))
-
-
-def _replace(source: Path, target: Path, aside: Path) -> None:
-    """Rename `source` to `target`; if a folder of that name exists, from another writer, move it into `aside` first.
-
-    The two renames are not atomic together: another writer may rename in between, so they are tried several times.
-    """
-    for attempt in range(ATTEMPTS):
-        try:
-            if target.is_dir():
-                target.rename(aside / f".old-{target.name}-{attempt}")
-            source.rename(target)
-            return
-        except OSError:
-            if attempt == ATTEMPTS - 1:
-                raise
-            time.sleep(0.01 * attempt)
 
 
 def _files(path: Path) -> list[Path]:
