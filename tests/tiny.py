@@ -43,6 +43,19 @@ def make_model(folder: Path, seed: int = 0) -> ModelConfig:
     return ModelConfig(path=str(folder), quantization="none", dtype="float32", device="cpu", threads=1)
 
 
+def make_model_without_mask(folder: Path) -> ModelConfig:
+    """Write such a model with a tokenizer of the tokens below MASK, so that its mask token has to be a new one."""
+    made = make_model(folder)
+    vocab = {f"w{i}": i for i in range(END)} | {"[END]": END}
+    content = {"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w0"}}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "[END]"}')
+    config = json.loads((folder / "config.json").read_text())
+    del config["mask_token_id"]
+    (folder / "config.json").write_text(json.dumps(config))
+    return made.model_copy(update={"mask_token": "new"})
+
+
 def make_rows(count: int, first_id: int = 0) -> list[dict[str, Any]]:
     """Return rows whose response repeats their prompt, so that there is something to learn; every fifth is cut."""
     rows = []

@@ -21,7 +21,7 @@ from fake_hub import REVISION, FakeHub, fake_hub
 from project import MICRO, Project
 
 TINY, ROWS = f"owner/tiny@{REVISION}", f"hf://datasets/owner/rows@{REVISION}/data/rows.parquet"
-TEXTS = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+TEXTS = {"README.md", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
 SHARDS = ["model-1.safetensors", "model-2.safetensors"]
 
 
@@ -33,6 +33,7 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
     shutil.copytree(ROOT / "resources/tiny-dream", repositories / "tiny", ignore=unneeded)
     (repositories / "rows/data").mkdir(parents=True)
     shutil.copy(ROOT / "resources/tiny-dream/rows.parquet", repositories / "rows/data")
+    (repositories / "tiny/README.md").write_text("---\nlicense: mit\n---\n")
     for name in ("sharded", "pickled"):
         (repositories / name / "onnx").mkdir(parents=True)
         for file in ("config.json", "pytorch_model.bin", "onnx/model.json"):

@@ -22,7 +22,7 @@ from dreamtune.model.new_row import KEY, set_mean_row
 from dreamtune.settings.merge import MergeConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.train.train import train_adapter
-from tiny import END, MASK, VOCAB, make_model, make_shards, settings
+from tiny import MASK, VOCAB, make_model, make_model_without_mask, make_shards, settings
 
 IDS = torch.arange(6)[None]
 
@@ -30,19 +30,7 @@ IDS = torch.arange(6)[None]
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
     """A model of VOCAB rows whose tokenizer has the tokens below MASK, and no mask token."""
-    folder = tmp_path_factory.mktemp("model") / "base"
-    made = make_model(folder)
-    vocab = {f"w{i}": i for i in range(END)} | {"[END]": END}
-    (folder / "tokenizer.json").write_text(
-        json.dumps(
-            {"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w0"}}
-        )
-    )
-    (folder / "tokenizer_config.json").write_text('{"eos_token": "[END]"}')
-    config = json.loads((folder / "config.json").read_text())
-    del config["mask_token_id"]
-    (folder / "config.json").write_text(json.dumps(config))
-    return made.model_copy(update={"mask_token": "new"})
+    return make_model_without_mask(tmp_path_factory.mktemp("model") / "base")
 
 
 @pytest.fixture(scope="module")

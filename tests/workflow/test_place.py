@@ -31,6 +31,8 @@ EDITS = {
     "config.py": set(),
     "inputs/download.py": set(),
     "inputs/model_check.py": set(),
+    "inputs/identity.py": set(),
+    "workflow/publish.py": set(),
     "generate/ask.py": set(),
     "settings/cluster.py": set(),
     # every other wing: what reaches it
@@ -39,8 +41,9 @@ EDITS = {
     "settings/report.py": {"report"},
     "settings/merge.py": {"merge"},
     "inputs/parquet_rows.py": {"prepare", "generate", "audit"},
-    "inputs/checkpoint_format.py": MODEL,
+    "inputs/checkpoint_format.py": MODEL | {"report"},  # the card's loading code
     "inputs/shapes.py": MODEL,
+    "inputs/base_card.py": {"train", "merge", "report"},  # whose checkpoints leave the base's card out
     "inputs/special_tokens.py": MODEL | {"prepare", "audit"},
     "inputs/text_rows.py": {"prepare", "generate", "audit"},
     "contamination/ngrams.py": {"prepare", "audit"},
@@ -48,7 +51,7 @@ EDITS = {
     "contamination/templates.py": {"prepare", "generate", "audit"},
     "formats/questions.py": {"prepare", "audit", "report"},
     "data/truncation.py": {"prepare"},
-    "data/template.py": {"prepare", "generate"},
+    "data/template.py": {"prepare", "generate", "report"},  # prompts in the files for lm-evaluation-harness
     "canvas.py": {"prepare", "report"},
     "workflow/canvases.py": set(),
     "workflow/models.py": set(),
@@ -75,6 +78,8 @@ EDITS = {
     "evaluate/claims.py": {"report"},
     "report/charts.py": {"report"},
     "report/template.html.j2": {"report"},
+    "report/card.md.j2": {"report"},
+    "report/harness.py": {"report"},
     "noise.py": MODEL,
     "merge.py": {"merge"},
 }

@@ -1,5 +1,6 @@
 """The links people open, and what may be deleted."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from dreamtune.errors import UserError
 from dreamtune.workflow.prune import prune
 from dreamtune.workflow.publish import publish
+from dreamtune.workflow.verification import verify
 from versions import finish, freeze, specification
 
 
@@ -25,6 +27,7 @@ def version(
     gate: Path | None = None,
     finished: bool = True,
     summary: str = "{}",
+    weights: str = "adapter",
 ) -> Path:
     """Make a version of a stage, told from its others by a setting `name`."""
     spec = specification(
@@ -37,6 +40,13 @@ def version(
     if stage == "render_report":
         (folder / "report.html").write_text(name)
         (folder / "summary.json").write_text(summary)
+        (folder / "README.md").write_text(f"card of {name}")
+        (folder / "lm-eval/base").mkdir(parents=True)
+        (folder / "lm-eval/base/results_1.json").write_text("{}")
+    if stage == "train_adapter" and weights:
+        (folder / weights).mkdir()
+        (folder / weights / "config.json").write_text(f"settings of {name}")
+        (folder / weights / "weights.safetensors").write_bytes(name.encode())
     if finished:
         finish(folder, spec)
     return folder
@@ -55,8 +65,52 @@ def test_links_follow_and_those_that_are_no_more_go(results: Path) -> None:
     assert (latest / "report.html").read_text() == "r1" and (latest / "scores-test-sampled-base").exists()
     published("one", "bb", report=second)
     assert (latest / "report.html").read_text() == "r2"
-    names = {".published-bb", "report", "report.html", "summary.json", "versions.json"}
+    names = {".published-bb", "lm-eval", "report", "report.html", "summary.json", "versions.json"}
     assert {path.name for path in latest.iterdir()} == names
+
+
+def test_the_weights_lie_in_one_folder_with_their_card_at_no_cost(results: Path) -> None:
+    full, report = version("train_adapter", "full"), version("render_report", "r1")
+    published("one", "aa", report=report, full=full)
+    folder = results / "latest/one/adapter"
+    assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "weights.safetensors"}
+    assert not any(path.is_symlink() for path in [folder, *folder.iterdir()]), "also cp -r and tar take the files"
+    assert (folder / "README.md").read_text() == "card of r1"
+    assert (folder / "weights.safetensors").samefile(full / "adapter/weights.safetensors"), "it is a hard link"
+    assert not (folder / "config.json").samefile(full / "adapter/config.json"), "it may be edited"
+    assert (results / "latest/one/lm-eval/base/results_1.json").exists()
+    verify(full)
+    verify(report)
+
+
+def test_a_later_card_and_the_weights_of_full_finetuning_take_the_folders_place(results: Path) -> None:
+    full = version("train_adapter", "full")
+    published("one", "aa", report=version("render_report", "r1"), full=full)
+    published("one", "bb", report=version("render_report", "r2"), full=full)
+    latest = results / "latest/one"
+    assert (latest / "adapter/README.md").read_text() == "card of r2"
+    published("one", "cc", report=version("render_report", "r3"), full=version("train_adapter", "all", weights="model"))
+    assert (latest / "model/weights.safetensors").read_bytes() == b"all" and not (latest / "adapter").exists()
+    assert not [path for path in latest.iterdir() if path.name.startswith(".weights")]
+
+
+def test_weights_are_copied_where_there_are_no_hard_links(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", none)
+    full = version("train_adapter", "full")
+    published("one", "aa", report=version("render_report", "r1"), full=full)
+    copied = results / "latest/one/adapter/weights.safetensors"
+    assert copied.read_bytes() == b"full" and not copied.samefile(full / "adapter/weights.safetensors")
+
+
+def test_damaged_weights_are_not_published(results: Path) -> None:
+    full = version("train_adapter", "full")
+    (full / "adapter/weights.safetensors").write_bytes(b"ful1")
+    with pytest.raises(UserError, match=r"adapter/weights\.safetensors of version train_adapter/.* was changed"):
+        published("one", "aa", report=version("render_report", "r1"), full=full)
+    assert not (results / "latest").exists()
 
 
 def test_a_configuration_that_takes_the_place_of_another_under_its_name_says_so(results: Path) -> None:

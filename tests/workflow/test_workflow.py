@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from huggingface_hub import ModelCard
 
 from conftest import ROOT
 from project import MICRO, Project
@@ -51,6 +52,9 @@ def test_everything_is_written(finished: Project) -> None:
     assert ", few-shot base " in summary["headline"]
     assert summary["versions"]["answers/test/greedy/few-shot-base"] != summary["versions"]["answers/test/greedy/base"]
     jsonschema.validate(summary, json.loads((ROOT / "docs/summary.schema.json").read_text()))
+    card = ModelCard.load(latest / "adapter/README.md")
+    assert card.data.verdict == summary["verdict"] and "Qwen2ForCausalLM.from_pretrained(" in card.text
+    assert (latest / "adapter/adapter_model.safetensors").exists() and list((latest / "lm-eval/tuned").iterdir())
     for folder in json.loads((latest / "versions.json").read_text()).values():
         manifest = json.loads((finished.folder / folder / "manifest.json").read_text())
         assert manifest["version"] == Path(folder).name

@@ -112,8 +112,8 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
     """Return the identity of each named input, found by the paths in a stage's runtime settings.
 
     Args:
-        names: "model", "tokenizer" and "card" (of the base model), "questions" (the files of section "benchmark"), or the name
-            of a section with a field `files`.
+        names: "model", "tokenizer" and "card" (of the base model; the card's files state its licence), "questions"
+            (the files of section "benchmark"), or the name of a section with a field `files`.
         runtime: the runtime fields of each section, by the section's name.
         digests: digests of files that were read before.
 

@@ -50,7 +50,7 @@ def model_card(report: ReportConfig, reads: Reads, summary: Json, licence: Mappi
         datasets=_datasets(summary["recipe"]["data"]) or None,
         eval_results=_results(summary) or None,
         library_name="transformers" if full else "peft",
-        metrics=["accuracy"],
+        metrics=["accuracy"] if summary["verdict"] != INVALID else None,
         model_name=summary["experiment"],
         pipeline_tag="text-generation",
         tags=_tags(summary["recipe"]),

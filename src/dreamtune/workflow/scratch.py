@@ -48,7 +48,7 @@ def private_folder(parent: Path, prefix: str) -> Path:
 
 
 def replace_folder(source: Path, target: Path, aside: Path) -> None:
-    """Rename `source`, a file or folder, to `target`; if a folder of that name exists, from another writer, move it into `aside` first.
+    """Rename a file or folder to `target`; if a folder of that name exists, move it into `aside` first.
 
     The two renames are not atomic together: another writer may rename in between, so they are tried several times.
     """
