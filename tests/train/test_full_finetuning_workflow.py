@@ -62,6 +62,9 @@ def test_it_ends_in_a_verdict(project: Project) -> None:
     training = json.loads((latest / "full/training.json").read_text())
     assert training["trainable"] == training["parameters"] > 1e6
     assert {"config.json", "tokenizer.json", "model.safetensors"} <= {p.name for p in (latest / "full/model").iterdir()}
+    card = (latest / "model/README.md").read_text()
+    assert "base_model_relation" not in card and "library_name: transformers" in card and "PeftModel" not in card
+    assert (latest / "model/model.safetensors").samefile(latest / "full/model/model.safetensors")
     nll = pl.read_parquet(latest / "likelihood/likelihood.parquet")
     assert (nll["nll_base"] != nll["nll_tuned"]).all()
     answers = [pl.read_parquet(latest / f"answers-test-greedy-{who}/answers.parquet") for who in ("base", "tuned")]

@@ -43,7 +43,7 @@ EDITS = {
     "inputs/parquet_rows.py": {"prepare", "generate", "audit"},
     "inputs/checkpoint_format.py": MODEL | {"report"},  # the card's loading code
     "inputs/shapes.py": MODEL,
-    "inputs/base_card.py": {"train", "merge", "report"},  # whose checkpoints leave the base's card out
+    "inputs/base_card.py": {"report"},
     "inputs/special_tokens.py": MODEL | {"prepare", "audit"},
     "inputs/text_rows.py": {"prepare", "generate", "audit"},
     "contamination/ngrams.py": {"prepare", "audit"},

@@ -41,11 +41,11 @@ def version(
         (folder / "report.html").write_text(name)
         (folder / "summary.json").write_text(summary)
         (folder / "README.md").write_text(f"card of {name}")
-        (folder / "lm-eval/base").mkdir(parents=True)
+        (folder / "lm-eval/base").mkdir(parents=True, exist_ok=True)
         (folder / "lm-eval/base/results_1.json").write_text("{}")
     if stage == "train_adapter" and weights:
         (folder / weights).mkdir()
-        (folder / weights / "config.json").write_text(f"settings of {name}")
+        (folder / weights / "adapter_config.json").write_text(f"settings of {name}")
         (folder / weights / "weights.safetensors").write_bytes(name.encode())
     if finished:
         finish(folder, spec)
@@ -73,11 +73,11 @@ def test_the_weights_lie_in_one_folder_with_their_card_at_no_cost(results: Path)
     full, report = version("train_adapter", "full"), version("render_report", "r1")
     published("one", "aa", report=report, full=full)
     folder = results / "latest/one/adapter"
-    assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "weights.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {"README.md", "adapter_config.json", "weights.safetensors"}
     assert not any(path.is_symlink() for path in [folder, *folder.iterdir()]), "also cp -r and tar take the files"
     assert (folder / "README.md").read_text() == "card of r1"
     assert (folder / "weights.safetensors").samefile(full / "adapter/weights.safetensors"), "it is a hard link"
-    assert not (folder / "config.json").samefile(full / "adapter/config.json"), "it may be edited"
+    assert not (folder / "adapter_config.json").samefile(full / "adapter/adapter_config.json"), "it may be edited"
     assert (results / "latest/one/lm-eval/base/results_1.json").exists()
     verify(full)
     verify(report)

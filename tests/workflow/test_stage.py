@@ -16,7 +16,8 @@ from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.report import ReportConfig
 from dreamtune.workflow.code import ROOT, code_digest
 from dreamtune.workflow.plan import Plan
-from dreamtune.workflow.stage import Stage, _replace
+from dreamtune.workflow.scratch import replace_folder
+from dreamtune.workflow.stage import Stage
 from versions import freeze, specification
 
 SCRIPT = str(ROOT / "workflow/scripts/render_report.py")
@@ -171,7 +172,7 @@ def test_writers_that_replace_the_same_folder_at_once_do_not_fail(tmp_path: Path
             source.mkdir()
             (source / "weights").write_text("same")
             aside.mkdir()
-            _replace(source, target, aside)
+            replace_folder(source, target, aside)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(write, "ab"))

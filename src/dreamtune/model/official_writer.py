@@ -9,10 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dreamtune.files import read_json, write_json
-from dreamtune.inputs.base_card import README
 from dreamtune.inputs.special_tokens import NAMED_IN, NEW, read_json_object, special_ids
 from dreamtune.inputs.weight_files import PICKLES, weight_files
 from dreamtune.progress import track
+
+README = "README.md"  # the base's model card
 
 
 def declare_mask(folder: Path, base: Path, mask_token: str | None) -> None:
@@ -41,8 +42,8 @@ def rewrite(base: Path, target: Path, change: Callable[[str, torch.Tensor], torc
     """Write a checkpoint with changed weights into the new folder `target`; return its number of weight files.
 
     The base's other files (config.json, tokenizer, index, Python files) are copied byte for byte, but for its model
-    card, whose claims are not those of the new weights. Its safetensors are
-    written file by file under the same names and keys, so that only one file of weights is in memory at a time.
+    card, whose claims are not those of the new weights. Its safetensors are written file by file under the same names
+    and keys, so that only one file of weights is in memory at a time.
 
     Args:
         base: folder of the checkpoint in the official format.
