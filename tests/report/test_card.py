@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from conftest import FIXTURES, ROOT
-from dreamtune.model.loading import load
+from dreamtune.model.loading import CLASSES, load
+from dreamtune.report import card as card_module
 from dreamtune.report.card import model_card
 from dreamtune.report.reads import Reads
 from dreamtune.report.summary import build_summary
@@ -82,6 +83,20 @@ def test_the_front_matter_is_what_the_hub_reads(reads: Reads, summary: dict[str,
         assert found.metric_value == estimate["value"]
         assert [found.metric_args[end] for end in ("low", "high", "n")] == [estimate[e] for e in ("low", "high", "n")]
     assert nll.metric_value == summary["nll"]["tuned"]["value"]
+
+
+def test_every_family_is_loaded_by_the_class_that_we_load_it_by() -> None:
+    assert {family: f"{name}ForCausalLM" for family, name in card_module.CLASSES.items()} == {
+        family: kind.__name__ for family, kind in CLASSES.items()
+    }
+
+
+def test_names_of_files_may_hold_bytes_that_are_no_text(summary: dict[str, Any], reads: Reads, tmp_path: Path) -> None:
+    odd = trained_on(summary, {"path": "models/\udce9`x"}, "dream")
+    odd["recipe"]["data"] = ["data/\udce9.parquet"]
+    text = model_card(ReportConfig(), reads, odd, {})
+    (tmp_path / "README.md").write_text(text, encoding="utf-8", errors="backslashreplace")
+    assert ModelCard.load(tmp_path / "README.md").data.license == "unknown"
 
 
 class WithManifest(Reads):

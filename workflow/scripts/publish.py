@@ -1,7 +1,8 @@
 """Point the links in results/latest/EXPERIMENT at the experiment's newest versions.
 
-reads   manifests of the versions; summary.json of every experiment under results/latest
-writes  a link per name, report.html, summary.json, versions.json, results/latest/index.html, and last the marker --out
+reads   manifests of the versions, the trained weights; summary.json of every experiment under results/latest
+writes  a link per name, report.html, summary.json, lm-eval; adapter/ or model/, the weights with their model card;
+        versions.json, results/latest/index.html, and last the marker --out
 usage   python workflow/scripts/publish.py --out results/latest/demo/.published-DIGEST full=results/train_adapter/X
 """
 

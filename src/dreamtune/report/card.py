@@ -99,6 +99,7 @@ def _body(
     full, manifest = recipe["finetuning"] == "full", manifests.get("full", {})
     family, ids = training.get("family"), meta.get("tokenizer", {})
     packages = {name: manifest.get("packages", {}).get(name) for name in ("torch", "transformers", "peft")}
+    about = {name: value for name, value in model.items() if name != "path"}  # a local one is nobody else's business
     invalid = summary["verdict"] == INVALID
     return _render(
         "card.md.j2",
@@ -124,7 +125,7 @@ def _body(
         split=_short_json(summary["settings"].get("shards", {}).get("data", {}).get("split")),
         data=[_sha256(identity) for identity in manifests.get("shards", {}).get("inputs", {}).get("data", [])],
         base_files={name: _sha256(identity) for name, identity in base["files"].items()},
-        settings=json.dumps({"train": train, "model": model}, indent=1, ensure_ascii=False),
+        settings=json.dumps({"train": train, "model": about}, indent=1, ensure_ascii=False),
         licence=_licence_words(report, stated),
         commit=(manifest.get("git") or {}).get("commit"),
         versions={name: summary["versions"].get(name) for name in ("shards", "full") if name in summary["versions"]},

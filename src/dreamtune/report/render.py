@@ -62,7 +62,8 @@ def render_report(
     summary = build_summary(found, comparison, experiment)
     write_json(out / "summary.json", summary)
     (out / "report.html").write_text(page(report, experiment, found, summary), encoding="utf-8")
-    (out / CARD_FILE).write_text(model_card(report, found, summary, licence or {}), encoding="utf-8")
+    card = model_card(report, found, summary, licence or {})
+    (out / CARD_FILE).write_text(card, encoding="utf-8", errors="backslashreplace")
     write_harness_results(found, summary, out / "lm-eval")
     gain = summary["accuracy"]["gain"]["value"]
     return {"verdict": summary["verdict"], "questions": summary["accuracy"]["base"]["n"], "accuracy_gain": gain}
