@@ -153,12 +153,9 @@ def _config(task: str, metrics: list[str], template: str | None, block: Json) ->
 
 def _generation(settings: Json) -> dict[str, Any]:
     """Return the sampler's settings with those that the harness has a name for under that name."""
-    named = {
-        "until": [],
-        "max_gen_toks": settings.get("max_new_tokens"),
-        "do_sample": bool(settings.get("temperature")),
-    }
-    return {**named, **{name: value for name, value in settings.items() if name not in ("prompts", "scatter")}}
+    ours = {name: value for name, value in settings.items() if name not in ("prompts", "scatter")}
+    sampled = bool(settings.get("temperature"))
+    return {"until": [], "max_gen_toks": settings.get("max_new_tokens"), "do_sample": sampled, **ours}
 
 
 def _about(reads: Reads, summary: Json, who: str, date: str) -> dict[str, Any]:
