@@ -101,13 +101,13 @@ def test_what_needs_a_gpu_is_said_where_there_is_none(
 ) -> None:
     spec = {"stage": "train_adapter", "runtime": {"model": {"device": model}, "train": train}}
     spec |= {"settings": {"train": settings}}
-    shards = spec | {"stage": "prepare_shards"}
+    files = [spec | {"stage": stage} for stage in ("prepare_shards", "audit_contamination", "render_report")]
     monkeypatch.setattr(start, "DRIVERS", ())
-    line = start.missing_gpu([shards, spec])
+    line = start.missing_gpu([*files, spec])
     assert (
         line is None if said is None else line is not None and line.startswith(f"{said}, and this machine has no GPU")
     )
-    assert start.missing_gpu([shards]) is None
+    assert start.missing_gpu(files) is None, "a report can be made again without the GPU of its training"
     monkeypatch.setattr(start, "DRIVERS", ("/dev/null",))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert start.missing_gpu([spec]) is None

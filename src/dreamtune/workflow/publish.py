@@ -133,7 +133,8 @@ def _trained_files(full: Path) -> dict[str, list[str]]:
     outputs: Mapping[str, Any] = read_manifest(full)["outputs"]
     found = {name: [file for file in outputs if file.startswith(f"{name}/")] for name in TRAINED}
     found = {name: files for name, files in found.items() if files}
-    verify(full, *(file for files in found.values() for file in files))
+    if found:
+        verify(full, *(file for files in found.values() for file in files))
     return found
 
 

@@ -124,7 +124,7 @@ def gpu_setting(spec: Mapping[str, Any]) -> str | None:
     'model.device is cuda'
     """
     device = spec["runtime"].get("model", {}).get("device", "cpu")
-    if spec["stage"] == "prepare_shards" or device == "cpu":  # the first reads the model's tokenizer alone
+    if spec["stage"] not in RUN_A_MODEL or device == "cpu":
         return None
     if device == "cuda":
         return "model.device is cuda"
