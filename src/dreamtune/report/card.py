@@ -113,6 +113,7 @@ def _body(
         primary=summary["primary"],
         alpha=summary["alpha"],
         reasons=[reveal(reason) for reason in summary["reasons"]],
+        adapter=not full,
         code=loading_code(family, base["shown"] or "", base["revision"], model, not full) if family else "",
         shifted=family in SHIFTED,
         mask=ids.get("mask_id"),
