@@ -57,7 +57,7 @@ test-processors: environment
 test-cluster:
 	environment=$$($(ENVIRONMENT) build $(SLURM_LOCK)) && PATH="$$environment/bin:$$PATH" \
 		pytest --durations=0 --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-		$(patsubst %,tests/cluster/test_%.py,container slurm preemption nodes)
+		$(patsubst %,tests/cluster/test_%.py,container slurm preemption requeue nodes)
 
 # Install a browser for the report's tests, which are skipped, with a message, if there is none.
 browser:

@@ -1,20 +1,29 @@
-"""Who writes a half-written folder: its name says so, and whether that process is still alive can be asked later.
+"""Who writes: whether the writer that a half-written folder's name tells is still alive; and one writer at a time.
 
 A process is found by its number only among those of its own kernel and process namespace (a container may have one to
 itself). A number that was given again to a later process is told apart by the time of that process's start, counted
 from the boot: a clock that is set does not move it.
 """
 
+import fcntl
 import os
 import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 
 from dreamtune.digests import digest
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
+LOCK = ".lock"
+PAUSE_S = 0.1  # between attempts to lock
+LONGEST_S = 600.0  # to wait for another writer, which may be a stopped process, or on a node that is cut off
 
 
 def writer_name() -> str:
@@ -39,6 +48,45 @@ def is_gone(writer: str) -> bool | None:
     if place != _place() or not number.isdigit():
         return None
     return _start(int(number)) != int(start)
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder while the block runs; wait for a process that holds it, on this host or another.
+
+    The lock ends with its process, however that ends. On a file system without locks, and after LONGEST_S seconds of
+    waiting, the block runs without it, and a line on stderr says so.
+    """
+    path = folder / LOCK
+    file, problem = _lock(path)
+    with file:
+        if problem:
+            print(f"{path}: {problem}; going on without the lock", file=sys.stderr, flush=True)
+        try:
+            yield
+        finally:
+            if not problem:
+                path.unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> tuple[TextIO, str | None]:
+    """Return the open file, and None once it is locked or why it cannot be."""
+    end = time.monotonic() + LONGEST_S
+    while True:
+        file = path.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file, None
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return file, f"another process has held it for {LONGEST_S:.0f} s"
+        except FileNotFoundError:
+            pass  # its last holder has removed it
+        except OSError as error:
+            return file, error.strerror
+        file.close()
+        time.sleep(PAUSE_S)
 
 
 @cache

@@ -169,6 +169,20 @@ def test_the_full_run_asks_for_what_smoke_measured(micro: tuple[SlurmProject, li
         assert abs(minutes(job["TimeLimit"]) - (2.0 * wall_s / 60 + 2)) < 1
 
 
+def test_a_jobs_usage_names_what_slurm_was_asked_for(micro: tuple[SlurmProject, list[dict[str, str]]]) -> None:
+    project, jobs = micro
+    seen = 0
+    for job in jobs:
+        for path in project.folder.glob(f"results/{rule_of(job)}/{version_of(job)}/manifest.json"):
+            usage, seen = json.loads(path.read_text())["usage"], seen + 1
+            asked = {"by": "SLURM", "cpus": int(job["CPUs/Task"]), "minutes": minutes(job["TimeLimit"])}
+            assert usage["asked"] == asked | {"memory_gib": round(mb(job["MinMemoryNode"]) / 1024, 4)}
+            assert 0 < usage["memory_gib"] < usage["asked"]["memory_gib"] and usage["cpu_s"] > 0
+    assert seen == len(jobs) - 1, "all but the group, which is no stage"
+    said = next((project.folder / "results/train_adapter").glob("*/job.log")).read_text().splitlines()[-1]
+    assert re.fullmatch(r"train_adapter: used .* of memory, .* of 1 CPUs, .* minutes; asked for by SLURM", said)
+
+
 def test_nothing_asks_for_more_than_the_configuration_allows(micro: tuple[SlurmProject, list[dict[str, str]]]) -> None:
     _, jobs = micro
     alone = [job for job in jobs if rule_of(job) != GROUP]

@@ -56,6 +56,31 @@ def test_files_may_be_absent_and_folders_empty(tmp_path: Path) -> None:
     assert summary["verdict"] == "invalid" and "left no record of its canaries" in html
 
 
+def test_what_a_job_used_stands_beside_what_it_asked_for(tmp_path: Path) -> None:
+    """Manifests of earlier releases tell no usage; a job without SLURM was given no number of CPUs."""
+    reads = write_reads(tmp_path / "reads", questions=2)
+    asked = {"by": "SLURM", "cpus": 4, "memory_gib": 64.0, "minutes": 720}
+    used = {
+        "asked": asked,
+        "processes": 1,
+        "wall_s": 4980.0,
+        "cpu_s": 7470.0,
+        "memory_gib": 9.2,
+        "gpu_memory_gib": 21.5,
+    }
+    local = used | {"asked": {"by": "rules", "cpus": None, "memory_gib": 4.0, "minutes": 20}, "gpu_memory_gib": None}
+    for name, usage in {"full": used, "shards": local}.items():
+        path = reads[name] / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"usage": usage}))
+    html, _, _ = render(reads, tmp_path / "out")
+    table = html.split('aria-label="Used and asked for"')[1].split("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in table.split("<tr>")[2:]]
+    assert rows == [
+        ["shards", "9.2 of 4", "1.5 of –", "1 h 23 min of 20 min 0 s", "–", "rules"],
+        ["full", "9.2 of 64", "1.5 of 4", "1 h 23 min of 12 h 0 min", "21.5", "SLURM"],
+    ]
+
+
 def test_one_question_and_none(tmp_path: Path) -> None:
     html, summary, _ = render(write_reads(tmp_path / "one", questions=1), tmp_path / "out1")
     assert summary["accuracy"]["base"]["n"] == 1 and "nan" not in html.lower().split("<script>")[0].split()

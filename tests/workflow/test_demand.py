@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from dreamtune.errors import UserError
 from dreamtune.prediction import training_tokens
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.settings.train import TrainConfig
-from dreamtune.workflow.demand import USUAL, check_measured, memory_mb, minutes
+from dreamtune.workflow.demand import USUAL, check_measured, demand, memory_mb, minutes
 from dreamtune.workflow.parts import SECTIONS
 from versions import finish, freeze, specification
 
@@ -56,6 +57,12 @@ def test_the_full_run_asks_for_what_smoke_measured_with_the_margin(full: dict[st
     # 60 s to start; 2 epochs x 80 rows x (45 + 10 / 2) tokens x 0.6 s; 2 + 2 validations of 20 s
     assert minutes(full, attempt=1) == math.ceil(2 * (60 + 8_000 * 0.6 + 80) / 60 + 2)
     assert memory_mb(full, attempt=1) == (2 * 3.0 + 0.5) * 1024
+
+
+def test_a_finished_job_is_not_lost_with_the_files_that_its_request_followed_from(full: dict[str, Any]) -> None:
+    assert demand(full) == (memory_mb(full, attempt=1), minutes(full, attempt=1))
+    shutil.rmtree(full["order_only"]["gate"])
+    assert demand(full) == (None, None)
 
 
 def test_validations_between_epochs_are_counted(full: dict[str, Any]) -> None:

@@ -5,19 +5,24 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from dreamtune.device.usage import line
 from dreamtune.errors import UserError
 from dreamtune.settings.data import DataConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.report import ReportConfig
+from dreamtune.workflow import stage as stage_module
 from dreamtune.workflow.code import ROOT, code_digest
 from dreamtune.workflow.plan import Plan
 from dreamtune.workflow.scratch import replace_folder
 from dreamtune.workflow.stage import Stage
+from dreamtune.workflow.verification import verify
 from versions import freeze, specification
 
 SCRIPT = str(ROOT / "workflow/scripts/render_report.py")
@@ -52,6 +57,16 @@ def test_manifest_names_every_output(folder: Path) -> None:
     assert not list(folder.glob(".out-*"))
 
 
+def test_a_job_ends_with_what_it_used_of_what_it_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with stage(folder):
+        pass
+    manifest = json.loads((folder / "manifest.json").read_text())
+    used = manifest["usage"]
+    assert used["asked"]["memory_gib"] == 4.0 and used["asked"]["minutes"] == 20, "render_report's in demand.py"
+    assert used["wall_s"] == manifest["wall_s"] and used["cpu_s"] > 0 and used["memory_gib"] > 0
+    assert capsys.readouterr().err == f"render_report: {line(used)}\n"
+
+
 def test_the_manifest_names_the_image_and_its_lock(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,13 +99,59 @@ def test_changed_code_stops(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "the code changed since version" in capsys.readouterr().err
 
 
-def test_a_second_writer_replaces_whole_folders(folder: Path) -> None:
-    for text in ("first", "second"):
-        with stage(folder) as job:
-            (job.out / "adapter").mkdir()
-            (job.out / "adapter/weights").write_text(text)
-    assert (folder / "adapter/weights").read_text() == "second"
-    assert json.loads((folder / "manifest.json").read_text())["outputs"]["adapter/weights"]["bytes"] == len("second")
+def write_adapter(folder: Path, text: str) -> None:
+    """Make the version of `folder` by a job whose files hold `text`."""
+    with stage(folder) as job:
+        (job.out / "adapter").mkdir()
+        (job.out / "adapter/weights").write_text(text)
+        (job.out / "log").write_text(text)
+
+
+@pytest.fixture
+def private_to_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each job has a private folder of its own, though both jobs of a test are this process."""
+    own = lambda parent, prefix: Path(tempfile.mkdtemp(prefix=prefix, dir=parent))  # noqa: E731
+    monkeypatch.setattr(stage_module, "private_folder", own)
+
+
+@pytest.mark.usefixtures("private_to_each")
+def test_what_was_filed_first_stands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As when SLURM requeues the job of a node that it has lost, and the process there runs on to its end."""
+    with stage(folder) as lost:
+        (lost.out / "log").write_text("lost")
+        write_adapter(folder, "requeued")
+        filed = (folder / "manifest.json").read_bytes()
+    assert (folder / "manifest.json").read_bytes() == filed and (folder / "log").read_text() == "requeued"
+    meanwhile = f"render_report: another job has filed version {folder.name} meanwhile; that one stands, and this job's"
+    assert meanwhile in capsys.readouterr().err
+    assert not list(folder.glob(".out-*"))
+
+
+def test_what_was_damaged_since_it_was_filed_is_replaced_whole(folder: Path) -> None:
+    write_adapter(folder, "first")
+    (folder / "adapter/weights").write_text("changed")
+    (folder / "adapter/more").write_text("of nobody")
+    write_adapter(folder, "second")
+    assert (folder / "adapter/weights").read_text() == "second" and not (folder / "adapter/more").exists()
+    verify(folder)
+
+
+@pytest.mark.usefixtures("private_to_each")
+def test_writers_that_end_at_once_file_one_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second comes to file its output while the first has moved one of two into place."""
+    move, second = stage_module.replace_folder, Thread(target=write_adapter, args=(folder, "second"))
+
+    def pausing(source: Path, target: Path, aside: Path) -> None:
+        move(source, target, aside)
+        if not second.ident:
+            second.start()
+            second.join(0.5)
+
+    monkeypatch.setattr(stage_module, "replace_folder", pausing)
+    write_adapter(folder, "first")
+    second.join()
+    assert {(folder / "adapter/weights").read_text(), (folder / "log").read_text()} == {"first"}
+    verify(folder)
 
 
 @pytest.fixture

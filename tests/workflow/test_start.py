@@ -1,6 +1,7 @@
 """What is refused when Snakemake starts, before there is a graph of jobs: one line each, in a dry run too."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -184,3 +185,10 @@ def test_hub_files_are_left_to_their_download() -> None:
     spec = {"settings": {"data": {"columns": columns}}, "runtime": {"data": {"files": [file, "missing.parquet"]}}}
     assert hub_columns([spec, spec]) == [(file, "q"), (file, "a")]
     check_columns([{**spec, "runtime": {"data": {"files": [file]}}}])
+
+
+def test_job_arrays_are_refused() -> None:
+    start.check_arrays(None)  # the settings of the local executor
+    start.check_arrays(SimpleNamespace(array_jobs=None))
+    with pytest.raises(UserError, match=r"slurm-array-jobs is 'all', .* deletes finished parts .*leave it out"):
+        start.check_arrays(SimpleNamespace(array_jobs="all"))

@@ -1,11 +1,12 @@
 """The lines that a run ends with; that Snakemake prints them is tested in test_workflow.py."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from dreamtune.workflow.publish import publish
+from dreamtune.workflow.publish import publish, report_of
 from dreamtune.workflow.verdicts import lines_of_finished, verdict_lines
 from versions import finish, freeze, specification
 
@@ -50,6 +51,28 @@ def test_an_invalid_verdict_says_what_to_change(latest: Path) -> None:
         "  what to change: mask the targets",
         f"  {latest}/copy/report.html",
     ]
+
+
+def test_jobs_that_asked_slurm_for_far_too_much_are_named(latest: Path) -> None:
+    asked = {"by": "SLURM", "cpus": 1, "memory_gib": 64.0, "minutes": 720}
+    used = {"asked": asked, "processes": 1, "wall_s": 30_000, "cpu_s": 30_000, "memory_gib": 9.2}
+    part = {"number": 1, "usage": used | {"memory_gib": 4.0}}
+    links = {}
+    for rule, record in {
+        "train_adapter": {"usage": used},
+        "generate_answers": {"usage": used, "parts": [part]},
+    }.items():
+        spec = specification(rule)
+        links[rule] = str(folder := freeze(spec))
+        finish(folder, spec, **record)
+    made("demo")
+    publish(Path("results/latest/demo/.published-0123"), links | {"report": str(report_of(latest / "demo"))})
+    assert verdict_lines(latest / "demo")[2] == (
+        "  jobs used less than half of what they asked for; in the profile, under set-resources: "
+        "generate_answers_part: mem_mb: 6656; train_adapter: mem_mb: 14848"
+    )
+    shutil.rmtree(links["train_adapter"])  # by hand, to have it made again
+    assert verdict_lines(latest / "demo")[2].endswith(" generate_answers_part: mem_mb: 6656")
 
 
 def test_only_what_is_published_under_this_configuration_is_said(latest: Path) -> None:

@@ -67,7 +67,10 @@ SETUP = f"set -euo pipefail; {ENVIRONMENT}; export PYTHONUNBUFFERED=1; "
 SCRIPTS = launch.scripts()
 # Params of every command. They are no globals, which a module's commands do not see, and no `shell.prefix`, which would
 # hold for other workflows' commands; they take `output` for the reason that `about` has.
-COMMAND = {"setup": lambda wildcards, output: SETUP, "scripts": lambda wildcards, output: SCRIPTS}
+COMMAND = {
+    "setup": lambda wildcards, output, resources: f"{SETUP}{launch.tell_asked(resources)}",
+    "scripts": lambda wildcards, output: SCRIPTS,
+}
 
 
 LOCAL = workflow.resource_settings.nodes is None  # jobs run on this machine, and are not submitted to others
@@ -103,10 +106,11 @@ def executes():
 
 def check_run():
     """Raise a UserError if the image is missing, a file that decides on a job's resources is damaged, a training takes
-    more GPUs than the run offers, or there is none.
+    more GPUs than the run offers, there is none, or parts are to be a SLURM job array.
 
     Warn of canvases that training does not show, where the shards are finished: prepare_shards warns while it makes them.
     """
+    start.check_arrays(workflow.executor_settings)
     versions = {job.wildcards.version for job in workflow.dag.needrun_jobs() if "version" in job.wildcards.keys()}
     wanted = [spec for (_, version), spec in PLAN.items() if version in versions]
     trainings = [spec for spec in wanted if spec["stage"] == "train_adapter"]

@@ -11,6 +11,7 @@ import torch
 from dreamtune.errors import UserError
 
 GIB = 2**30
+_before_watch: list[float] = []  # peaks that `watch` has forgotten
 RESERVE_GIB = 1.0  # left free for the CUDA context, libraries, fragmentation and other programs
 
 
@@ -22,9 +23,18 @@ def peak_gib(device: torch.device | str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
 
+def highest_gib() -> float:
+    """Return the peak memory in GiB that was allocated on a GPU since the process started; 0 if it used none."""
+    if not torch.cuda.is_initialized():
+        return 0.0
+    now = [torch.cuda.max_memory_allocated(number) / GIB for number in range(torch.cuda.device_count())]
+    return max([0.0, *_before_watch, *now])
+
+
 def watch(device: torch.device | str) -> float:
     """Restart the count of the GPU's peak; return the memory allocated now in GiB (on the CPU the peak so far)."""
     if torch.device(device).type == "cuda":
+        _before_watch.append(highest_gib())
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device) / GIB
     return peak_gib(device)

@@ -88,6 +88,29 @@ def provenance_rows(manifests: dict[str, dict[str, Any]]) -> Table:
     return rows
 
 
+def usage_rows(manifests: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Return a row per stage whose manifest tells its usage: name, memory, CPUs, time and GPU memory, used and asked.
+
+    Memory and CPUs are those of all processes on a node, if each used as much as the first.
+    """
+    rows: list[tuple[str, ...]] = []
+    for name, manifest in manifests.items():
+        if used := manifest.get("usage"):
+            asked, processes = used["asked"], used["processes"]
+            cpus = used["cpu_s"] * processes / max(used["wall_s"], 1e-3)
+            rows.append(
+                (
+                    name,
+                    f"{number(used['memory_gib'] * processes)} of {number(asked['memory_gib'])}",
+                    f"{number(cpus, 2)} of {number(asked['cpus'])}",
+                    f"{duration(used['wall_s'])} of {duration(asked['minutes'] and asked['minutes'] * 60)}",
+                    number(used["gpu_memory_gib"]),
+                    asked["by"],
+                )
+            )
+    return rows
+
+
 def warnings(
     summary: dict[str, Any], manifests: dict[str, Any], audit: dict[str, Any], references: dict[str, Any]
 ) -> list[str]:

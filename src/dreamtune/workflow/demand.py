@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dreamtune.device.usage import AROUND_GIB
+from dreamtune.errors import UserError
 from dreamtune.files import read_json
 from dreamtune.formats.training import TRAINING_FILE
 from dreamtune.prediction import slowdown, training_tokens
@@ -31,7 +33,7 @@ USUAL: dict[str, tuple[int, int]] = {  # minutes and GB that a stage's first att
     "merge_adapter": (60, 32),
 }
 # Added to the predictions: in the job, two Snakemake processes stand around the script, which alone smoke measured.
-AROUND_MINUTES, AROUND_GB = 2, 0.5
+AROUND_MINUTES = 2
 
 
 def minutes(spec: dict[str, Any], attempt: int) -> int:
@@ -69,10 +71,21 @@ def memory_mb(spec: dict[str, Any], attempt: int) -> int:
     if spec["stage"] == "train_adapter":  # smoke measures the memory of one process, and the request is for a node
         train = _train(spec)
         if gate:
-            first = cluster.margin * _smoke(gate)[0]["host_memory_gib"] * train.gpus + AROUND_GB
+            first = cluster.margin * _smoke(gate)[0]["host_memory_gib"] * train.gpus + AROUND_GIB
         else:  # full fine-tuning gathers a checkpoint in the memory of one process: 12 bytes per weight
             first = first * train.gpus if train.finetuning == "lora" else cluster.max_mem_gb
     return math.ceil(1024 * min(attempt * first, cluster.max_mem_gb))
+
+
+def demand(spec: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Return the memory in MB and the minutes of a job's first attempt, to be told; None where they are not known.
+
+    A finished job asks, whose result must not be lost because smoke's files, from which they follow, are gone.
+    """
+    try:
+        return memory_mb(spec, attempt=1), minutes(spec, attempt=1)
+    except (OSError, KeyError, UserError):
+        return None, None
 
 
 def check_measured(specs: Iterable[dict[str, Any]]) -> None:

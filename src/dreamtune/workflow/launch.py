@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from dreamtune.device.usage import ASKED
 from dreamtune.errors import UserError
 from dreamtune.workflow.code import ROOT
 
@@ -30,6 +31,20 @@ def own_environment() -> str:
     The path is resolved: when `.venv` is later pointed at another environment, a running job keeps its packages.
     """
     return f"export PATH={shlex.quote(str(Path(sys.executable).parent.resolve()))}:$PATH"
+
+
+def tell_asked(resources: Mapping[str, Any]) -> str:
+    """Return the shell command that tells a script what its job asks for; see `dreamtune.device.usage`.
+
+    Resources that are not known, as those of the full run before smoke is finished, are left out.
+
+    >>> tell_asked({"mem_mb": 4096, "runtime": 20, "cpus_per_task": 2, "_cores": 1, "gpu": 1})
+    "export DREAMTUNE_ASKED='mem_mb=4096 runtime=20 cpus=2'; "
+    """
+    asked = {"mem_mb": resources.get("mem_mb"), "runtime": resources.get("runtime")}
+    asked["cpus"] = resources.get("cpus_per_task") or resources.get("_cores")
+    told = " ".join(f"{name}={value}" for name, value in asked.items() if isinstance(value, int))
+    return f"export {ASKED}='{told}'; "
 
 
 def processes(spec: Spec) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from dreamtune.workflow.verification import verify_part
 
 PARTS = "parts"
 PROVENANCE = ("part", "counts", "host", "gpu", "image", "packages", "python", "started", "finished", "wall_s")
+USAGE = "usage"  # of the part's job; parts of earlier releases have none
 # The stages that can be made in parts, each with the section whose field `scatter` is the number of parts.
 SECTIONS = {"prepare_shards": "data", "generate_answers": "generate", "evaluate_likelihood": "likelihood"}
 
@@ -43,11 +44,13 @@ def read_part(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
         UserError: the part is not finished, belongs to another version, or a file was changed since.
     """
     record = verify_part(folder, spec)
-    return {name: record[name] for name in PROVENANCE}
+    return {name: record[name] for name in PROVENANCE} | {USAGE: record.get(USAGE)}
 
 
 def combined_record(gathering: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the manifest's fields that cover all jobs of a version: first start, sum of wall times, the parts' GPUs.
+
+    The usage is that of the job that took the most memory.
 
     Args:
         gathering: record of the job that gathers the parts.
@@ -61,4 +64,5 @@ def combined_record(gathering: Mapping[str, Any], parts: Sequence[Mapping[str, A
         "gpu": ", ".join(sorted({part["gpu"] for part in parts if part["gpu"]})) or None,
         "started": min(job["started"] for job in jobs),
         "wall_s": round(sum(job["wall_s"] for job in jobs), 3),
+        USAGE: max((job[USAGE] for job in jobs if job[USAGE]), key=lambda usage: usage["memory_gib"]),
     }

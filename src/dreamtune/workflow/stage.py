@@ -1,7 +1,9 @@
 """One job of the workflow: from its frozen `config.json` to its `manifest.json`, which is written last.
 
-A job works in a private folder and moves its output into the version's folder at the end. Two jobs may write the same
-version at the same time, because a killed driver leaves its job running; both make the same content.
+A job works in a private folder and moves its output into the version's folder at the end. Two jobs may make the same
+version at the same time: a killed driver leaves its job running, and SLURM requeues the job of a node that it has lost,
+where the process may still run. They file one after the other, and what was filed first stands: on a GPU the two may
+differ in their last bits, and a version holds the files of one job only.
 A version may be made in parts (see `dreamtune.workflow.parts`): a job makes each part, in a folder of the part, with a
 `part.json` in place of the manifest. One more job verifies and gathers the parts, and removes them after the manifest
 is written.
@@ -20,6 +22,7 @@ from typing import Any, TypeVar
 
 import psutil
 
+from dreamtune.device import usage
 from dreamtune.digests import describe
 from dreamtune.errors import UserError
 from dreamtune.files import write_json
@@ -28,11 +31,13 @@ from dreamtune.interruption import Interrupted
 from dreamtune.part import Part
 from dreamtune.settings.base import Section
 from dreamtune.workflow.code import code_digest
+from dreamtune.workflow.demand import demand
 from dreamtune.workflow.disk import disk_problem, one_line
 from dreamtune.workflow.parts import PARTS, combined_record, folder_of, parts_of, read_part
 from dreamtune.workflow.provenance import provenance
 from dreamtune.workflow.scratch import ATTEMPTS, private_folder, replace_folder, scratch_folder
-from dreamtune.workflow.verification import UNREAD, mark, read_frozen, remember, sealed, verify
+from dreamtune.workflow.verification import MANIFEST, UNREAD, mark, read_frozen, remember, sealed, verify
+from dreamtune.writers import one_at_a_time
 
 S = TypeVar("S", bound=Section)
 
@@ -134,7 +139,7 @@ class Stage:
             if kind is None and os.environ.get("RANK", "0") == "0":  # of several processes only the first writes
                 # The model was loaded before, so a change of its folder since then does not cost a finished training.
                 self._check_inputs([name for name in self.spec["inputs"] if name != "model"])
-                self._write_manifest(self._publish())
+                self._file()
                 if not self.part:  # the version now holds all that its parts hold
                     shutil.rmtree(self.folder / PARTS, ignore_errors=True)
             error = error and (disk_problem(error, self.folder) or error)
@@ -200,18 +205,39 @@ class Stage:
                 "start snakemake again"
             )
 
-    def _publish(self) -> list[str]:
-        """Move the output into the version's folder, from a scratch folder through a copy; return the names moved."""
+    def _file(self) -> None:
+        """Move the output into the version's folder, from a scratch folder through a copy, and write the manifest.
+
+        If another job has filed this version or part meanwhile, say so and leave all as it is.
+        """
         if self.out != self.beside:
             shutil.copytree(self.out, self.beside, dirs_exist_ok=True)
-        names = sorted(item.name for item in self.beside.iterdir())
-        for name in names:
-            replace_folder(self.beside / name, self.folder / name, aside=self.beside)
-        return names
+        with one_at_a_time(self.folder):
+            if self._is_filed():
+                what = f"version {self.spec['version']}{f', part {self.part}' if self.part else ''}"
+                said = f"another job has filed {what} meanwhile; that one stands, and this job's output is discarded"
+                print(f"{self.name}: {said}", file=sys.stderr, flush=True)
+                return
+            names = sorted(item.name for item in self.beside.iterdir())
+            for name in names:
+                replace_folder(self.beside / name, self.folder / name, aside=self.beside)
+            record = self._record()
+            self._write_manifest(names, record)
+        print(f"{self.name}: {usage.line(record['usage'])}", file=sys.stderr, flush=True)
 
-    def _write_manifest(self, outputs: list[str]) -> None:
+    def _is_filed(self) -> bool:
+        """Return whether there is a manifest (or part.json), and all files are what it says."""
+        if not (self.folder / ("part.json" if self.part else MANIFEST)).exists():
+            return False
+        try:
+            read_part(self.folder, self.spec) if self.part else verify(self.folder)
+        except UserError:
+            return False
+        return True
+
+    def _write_manifest(self, outputs: list[str], record: dict[str, Any]) -> None:
         """Write the manifest (or part.json) of the files on disk; again if another writer replaced one meanwhile."""
-        record, name = self._record(), "part.json" if self.part else "manifest.json"
+        name = "part.json" if self.part else MANIFEST
         for attempt in range(ATTEMPTS):
             try:
                 files = [file for name in outputs for file in _files(self.folder / name)]
@@ -236,6 +262,7 @@ class Stage:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_s": round(time.time() - started, 3),
         }
+        record["usage"] = usage.measure(record["wall_s"], *demand(self.spec))
         return record | ({"part": str(self.part)} if self.part else combined_record(record, self.gathered))
 
 

@@ -111,6 +111,23 @@ def stop_at_finished(arguments: Sequence[str], targets: Iterable[str]) -> None:
     sys.exit(0)
 
 
+def check_arrays(settings: object) -> None:
+    """Check that parts are not submitted as SLURM job arrays, of which the executor loses results.
+
+    Args:
+        settings: of Snakemake's executor; only SLURM's has `array_jobs`.
+
+    Raises:
+        UserError: `slurm-array-jobs` is set.
+    """
+    if rules := getattr(settings, "array_jobs", None):
+        raise UserError(
+            f"slurm-array-jobs is {rules!r}, and in an array Snakemake's SLURM executor (2.6 to 2.8) deletes finished "
+            "parts when the array's first is slower or another fails; leave it out: parts are jobs of their own "
+            "(docs/cluster.md, Parts)"
+        )
+
+
 def has_gpu() -> bool:
     """Return whether this machine has a GPU that jobs may use, by its driver's files and CUDA_VISIBLE_DEVICES."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
