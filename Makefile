@@ -1,5 +1,5 @@
-# make setup | setup-slurm | demo | test | test-slow | test-processors | test-cluster | browser | format | schema | lock
-# licences | image | prune
+# make setup | setup-slurm | demo | test | test-slow | attack | attack-seeded | test-processors | test-cluster | browser
+# format | schema | lock | licences | image | prune
 # (prerequisites: Python 3.11+, make, git)
 PYTHON ?= python3
 LOCK := containers/requirements.lock
@@ -10,7 +10,7 @@ RUN = PATH="$(realpath .venv)/bin:$$PATH"
 WORKERS ?= 2
 PYTEST := pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup setup-slurm environment demo test test-slow test-processors test-cluster browser format schema lock licences image prune
+.PHONY: setup setup-slurm environment demo test test-slow attack attack-seeded test-processors test-cluster browser format schema lock licences image prune
 
 setup:
 	@$(ENVIRONMENT) setup $(LOCK)
@@ -33,7 +33,7 @@ test: environment
 	$(RUN) snakefmt --check Snakefile workflow/Snakefile workflow/rules
 	$(RUN) snakemake --lint --configfile config/demo.yaml
 	@export $(RUN); said=$$(mktemp); trap 'rm -f "$$said"' EXIT; mypy > "$$said" 2>&1 & types=$$!; \
-	$(RUN) $(PYTEST) -m 'not slow' --durations=10; \
+	$(RUN) $(PYTEST) -m 'not slow and not attack' --durations=10; \
 	tests=$$?; wait $$types; types=$$?; echo "mypy: $$(cat "$$said")"; [ "$$tests $$types" = "0 0" ]
 	@$(MAKE) --no-print-directory test-processors
 
@@ -41,6 +41,15 @@ test: environment
 # the benchmarks at toy scale. Only files that hold one are collected.
 test-slow: environment
 	$(RUN) $(PYTEST) -m slow --durations=0 $$(grep -rl --include='test_*.py' 'pytest.mark.slow' tests)
+
+# Attack the workflow: kills, full disks, lack of memory, a clock set back, bad inputs (docs/reliability.md). It takes
+# half an hour; attack-seeded, which continuous integration runs, takes a part of the cases, drawn by SEED.
+ATTACK := pytest -n $(WORKERS) --dist worksteal -m attack tests/attacks
+attack: environment
+	$(RUN) $(ATTACK)
+
+attack-seeded: environment
+	$(RUN) SHARE=0.12 $(ATTACK)
 
 # Run the numeric tests again as processors without AVX-512 compute: with AVX2, and with SSE. On machines other than
 # x86-64 the variables have no effect. The files are listed because collecting all tests takes longer than these.

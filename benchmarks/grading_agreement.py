@@ -20,6 +20,7 @@ import _src  # noqa: F401, puts src on the path
 import polars as pl
 
 from dreamtune.evaluate.intervals import wilson
+from dreamtune.files import replace_with
 from dreamtune.scoring.extraction import answer_part, extract
 from dreamtune.scoring.score import is_correct
 from dreamtune.settings.score import ScoreConfig
@@ -65,7 +66,8 @@ def main() -> None:
     if arguments.check and fresh != text:
         complaints.append(f"{DOCUMENT.name} is out of date: run this without --check")
     elif not arguments.check:
-        DOCUMENT.write_text(fresh, encoding="utf-8")
+        with replace_with(DOCUMENT) as private:
+            private.write_text(fresh, encoding="utf-8")
     if complaints:
         sys.exit("\n".join(complaints))
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import _src  # noqa: F401, puts src on the path
 
+from dreamtune.files import replace_with
 from dreamtune.scoring.extraction import answer_part, extract
 from dreamtune.scoring.references import reference_answer
 from dreamtune.scoring.score import is_correct
@@ -47,7 +48,8 @@ def main(arguments: argparse.Namespace) -> float:
     for kind, found, n in lines:
         print(f"| {kind} | {n} | {found} | {found / n:.1%} |" if n else f"| {kind} | 0 | 0 | |")
     if arguments.grades:
-        arguments.grades.write_text("".join(f"{json.dumps(grade)}\n" for grade in grades))
+        with replace_with(arguments.grades) as private:
+            private.write_text("".join(f"{json.dumps(grade)}\n" for grade in grades))
     return right.total() / max(1, rows.total())
 
 

@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import _src  # noqa: F401, puts src on the path
 import polars as pl
 import torch
 import yaml
+from _src import whole  # which also puts src on the path
 from safetensors.torch import save_file
 
 from dreamtune.model.loading import empty_model
@@ -143,6 +143,7 @@ def check(work: Path, file: Path, arguments: argparse.Namespace) -> dict[str, An
     }
 
 
+@whole
 def write_model(folder: Path, tokenizer: Path, hidden: int) -> None:
     """Write two random layers in Dream 7B's format, with its vocabulary and the given tokenizer."""
     folder.mkdir()

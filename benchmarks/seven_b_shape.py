@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import _src  # noqa: F401, puts src on the path
 import numpy as np
 import pyarrow as pa
 import torch
+from _src import whole  # which also puts src on the path
 from safetensors.torch import save_file
 
 from dreamtune.data.shard_writer import ShardWriter
@@ -94,6 +94,7 @@ def train(arguments: argparse.Namespace, base: ModelConfig, shards: Path, optimi
     report(optimizer, **{name: found[name] for name in names}, last_loss=found["last_loss"], gate=gate["passed"])
 
 
+@whole
 def write_checkpoint(folder: Path, changes: dict[str, int], device: str) -> Path:
     """Write random weights in the official format, a decoder layer per file; `changes` are to the 7B's config.json."""
     folder.mkdir(parents=True)
@@ -114,6 +115,7 @@ def write_checkpoint(folder: Path, changes: dict[str, int], device: str) -> Path
     return folder
 
 
+@whole
 def write_shards(folder: Path, lengths: Sequence[int], ids: dict[str, int] = IDS) -> Path:
     """Write rows of random tokens of these lengths, a quarter of each being the prompt."""
     folder.mkdir(parents=True)

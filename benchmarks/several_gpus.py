@@ -45,8 +45,9 @@ def main() -> None:
     gpu = None if arguments.toy else torch.cuda.get_device_name()
     report("machine", gpu=gpu, torch=torch.__version__, toy=arguments.toy)
     device = "cpu" if arguments.toy else "cuda"
-    if not (arguments.work / "shards").exists():
+    if not (arguments.work / "model").exists():
         timed("checkpoint", lambda: write_checkpoint(arguments.work / "model", TOY if arguments.toy else {}, device))
+    if not (arguments.work / "shards").exists():
         lengths = [64 if arguments.toy else 1024] * ROWS * arguments.steps
         write_shards(arguments.work / "shards", lengths, TOY_IDS if arguments.toy else IDS)
     torch.cuda.empty_cache()  # what the checkpoint was made with is the others' now

@@ -5,6 +5,7 @@ usage   python containers/licences.py    in the environment of containers/requir
 
 import argparse
 import csv
+import io
 import re
 from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata
 from pathlib import Path
@@ -52,16 +53,17 @@ STATED = {
 def main() -> None:
     """Write the table."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    with TABLE.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["distribution", "version", "licence"])
-        for name, version in pinned(LOCK.read_text(encoding="utf-8")).items():
-            try:
-                writer.writerow([name, version, STATED.get(name) or licence(metadata(name))])
-            except PackageNotFoundError:
-                raise SystemExit(
-                    f"licences: {name} is not installed; run this in the lock's environment: make setup"
-                ) from None
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["distribution", "version", "licence"])
+    for name, version in pinned(LOCK.read_text(encoding="utf-8")).items():
+        try:
+            writer.writerow([name, version, STATED.get(name) or licence(metadata(name))])
+        except PackageNotFoundError:
+            raise SystemExit(
+                f"licences: {name} is not installed; run this in the lock's environment: make setup"
+            ) from None
+    TABLE.write_text(table.getvalue(), encoding="utf-8")
 
 
 if __name__ == "__main__":

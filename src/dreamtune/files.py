@@ -1,32 +1,28 @@
 """Write files atomically, so that a reader sees the old content or the new; and read and write JSON in one style."""
 
+import glob
 import json
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-
-def private_name(path: Path) -> Path:
-    """Return a hidden name beside `path` that no other writer has, on any host.
-
-    >>> private_name(Path("results/index.html")).name.startswith(".index.html.")
-    True
-    """
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+from dreamtune.writers import abandoned, private_name
 
 
 @contextmanager
 def replace_with(path: Path) -> Iterator[Path]:
     """Yield a private name in the folder of `path`; when the block ends, the file or link made there becomes `path`.
 
-    The last step is one atomic rename. If the block raises, `path` stays as it was and the private file is removed.
+    The last step is one atomic rename. If the block raises, `path` stays as it was and the private file is removed, as
+    are those of `path` whose writers were killed.
 
     >>> with replace_with(Path("index.html")) as private:  # doctest: +SKIP
     ...     private.write_text("<title>Experiments</title>")
     """
+    for left in abandoned(path.parent, f".{glob.escape(path.name)}.*"):
+        left.unlink(missing_ok=True)
     private = private_name(path)
     try:
         yield private

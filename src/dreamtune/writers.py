@@ -1,4 +1,4 @@
-"""Who writes: whether the writer that a half-written folder's name tells is still alive; and one writer at a time.
+"""Who writes: whether the writer that a half-written name tells is still alive; and one writer at a time.
 
 A process is found by its number only among those of its own kernel and process namespace (a container may have one to
 itself). A number that was given again to a later process is told apart by the time of that process's start, counted
@@ -7,16 +7,16 @@ from the boot: a clock that is set does not move it.
 
 import fcntl
 import os
+import secrets
+import shutil
 import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TextIO
-
-import psutil
 
 from dreamtune.digests import digest
 
@@ -24,6 +24,55 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 LOCK = ".lock"
 PAUSE_S = 0.1  # between attempts to lock
 LONGEST_S = 600.0  # to wait for another writer, which may be a stopped process, or on a node that is cut off
+WEEK_S = 7 * 86400.0
+PRIVATE = ".*.????????????-*-*.*"  # matches each name that `private_name` makes, and no other hidden file's
+IMPORTED = time.monotonic()
+
+
+def private_name(path: Path) -> Path:
+    """Return a hidden name beside `path` that no other writer has, on any host: .NAME.WRITER.RANDOM.
+
+    >>> private_name(Path("results/index.html")).name.startswith(".index.html.")
+    True
+    """
+    return path.with_name(f".{path.name}.{writer_name()}.{secrets.token_hex(4)}")
+
+
+def abandoned(folder: Path, pattern: str = PRIVATE, elsewhere_s: float = WEEK_S) -> Iterator[Path]:
+    """Yield the half-written files and folders that have no writer any more, by their names, as `private_name` made it.
+
+    Args:
+        folder: where to look; need not exist.
+        pattern: of the names.
+        elsewhere_s: seconds without a change after which one of another machine, or from before a reboot, has no writer
+            any more; nothing else can be known of it from here.
+    """
+    for path in folder.glob(pattern):
+        gone = is_gone(f"..{path.name}".rsplit(".", 2)[1])
+        if gone or (gone is None and time.time() - _last_change(path) > elsewhere_s):
+            yield path
+
+
+def delete(folder: Path) -> None:
+    """Delete a folder, which is whole until it has its name no more: it is renamed first.
+
+    If that is interrupted, what is left is `abandoned`. A folder that another process deletes meanwhile is left to it.
+    """
+    private = private_name(folder)
+    with suppress(FileNotFoundError):
+        folder.rename(private)
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def age_s() -> float:
+    """Return for how many seconds this process has run, by a clock that nobody can set.
+
+    Where there is no /proc, they count from the import of this module.
+    """
+    if BOOT.exists():
+        ticks = _start(os.getpid()) or 0
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.monotonic() - IMPORTED
 
 
 def writer_name() -> str:
@@ -99,9 +148,19 @@ def _place() -> str:
 def _start(number: int) -> int | None:
     """Return when the process of that number started; None if there is none, or a zombie, which writes no more."""
     if not BOOT.exists():
+        import psutil  # not at the top: Snakemake's own process imports this module, and has to start fast
+
         return 0 if psutil.pid_exists(number) else None
     try:
         state, *fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if state in "ZX" else int(fields[18])  # the 22nd field; proc(5)
+
+
+def _last_change(path: Path) -> float:
+    """Return when a file, or anything in a folder, was changed last, in seconds since 1970; now, if it vanishes."""
+    try:
+        return max(found.lstat().st_mtime for found in (path, *path.rglob("*")))
+    except FileNotFoundError:
+        return time.time()

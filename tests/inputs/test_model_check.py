@@ -241,3 +241,12 @@ def test_the_check_needs_neither_torch_nor_tokenizers() -> None:
     command = [sys.executable, "-c", code, str(ROOT / "resources/tiny-dream")]
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")}, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("number", ["-", [1, 2], -1, 0.5, None])
+def test_an_entry_whose_id_is_no_number(tmp_path: Path, number: object) -> None:
+    folder = model(tmp_path / "model")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"]["w7"] = number
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    assert f"the id of 'w7' is {number!r}" in refusal(folder)

@@ -189,3 +189,20 @@ def test_bad_settings_are_refused_in_one_line() -> None:
     assert "nf4" in refusal(path=DREAM, quantization="int8")
     with pytest.raises(UserError, match=r"'query'.*q_proj"):
         attach_lora(load_model(DREAM), LoraSettings(target_modules=["query"]), seed=0)
+
+
+@pytest.mark.parametrize("field", [{"hidden_act": []}, {"rms_norm_eps": [1]}, {"max_position_embeddings": "nan"}])
+def test_a_field_of_another_type_is_named(tmp_path: Path, field: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=f"config.json of the model: .*{next(iter(field))}") as caught:
+        load_model(copy(DREAM, tmp_path / "model", **field))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", ADAPTER_WEIGHTS])
+@pytest.mark.parametrize("content", [b"", b"\xff{}", b"[1]", b"\x02\x00\x00\x00\x00\x00\x00\x00{}x"])
+def test_a_damaged_adapter_is_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    tuned().save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_model(DREAM, adapter=tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)

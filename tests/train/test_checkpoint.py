@@ -161,6 +161,22 @@ def test_prune_keeps_the_newest_and_removes_what_was_abandoned(tmp_path: Path, p
     assert names(tmp_path) == [young.name, "step-000010", "step-000100"]
 
 
+def test_a_checkpoint_that_is_being_deleted_has_its_name_no_more(
+    tmp_path: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill in the middle leaves no half of one, which would be kept for ever."""
+    for step in (9, 10):
+        write(tmp_path, step, parts)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dreamtune.writers.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prune(tmp_path, keep=1)
+    assert [name for name in names(tmp_path) if not name.startswith(".")] == ["step-000010"]
+
+
 @pytest.fixture
 def dead() -> str:
     """The name of a writer of this machine that has ended."""

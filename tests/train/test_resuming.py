@@ -118,13 +118,16 @@ def test_half_written_checkpoints_go_before_anything_is_written(
     place, number, start = writer_name().split("-")
     left = tmp_path / f"work/checkpoints/.step-000009.{place}-{number}-{int(start) + 1}.aa"
     living = tmp_path / f"work/checkpoints/.step-000009.{writer_name()}.bb"
-    for folder in (left, living):
+    too_many = [tmp_path / f"work/checkpoints/step-{step:06d}" for step in (1, 2, 3)]  # killed before it deleted one
+    for folder in (left, living, *too_many):
         folder.mkdir(parents=True)
     seen: list[bool] = []
     real = runs.load
-    monkeypatch.setattr(runs, "load", lambda model: (seen.append(left.exists()), real(model))[1])
+    monkeypatch.setattr(
+        runs, "load", lambda model: (seen.extend(path.exists() for path in (left, *too_many)), real(model))[1]
+    )
     train(max_steps=1)
-    assert seen == [False] and living.exists()
+    assert seen == [False, False, True, True] and living.exists()
 
 
 def test_checkpoints_by_the_clock(train: Train, tmp_path: Path) -> None:

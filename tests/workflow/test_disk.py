@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,15 @@ def test_so_are_its_causes_and_other_errors_are_left_alone(number: int) -> None:
     assert "the disk is full" in str(disk_problem(theirs, Path("results")))
     for other in (RuntimeError("a bug"), OSError(errno.ENOENT, "No such file"), UserError("No space left on device")):
         assert disk_problem(other, Path()) is None
+
+
+@pytest.mark.parametrize(("free", "full"), [(0, True), (2**30, False)])
+def test_what_may_have_another_reason_is_believed_of_a_disk_without_room(
+    free: int, full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dreamtune.workflow.disk.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free))
+    theirs = pl.exceptions.ComputeError("parquet: File out of specification: Invalid thrift: transport error")
+    assert bool(disk_problem(theirs, tmp_path)) == full
 
 
 @pytest.fixture

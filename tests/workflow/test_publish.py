@@ -11,6 +11,7 @@ from dreamtune.errors import UserError
 from dreamtune.workflow.prune import prune
 from dreamtune.workflow.publish import publish
 from dreamtune.workflow.verification import verify
+from dreamtune.writers import writer_name
 from versions import finish, freeze, specification
 
 
@@ -201,6 +202,23 @@ def test_prune_keeps_what_is_linked_read_merged_or_unfinished(results: Path) -> 
     assert (waiting / "checkpoints/step-000001").exists() and not (full / "checkpoints").exists()
     assert all(folder.exists() for folder in (shards, smoke, full, merged, waiting, unseen, report))
     assert set(prune(unfinished=True)) == {waiting, unseen, report}
+
+
+def test_prune_that_is_killed_leaves_no_half_deleted_version(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would still have its manifest, and pass for finished."""
+    shards, old = version("prepare_shards", "p1"), version("prepare_shards", "p0")
+    published("one", "aa", report=version("render_report", "r1", shards))
+    place, number, start = writer_name().split("-")
+    monkeypatch.setattr("dreamtune.writers.writer_name", lambda: f"{place}-{number}-{int(start) + 1}")
+
+    def killed(path: Path, **_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dreamtune.writers.shutil.rmtree", killed)
+        prune()
+    assert not old.exists() and len(list(old.parent.iterdir())) == 2
+    assert prune() == [] and list(old.parent.iterdir()) == [shards]
 
 
 def test_prune_refuses_to_delete_everything(results: Path) -> None:

@@ -1,6 +1,7 @@
 """Ring (c), the part all scripts share: each runs by hand, from any folder, and says how."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,20 @@ def test_help_says_how_to_run_it_and_only_what_runs_a_model_imports_torch(script
 @pytest.mark.parametrize("script", RUNNABLE, ids=lambda path: path.stem)
 def test_a_script_is_short(script: Path) -> None:
     assert len(script.read_text().splitlines()) <= 40
+
+
+def test_ctrl_c_is_one_line_at_any_moment_even_during_imports(tmp_path: Path) -> None:
+    script = tmp_path / "score_answers.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\nimport _src\nraise KeyboardInterrupt\n")
+    done = subprocess.run([sys.executable, str(script)], env=BY_HAND, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == "score_answers: stopped by SIGINT; start it again to go on\n"
+
+
+@pytest.mark.parametrize("raised", ["MemoryError", "ImportError('x.so: failed to map segment from shared object')"])
+def test_a_lack_of_memory_is_one_line_even_during_imports(raised: str, tmp_path: Path) -> None:
+    script = tmp_path / "score_answers.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\nimport _src\nraise {raised}\n")
+    done = subprocess.run([sys.executable, str(script)], env=BY_HAND, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("score_answers: out of memory (")
+    assert done.stderr.count("\n") == 1

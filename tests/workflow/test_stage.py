@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import socket
-import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +21,7 @@ from dreamtune.workflow.plan import Plan
 from dreamtune.workflow.scratch import replace_folder
 from dreamtune.workflow.stage import Stage
 from dreamtune.workflow.verification import verify
+from dreamtune.writers import writer_name
 from versions import freeze, specification
 
 SCRIPT = str(ROOT / "workflow/scripts/render_report.py")
@@ -65,6 +64,13 @@ def test_a_job_ends_with_what_it_used_of_what_it_asked_for(folder: Path, capsys:
     assert used["asked"]["memory_gib"] == 4.0 and used["asked"]["minutes"] == 20, "render_report's in demand.py"
     assert used["wall_s"] == manifest["wall_s"] and used["cpu_s"] > 0 and used["memory_gib"] > 0
     assert capsys.readouterr().err == f"render_report: {line(used)}\n"
+
+
+def test_a_clock_that_is_set_back_makes_no_time_negative(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stage(folder):
+        monkeypatch.setattr("time.time", lambda: 1.0)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert 0 <= manifest["wall_s"] < 86400 and manifest["started"] <= manifest["finished"]
 
 
 def test_the_manifest_names_the_image_and_its_lock(
@@ -240,26 +246,48 @@ def test_writers_that_replace_the_same_folder_at_once_do_not_fail(tmp_path: Path
     assert (target / "weights").read_text() == "same"
 
 
-def ended_process() -> int:
-    """Return the number of a process that is no more."""
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    return ended.pid
+def ended_writer() -> str:
+    """Return the name of a writer of this machine that has ended."""
+    place, number, start = writer_name().split("-")
+    return f"{place}-{number}-{int(start) + 1}"
 
 
 def test_what_a_killed_attempt_left_is_cleared_and_nothing_else(folder: Path) -> None:
-    host = socket.gethostname()
-    killed, running, elsewhere = (folder / f".out-{host}-{end}" for end in (ended_process(), os.getppid(), "2-17"))
-    for left in (killed, running, elsewhere):
+    names = (ended_writer(), writer_name(), f"{'0' * 12}-7-7")
+    killed, running, elsewhere = (folder / f".out-files.{name}.aa" for name in names)
+    long_ago = folder / f".out-files.{'0' * 12}-8-8.aa"
+    manifest, living = (folder / f".manifest.json.{name}.aa" for name in names[:2])
+    for left in (killed, running, elsewhere, long_ago):
         left.mkdir()
+    os.utime(long_ago, (0, 0))
+    for left in (manifest, living):
+        left.write_text("half")
     with stage(folder):
-        assert not killed.exists() and running.exists() and elsewhere.exists()
+        assert not killed.exists() and not long_ago.exists() and running.exists() and elsewhere.exists()
+    assert not manifest.exists() and living.exists()
+
+
+def test_a_job_killed_after_its_manifest_leaves_nothing_for_long(folder: Path, tmp_path: Path) -> None:
+    """A finished version has no further job, so the next plan to be frozen clears up after the last one."""
+    with stage(folder) as job:
+        (job.out / "report.html").write_text("whole")
+    part, private = folder / "parts/abc/1-of-2", folder / f".out-files.{ended_writer()}.aa"
+    memory = folder / ".digests.json"
+    for left in (part, private):
+        left.mkdir(parents=True)
+    memory.write_text("{}")
+    os.utime(memory, (0, 0))
+    again = Plan()
+    again.add("render_report", {"report": ReportConfig(examples=7)}, names={"experiment": "x"})
+    again.freeze()
+    names = {"report.html", "manifest.json", "config.json", ".digests.json"}
+    assert {path.name for path in folder.iterdir()} == names
 
 
 def test_local_scratch_is_used_when_asked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The node's own variable names it; what is moved into place lies beside it first, on the results' own disk."""
     local = tmp_path / "local"
-    killed = local / f"dreamtune-{os.getuid()}-{socket.gethostname()}-{ended_process()}"
+    killed = local / f".dreamtune-{os.getuid()}.{ended_writer()}.aa"
     killed.mkdir(parents=True)
     monkeypatch.setenv("NODE_DISK", str(local))
     monkeypatch.setenv("DREAMTUNE_SCRATCH", "$NODE_DISK")

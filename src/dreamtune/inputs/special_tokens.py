@@ -62,7 +62,10 @@ def read_vocabulary(folder: Path) -> Vocabulary:
             described = read_json_object(folder / NAMED_IN[0]).get("added_tokens_decoder")
             plain = read_json_object(folder / "added_tokens.json")
             added = plain if described is None else {token["content"]: int(i) for i, token in described.items()}
-        return Vocabulary({**entries, **added}, added)
+        ids = {**entries, **added}
+        if wrong := [text for text, i in ids.items() if type(i) is not int or i < 0]:
+            raise ValueError(f"the id of {wrong[0]!r} is {ids[wrong[0]]!r}")
+        return Vocabulary(ids, added)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UserError):
             raise

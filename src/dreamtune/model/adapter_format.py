@@ -1,6 +1,5 @@
 """The PEFT adapter folder: adapter_config.json and adapter_model.safetensors."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 
 from dreamtune.errors import UserError
+from dreamtune.inputs.special_tokens import read_json_object
 from dreamtune.model.new_row import KEY
 
 CONFIG, ADAPTER_WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -27,7 +27,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     """Return the content of adapter_config.json, once the folder is known to hold the weights as safetensors too.
 
     Raises:
-        UserError: one of the two files is missing, or the weights are pickled.
+        UserError: one of the two files is missing, the config is no JSON object, or the weights are pickled.
     """
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} holds no {CONFIG}; expected the adapter folder of a finished training")
@@ -37,8 +37,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
                 f"{folder} has a pickled adapter ({PICKLE}), which can run code; convert it to {ADAPTER_WEIGHTS}"
             )
         raise UserError(f"{folder} holds no {ADAPTER_WEIGHTS}")
-    config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    return config
+    return read_json_object(folder / CONFIG)
 
 
 def check_loaded(model: PeftModel, folder: Path) -> None:

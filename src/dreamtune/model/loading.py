@@ -150,7 +150,7 @@ def load_adapter(model: Any, adapter: Path) -> PeftModel:
         raise
     except torch.OutOfMemoryError:
         raise
-    except (ValueError, RuntimeError, TypeError) as error:
+    except Exception as error:  # of safetensors, PEFT or torch, by what is wrong with the files
         problem = " ".join(str(error).split())[:200]
         raise UserError(f"the adapter in {adapter} does not fit the model {model.name_or_path}: {problem}") from error
     check_loaded(tuned, adapter)

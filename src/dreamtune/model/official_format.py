@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig, Qwen2Config
 from transformers.configuration_utils import PretrainedConfig
 
+from dreamtune.errors import UserError
 from dreamtune.inputs.checkpoint_format import llada_fields
 
 # Fields of config.json that name code or a storage type, not the architecture.
@@ -17,16 +19,16 @@ def native_config(raw: dict[str, Any], family: str) -> PretrainedConfig:
     Setting the layers' `is_causal` instead is a trap: with a 2-D padding mask the model silently turns causal.
 
     Raises:
-        UserError: a LLaDA variant that Llama cannot express.
+        UserError: a LLaDA variant that Llama cannot express, or a field of another type than transformers expects.
     """
     rest = {key: value for key, value in raw.items() if key not in NOT_ARCHITECTURE}
-    config: PretrainedConfig
-    if family == "llada":
-        config = LlamaConfig(**llada_fields(raw))
-    elif family == "llama":
-        config = LlamaConfig(**rest)
-    else:
-        config = Qwen2Config(**rest)
+    kind = LlamaConfig if family in ("llada", "llama") else Qwen2Config
+    fields = llada_fields(raw) if family == "llada" else rest
+    try:
+        config: PretrainedConfig = kind(**fields)
+    except (StrictDataclassError, TypeError, ValueError, ArithmeticError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"config.json of the model: {said}; correct that field, or download the file again") from error
     config.is_causal = False
     config.use_cache = False
     return config

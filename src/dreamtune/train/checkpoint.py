@@ -8,16 +8,14 @@
         checksums.json      sha256 of the files above
 
 A checkpoint is written under a hidden name, .step-000125.WRITER.RANDOM, that no other process uses and that says which
-process writes it (`writers.writer_name`), and then renamed, so a folder called step-... was once
+process writes it (`writers.private_name`), and then renamed, so a folder called step-... was once
 complete; its checksums tell whether it still is. Order, masks and dropout are functions of the step, so no state of
 a random generator is kept.
 """
 
 import json
-import secrets
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +32,7 @@ from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, CONFIG
 from dreamtune.model.new_row import EMBEDDINGS, INDICES
 from dreamtune.model.nonfinite import plain_name, refuse_nonfinite
 from dreamtune.settings.model import ModelConfig
-from dreamtune.writers import is_gone, writer_name
+from dreamtune.writers import abandoned, delete, private_name
 
 ADAPTER, OPTIMIZER, STATE, CHECKSUMS = "adapter", "optimizer.pt", "state.json", "checksums.json"
 PREFIX = "step-"
@@ -98,7 +96,7 @@ def save_checkpoint(
         state: plain JSON, everything else that a resumed run needs.
     """
     final = folder / f"{PREFIX}{step:06d}"
-    private = folder / f".{final.name}.{writer_name()}.{secrets.token_hex(4)}"
+    private = private_name(final)
     private.mkdir(parents=True)
     try:
         write_weights(private)
@@ -202,7 +200,7 @@ def check_finite(found: Checkpoint) -> None:
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints, and half-written ones as `clear_abandoned` does."""
     for path in sorted(folder.glob(f"{PREFIX}*"))[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+        delete(path)
     clear_abandoned(folder)
 
 
@@ -217,16 +215,6 @@ def clear_abandoned(folder: Path) -> None:
     Args:
         folder: of all checkpoints of a run; need not exist.
     """
-    for path in folder.glob(f".{PREFIX}*"):
-        gone = is_gone(f"{path.name}..".split(".")[2])
-        if gone or (gone is None and time.time() - _last_change(path) > ABANDONED_S):
-            print(f"deleting {path}, a half-written checkpoint without a writer", file=sys.stderr)
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _last_change(folder: Path) -> float:
-    """Return when anything in a folder was last changed, in seconds since 1970; now, if it vanishes meanwhile."""
-    try:
-        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-    except FileNotFoundError:
-        return time.time()
+    for path in abandoned(folder, f".{PREFIX}*", ABANDONED_S):
+        print(f"deleting {path}, a half-written checkpoint without a writer", file=sys.stderr)
+        shutil.rmtree(path, ignore_errors=True)

@@ -25,7 +25,7 @@ from dreamtune.objective.packing import Batch
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import read_meta, read_split
-from dreamtune.train.checkpoint import check_finite, clear_abandoned, newest, prune, save_checkpoint
+from dreamtune.train.checkpoint import check_finite, newest, prune, save_checkpoint
 from dreamtune.train.documents import check_padding
 from dreamtune.train.finetuning import Finetuning, LoraFinetuning
 from dreamtune.train.full_finetuning import FullFinetuning
@@ -82,7 +82,7 @@ def prepare_run(train: TrainConfig, base: ModelConfig, shards: Path, work: Path,
     # The device carries its number ("cuda:1"): windows are made on a thread, whose current GPU is always the first.
     share = Share(state.process_index, state.num_processes, full, torch.device(numbered(str(state.device))))
     if share.process == 0:
-        clear_abandoned(work / "checkpoints")
+        prune(work / "checkpoints", train.keep_checkpoints)  # the last attempt may have been killed before it did
     meta, split = read_meta(shards), read_split(shards, "train")
     windows = TrainingWindows(split, meta, train)
     limit_memory(share.device, train.memory_gib)

@@ -1,6 +1,7 @@
 """Say in one line that a disk is full or cannot be written to, whatever the library that noticed it called it."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ FULL = re.compile(
     r"No space left on device|Disk quota exceeded|StorageFull|\(os error (28|122)\)"
     r"|unexpected pos \d+ vs \d+|PytorchStreamWriter failed writing file"
 )
+# Polars, where the last bytes of a parquet file do not fit; a damaged file that is read may be said to be the same.
+UNCLEAR = re.compile(r"Invalid thrift: transport error")
+NO_ROOM = 2**20  # bytes
 
 
 def disk_problem(error: BaseException, folder: Path) -> UserError | None:
@@ -26,7 +30,7 @@ def disk_problem(error: BaseException, folder: Path) -> UserError | None:
         folder: where its process writes, which is named in the message.
     """
     said = [] if isinstance(error, UserError) else [str(each) for each in _causes(error)]
-    if any(map(FULL.search, said)):
+    if any(map(FULL.search, said)) or (any(map(UNCLEAR.search, said)) and _free_bytes(folder) < NO_ROOM):
         return UserError(
             f"the disk is full: cannot write to {_named(folder)}; nothing was filed; make room (`make prune` deletes "
             "results that nothing needs), and start again"
@@ -52,6 +56,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
 
 
 def _named(folder: Path) -> str:

@@ -15,6 +15,7 @@ from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.workflow.code import ROOT, code_digest
 from dreamtune.workflow.disk import one_line
 from dreamtune.workflow.parts import folder_of, parts_of
+from dreamtune.workflow.scratch import clear_finished
 from dreamtune.workflow.verification import read_frozen, sealed, version_of
 
 RESULTS = Path("results")
@@ -94,13 +95,18 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
     def freeze(self) -> None:
         """Write the specification of each unfinished version to its `config.json`, from which alone a job runs.
 
+        Of a finished version, what a killed job left beside its output is deleted.
+
         Raises:
             UserError: the results cannot be written to, or their disk is full.
         """
         for (stage, version), spec in self.items():
             folder = RESULTS / stage / version
             path, record = folder / "config.json", sealed(spec)
-            if (folder / "manifest.json").exists() or (path.exists() and path.read_bytes() == json_bytes(record)):
+            if (folder / "manifest.json").exists():
+                clear_finished(folder)
+                continue
+            if path.exists() and path.read_bytes() == json_bytes(record):
                 continue
             with one_line(folder):
                 folder.mkdir(parents=True, exist_ok=True)

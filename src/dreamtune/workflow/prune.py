@@ -1,12 +1,13 @@
 """Delete the versions that no published experiment (under results/latest) needs any more."""
 
-import shutil
 from pathlib import Path
 
 from dreamtune.errors import UserError
 from dreamtune.files import read_json
 from dreamtune.workflow.plan import RESULTS
+from dreamtune.workflow.scratch import clear_abandoned, clear_finished
 from dreamtune.workflow.verification import FROZEN, MANIFEST, read_frozen, read_manifest
+from dreamtune.writers import delete
 
 
 def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
@@ -14,6 +15,9 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
 
     A version is needed if a published experiment links to it, if it merges such versions, if it is unfinished (it may
     be running, or have checkpoints to resume from), or if a needed version reads it.
+
+    A version is renamed before it is deleted: one that is half deleted would still have its manifest. What was killed
+    in the middle of that, here or in a job that had just finished, is deleted, too.
 
     Args:
         unfinished: delete unfinished versions, too, unless a published experiment needs them.
@@ -28,7 +32,7 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     folders = {
         f"{path.parent.name}/{path.name}": path
         for path in sorted(results.glob("*/*"))
-        if path.is_dir() and path.parent.name != "latest"
+        if path.is_dir() and path.parent.name != "latest" and not path.name.startswith(".")
     }
     read = {name: _read_by(path) for name, path in folders.items()}
     needed = {name for versions in published for name in _linked(versions)}
@@ -43,7 +47,12 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     stale = [path for name, path in folders.items() if name not in needed]
     stale += [path / "checkpoints" for name, path in folders.items() if name in needed and _has_old_checkpoints(path)]
     for path in stale:
-        shutil.rmtree(path)
+        delete(path)
+    for stage in results.iterdir():
+        clear_abandoned(stage)
+    for path in folders.values():
+        if (path / MANIFEST).exists():
+            clear_finished(path)
     return stale
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from dreamtune.errors import UserError
 from dreamtune.files import read_json, replace_with, write_json
 from dreamtune.report.index import render_index
-from dreamtune.workflow.scratch import private_folder, replace_folder
+from dreamtune.workflow.scratch import clear_abandoned, private_folder, replace_folder
 from dreamtune.workflow.verification import read_manifest, verify
 
 PUBLISHED = ("report.html", "summary.json")  # files of the report that are linked beside the versions
@@ -61,6 +61,7 @@ def publish(marker: Path, links: dict[str, str], configuration: str = "") -> str
         if path.is_symlink() and path.name not in targets and not path.name.startswith("."):  # not another writer's
             path.unlink(missing_ok=True)
     _publish_weights(folder, full, trained, report / CARD)
+    clear_abandoned(folder)
     write_json(folder / "versions.json", links)
     write_index(folder.parent)
     write_json(marker, {"configuration": configuration})

@@ -6,9 +6,9 @@ import socket
 import time
 from pathlib import Path
 
-import psutil
-
 from dreamtune.errors import UserError
+from dreamtune.workflow.parts import PARTS
+from dreamtune.writers import LOCK, PRIVATE, abandoned, private_name
 
 VARIABLE = "DREAMTUNE_SCRATCH"
 ATTEMPTS = 20  # to move an output into place beside another writer of the same version
@@ -34,15 +34,10 @@ def scratch_folder() -> Path | None:
     return folder
 
 
-def private_folder(parent: Path, prefix: str) -> Path:
-    """Make an empty folder for this process alone in `parent`, and delete those of killed processes of this host."""
-    mine = f"{prefix}{socket.gethostname()}-"
-    for left in parent.glob(f"{mine}*"):
-        process = left.name.removeprefix(mine)  # not a number if a host's name begins with this host's name and "-"
-        if process.isdigit() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = parent / f"{mine}{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)
+def private_folder(parent: Path, name: str) -> Path:
+    """Make an empty folder for this process alone in `parent`, and delete those of that name without a writer."""
+    clear_abandoned(parent, f".{name}.*")
+    folder = private_name(parent / name)
     folder.mkdir(parents=True)
     return folder
 
@@ -62,3 +57,19 @@ def replace_folder(source: Path, target: Path, aside: Path) -> None:
             if attempt == ATTEMPTS - 1:
                 raise
             time.sleep(0.01 * attempt)
+
+
+def clear_abandoned(folder: Path, pattern: str = PRIVATE) -> None:
+    """Delete the half-written files and folders in `folder` that killed jobs left (see `writers.abandoned`)."""
+    for left in abandoned(folder, pattern):
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def clear_finished(version: Path) -> None:
+    """Delete what a job left that was killed between writing its manifest and clearing up: its parts, private folders.
+
+    A finished version has no further job that would do it.
+    """
+    shutil.rmtree(version / PARTS, ignore_errors=True)
+    (version / LOCK).unlink(missing_ok=True)
+    clear_abandoned(version)

@@ -15,12 +15,10 @@ import os
 import shutil
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
-
-import psutil
 
 from dreamtune.device import usage
 from dreamtune.digests import describe
@@ -37,7 +35,7 @@ from dreamtune.workflow.parts import PARTS, combined_record, folder_of, parts_of
 from dreamtune.workflow.provenance import provenance
 from dreamtune.workflow.scratch import ATTEMPTS, private_folder, replace_folder, scratch_folder
 from dreamtune.workflow.verification import MANIFEST, UNREAD, mark, read_frozen, remember, sealed, verify
-from dreamtune.writers import one_at_a_time
+from dreamtune.writers import age_s, one_at_a_time
 
 S = TypeVar("S", bound=Section)
 
@@ -127,9 +125,9 @@ class Stage:
             self._check_inputs(list(self.spec["inputs"]))
             scratch = scratch_folder()
             with one_line(self.folder):
-                self.beside = private_folder(self.folder, ".out-")
+                self.beside = private_folder(self.folder, "out-files")
             with one_line(scratch or self.folder):
-                self.out = private_folder(scratch, f"dreamtune-{os.getuid()}-") if scratch else self.beside
+                self.out = private_folder(scratch, f"dreamtune-{os.getuid()}") if scratch else self.beside
         except UserError as error:
             self._stop(error)
         return self
@@ -254,13 +252,13 @@ class Stage:
                 time.sleep(0.1)
 
     def _record(self) -> dict[str, Any]:
-        started = psutil.Process().create_time()
+        now, wall_s = datetime.now(UTC), age_s()  # two clocks: only the first can be set while the job runs
         record = self.spec | {
             "counts": self.counts,
             **provenance(),
-            "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "wall_s": round(time.time() - started, 3),
+            "started": (now - timedelta(seconds=wall_s)).isoformat(timespec="seconds"),
+            "finished": now.isoformat(timespec="seconds"),
+            "wall_s": round(wall_s, 3),
         }
         record["usage"] = usage.measure(record["wall_s"], *demand(self.spec))
         return record | ({"part": str(self.part)} if self.part else combined_record(record, self.gathered))
