@@ -53,7 +53,7 @@ def test_manifest_names_every_output(folder: Path) -> None:
     }
     assert manifest["counts"] == {"rows": 1}
     assert (folder / "sub/a.txt").read_text() == "abc"
-    assert not list(folder.glob(".out-*"))
+    assert not list(folder.glob(".out*"))
 
 
 def test_a_job_ends_with_what_it_used_of_what_it_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +116,7 @@ def write_adapter(folder: Path, text: str) -> None:
 @pytest.fixture
 def private_to_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each job has a private folder of its own, though both jobs of a test are this process."""
-    own = lambda parent, prefix: Path(tempfile.mkdtemp(prefix=prefix, dir=parent))  # noqa: E731
+    own = lambda parent, prefix: Path(tempfile.mkdtemp(prefix=f".{prefix}", dir=parent))  # noqa: E731
     monkeypatch.setattr(stage_module, "private_folder", own)
 
 
@@ -130,7 +130,7 @@ def test_what_was_filed_first_stands(folder: Path, capsys: pytest.CaptureFixture
     assert (folder / "manifest.json").read_bytes() == filed and (folder / "log").read_text() == "requeued"
     meanwhile = f"render_report: another job has filed version {folder.name} meanwhile; that one stands, and this job's"
     assert meanwhile in capsys.readouterr().err
-    assert not list(folder.glob(".out-*"))
+    assert not list(folder.glob(".out*"))
 
 
 def test_what_was_damaged_since_it_was_filed_is_replaced_whole(folder: Path) -> None:
@@ -298,7 +298,7 @@ def test_local_scratch_is_used_when_asked(folder: Path, tmp_path: Path, monkeypa
         assert [path.name for path in folder.iterdir() if not path.name.startswith(".out-")] == ["config.json"]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert list(manifest["outputs"]) == ["sub/a.txt"] and (folder / "sub/a.txt").read_text() == "abc"
-    assert not list(folder.glob(".out-*")) and not list(local.iterdir())
+    assert not list(folder.glob(".out*")) and not list(local.iterdir())
 
 
 def test_scratch_that_is_not_there_is_one_line(
