@@ -22,7 +22,7 @@ from dreamtune.config_file import read_file
 from dreamtune.data.tokenizer import load_tokenizer
 from dreamtune.errors import UserError
 from dreamtune.inputs.model_check import check_model
-from dreamtune.inputs.parquet_rows import open_rows
+from dreamtune.inputs.rows import open_rows
 from dreamtune.model.loading import attach_lora, load_model
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import LoraSettings

@@ -15,19 +15,19 @@ from attacks.undisturbed import Undisturbed, check_finished, draw, undisturbed
 
 # How many operations on files a job does; `test_the_instants_are_all_known` tells the number after a change.
 INSTANTS = {
-    "prepare_shards": 21,
-    "audit_references": 9,
-    "audit_contamination": 10,
-    "smoke": 37,
-    "full": 92,
-    "generate_answers": 11,
-    "likelihood_part": 12,
-    "likelihood_gather": 19,
-    "score_answers": 10,
-    "render_report": 11,
-    "merge_adapter": 25,
-    "publish": 87,
-    "prune": 34,
+    "prepare_shards": 23,
+    "audit_references": 11,
+    "audit_contamination": 12,
+    "smoke": 39,
+    "full": 94,
+    "generate_answers": 13,
+    "likelihood_part": 14,
+    "likelihood_gather": 21,
+    "score_answers": 12,
+    "render_report": 40,
+    "merge_adapter": 27,
+    "publish": 103,
+    "prune": 58,
 }
 MOST = 24  # of them that are attacked, drawn by the seed
 MOMENTS = 4  # drawn for each target, uniformly over the CPU time that its undisturbed job takes

@@ -152,6 +152,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_without_the_package_rules_from_git_say_what_to_install(repository: Path, tmp_path: Path) -> None:
     user = User(tmp_path / "empty", f"git+file://{repository}/workflow/Snakefile@main")
+    user.environment.pop("PYTHONPATH", None)  # in which a pytest of several workers has the package
     output = user.snakemake("-n", fails=True)
     assert "brings the rules and no Python code; install the package of the same version" in output
     assert "Traceback" not in output
