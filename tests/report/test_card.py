@@ -198,6 +198,7 @@ def base_of(folder: Path, quantization: str = "none") -> ModelConfig:
     return ModelConfig(path=str(folder), quantization=quantization, dtype="float32", device="cpu", threads=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["dream", "nf4", "llada", "new", "dream-full", "llada-full"])
 def test_its_code_loads_the_weights_without_this_project(
     cases: dict[str, tuple[torch.Tensor, torch.Tensor]], case: str

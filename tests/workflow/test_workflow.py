@@ -272,6 +272,7 @@ def test_bad_config_is_one_line(project: Project) -> None:
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_a_damaged_version_stops_what_reads_it_until_it_is_deleted(project: Project) -> None:
     scored = Path(project.published("one")["scores/test/greedy/tuned"])
     table = project.folder / scored / "scores.parquet"
