@@ -180,20 +180,31 @@ def start_anew(device: str) -> None:
 
 
 def notebook_model(folder: Path, device: str) -> Any:
-    """Return the model as `prepare_model_for_kbit_training` and LoRA on q and v leave it."""
+    """Return a checkpoint as the notebook's cells left it, in NF4 with LoRA on q and v."""
+    return qlora_model(folder, ("q_proj", "v_proj"), device, "eager", reentrant=True)
+
+
+def qlora_model(folder: Path, modules: Sequence[str], device: str, attention: str, reentrant: bool) -> Any:
+    """Return a checkpoint in NF4 as `prepare_model_for_kbit_training` and LoRA on `modules` leave it.
+
+    Args:
+        folder: of the checkpoint, in Dream's format.
+        modules: names of the linear layers with an adapter.
+        device: "cuda" or "cpu".
+        attention: transformers' name of the implementation, such as "sdpa".
+        reentrant: whether activation checkpointing is re-entrant.
+    """
     model = Qwen2ForCausalLM.from_pretrained(
         folder,
         config=native_config(json.loads((folder / "config.json").read_text()), "dream"),
         dtype=torch.bfloat16,
         device_map={"": device},
-        attn_implementation="eager",
+        attn_implementation=attention,
         quantization_config=nf4_config(torch.bfloat16),
     )
     forbid_repacking(model)
-    model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": True})
-    lora = LoraConfig(
-        r=16, lora_alpha=32, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
-    )
+    model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=list(modules), task_type="CAUSAL_LM")
     return get_peft_model(model, lora).train()
 
 

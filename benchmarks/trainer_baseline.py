@@ -11,7 +11,6 @@ usage   python benchmarks/trainer_baseline.py --work /tmp/seven_b
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,16 +20,12 @@ from typing import Any
 
 import _src  # noqa: F401, puts src on the path
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from seven_b_shape import IDS, TOY_IDS, report
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import SequentialSampler
-from train_throughput import Bench, start_anew
-from transformers import Qwen2ForCausalLM, Trainer, TrainerCallback, TrainingArguments
-
-from dreamtune.model.nf4 import forbid_repacking, nf4_config
-from dreamtune.model.official_format import native_config
+from train_throughput import Bench, qlora_model, start_anew
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 BATCH = 8  # rows of an optimiser step, in one forward pass where they fit
 WARM_UP = 3  # optimiser steps that are not counted
@@ -101,7 +96,7 @@ def trainer(bench: Bench, name: str, case: Case) -> dict[str, Any]:
         use_cpu=bench.toy,
     )
     training = DiffusionTrainer(
-        model=baseline_model(bench.model, case.modules, bench.device),
+        model=qlora_model(bench.model, case.modules, bench.device, "sdpa", reentrant=False),
         args=arguments,
         train_dataset=[{"input_ids": row} for row in rows],
         data_collator=lambda batch: pad(batch, special),
@@ -161,22 +156,6 @@ def pad(batch: Sequence[Mapping[str, Tensor]], special: Mapping[str, int]) -> di
         "attention_mask": torch.arange(ids.shape[1])[None] < lengths[:, None],
         "mask_id": special["mask_id"],
     }
-
-
-def baseline_model(folder: Path, modules: Sequence[str], device: str) -> Any:
-    """Return the checkpoint in NF4 with LoRA, as PEFT's guide to quantised training sets it up."""
-    model = Qwen2ForCausalLM.from_pretrained(
-        folder,
-        config=native_config(json.loads((folder / "config.json").read_text()), "dream"),
-        dtype=torch.bfloat16,
-        device_map={"": device},
-        attn_implementation="sdpa",
-        quantization_config=nf4_config(torch.bfloat16),
-    )
-    forbid_repacking(model)
-    model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
-    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=list(modules), task_type="CAUSAL_LM")
-    return get_peft_model(model, lora)
 
 
 if __name__ == "__main__":
