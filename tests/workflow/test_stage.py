@@ -31,6 +31,8 @@ def test_manifest_names_every_output(folder: Path) -> None:
         "sub/a.txt": {"bytes": 3, "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
     }
     assert manifest["counts"] == {"rows": 1}
+    phases = manifest["phases_s"]
+    assert {"imports", "identifying", "writing"} <= phases.keys() and all(spent >= 0 for spent in phases.values())
     assert (folder / "sub/a.txt").read_text() == "abc"
     assert not list(folder.glob(".out*"))
 

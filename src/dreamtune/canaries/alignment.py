@@ -23,6 +23,7 @@ from scipy.special import stdtrit
 from torch import nn
 
 from dreamtune.checks import Check, check
+from dreamtune.device.phases import phase
 from dreamtune.model.modes import evaluation_mode
 from dreamtune.objective.loss import token_losses
 from dreamtune.objective.packing import Batch
@@ -37,6 +38,7 @@ REACH = 4  # positions: how far off the shift may be that the canary still finds
 OFFSETS = tuple(offset for offset in range(-REACH, REACH + 1) if offset)  # of the neighbours from the row that is read
 
 
+@phase("alignment")
 def rows_aligned(model: nn.Module, windows: Iterable[Sequence[Batch]]) -> Check:
     """Return the check that no neighbouring row surely knows the targets better than the row that the loss reads.
 

@@ -1,12 +1,28 @@
 """Settings of torch.compile for training and generation."""
 
+from typing import Any
+
 import torch
+from torch._dynamo.callback import callback_handler
+
+from dreamtune.device import phases
 
 
 def allow_variants() -> None:
-    """Let torch.compile make up to 64 variants of a decoder layer.
+    """Let torch.compile make up to 64 variants of a decoder layer, and count its seconds as a phase of the job.
 
     Shapes differ between whole sequences and blocks, one row and several, with a mask or without: more than the
     default of 8 variants, beyond which new ones run uncompiled, with no sign but a line in the compiler's log.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    if _begins not in callback_handler.start_callbacks:
+        callback_handler.register_start_callback(_begins)
+        callback_handler.register_end_callback(_ends)
+
+
+def _begins(_: Any) -> None:
+    phases.enter("compiling")
+
+
+def _ends(_: Any) -> None:
+    phases.leave()

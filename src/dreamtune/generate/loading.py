@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from dreamtune.device.phases import phase
 from dreamtune.generate.adapter_fold import cast_factors, fold_where_exact
 from dreamtune.model.adapter_format import is_checkpoint
 from dreamtune.model.loading import DTYPES, count_parameters, load, load_adapter
@@ -11,6 +12,7 @@ from dreamtune.model.nonfinite import check_weights
 from dreamtune.settings.model import ModelConfig
 
 
+@phase("loading")
 def load_to_generate(config: ModelConfig, trained: Path | None = None) -> Any:
     """Return the model that `model.loading.load` would return, in a form whose forward passes are faster.
 

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from dreamtune.device.gpus import resolve_device
 from dreamtune.device.memory import numbered
+from dreamtune.device.phases import phase
 from dreamtune.errors import UserError
 from dreamtune.inputs.checkpoint_format import family_of, key_patterns, native_fields, read_config
 from dreamtune.inputs.hub import model_folder
@@ -52,6 +53,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
+@phase("loading")
 def load_model(
     path: str | Path,
     *,
@@ -132,6 +134,7 @@ def load(config: ModelConfig, trained: Path | None = None) -> Any:
     )
 
 
+@phase("loading")
 def load_adapter(model: Any, adapter: Path) -> PeftModel:
     """Return the model with the adapter of a PEFT folder on top, frozen.
 

@@ -15,11 +15,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from dreamtune.device.phases import phase
 from dreamtune.errors import UserError
 
 FINITE = "every weight and every layer's output is finite"
 
 
+@phase("loading")
 def check_weights(model: Any) -> Any:
     """Return the model, once it is known that no weight of it, or of its adapter, holds NaN or infinity.
 

@@ -11,6 +11,7 @@ from dreamtune.canaries.adapter import Trained, all_modules_learn, gradients_ste
 from dreamtune.canaries.alignment import rows_aligned
 from dreamtune.canaries.leaks import one_of_each_shape
 from dreamtune.checks import Check, at
+from dreamtune.device.phases import phase
 from dreamtune.errors import UserError
 from dreamtune.objective.packing import Batch
 from dreamtune.train.blame import blamed
@@ -21,6 +22,7 @@ DAMAGED = "the base model is damaged, fetch or make it again"
 DIVERGED = "lower train.learning_rate or raise train.warmup"
 
 
+@phase("canaries")
 def run_canaries(run: Run, moment: str) -> list[Check]:
     """Return the checks of the canaries on the first or the last window of the run that can be judged. Collective.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dreamtune.device.memory import peak_gib, watch
+from dreamtune.device.phases import phase
 from dreamtune.errors import UserError
 from dreamtune.model.logits import unwrap
 from dreamtune.objective.diffusion import Document, Noise, corrupt
@@ -91,6 +92,7 @@ def forward_backward(run: Run, batch: Batch, loss_tokens: int) -> Tensor:
     return torch.stack([loss.detach(), nll]).float()
 
 
+@phase("rehearsal")
 def rehearse(run: Run) -> None:
     """Run one forward and backward pass on the largest micro-batch that this run can make, and discard the gradients.
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from dreamtune.device import usage
+from dreamtune.device import phases, usage
 from dreamtune.digests import describe
 from dreamtune.errors import UserError
 from dreamtune.files import write_json
@@ -61,6 +61,7 @@ class Stage:
             code_before: the script's code digest, taken before its imports: an edit in between is noticed, too.
             arguments: the command line; None takes sys.argv.
         """
+        phases.begin()
         self.name = Path(script).stem
         parser = argparse.ArgumentParser(prog=self.name, description=sys.modules["__main__"].__doc__)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -88,6 +89,7 @@ class Stage:
         """Return a section of the frozen config as an object of type `kind`; None if there is no such section."""
         return self.section(name, kind) if name in self.spec["settings"] else None
 
+    @phases.phase("verifying")
     def reads(self) -> dict[str, Path]:
         """Verify the versions that this job reads, once; return their folders by name.
 
@@ -132,6 +134,7 @@ class Stage:
             self._stop(error)
         return self
 
+    @phases.phase("writing")
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             if kind is None and os.environ.get("RANK", "0") == "0":  # of several processes only the first writes
@@ -194,6 +197,7 @@ class Stage:
             )
         self.folder /= folder_of(self.spec, self.part)
 
+    @phases.phase("identifying")
     def _check_inputs(self, names: list[str]) -> None:
         """Raise a UserError if a named input from outside `results/` changed since the version was planned."""
         now = identify(names, self.spec["runtime"], FileDigests(DIGESTS))
@@ -259,6 +263,7 @@ class Stage:
             "started": (now - timedelta(seconds=wall_s)).isoformat(timespec="seconds"),
             "finished": now.isoformat(timespec="seconds"),
             "wall_s": round(wall_s, 3),
+            "phases_s": phases.seconds(),
         }
         record["usage"] = usage.measure(record["wall_s"], *demand(self.spec))
         return record | ({"part": str(self.part)} if self.part else combined_record(record, self.gathered))
