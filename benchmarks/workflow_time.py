@@ -25,7 +25,7 @@ import yaml
 from seven_b_shape import TOY, write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
-PHASES = ("imports", "identifying", "verifying", "loading", "quantising", "compiling", "canaries", "alignment")
+PHASES = ("imports", "identifying", "verifying", "loading", "caching", "compiling", "canaries", "alignment")
 PHASES += ("rehearsal", "writing", "outside")
 TARGETS = {"first": 240, "again": 120}  # seconds of the whole workflow
 FIXED = 15  # seconds of a job beside its work, once everything that jobs share is there

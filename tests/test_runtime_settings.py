@@ -51,6 +51,7 @@ ELSEWHERE = {
     **dict.fromkeys(
         ("ModelConfig.path", "ModelConfig.revision", "DataConfig.files", "Benchmark.files"), NAMED_BY_CONTENT
     ),
+    "ModelConfig.cache": "tests/model/test_nf4_cache.py compares models, and a function knows no cache",
     **dict.fromkeys((f"ClusterConfig.{n}" for n in ("max_minutes", "max_mem_gb", "margin")), "a job does not read it"),
     **dict.fromkeys(("RunOverrides.log_every", "SmokeOverrides.log_every"), "it is TrainConfig.log_every of a run"),
 }

@@ -21,6 +21,15 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+FileMark = tuple[int, int, int]
+
+
+def mark(path: Path) -> FileMark:
+    """Return size, time of change and inode of a file, of which one differs after it was replaced or written to."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
 def describe(path: Path) -> dict[str, Any]:
     """Return a file's entry in a manifest: its SHA-256 (64 hex digits) and its size in bytes."""
     return {"sha256": sha256_file(path), "bytes": path.stat().st_size}

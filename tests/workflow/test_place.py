@@ -22,6 +22,7 @@ EDITS = {
     "workflow/prune.py": set(),
     "device/memory.py": set(),
     "device/gpus.py": set(),
+    "device/caches.py": set(),
     "device/phases.py": set(),
     "errors.py": set(),
     "interruption.py": set(),

@@ -9,6 +9,7 @@ import pytest
 
 from dreamtune.device.usage import line
 from dreamtune.errors import UserError
+from dreamtune.inputs import identity
 from dreamtune.settings.data import DataConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.report import ReportConfig
@@ -98,6 +99,15 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     plan.freeze()
     plan.digests.save()
     return folder
+
+
+def test_a_job_remembers_the_digests_that_it_had_to_work_out(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("results/.digests.json").unlink()
+    with prepares(shards):
+        pass
+    monkeypatch.setattr(identity, "sha256_file", lambda path: pytest.fail(f"{path} is read again"))
+    with prepares(shards):
+        pass
 
 
 def prepares(folder: Path) -> Stage:

@@ -1,5 +1,6 @@
 """What changes a version and what does not."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -90,6 +91,14 @@ def test_file_digests_are_remembered_and_renewed(tmp_path: Path, monkeypatch: py
     monkeypatch.undo()
     file.write_text("another")
     assert FileDigests(memory).of(file) != first
+    seen = file.stat()
+    (tmp_path / "copied").write_text("replace")  # as `cp -p` or rsync put it in place: as large, and as old
+    os.utime(tmp_path / "copied", ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    digests = FileDigests(memory)
+    before = digests.of(file)
+    digests.save()
+    (tmp_path / "copied").replace(file)
+    assert FileDigests(memory).of(file) != before
     memory.write_text('{"cut sho')  # a full disk; it is only a memory
     file.write_text("one")
     assert FileDigests(memory).of(file) == first

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dreamtune.digests import sha256_file
+from dreamtune.digests import mark, sha256_file
 from dreamtune.errors import UserError
 from dreamtune.files import read_json, write_json
 from dreamtune.inputs.base_card import FILES as CARD_FILES
@@ -33,7 +33,8 @@ MODEL_FILES = TOKENIZER_FILES | {"generation_config.json", "model.safetensors.in
 
 
 class FileDigests:
-    """Digests of input files, kept in the file `memory` by path, size and time of change: a large file is read once.
+    """Digests of input files, kept in the file `memory` by path, size, time of change and inode: a large file is
+    read once.
 
     `identify` determines the identity of an input once per object of this class; make a new object to do so again.
     """
@@ -48,12 +49,11 @@ class FileDigests:
 
     def of(self, path: Path) -> str:
         """Return the SHA-256 of a file's content, 64 hex digits."""
-        stat = path.stat()
-        key, mark = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
-        if self.known.get(key, [None])[:2] != mark:
-            self.known[key] = [*mark, sha256_file(path)]
+        key, seen = str(path.resolve()), list(mark(path))
+        if self.known.get(key, [None])[:-1] != seen:
+            self.known[key] = [*seen, sha256_file(path)]
             self.changed = True
-        return self.known[key][2]
+        return str(self.known[key][-1])
 
     def save(self) -> None:
         """Write the digests to `memory`; a failure is ignored, the next process then reads files again."""

@@ -6,6 +6,7 @@ token i in every family.
 
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from dreamtune.device.caches import job_caches
 from dreamtune.device.gpus import resolve_device
 from dreamtune.device.memory import numbered
 from dreamtune.device.phases import phase
@@ -30,6 +32,7 @@ from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, check_loaded, is_che
 from dreamtune.model.facts import Facts, facts_of, set_facts
 from dreamtune.model.new_row import KEY, check_row, set_mean_row
 from dreamtune.model.nf4 import forbid_repacking, nf4_config
+from dreamtune.model.nf4_cache import Nf4Entry
 from dreamtune.model.nonfinite import check_files
 from dreamtune.model.official_format import native_config
 from dreamtune.settings.lora import LoraSettings
@@ -64,6 +67,7 @@ def load_model(
     adapter: str | Path | None = None,
     family: str | None = None,
     mask_token: str | None = None,
+    kept: bool = False,
 ) -> Any:
     """Return the model in evaluation mode; `model(input_ids=, attention_mask=).logits` are the official raw logits.
 
@@ -78,6 +82,7 @@ def load_model(
         family: "dream", "llada", "qwen2" or "llama", where config.json's model_type leaves it open.
         mask_token: text of the tokenizer's entry that is the mask token, in place of the one that the files name; "new"
             for a row of the embeddings that has no token.
+        kept: whether the checkpoint is the base model of the job, whose caches may hold it in NF4.
 
     Raises:
         UserError: no such checkpoint, not in a known format or not of that family, no safetensors, a tensor of another
@@ -92,9 +97,15 @@ def load_model(
     headers = read_headers(files)
     check_shapes(folder, native_fields(raw, kind), kind, headers)  # before any number of layers is built
     check_shapes(folder, native_config(raw, kind).to_dict(), kind, headers)  # with transformers' defaults
-    model = _from_pretrained(folder, raw, kind, quantization, DTYPES[dtype], numbered(device))
-    if quantization == "nf4":
-        check_files(files, numbered(device))
+    read = partial(_from_pretrained, raw=raw, family=kind, dtype=DTYPES[dtype], device=numbered(device))
+    entry = Nf4Entry.of(job_caches(), kind, DTYPES[dtype], numbered(device)) if kept and quantization == "nf4" else None
+    model = entry.read(read) if entry else None
+    if model is None:
+        model = read(folder, quantization)
+        if quantization == "nf4":
+            check_files(files, numbered(device))
+        if entry:
+            entry.keep(model)
     model.name_or_path = str(path)
     ids = special_ids(folder, raw, mask_token)
     check_rows(folder, ids, len(model.get_input_embeddings().weight), mask_token)
@@ -131,6 +142,7 @@ def load(config: ModelConfig, trained: Path | None = None) -> Any:
         adapter=None if tuned else trained,
         family=config.family,
         mask_token=None if tuned else config.mask_token,  # a checkpoint names the one that it was trained with
+        kept=not tuned,
     )
 
 
@@ -223,22 +235,21 @@ def _check(value: str, allowed: tuple[str, ...], name: str) -> None:
 
 
 def _from_pretrained(
-    folder: Path,
-    raw: dict[str, Any],
-    family: str,
-    quantization: str,
-    dtype: torch.dtype,
-    device: str,
+    folder: Path, quantization: str, raw: dict[str, Any], family: str, dtype: torch.dtype, device: str
 ) -> Any:
+    """Load by transformers' own class; `quantization` may also be "kept": as `nf4_cache` has written the files."""
     options: dict[str, Any] = {"quantization_config": nf4_config(dtype)} if quantization == "nf4" else {}
+    config, kept = native_config(raw, family), quantization == "kept"
+    if kept:
+        config.quantization_config = nf4_config(dtype).to_dict()
     try:
         model, found = CLASSES[family].from_pretrained(
             folder,
-            config=native_config(raw, family),
+            config=config,
             dtype=dtype,
             device_map={"": device},
             attn_implementation=attention_kinds.NAME,
-            key_mapping=key_patterns(family) or None,
+            key_mapping=None if kept else key_patterns(family) or None,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,

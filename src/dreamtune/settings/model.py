@@ -28,4 +28,9 @@ class ModelConfig(Section):
         "bfloat16", "number type of the computation and of all weights that are not quantised"
     )
     device: Literal["auto", "cpu", "cuda"] = runtime("auto", "where the model runs; auto takes a GPU if there is one")
+    cache: UserPath | None = runtime(
+        "results/.cache",
+        "folder in which jobs keep for each other what can be made again (the base in NF4, compiled code); it may be "
+        "deleted at any time; null keeps nothing",
+    )
     threads: int = runtime(0, "CPU threads that torch uses; 0 leaves the number to torch", rounds=True, ge=0, le=4096)

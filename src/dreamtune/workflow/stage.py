@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from dreamtune.device import phases, usage
-from dreamtune.digests import describe
+from dreamtune.device import caches, phases, usage
+from dreamtune.digests import describe, mark
 from dreamtune.errors import UserError
 from dreamtune.files import write_json
 from dreamtune.inputs.identity import DIGESTS, FileDigests, identify
@@ -34,7 +34,7 @@ from dreamtune.workflow.disk import disk_problem, one_line
 from dreamtune.workflow.parts import PARTS, combined_record, folder_of, parts_of, read_part
 from dreamtune.workflow.provenance import provenance
 from dreamtune.workflow.scratch import ATTEMPTS, private_folder, replace_folder, scratch_folder
-from dreamtune.workflow.verification import MANIFEST, UNREAD, mark, read_frozen, remember, sealed, verify
+from dreamtune.workflow.verification import MANIFEST, UNREAD, read_frozen, remember, sealed, verify
 from dreamtune.writers import age_s, one_at_a_time
 
 S = TypeVar("S", bound=Section)
@@ -132,6 +132,7 @@ class Stage:
                 self.out = private_folder(scratch, f"dreamtune-{os.getuid()}") if scratch else self.beside
         except UserError as error:
             self._stop(error)
+        caches.open_caches(self.spec["runtime"].get("model", {}).get("cache"), self.spec["inputs"].get("model"))
         return self
 
     @phases.phase("writing")
@@ -151,6 +152,7 @@ class Stage:
             if error is None:
                 raise
         finally:
+            caches.open_caches(None)
             for folder in {self.out, self.beside}:
                 shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, UserError | Interrupted):
@@ -200,7 +202,9 @@ class Stage:
     @phases.phase("identifying")
     def _check_inputs(self, names: list[str]) -> None:
         """Raise a UserError if a named input from outside `results/` changed since the version was planned."""
-        now = identify(names, self.spec["runtime"], FileDigests(DIGESTS))
+        digests = FileDigests(DIGESTS)
+        now = identify(names, self.spec["runtime"], digests)
+        digests.save()  # for the next job, where the driver's memory was lost
         if changed := [name for name in names if now[name] != self.spec["inputs"][name]]:
             raise UserError(
                 f"the {changed[0]} changed since version {self.spec['version']} was submitted; nothing was filed; "
@@ -259,6 +263,7 @@ class Stage:
         now, wall_s = datetime.now(UTC), age_s()  # two clocks: only the first can be set while the job runs
         record = self.spec | {
             "counts": self.counts,
+            "caches": taken.taken if (taken := caches.job_caches()) else {},
             **provenance(),
             "started": (now - timedelta(seconds=wall_s)).isoformat(timespec="seconds"),
             "finished": now.isoformat(timespec="seconds"),

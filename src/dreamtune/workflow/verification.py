@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dreamtune.digests import digest, sha256_file
+from dreamtune.digests import FileMark, digest, mark, sha256_file
 from dreamtune.errors import UserError
 from dreamtune.files import json_bytes, read_json, write_json
 
@@ -34,8 +34,6 @@ UNREAD: dict[str, dict[str, tuple[str, ...]]] = {
     "render_report": {"prepare_shards": ("train", "validation", "test"), "train_adapter": ("adapter", "model")},
 }
 PAUSES = 20  # of a tenth of a second, in which another writer of the same version may finish
-
-Mark = tuple[int, int, int]
 
 
 def version_of(spec: Mapping[str, Any]) -> str:
@@ -129,13 +127,7 @@ def verify_part(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
-def mark(path: Path) -> Mark:
-    """Return size, time of change and inode of a file, of which one differs after it was replaced or written to."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ino
-
-
-def remember(folder: Path, found: Mapping[str, tuple[Mark, str]]) -> None:
+def remember(folder: Path, found: Mapping[str, tuple[FileMark, str]]) -> None:
     """Note the SHA-256 of the large files among `found`, by name with mark; a folder that is read-only stays as it is.
 
     Two jobs that note at the same time may lose a line; the file is then read once more.

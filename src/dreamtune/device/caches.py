@@ -1,0 +1,92 @@
+"""What the jobs of a workflow keep for each other beside the results: the quantised base, compiled code. Torch-free.
+
+Everything here can be deleted at any time: it is made again. A job's result is the same with and without, to the bit on
+a CPU, so nothing of it is hashed into a version; the manifest names what a job took (`caches`). Outside of a job, in
+benchmarks and in functions that are called by hand, there is none.
+"""
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreamtune.files import private_name
+
+
+@dataclass
+class Caches:
+    """The caches of a job.
+
+    Attributes:
+        folder: that holds them.
+        model: identity of the base model, see `inputs.identity`; None if the job reads none.
+        taken: digest of each entry that the job took, by its name, for the manifest.
+    """
+
+    folder: Path
+    model: Any = None
+    taken: dict[str, str] = field(default_factory=dict)
+
+
+_job: Caches | None = None
+
+
+def open_caches(folder: str | Path | None, model: Any = None) -> Caches | None:
+    """Give this process caches in `folder` from now on, or none if it is None; return them."""
+    global _job
+    _job = Caches(Path(folder), model) if folder else None
+    return _job
+
+
+def job_caches() -> Caches | None:
+    """Return the caches of this job; None outside of one, or if the configuration asks for none."""
+    return _job
+
+
+@contextmanager
+def only_maker(entry: Path, is_made: Callable[[], bool]) -> Iterator[Path | None]:
+    """Yield a private folder in which to make `entry`, and rename it to `entry` at the end, if nothing was raised.
+
+    Yields None if another process is making it just now (nobody waits), or has made it meanwhile. Folders that killed
+    makers left are removed. A disk that is full or cannot be written to is said on stderr and raises nothing, as no
+    job needs a cache.
+    """
+    private, locked = private_name(entry), None
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        locked = _lock(entry.with_name(f".{entry.name}.lock"))
+        if locked is None or is_made():
+            yield None
+            return
+        for left in entry.parent.glob(f".{entry.name}.*"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+        private.mkdir()
+        yield private
+        shutil.rmtree(entry, ignore_errors=True)
+        with suppress(FileExistsError):  # another maker, on a file system without locks
+            private.rename(entry)
+    except OSError as error:
+        print(f"cannot keep {entry} ({error.strerror or error}); going on without", file=sys.stderr)
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+        if locked is not None:
+            os.close(locked)
+
+
+def _lock(file: Path) -> int | None:
+    """Lock a file until the returned descriptor is closed; None if another process has locked it."""
+    descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:  # this file system has no locks: at worst two processes make the same
+        pass
+    return descriptor

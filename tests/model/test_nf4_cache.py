@@ -1,0 +1,171 @@
+"""The base in NF4 as a cache: the same bits, one maker, and a damaged or unwritable entry costs time only."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import FIXTURES
+from dreamtune.device.caches import Caches, open_caches
+from dreamtune.files import read_json
+from dreamtune.model import loading, nf4_cache
+from dreamtune.model.loading import load
+from dreamtune.settings.model import ModelConfig
+
+FOLDERS = [FIXTURES / "dream_tiny", FIXTURES / "llada_tiny"]
+
+
+@pytest.fixture
+def caches(tmp_path: Path) -> Iterator[Caches]:
+    opened = open_caches(tmp_path / "cache", {"model.safetensors": "0" * 64})
+    assert opened
+    yield opened
+    open_caches(None)
+
+
+def base(folder: Path = FOLDERS[0], dtype: Any = "bfloat16") -> ModelConfig:
+    return ModelConfig(path=str(folder), dtype=dtype, device="cpu")
+
+
+def entry(caches: Caches) -> Path:
+    [record] = caches.folder.glob("nf4/*/cache.json")
+    return record.parent
+
+
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by the way in which each further model is loaded."""
+    ways: list[str] = []
+    original = loading._from_pretrained
+
+    def watched(folder: Path, way: str, **given: Any) -> Any:
+        ways.append(way)
+        return original(folder, way, **given)
+
+    monkeypatch.setattr(loading, "_from_pretrained", watched)
+    return ways
+
+
+def bits(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return all that a model computes with: its state and its buffers, as bytes."""
+    tensors = {**model.state_dict(), **dict(model.named_buffers())}
+    return {name: tensor.detach().contiguous().flatten().view(torch.uint8) for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_cache_equals_loading_directly_to_the_bit(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch, folder: Path, dtype: str
+) -> None:
+    ways = reads(monkeypatch)
+    made, kept = load(base(folder, dtype)), load(base(folder, dtype))
+    open_caches(None)
+    direct = load(base(folder, dtype))
+    assert ways == ["nf4", "kept", "nf4"]
+    expected = bits(direct)
+    for model in (made, kept):
+        found = bits(model)
+        assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+        assert [type(module) for module in model.modules()] == [type(module) for module in direct.modules()]
+        differ = {"_name_or_path"} if model is kept else set()
+        assert {k for k, value in direct.config.to_dict().items() if model.config.to_dict()[k] != value} == differ
+    ids = torch.arange(12)[None]
+    assert torch.equal(kept(input_ids=ids).logits, direct(input_ids=ids).logits)
+
+
+def test_nothing_dequantised_is_kept_and_the_manifest_is_told(caches: Caches) -> None:
+    model = load(base())
+    assert caches.taken == {}  # this job took nothing
+    load(base())
+    assert caches.taken.keys() == {"nf4"}
+    kept = loading.read_headers(sorted(entry(caches).glob("*.safetensors")))
+    packed = {name for name in kept if name.endswith("_proj.weight")}
+    assert packed and {kept[name].dtype for name in packed} == {"U8"}
+    assert kept.keys() == model.state_dict().keys()
+
+
+def test_another_base_type_or_library_is_another_entry(caches: Caches, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(base())
+    load(base(dtype="float32"))
+    caches.model = {"model.safetensors": "1" * 64}
+    load(base())
+    monkeypatch.setattr(nf4_cache, "version", lambda _: "0.0.1")
+    load(base())
+    assert len(list(caches.folder.glob("nf4/*/cache.json"))) == 4
+
+
+@pytest.mark.parametrize("damage", ["a bit", "cut", "missing", "record", "no weights", "another layout"])
+def test_a_damaged_entry_is_made_again(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    expected = bits(load(base()))
+    file = entry(caches) / "model-00001.safetensors"
+    content = bytearray(file.read_bytes())
+    if damage == "record":
+        (entry(caches) / "cache.json").write_text("{}")
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "another layout":  # whole by its record, as if another release of a library had written it
+        monkeypatch.setattr(nf4_cache, "_shards", lambda model: [{"other": torch.zeros(1)}])
+        file.unlink()
+        load(base())
+        monkeypatch.undo()
+    else:
+        content[-1] ^= 1
+        file.write_bytes(content if damage == "a bit" else content[:-7] if damage == "cut" else b"")
+    ways = reads(monkeypatch)
+    for way in ("nf4", "kept"):
+        found = bits(load(base()))
+        assert all(torch.equal(found[name], expected[name]) for name in expected) and ways[-1] == way
+    assert "quantising again" in capsys.readouterr().err
+
+
+def test_a_file_that_was_only_touched_is_hashed_and_taken(caches: Caches, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(base())
+    os.utime(entry(caches) / "model-00001.safetensors", (1, 1))
+    ways = reads(monkeypatch)
+    load(base())
+    assert ways == ["kept"]
+
+
+def test_one_maker_and_nobody_waits(caches: Caches, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(base())
+    name = entry(caches).name
+    (entry(caches) / "cache.json").unlink()
+    abandoned = caches.folder / f"nf4/.{name}.0123"
+    abandoned.mkdir()
+    ways = reads(monkeypatch)
+    with (caches.folder / f"nf4/.{name}.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        load(base())
+        assert ways == ["nf4"] and abandoned.exists() and not list(caches.folder.glob("nf4/*/cache.json"))
+    load(base())
+    assert not abandoned.exists() and entry(caches).name == name
+    assert sorted(path.name for path in (caches.folder / "nf4").iterdir()) == [f".{name}.lock", name]
+
+
+def test_a_full_disk_costs_the_cache_only(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise nf4_cache.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(nf4_cache, "save_file", full)
+    load(base())
+    assert "No space left on device (os error 28)); going on without" in capsys.readouterr().err
+    assert [path.name for path in (caches.folder / "nf4").iterdir() if path.is_dir()] == []
+
+
+def test_several_files(caches: Caches, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nf4_cache, "SHARD_BYTES", 50_000)
+    expected, found = bits(load(base())), bits(load(base()))
+    assert len(read_json(entry(caches) / "cache.json")["files"]) > 3
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_fine_tuned_checkpoint_is_not_the_base(caches: Caches) -> None:
+    loading.load_model(FOLDERS[0], quantization="nf4")
+    assert not caches.folder.exists()
