@@ -18,7 +18,8 @@ from dreamtune.contamination.templates import Templates, first_members
 from dreamtune.contamination.words import read_words
 from dreamtune.data.template import render_prompt
 from dreamtune.data.tokenizer import Tokenizer, load_tokenizer
-from dreamtune.device.gpus import take_gpu
+from dreamtune.device.compiled_code import compiled_code
+from dreamtune.device.gpus import resolve_device, take_gpu
 from dreamtune.device.memory import out_of_memory
 from dreamtune.files import write_json
 from dreamtune.formats.answers import ANSWERS, ANSWERS_FILE, GENERATION_FILE, TIMINGS, TIMINGS_FILE
@@ -130,7 +131,7 @@ def generate_answers(
         answers = read_parts(parts, requests)
     elif rows:
         take_gpu(model.device)
-        with out_of_memory("lower generate.batch_size"):
+        with out_of_memory("lower generate.batch_size"), compiled_code(resolve_device(model.device)):
             answers = answer(load_to_generate(model, adapter), tokenizer, [requests[row] for row in rows], generate)
     else:
         answers = []

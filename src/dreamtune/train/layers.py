@@ -23,9 +23,20 @@ def prepare_layers(model: Any, plan: MicroBatchPlan) -> None:
     for number, layer in enumerate(unwrap(model).model.layers):
         plain = MethodType(type(layer).forward, layer)
         trained = torch.compile(plain, dynamic=True) if plan.compile else plain
+        if plan.compile and number == 0:
+            trained = partial(_with_gradient, trained)
         if number < plan.recompute_layers:
             trained = partial(checkpoint, trained, use_reentrant=False)
         layer.forward = _either(trained, plain)
+
+
+def _with_gradient(trained: Callable[..., Any], hidden: torch.Tensor, *given: Any, **named: Any) -> Any:
+    """Run the first layer on an input that has a gradient, as all others have: they share one compiled graph.
+
+    Under a frozen embedding its input has none. Nothing reads the gradient, whose products are those of q, k and v in
+    one layer, a thousandth of a step; a second graph costs a cold compiler as much as the first.
+    """
+    return trained(hidden if hidden.requires_grad else hidden.detach().requires_grad_(), *given, **named)
 
 
 def _either(trained: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ as its gate.
 import math
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import torch
 from accelerate.utils import reduce
 
 from dreamtune.checks import failed, verdict
+from dreamtune.device.compiled_code import compiled_code
 from dreamtune.device.memory import out_of_memory, peak_gib, watch
 from dreamtune.errors import UserError
 from dreamtune.files import finite, write_json
@@ -80,8 +81,9 @@ def train_adapter(
         Interrupted: the run was asked to stop, and has written a checkpoint.
     """
     gate_passed = open_gate(gate, train.on_failed_gate)
-    with out_of_memory(REMEDY[train.finetuning]):
+    with out_of_memory(REMEDY[train.finetuning]), ExitStack() as stack:
         run = prepare_run(train, model, shards, work, gate)
+        stack.enter_context(compiled_code(run.share.device))
         predicted = announce_prediction(gate, run.windows, run.share, run.plan) if gate else {}
         checks = run_canaries(run, "first_window")
         if gate and train.on_failed_gate == "stop" and (faults := failed(checks)):
