@@ -217,9 +217,9 @@ def test_only_so_many_rows_pass_the_head_at_once(
         most = max(most, len(rows))
         return apply_head(m, rows)
 
-    for module in (canaries, logits):
+    for module in (canaries, logits, alignment):
         monkeypatch.setattr(module, "apply_head", head)
-    for module in (canaries, loss):
+    for module in (canaries, loss, alignment):
         monkeypatch.setattr(module, "HEAD_ROWS", 5)
     for chunked, one in zip(checks_of(), whole, strict=True):
         assert (chunked["name"], chunked["passed"]) == (one["name"], one["passed"])

@@ -25,4 +25,5 @@ if __name__ == "__main__":
             stage.out,
             stage.folder,
             reads.get("gate"),
+            stage.section("full", TrainConfig) if "full" in stage.spec["runtime"] else None,
         )

@@ -7,13 +7,13 @@ model that can already predict shows the mistake, so this canary looks at the un
 A hidden row's *preference* for the token of a position is CE(row, a token from elsewhere in the batch) − CE(row, that
 token), in nats: how much the row knows about this position. The normaliser of the softmax cancels, so a row that is
 vague, or sure without reason, has no preference. The canary compares the row that the loss reads with its neighbours,
-up to `REACH` positions to either side, all through `token_losses` itself. A base that knows nothing (random weights)
-has no preference anywhere, which is no evidence either way.
+up to `REACH` positions to either side, all through the function by which the loss takes its rows. A base that knows
+nothing (random weights) has no preference anywhere, which is no evidence either way.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -24,14 +24,17 @@ from torch import nn
 
 from dreamtune.checks import Check, check
 from dreamtune.device.phases import phase
+from dreamtune.model.logits import apply_head
 from dreamtune.model.modes import evaluation_mode
-from dreamtune.objective.loss import token_losses
+from dreamtune.objective.loss import HEAD_ROWS, supervised_rows
 from dreamtune.objective.packing import Batch
 
-DOCUMENTS = 256  # the canary looks at this many documents, one with another mask counting again,
+DOCUMENTS = 256  # the canary looks at this many documents at most, one with another mask counting again,
 WINDOWS = 128  # and for them through at most this many windows: in some data no document can be judged
 ENOUGH_DOCUMENTS = 8  # with fewer there is no result
+FEW_DOCUMENTS, TOKENS = 32, 2**16  # long documents: it stops at this many tokens, if there were that many documents
 PLACES = 64  # positions looked at in a document, at most about twice as many: bounds the rows that go through the head
+SURELY = 0.5  # nats by which the row that is read must lead all others for the canary to end early
 MARGIN = 0.25  # nats by which a neighbouring row must be better before the canary fails
 LEVEL = 1e-3  # probability, over all neighbours, that chance alone makes one surely better
 REACH = 4  # positions: how far off the shift may be that the canary still finds
@@ -39,27 +42,37 @@ OFFSETS = tuple(offset for offset in range(-REACH, REACH + 1) if offset)  # of t
 
 
 @phase("alignment")
-def rows_aligned(model: nn.Module, windows: Iterable[Sequence[Batch]]) -> Check:
+def rows_aligned(model: nn.Module, windows: Iterable[Sequence[Batch]], every: bool = False) -> Check:
     """Return the check that no neighbouring row surely knows the targets better than the row that the loss reads.
 
-    The check fails if a neighbour is surely better, passes if all are surely worse, and is undecided (None) between.
+    The check fails if a neighbour is surely better, passes if all are surely worse, and is undecided (None) between. It
+    is made each time the number of documents has doubled, and ends there if it passes by far: only that comes early.
 
     Args:
         model: the base, or a base whose adapter adds nothing yet; it is put into evaluation mode and back.
         windows: micro-batches of each window, as training makes them, of several epochs where one has few documents;
             as many are taken as `DOCUMENTS` need.
+        every: never end early, as processes need that run together and might not agree.
     """
     # For each document and offset: the number of leads, and their sum.
     sums: dict[int, np.ndarray] = defaultdict(lambda: np.zeros((2, len(OFFSETS))))
-    seen = 0
+    seen, tokens, look = 0, 0, ENOUGH_DOCUMENTS
     with evaluation_mode(model):
         for batch in (batch for batches in islice(windows, WINDOWS) for batch in batches):
             examples, found = leads(model, batch)
             for example, lead in zip(examples, found, strict=True):
                 sums[example] += [~np.isnan(lead), np.nan_to_num(lead)]
-            seen += len(set(examples))
-            if seen >= DOCUMENTS:
+            seen, tokens = seen + len(set(examples)), tokens + len(batch.input_ids)
+            if seen >= DOCUMENTS or (seen >= FEW_DOCUMENTS and tokens >= TOKENS):
                 break
+            if not every and len(sums) >= look:
+                look = 2 * len(sums)
+                if (found_so_far := _check(sums))["passed"] and found_so_far["low"] > SURELY:
+                    break
+    return _check(sums)
+
+
+def _check(sums: Mapping[int, np.ndarray]) -> Check:
     return aligned(
         np.array(list(sums.values())).reshape(-1, 2, len(OFFSETS)),
         f"not surely below -{MARGIN} nats: no row beside the one that is read knows a token better",
@@ -119,12 +132,31 @@ def leads(model: nn.Module, batch: Batch) -> tuple[list[int], np.ndarray]:
     chosen = torch.from_numpy(places).to(batch.positions.device)  # [M]
     rows = (batch.positions[chosen] + torch.from_numpy(steps).to(chosen.device)).flatten()
     targets, kinds = batch.targets[chosen], len(steps)
-    tokens = torch.cat([targets.repeat(kinds), targets.roll(count // 2).repeat(kinds)])
-    losses = token_losses(model, replace(batch, positions=rows.repeat(2), targets=tokens))
-    own, other = losses.double().cpu().numpy().reshape(2, kinds, count)  # [1 + offsets, M] each
-    read, *beside = other - own  # [M] each
+    elsewhere = targets.roll(count // 2)
+    logits = _logits(model, batch, rows, torch.stack([targets, elsewhere], dim=1).repeat(kinds, 1))  # [kinds * M, 2]
+    preferences = (logits[:, 0] - logits[:, 1]).cpu().numpy().reshape(kinds, count)  # the softmax's normaliser cancels
+    read, *beside = preferences  # [M] each
     examples = [batch.noised[number].document.example_id for number in documents]
     return examples, np.where(inside, read - np.array(beside), np.nan).T
+
+
+def _logits(model: nn.Module, batch: Batch, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the logits of some tokens in the rows that the loss would read for some positions, [R, K] float64.
+
+    Args:
+        model: in evaluation mode, without gradients.
+        batch: one micro-batch.
+        rows: [R] positions in the packed row, in which one may occur often: it goes through the head once.
+        tokens: [R, K].
+    """
+    different, place = rows.unique(return_inverse=True)  # [U], [R]
+    hidden = supervised_rows(model, replace(batch, positions=different))  # [U, D]
+    found = torch.empty(tokens.shape, dtype=torch.float64, device=tokens.device)
+    for first in range(0, len(hidden), HEAD_ROWS):
+        chunk = apply_head(model, hidden[first : first + HEAD_ROWS])  # [<= HEAD_ROWS, V]
+        inside = (place >= first) & (place < first + len(chunk))
+        found[inside] = chunk[place[inside] - first].gather(1, tokens[inside]).double()
+    return found
 
 
 def _places(batch: Batch) -> np.ndarray:

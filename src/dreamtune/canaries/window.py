@@ -15,8 +15,9 @@ from peft import PeftModel
 from torch import nn
 
 from dreamtune.canaries.leaks import Count, Watched, neighbour_leaks, other_tokens, rows_at, target_leaks, watch
+from dreamtune.canaries.short import shortened
 from dreamtune.checks import Check, check
-from dreamtune.model.logits import apply_head
+from dreamtune.model.logits import apply_head, row_losses
 from dreamtune.model.modes import evaluation_mode
 from dreamtune.objective.diffusion import Noised
 from dreamtune.objective.loss import HEAD_ROWS, token_losses
@@ -44,8 +45,9 @@ def check_window(
 ) -> list[Check]:
     """Return the checks of every canary that needs only one window, made as training makes it.
 
-    A micro-batch of K documents takes 4 forward passes, one more where both halves of a complementary pair stand in
-    it, and the 0 (K = 1) to 6 (K = 20) passes of `leaks.separating_sets`.
+    A micro-batch of K short documents takes 3 forward passes for all canaries of a window, one more where both halves
+    of a complementary pair stand in it, and the 0 (K = 1) to 6 (K = 20) passes of `leaks.separating_sets`. One of long
+    documents takes 4 (5 with pairs), and these sets are tried on the same documents cut short (`short.shortened`).
 
     Args:
         model: base with adapter; it is put into evaluation mode and back.
@@ -55,22 +57,26 @@ def check_window(
         others: micro-batches of other steps whose documents must not see each other either.
         padding: tokens that may stand in a tail in place of the end token.
     """
-    targets, blind, neighbours = Count(), Count(), Count()
+    targets, blind, neighbours, losses = Count(), Count(), Count(), []
     with evaluation_mode(model):
         for batch in batches:
             watched = watch(model, batch)
             targets += target_leaks(model, batch, watched, ids)
-            blind += blind_scores(model, batch, watched, ids)
-            neighbours += neighbour_leaks(model, batch, watched, ids)
-        for batch in others:
-            neighbours += neighbour_leaks(model, batch, watch(model, batch), ids)
+            losses.append(watched_losses(model, batch, watched))
+            if (short := shortened(batch)) is not batch:
+                neighbours += neighbour_leaks(model, batch, watched, ids, thorough=False)
+                watched = watch(model, short)
+            blind += blind_scores(model, short, watched, ids)
+            neighbours += neighbour_leaks(model, short, watched, ids)
+        for short in map(shortened, others):
+            neighbours += neighbour_leaks(model, short, watch(model, short), ids)
         return [
             targets_hidden(batches, ids["mask_id"]),
             loss_only_on_response(batches, stored, ids["end_id"], padding),
             _targets_check(targets),
             _attention_check(blind),
             _documents_check(neighbours),
-            *loss_is_sane(model, batches, ids["vocab_size"]),
+            *loss_checks(torch.cat(losses), ids["vocab_size"]),
         ]
 
 
@@ -154,7 +160,17 @@ def blind_scores(model: nn.Module, batch: Batch, watched: Watched, ids: dict[str
 
 def loss_is_sane(model: nn.Module, batches: Sequence[Batch], vocab_size: int) -> list[Check]:
     """Return two checks of the mean cross entropy: it is finite (hard), and between 0 and a uniform guess (soft)."""
-    losses = torch.cat([token_losses(model, batch) for batch in batches if len(batch.positions)])  # [N]
+    return loss_checks(torch.cat([token_losses(model, batch) for batch in batches if len(batch.positions)]), vocab_size)
+
+
+def watched_losses(model: nn.Module, batch: Batch, watched: Watched) -> torch.Tensor:
+    """Return the cross entropy of each supervised token in nats, [N], from the rows that were watched. No pass."""
+    rows = watched.rows[torch.searchsorted(watched.positions, batch.positions)]  # [N, D]
+    return row_losses(model, rows, batch.targets, HEAD_ROWS) if len(rows) else rows.new_zeros(0, dtype=torch.float32)
+
+
+def loss_checks(losses: torch.Tensor, vocab_size: int) -> list[Check]:
+    """Return the checks of `loss_is_sane` of these cross entropies, [N]."""
     mean, guess = losses.mean().item(), math.log(vocab_size)
     finite = bool(torch.isfinite(losses).all())
     sane = finite and 0.01 < mean < guess + 1

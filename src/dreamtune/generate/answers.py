@@ -24,6 +24,7 @@ from dreamtune.device.memory import out_of_memory
 from dreamtune.files import write_json
 from dreamtune.formats.answers import ANSWERS, ANSWERS_FILE, GENERATION_FILE, TIMINGS, TIMINGS_FILE
 from dreamtune.generate.few_shot import WorkedExamples, check_fit
+from dreamtune.generate.layers import pays_to_compile, prepare_for_generation
 from dreamtune.generate.loading import load_to_generate
 from dreamtune.generate.parts import read_parts, write_part
 from dreamtune.generate.sampler import Answer, Request, denoise, no_mask_left
@@ -132,7 +133,8 @@ def generate_answers(
     elif rows:
         take_gpu(model.device)
         with out_of_memory("lower generate.batch_size"), compiled_code(resolve_device(model.device)):
-            answers = answer(load_to_generate(model, adapter), tokenizer, [requests[row] for row in rows], generate)
+            chosen = [requests[row] for row in rows]
+            answers = answer(load_to_generate(model, adapter), tokenizer, chosen, generate, len(requests))
     else:
         answers = []
     if part:
@@ -177,9 +179,19 @@ def requests_of(questions: list[Question], generate: GenerateConfig) -> list[Req
     return [Request(q.prompt, q.example_id, sample) for q in questions for sample in range(generate.samples)]
 
 
-def answer(model: Any, tokenizer: Tokenizer, requests: list[Request], generate: GenerateConfig) -> list[Answer]:
-    """Return the answer to each request, in the order of `requests`."""
-    config = unwrap(model).config
+def answer(
+    model: Any, tokenizer: Tokenizer, requests: list[Request], generate: GenerateConfig, planned: int | None = None
+) -> list[Answer]:
+    """Return the answer to each request, in the order of `requests`.
+
+    Args:
+        model, tokenizer: from `load_to_generate` and `load_tokenizer`.
+        requests, generate: see `denoise`.
+        planned: requests of all parts together, so that a GPU computes each in the same way; by default of this one.
+    """
+    base = unwrap(model)
+    config = base.config
+    prepare_for_generation(base, pays_to_compile(planned or len(requests), generate, config.num_hidden_layers))
     # Mask and end token are the ones in the shards, which the adapter was trained with.
     config.mask_token_id, config.eos_token_id = tokenizer.mask_id, tokenizer.end_id
     answers: list[Answer | None] = [None] * len(requests)

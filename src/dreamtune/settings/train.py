@@ -112,7 +112,10 @@ class TrainConfig(Section):
         rounds=True,
     )
     compile: bool | None = runtime(
-        None, "whether each decoder layer is compiled by torch.compile; null compiles on a GPU only", rounds=True
+        None,
+        "whether the decoder layers are compiled by torch.compile; null compiles on a GPU if the full run is "
+        "long enough to pay for it",
+        rounds=True,
     )
     memory_gib: Float | None = runtime(
         None,

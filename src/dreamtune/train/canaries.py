@@ -10,6 +10,7 @@ from dreamtune.canaries import window as canaries
 from dreamtune.canaries.adapter import Trained, all_modules_learn, gradients_steady
 from dreamtune.canaries.alignment import rows_aligned
 from dreamtune.canaries.leaks import one_of_each_shape
+from dreamtune.canaries.short import shortened
 from dreamtune.checks import Check, at
 from dreamtune.device.phases import phase
 from dreamtune.errors import UserError
@@ -51,7 +52,8 @@ def run_canaries(run: Run, moment: str) -> list[Check]:
         with blamed(run, batches):
             raise UserError(f"loss_finite_{moment}: the loss is not finite; {DAMAGED if first else DIVERGED}")
     if first:
-        checks += [run.finetuning.starts_from_base(batches), rows_aligned(run.model, first_epochs(run, ALIGNED_EPOCHS))]
+        checks.append(run.finetuning.starts_from_base([shortened(batch) for batch in batches]))
+        checks.append(rows_aligned(run.model, first_epochs(run, ALIGNED_EPOCHS), every=run.share.synchronous))
     return at(moment, checks)
 
 

@@ -26,6 +26,7 @@ from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import read_meta, read_split
 from dreamtune.train.checkpoint import check_finite, newest, prune, save_checkpoint
+from dreamtune.train.compiling import with_compiling
 from dreamtune.train.documents import check_padding
 from dreamtune.train.finetuning import Finetuning, LoraFinetuning
 from dreamtune.train.full_finetuning import FullFinetuning
@@ -63,7 +64,14 @@ class Run:
         return self.finetuning.model
 
 
-def prepare_run(train: TrainConfig, base: ModelConfig, shards: Path, work: Path, gate: Path | None = None) -> Run:
+def prepare_run(
+    train: TrainConfig,
+    base: ModelConfig,
+    shards: Path,
+    work: Path,
+    gate: Path | None = None,
+    full_run: TrainConfig | None = None,
+) -> Run:
     """Load shards and base model, and make the model trainable. No weights but the base's are ever loaded here.
 
     Args:
@@ -72,6 +80,7 @@ def prepare_run(train: TrainConfig, base: ModelConfig, shards: Path, work: Path,
         shards: output of prepare_shards.
         work: folder whose `checkpoints` the run reads and writes.
         gate: smoke's output, whose verified plan is taken over if it suits this run; None for smoke itself.
+        full_run: for smoke the settings of the full run, whose work decides whether layers are compiled.
 
     Raises:
         UserError: missing or damaged data or model, a weight that is not finite, padding tokens that the model does not
@@ -93,7 +102,8 @@ def prepare_run(train: TrainConfig, base: ModelConfig, shards: Path, work: Path,
     tokens = windows.window_tokens / share.processes  # so that each process has a micro-batch
     fixed = sharded.fixed_gib() if sharded else 0.0
     verified = smoke_plan(gate, train, share)
-    plan = verified or choose(loaded, train, share.device, windows.longest, tokens, fixed)
+    decided = with_compiling(loaded, train, windows, share.device, full_run)
+    plan = verified or choose(loaded, decided, share.device, windows.longest, tokens, fixed)
     plan = broadcast_plan(plan, share.processes)
     if plan.weights == "dequantised":
         keep_dequantised(loaded)

@@ -60,6 +60,7 @@ def train_adapter(
     out: Path,
     work: Path,
     gate: Path | None = None,
+    full_run: TrainConfig | None = None,
 ) -> dict[str, Any]:
     """Fine-tune the base model (an adapter, or the whole model), or go on from the newest whole checkpoint in `work`.
 
@@ -72,6 +73,7 @@ def train_adapter(
         out: private, empty folder for the files that the module's docstring lists.
         work: folder that outlives a killed attempt; several attempts may use it at once.
         gate: smoke's output, which must have passed; None for smoke itself.
+        full_run: settings of the full run, for smoke: its work decides whether layers are compiled.
 
     Returns:
         counts for the manifest: rows, steps, tokens, tail_tokens of these, first_loss, last_loss, trainable.
@@ -82,7 +84,7 @@ def train_adapter(
     """
     gate_passed = open_gate(gate, train.on_failed_gate)
     with out_of_memory(REMEDY[train.finetuning]), ExitStack() as stack:
-        run = prepare_run(train, model, shards, work, gate)
+        run = prepare_run(train, model, shards, work, gate, full_run)
         stack.enter_context(compiled_code(run.share.device))
         predicted = announce_prediction(gate, run.windows, run.share, run.plan) if gate else {}
         checks = run_canaries(run, "first_window")

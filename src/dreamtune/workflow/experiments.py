@@ -98,12 +98,14 @@ def _plan_training(plan: Plan, e: Experiment, run: str, shards: Path, before: Fo
     The run's name is hashed: with equal settings, smoke and full would otherwise be one version and its own gate.
     """
     overrides = e.smoke if run == "smoke" else e.full
+    ahead: dict[str, Section] = {"full": e.full.applied_to(e.train)} if run == "smoke" else {}
     return plan.add(
         "train_adapter",
         {"train": overrides.applied_to(e.train), "model": e.model},
         ("model",),
         {"shards": shards},
         order_only=before,
+        unhashed=ahead,  # smoke runs as the full run will
         names={"run": run},
     )
 
