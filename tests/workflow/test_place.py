@@ -24,6 +24,8 @@ EDITS = {
     "device/gpus.py": set(),
     "device/caches.py": set(),
     "device/phases.py": set(),
+    "device/deferred.py": set(),
+    "device/compiled_code.py": set(),
     "errors.py": set(),
     "interruption.py": set(),
     "prediction.py": set(),

@@ -1,5 +1,6 @@
 """A stage starts from its frozen config, publishes whole, and writes its manifest last."""
 
+import gc
 import json
 import os
 import shutil
@@ -53,6 +54,17 @@ def test_a_clock_that_is_set_back_makes_no_time_negative(folder: Path, monkeypat
         monkeypatch.setattr("time.time", lambda: 1.0)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert 0 <= manifest["wall_s"] < 86400 and manifest["started"] <= manifest["finished"]
+
+
+def test_garbage_is_looked_for_as_usual_once_the_job_begins(folder: Path) -> None:
+    before = gc.get_threshold()
+    gc.set_threshold(1_000_000)  # as workflow/scripts/_src.py does before the imports
+    try:
+        with stage(folder):
+            assert gc.get_threshold() == (700, 10, 10) and gc.get_freeze_count() > 0
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def test_the_manifest_names_the_image_and_its_lock(

@@ -10,6 +10,7 @@ is written.
 """
 
 import argparse
+import gc
 import json
 import os
 import shutil
@@ -38,6 +39,7 @@ from dreamtune.workflow.verification import MANIFEST, UNREAD, read_frozen, remem
 from dreamtune.writers import age_s, one_at_a_time
 
 S = TypeVar("S", bound=Section)
+USUAL_GARBAGE = (700, 10, 10)  # Python's own thresholds; scripts start with higher ones (workflow/scripts/_src.py)
 
 
 class Stage:
@@ -62,6 +64,8 @@ class Stage:
             arguments: the command line; None takes sys.argv.
         """
         phases.begin()
+        gc.freeze()  # what was imported stays
+        gc.set_threshold(*USUAL_GARBAGE)
         self.name = Path(script).stem
         parser = argparse.ArgumentParser(prog=self.name, description=sys.modules["__main__"].__doc__)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
