@@ -9,6 +9,7 @@ import torch
 
 from conftest import FIXTURES, ROOT
 from dreamtune.config import load_config
+from dreamtune.inputs.identity import FileDigests
 from dreamtune.train import compiling
 from dreamtune.train.compiling import saved_s, with_compiling
 from dreamtune.train.micro_batch_plan import Shape
@@ -24,7 +25,9 @@ def decide(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that decides for a run on rows of 2,048 tokens, on a GPU of 700 TFLOP/s."""
     monkeypatch.setattr(Shape, "of", classmethod(lambda cls, model: DREAM))
     monkeypatch.setattr(compiling, "product_rate", lambda *_: 7e14)
-    monkeypatch.setattr(compiling, "unwrap", lambda model: SimpleNamespace(dtype=torch.bfloat16))
+    monkeypatch.setattr(
+        compiling, "unwrap", lambda model: SimpleNamespace(config=SimpleNamespace(dtype=torch.bfloat16))
+    )
 
     def decided(rows: int, train: Any, full: Any = None, device: torch.device = CUDA) -> bool | None:
         windows: Any = SimpleNamespace(lengths=np.full(rows, 2048), window_tokens=8 * 2048)
@@ -56,6 +59,7 @@ def test_a_small_model_pays_by_its_launches() -> None:
 
 def test_smoke_is_told_of_the_full_run_and_does_not_depend_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(FileDigests, "save", lambda self: None)
     config = load_config(FIXTURES / "micro.yaml")
     [one] = config.experiments.values()
     longer = one.model_copy(update={"full": one.full.model_copy(update={"epochs": 7})})

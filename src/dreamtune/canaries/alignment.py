@@ -155,7 +155,7 @@ def _logits(model: nn.Module, batch: Batch, rows: torch.Tensor, tokens: torch.Te
     for first in range(0, len(hidden), HEAD_ROWS):
         chunk = apply_head(model, hidden[first : first + HEAD_ROWS])  # [<= HEAD_ROWS, V]
         inside = (place >= first) & (place < first + len(chunk))
-        found[inside] = chunk[place[inside] - first].gather(1, tokens[inside]).double()
+        found[inside] = chunk[(place[inside] - first)[:, None], tokens[inside]].double()
     return found
 
 

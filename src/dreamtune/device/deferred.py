@@ -13,7 +13,7 @@ import torch
 
 
 def compile_at_first_call(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Return what `torch.compile` would return, a function or a decorator; the compiler is imported at its first call."""
+    """Return what `torch.compile` would return, a function or a decorator; import the compiler at its first call."""
     if function is None:
         return lambda decorated: compile_at_first_call(decorated, **options)
 

@@ -38,7 +38,7 @@ def with_compiling(
         return train
     tokens = training_tokens(full or train, len(windows.lengths), float(windows.lengths.mean()))
     each = min(windows.window_tokens, TOKENS[0])
-    saved = saved_s(Shape.of(model), tokens, each, product_rate(device, unwrap(model).dtype))
+    saved = saved_s(Shape.of(model), tokens, each, product_rate(device, unwrap(model).config.dtype))
     return train.model_copy(update={"compile": saved > COMPILE_S})
 
 
