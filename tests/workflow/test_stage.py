@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dreamtune.device.caches import job_caches
 from dreamtune.device.usage import line
 from dreamtune.errors import UserError
 from dreamtune.inputs import identity
@@ -111,6 +112,24 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     plan.freeze()
     plan.digests.save()
     return folder
+
+
+@pytest.mark.parametrize("cache", ["results/.cache", None])
+def test_a_job_has_the_caches_that_the_configuration_names_and_its_manifest_says_what_it_took(
+    folder: Path, cache: str | None
+) -> None:
+    plan, model = Plan(), ModelConfig(path=str(ROOT / "resources/tiny-dream"), cache=cache)
+    sections = {"report": ReportConfig(examples=7), "model": model}
+    folder = plan.add("render_report", sections, ("model",), names={"experiment": cache})
+    plan.freeze()
+    with stage(folder):
+        caches = job_caches()
+        assert (caches and str(caches.folder)) == cache
+        if caches:
+            assert "model.safetensors" in caches.model
+            caches.taken["nf4"] = "0123"
+    assert job_caches() is None
+    assert json.loads((folder / "manifest.json").read_text())["caches"] == ({"nf4": "0123"} if cache else {})
 
 
 def test_a_job_remembers_the_digests_that_it_had_to_work_out(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
