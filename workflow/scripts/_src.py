@@ -2,8 +2,8 @@
 
 Importing it also keeps the Hugging Face libraries off the network: the inputs were downloaded before, and a compute
 node may have no internet. It makes Python look for garbage rarely until the job begins: while modules are imported it
-would go through the same objects again and again, a fifth of the imports' time. Ctrl-C and a lack of memory end a script
-with one line, also during its imports.
+would go through the same objects again and again, a fifth of the imports' time. Ctrl-C and a lack of memory end a
+script with one line, also during its imports.
 """
 
 import gc
