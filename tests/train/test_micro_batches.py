@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from documents import document, noise
 from dreamtune.errors import UserError
@@ -66,3 +67,29 @@ def test_nothing_waits_for_the_gpu_inside_a_window(tmp_path: Path) -> None:
             sums.tolist()
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+def test_gradients_are_measured_in_one_call_for_all_weights(tmp_path: Path) -> None:
+    """Weight by weight, or by a walk through all modules in each step, a small model would wait for the CPU."""
+    run = prepare_run(settings(), make_model(tmp_path / "base"), make_shards(tmp_path / "shards"), tmp_path)
+    run.model.train()
+    window_sums(run, make_window(run, 1), 1)
+    one_by_one = torch.stack([weight.grad.norm() for weight in run.finetuning.trained.values()])  # type: ignore[union-attr]
+    with Calls() as calls:
+        norms = run.finetuning.gradient_norms()
+        run.finetuning.clip(1e-3, norms)
+    assert torch.equal(norms, one_by_one) and len(norms) == 28
+    assert len(calls.names) < 12, calls.names
+    assert run.finetuning.trained is run.finetuning.trained and run.finetuning.parameters is run.finetuning.parameters
+
+
+class Calls(TorchDispatchMode):
+    """Lists the operators that torch dispatches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))

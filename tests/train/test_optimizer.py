@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dreamtune.train.optimizer import learning_rate, make_optimizer
+from dreamtune.train.optimizer import learning_rate, make_optimizer, skips_unless_finite
 from tiny import settings
 
 
@@ -31,3 +31,25 @@ def test_adamw_is_pytorchs() -> None:
     parameter.grad = torch.ones(1)
     optimizer.step()
     assert parameter.item() == pytest.approx(0.9, abs=1e-5)  # the first step of Adam is the learning rate
+
+
+@pytest.mark.parametrize("numbers", [[1.0, 2.0], [float("nan"), 2.0], [1.0, float("inf")]])
+def test_a_step_queued_before_its_numbers_are_read_skips_itself(numbers: list[float]) -> None:
+    """The same bits as a plain step where they are finite; weights and state as before where they are not."""
+    queued, plain = (torch.nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
+    optimizers = [make_optimizer([weight], settings(), torch.device("cpu")) for weight in (queued, plain)]
+    for step in range(3):
+        for weight in (queued, plain):
+            weight.grad = torch.sin(torch.arange(7.0) + step)
+        assert skips_unless_finite(optimizers[0], torch.tensor([1.0, 2.0] if step < 2 else numbers))
+        optimizers[0].step()
+        if step < 2 or numbers == [1.0, 2.0]:
+            optimizers[1].step()
+    assert torch.equal(queued, plain)
+    states = [optimizer.state_dict()["state"][0] for optimizer in optimizers]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+
+
+def test_other_optimisers_wait_for_the_numbers() -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    assert not skips_unless_finite(torch.optim.SGD([weight], 0.1), torch.ones(2))

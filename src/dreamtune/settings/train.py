@@ -117,6 +117,12 @@ class TrainConfig(Section):
         "long enough to pay for it",
         rounds=True,
     )
+    graphs: bool | None = runtime(
+        None,
+        "whether a micro-batch's forward and backward pass is launched as one CUDA graph, padded to few lengths; null "
+        "does so on a GPU where the model is so small that launching kernels takes longer than running them",
+        rounds=True,
+    )
     memory_gib: Float | None = runtime(
         None,
         "GPU memory in GiB that a process may take, the model included; null takes all that is free",

@@ -38,7 +38,7 @@ def cut_length(seed: int, epoch: int, example_id: int, response_tokens: int, sha
     [None, 1, None, None, None, 3]
     """
     key = (Draw.CUT, seed, epoch, example_id)
-    if response_tokens < 2 or uniforms(key, np.ones(1))[0] >= share:
+    if share == 0 or response_tokens < 2 or uniforms(key, np.ones(1))[0] >= share:
         return None
     return 1 + int(counter_hash(key, np.zeros(1))[0] % np.uint64(response_tokens - 1))
 

@@ -6,6 +6,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.train.checkpoint import ADAPTER, Checkpoint, save_adapter
+from dreamtune.train.graphs import gradients_in_place
 from dreamtune.train.windows import Share
 
 FINGERPRINTED = 2**24  # elements of a weight that are held in float64 at once
@@ -68,7 +70,9 @@ class Finetuning(ABC):
 
     def gradient_norms(self) -> Tensor:
         """Return the norm of the gradient of each weight of `trained`, [weights]; 0 where there is none. Collective."""
-        weights = self.trained.values()
+        weights = list(self.trained.values())
+        if all(weight.grad is not None for weight in weights):
+            return torch.stack(torch._foreach_norm([weight.grad for weight in weights]))
         return torch.stack([p.new_zeros(()) if p.grad is None else p.grad.norm() for p in weights])
 
     def clip(self, max_norm: float, norms: Tensor) -> Tensor:
@@ -137,7 +141,12 @@ class LoraFinetuning(Finetuning):
         self.model = attach_lora(loaded, train.lora, train.seed)
         self.base, self.share, self.lora = base, share, train.lora
 
-    @property
+    @cached_property  # walking through the modules of a model takes longer than the step of a small one
+    def parameters(self) -> list[nn.Parameter]:
+        """The weights that are trained: all that require a gradient."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @cached_property
     def trained(self) -> dict[str, nn.Parameter]:
         """The adapter's weights, by name."""
         found = self.model.named_parameters()
@@ -168,14 +177,11 @@ class LoraFinetuning(Finetuning):
         """
         if self.share.processes == 1:
             return
-        parameters = self.parameters
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        tensors = [sums, *gradients]
+        tensors = [sums, *gradients_in_place(self.parameters)]
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         added = reduce(flat, "sum").split([tensor.numel() for tensor in tensors])
-        sums.copy_(added[0])
-        for parameter, gradient in zip(parameters, added[1:], strict=True):
-            parameter.grad = gradient.view_as(parameter)
+        for tensor, total in zip(tensors, added, strict=True):
+            tensor.copy_(total.view_as(tensor))
 
     def weights(self) -> dict[str, Tensor]:
         """Return the adapter's weights; every process holds a full copy.

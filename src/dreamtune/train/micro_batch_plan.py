@@ -1,12 +1,14 @@
 """The plan of micro-batches: their size, activation checkpointing and how weights are held, for the free memory.
 
-Nothing here changes the objective. Four settings trade memory for time:
+Nothing here changes the objective. Five settings trade memory for time:
 
     micro_batch_tokens   tokens of a micro-batch; small ones wait for kernel launches and unpack the weights more often
     recompute_layers     number of decoder layers with activation checkpointing: they keep only their input, and run
                          again in the backward pass (0 is none, all is full, anything between is selective)
     weights              packed (4-bit, unpacked at every use) or dequantised (the same numbers, four times the memory)
     compile              torch.compile of each layer: fewer kernels and fewer stored intermediates, some 10 s once
+    graphs               CUDA graphs of whole micro-batches, where launching kernels takes longer than running them:
+                         small models; they keep the activations a second time
 
 `choose` takes the cheapest combination that fits by the estimates below. A rehearsal at the start of the run verifies
 it, and a micro-batch that does not fit after all is made smaller (`shrink`).
@@ -25,6 +27,7 @@ from torch.distributed.tensor import DTensor
 
 from dreamtune.device.memory import GIB, free_gib
 from dreamtune.errors import UserError
+from dreamtune.model.attention import packs
 from dreamtune.model.logits import unwrap
 from dreamtune.model.nf4 import DENSE_BYTES
 from dreamtune.objective.loss import HEAD_ROWS
@@ -39,6 +42,8 @@ LAUNCHING = 150.0  # launching the kernels of a micro-batch, whatever its size
 GATHERING = 2500.0  # gathering all weights from their FSDP shards once (7.6e9 weights on two H100s)
 # Elements that a layer keeps of a token for its backward pass, in multiples of the hidden and intermediate size:
 KEPT = {True: (8.5, 2.0), False: (16.0, 4.0)}  # compiled or not: (x hidden, x intermediate)
+LAUNCH_S = 2e-3  # for all kernels of one layer, forward and backward (an adapter on each product)
+FLOP_PER_S = 3e14  # of a small model's products
 WORKING = 2.5  # memory of the one layer that is running, in multiples of what it keeps
 
 
@@ -50,6 +55,7 @@ class MicroBatchPlan:
     recompute_layers: int
     weights: str  # packed or dequantised
     compile: bool
+    graphs: bool = False
     cut_tokens: int | None = None  # to which this process cuts its micro-batches further, once its memory ran out
 
     def to_json(self) -> dict[str, Any]:
@@ -63,13 +69,14 @@ class MicroBatchPlan:
             and train.recompute_layers in (None, self.recompute_layers)
             and train.weights in ("auto", self.weights)
             and train.compile in (None, self.compile)
+            and train.graphs in (None, self.graphs)
         )
 
     def __str__(self) -> str:
         compiled = "compiled" if self.compile else "not compiled"
         return (
             f"{self.cut_tokens or self.micro_batch_tokens} tokens a micro-batch, {self.recompute_layers} layers "
-            f"recomputed, {self.weights} weights, layers {compiled}"
+            f"recomputed, {self.weights} weights, layers {compiled}{', CUDA graphs' if self.graphs else ''}"
         )
 
 
@@ -84,6 +91,7 @@ class Shape:
     packed: int  # parameters of the 4-bit layers, which can be held packed or dequantised; 0 if none are quantised
     element: int  # bytes of a number in the model's type
     sharded: bool = False  # full fine-tuning under FSDP
+    packs: bool = False  # FlashAttention takes documents of different lengths without the host's help
 
     @classmethod
     def of(cls, model: nn.Module) -> "Shape":
@@ -99,6 +107,7 @@ class Shape:
             packed,
             config.dtype.itemsize,  # of the computation; FSDP shards are float32
             sharded,
+            base.device.type == "cuda" and packs(base),
         )
 
 
@@ -128,7 +137,8 @@ def choose(
         small = shape.packed * shape.element <= DENSE_BYTES
         weights = train.weights if train.weights != "auto" else "dequantised" if small else "packed"
         tokens = train.micro_batch_tokens or CPU_TOKENS
-        return MicroBatchPlan(tokens, min(train.recompute_layers or 0, shape.layers), weights, bool(train.compile))
+        plan = MicroBatchPlan(tokens, min(train.recompute_layers or 0, shape.layers), weights, bool(train.compile))
+        return replace(plan, graphs=takes_graphs(shape, plan, train, 0.0, window_tokens))
     free = free_gib(device, train.memory_gib) - fixed_gib
     plans = list(candidates(shape, train, longest, window_tokens))
     fitting = [plan for plan in plans if extra_gib(shape, plan, longest) <= free]
@@ -140,7 +150,9 @@ def choose(
             "recompute_layers and weights to the plan, or take a larger GPU"
             + (", or more of them (train.gpus)" if train.finetuning == "full" else "")
         )
-    return min(fitting, key=lambda plan: cost(shape, plan))
+    best = min(fitting, key=lambda plan: cost(shape, plan))
+    left = free - extra_gib(shape, best, longest)
+    return replace(best, graphs=takes_graphs(shape, best, train, left, window_tokens))
 
 
 def broadcast_plan(plan: MicroBatchPlan, processes: int) -> MicroBatchPlan:
@@ -213,6 +225,48 @@ def extra_gib(shape: Shape, plan: MicroBatchPlan, longest: int) -> float:
     # A packed parameter takes 0.516 bytes: 4 bits, and its part of an 8-bit scale for every 64 parameters.
     weights = shape.packed * (shape.element - 0.516) if plan.weights == "dequantised" else 0.0
     return (activations + head + weights) / GIB
+
+
+def takes_graphs(shape: Shape, plan: MicroBatchPlan, train: TrainConfig, left_gib: float, window_tokens: float) -> bool:
+    """Return whether micro-batches become CUDA graphs: as `train.graphs` says, or where they pay off and fit.
+
+    Args:
+        shape: of the model.
+        plan: by which it runs otherwise.
+        train: its settings.
+        left_gib: GiB that the plan leaves free.
+        window_tokens: mean tokens of a process's share of a window.
+
+    Raises:
+        UserError: graphs are asked for, and the model or its plan cannot have them.
+    """
+    reasons = {
+        "full fine-tuning gathers its weights in every step": shape.sharded,
+        f"{plan.recompute_layers} layers are recomputed (train.recompute_layers 0)": plan.recompute_layers > 0,
+        "they need a GPU with FlashAttention, and model.dtype bfloat16": not shape.packs,
+    }
+    against = next((reason for reason, holds in reasons.items() if holds), None)
+    if train.graphs and against:
+        raise UserError(f"train.graphs is true, and micro-batches cannot be CUDA graphs: {against}; set it to null")
+    if train.graphs is not None or against:
+        return bool(train.graphs)
+    # The graphs' memory of activations is their own; the weights are the same.
+    fits = extra_gib(replace(shape, packed=0), plan, plan.micro_batch_tokens) <= left_gib
+    return fits and launching_binds(shape, min(plan.micro_batch_tokens, window_tokens))
+
+
+def launching_binds(shape: Shape, tokens: float) -> bool:
+    """Return whether a GPU runs a layer's kernels, forward and backward, faster than the CPU launches them.
+
+    SmolLM2-135M with 32 documents of GSM8K, and Dream 7B with 8 rows of 1,024 tokens:
+
+    >>> small = Shape(layers=30, hidden=576, intermediate=1536, vocabulary=49152, packed=0, element=2)
+    >>> large = Shape(layers=28, hidden=3584, intermediate=18944, vocabulary=152064, packed=0, element=2)
+    >>> launching_binds(small, 5700), launching_binds(large, 8192)
+    (True, False)
+    """
+    parameters = 4 * shape.hidden**2 + 3 * shape.hidden * shape.intermediate
+    return 4 * parameters * tokens / FLOP_PER_S < LAUNCH_S
 
 
 def shrink(plan: MicroBatchPlan, layers: int, largest: int, longest: int) -> MicroBatchPlan | None:

@@ -1,7 +1,10 @@
 """The micro-batches of a window: gradient accumulation, and a smaller plan when one does not fit into GPU memory."""
 
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +16,8 @@ from dreamtune.errors import UserError
 from dreamtune.model.logits import unwrap
 from dreamtune.objective.diffusion import Document, Noise, corrupt
 from dreamtune.objective.loss import loss_sums
-from dreamtune.objective.packing import Batch, collate
+from dreamtune.objective.packing import GPU_MULTIPLE, Batch, collate
+from dreamtune.train.graphs import Graphs
 from dreamtune.train.layers import prepare_layers
 from dreamtune.train.micro_batch_plan import MicroBatchPlan, shrink
 from dreamtune.train.prefetch import Prefetcher
@@ -67,21 +71,40 @@ def window_sums(run: Run, window: Window, step: int) -> Tensor | None:
             if len(batch.positions) == 0 and not run.share.synchronous:
                 continue  # no token is hidden, so neither sum nor any gradient would change
             torch.manual_seed(dropout_seed(run.train.seed, step, batch))
-            sums += forward_backward(run, batch, window.loss_tokens)
+            if run.plan.graphs:
+                sums += graphs_of(run)(batch, window.loss_tokens)
+            else:
+                sums += forward_backward(run, batch, window.loss_tokens)
         return sums
     except torch.OutOfMemoryError:  # the activations are released only once this handler is left
         if run.share.synchronous:  # the other processes would deadlock in a micro-batch that this one does not run
             raise
-        run.optimizer.zero_grad()
+        clear_gradients(run)
         return None
 
 
-def forward_backward(run: Run, batch: Batch, loss_tokens: int) -> Tensor:
+def graphs_of(run: Run) -> Graphs:
+    """Return the run's CUDA graphs of micro-batches, which are made at the first call."""
+    if run.graphs is None:
+        longest = math.ceil(run.windows.longest / GPU_MULTIPLE) * GPU_MULTIPLE
+        run.graphs = Graphs(partial(forward_backward, run), run.finetuning.parameters, longest, run.share.device)
+    return run.graphs
+
+
+def clear_gradients(run: Run) -> None:
+    """Clear the gradients, in place where CUDA graphs add to them."""
+    if run.graphs is None:
+        run.optimizer.zero_grad()
+    else:
+        torch._foreach_zero_([weight.grad for weight in run.finetuning.parameters])
+
+
+def forward_backward(run: Run, batch: Batch, loss_tokens: int | Tensor) -> Tensor:
     """Run a micro-batch forward and backward: add (sum of w * CE) / `loss_tokens` to the gradients.
 
     Args:
         batch: the micro-batch.
-        loss_tokens: response tokens of the whole window.
+        loss_tokens: response tokens of the whole window, a scalar tensor where the pass is captured in a CUDA graph.
 
     Returns:
         [2] float32 without an autograd graph: sum of w * CE, and sum of CE / t up to the first end tokens, in nats.
@@ -137,12 +160,13 @@ def make_smaller(run: Run, batches: Sequence[Batch]) -> None:
     Raises:
         UserError: there is no smaller plan.
     """
+    run.graphs = None  # they hold memory of their own
     torch.cuda.empty_cache()
     watch(run.share.device)  # forget the peak of the attempt that failed: the smaller plan will stay below it
     largest = max(sum(len(noised.input_ids) for noised in batch.noised) for batch in batches)
     longest = max(batch.longest for batch in batches)
     layers = len(unwrap(run.model).model.layers)
-    plan = shrink(run.plan, layers, largest, longest)
+    plan = replace(run.plan, graphs=False) if run.plan.graphs else shrink(run.plan, layers, largest, longest)
     if plan is None:
         raise UserError(f"out of GPU memory; lower data.max_tokens, or take a larger GPU ({SMALLEST})")
     print(f"out of GPU memory; going on with {plan}", file=sys.stderr)

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 import bitsandbytes
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from dreamtune.errors import UserError
 from dreamtune.settings.train import TrainConfig
@@ -60,3 +61,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def skips_unless_finite(optimizer: torch.optim.Optimizer, numbers: Tensor) -> bool:
+    """Make the optimiser's next step skip itself on the device if a number is not finite; return whether it can.
+
+    Only torch's fused AdamW of weights that are not sharded can: by the flag that a `GradScaler` sets.
+
+    Args:
+        numbers: [n], on the weights' device.
+    """
+    weights = optimizer.param_groups[0]["params"]
+    if not isinstance(optimizer, torch.optim.AdamW) or any(isinstance(weight, DTensor) for weight in weights[:1]):
+        return False
+    optimizer.found_inf = (~numbers.isfinite().all()).float()  # type: ignore[attr-defined]
+    return True

@@ -31,6 +31,7 @@ from dreamtune.train.documents import check_padding
 from dreamtune.train.finetuning import Finetuning, LoraFinetuning
 from dreamtune.train.full_finetuning import FullFinetuning
 from dreamtune.train.gate import smoke_plan
+from dreamtune.train.graphs import Graphs
 from dreamtune.train.layers import prepare_layers
 from dreamtune.train.log import History, Log
 from dreamtune.train.micro_batch_plan import MicroBatchPlan, broadcast_plan, choose
@@ -56,6 +57,7 @@ class Run:
     checkpoints: Path
     fingerprint: dict[str, Any]  # settings and data that a checkpoint must share to be resumed from
     history: History
+    graphs: Graphs | None = None  # of micro-batches, once one has run under a plan with CUDA graphs
     stop: StopSignals = field(default_factory=StopSignals)
 
     @property
@@ -165,7 +167,8 @@ def resume(run: Run) -> None:
     # Micro-batches stay as they were, for the same rounding and the same dropout. Synchronous processes on GPUs take
     # the new plan: they have no dropout, and could not shrink the old one if it did not fit.
     if before.is_asked_for(run.train) and not (run.share.synchronous and run.share.device.type == "cuda"):
-        run.plan = replace(run.plan, micro_batch_tokens=before.micro_batch_tokens, cut_tokens=before.cut_tokens)
+        kept = {"micro_batch_tokens": before.micro_batch_tokens, "cut_tokens": before.cut_tokens}
+        run.plan = replace(run.plan, **kept, graphs=run.plan.graphs and before.graphs)
     run.history.resumed_from.append(run.history.step)
     if run.share.process == 0:
         print(f"resuming from {path.name} of {run.windows.total} steps", file=sys.stderr)

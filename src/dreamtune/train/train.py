@@ -41,8 +41,8 @@ from dreamtune.train.blame import blamed
 from dreamtune.train.canaries import run_canaries, training_canaries
 from dreamtune.train.gate import announce_prediction, open_gate, ran_as
 from dreamtune.train.log import Log
-from dreamtune.train.micro_batches import SMALLEST, accumulate, make_window, rehearse
-from dreamtune.train.optimizer import learning_rate, set_learning_rate
+from dreamtune.train.micro_batches import SMALLEST, accumulate, clear_gradients, make_window, rehearse
+from dreamtune.train.optimizer import learning_rate, set_learning_rate, skips_unless_finite
 from dreamtune.train.prefetch import Prefetcher
 from dreamtune.train.run import Run, open_log, prepare_run, resume, save
 from dreamtune.train.validation import validate
@@ -154,16 +154,18 @@ def fit(run: Run, log: Log) -> None:
                 overdue = stop_together(run, overdue)
             norms = run.finetuning.gradient_norms()
             norm = run.finetuning.clip(train.max_grad_norm, norms)
-            numbers = torch.cat([sums, norm.to(sums)[None], norms.to(sums)]).tolist()  # waits for the GPU
+            seen = torch.cat([sums, norm.to(sums)[None], norms.to(sums)])
+            rate = learning_rate(step, total, train)
+            set_learning_rate(run.optimizer, rate)
+            if ahead := skips_unless_finite(run.optimizer, seen[:3:2]):  # then it is launched while the GPU works
+                update(run)
+            numbers = seen.tolist()  # waits for the GPU
             weighted, window_nll, grad_norm = numbers[:3]
             window_loss, gradients = weighted / window.loss_tokens, dict(zip(names, numbers[3:], strict=True))
             with blamed(run, window.batches, gradients):
                 stop_unless_finite(step, window_loss, grad_norm)
-
-            rate = learning_rate(step, total, train)
-            set_learning_rate(run.optimizer, rate)
-            run.optimizer.step()
-            run.optimizer.zero_grad()
+            if not ahead:
+                update(run)
 
             history.add_step(
                 step=step,
@@ -188,6 +190,12 @@ def fit(run: Run, log: Log) -> None:
             if epoch_ends or overdue or (train.checkpoint_steps and step % train.checkpoint_steps == 0):
                 save(run)
                 last_checkpoint = time.monotonic()
+
+
+def update(run: Run) -> None:
+    """Change the weights by the window's gradients, and clear these."""
+    run.optimizer.step()
+    clear_gradients(run)
 
 
 def stop_together(run: Run, overdue: bool) -> bool:

@@ -1,0 +1,188 @@
+"""CUDA graphs of whole micro-batches: forward pass, loss and backward pass are launched by one call.
+
+A micro-batch of a small model takes a GPU less time than the CPU needs to launch its thousands of kernels one by one.
+A captured graph launches them all at once, but always for the same shapes. So micro-batches are padded to few shapes
+(`Shape.of`), which changes neither loss nor gradient: padding tokens are documents by themselves, to which no other
+attends, and padded targets have the weight 0. Gradients are added in place, and each replay draws new dropout from
+torch's generator, which is seeded before it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dreamtune.objective.packing import GPU_MULTIPLE, Batch
+
+KEPT = 32  # graphs held at a time; the one that was not used for longest leaves
+# Sizes between a power of two and the next: tokens are padded by at most a 16th, supervised tokens by at most a
+# quarter. Of these only the head computes more, a tenth of the work at most: at most 9 % is wasted, 3 % on average.
+TOKEN_SIZES, TARGET_SIZES = 16, 4
+DOCUMENTS = 8  # their number is padded to a multiple; empty documents cost nothing
+
+Step = Callable[[Batch, Tensor], Tensor]  # (micro-batch, loss tokens of its window) to its two sums, [2]
+
+
+class Shape(NamedTuple):
+    """The sizes on which a graph depends."""
+
+    tokens: int  # T of the packed row
+    documents: int  # padding included
+    targets: int  # N, supervised tokens
+
+    @classmethod
+    def of(cls, batch: Batch, longest: int) -> "Shape":
+        """Return the shape to which a micro-batch is padded.
+
+        Args:
+            batch: with at least one supervised token.
+            longest: most tokens of a document; padding is cut into documents of at most this length.
+        """
+        length, documents = len(batch.input_ids), len(batch.boundaries) - 1
+        tokens = padded(length, TOKEN_SIZES)
+        documents += math.ceil((tokens - length) / longest)
+        targets = min(padded(len(batch.positions), TARGET_SIZES), tokens)
+        return cls(tokens, math.ceil(documents / DOCUMENTS) * DOCUMENTS, targets)
+
+
+def padded(count: int, sizes: int) -> int:
+    """Return the next larger of the sizes, of which there are `sizes` between a power of two and the next.
+
+    All are multiples of GPU_MULTIPLE, 64.
+
+    >>> [padded(count, sizes=16) for count in (1, 1000, 4097, 5700, 8192)]
+    [64, 1024, 4352, 5888, 8192]
+    """
+    step = max(GPU_MULTIPLE, 2 ** (count.bit_length() - 1) // sizes)
+    return math.ceil(count / step) * step
+
+
+class Padded:
+    """The tensors of one shape, at fixed addresses, into which micro-batches are copied.
+
+    Args:
+        shape: of the tensors.
+        longest: most tokens of a document.
+        device: of the tensors.
+    """
+
+    def __init__(self, shape: Shape, longest: int, device: torch.device) -> None:
+        def zeros(size: int, kind: torch.dtype) -> Tensor:
+            return torch.zeros(size, dtype=kind, device=device)
+
+        self.shape = shape
+        self.batch = Batch(
+            noised=(),
+            starts=(),
+            input_ids=zeros(shape.tokens, torch.int64),
+            position_ids=zeros(shape.tokens, torch.int64),
+            boundaries=zeros(shape.documents + 1, torch.int32),
+            max_length=longest,
+            positions=zeros(shape.targets, torch.int64),
+            targets=zeros(shape.targets, torch.int64),
+            weights=zeros(shape.targets, torch.float32),
+            elbo_weights=zeros(shape.targets, torch.float32),
+        )
+        self.loss_tokens = torch.ones((), device=device)
+        # Padded targets read rows that differ: gradients of one row would be added one after the other.
+        self._spread = torch.arange(shape.targets, device=device) % shape.tokens
+        self._ends = longest * torch.arange(1, shape.documents + 1, dtype=torch.int32, device=device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.sums: Tensor | None = None  # that the graph writes
+        self.met = False  # whether a micro-batch of this shape has run, so that all its kernels are compiled
+
+    def fill(self, batch: Batch, loss_tokens: int) -> None:
+        """Copy a micro-batch of this shape or smaller into the tensors, without waiting for the GPU."""
+        to, length, targets = self.batch, len(batch.input_ids), len(batch.positions)
+        for name in ("input_ids", "position_ids"):
+            held = getattr(to, name)
+            held[:length].copy_(getattr(batch, name))
+            held[length:].zero_()
+        for name in ("targets", "weights", "elbo_weights"):
+            held = getattr(to, name)
+            held[:targets].copy_(getattr(batch, name))
+            held[targets:].zero_()
+        to.positions.copy_(self._spread)
+        to.positions[:targets].copy_(batch.positions)
+        known = len(batch.boundaries)
+        to.boundaries[:known].copy_(batch.boundaries)
+        ends = (self._ends[: len(to.boundaries) - known] + length).clamp_max(self.shape.tokens)
+        to.boundaries[known:].copy_(ends)
+        self.loss_tokens.fill_(float(loss_tokens))
+
+
+@dataclass
+class Graphs:
+    """Runs micro-batches: the first of a shape as it is, which compiles its kernels, later ones by replaying a graph.
+
+    Args:
+        step: runs a micro-batch forward and backward and adds to the gradients; it must launch the same kernels
+            whatever the tensors hold, and read nothing back to the CPU.
+        weights: the trained weights; their gradients are allocated once and stay where they are.
+        longest: most tokens of a document.
+        device: a GPU.
+    """
+
+    step: Step
+    weights: Sequence[nn.Parameter]
+    longest: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self._padded: dict[Shape, Padded] = {}
+        self._stream, self._pool = torch.cuda.Stream(self.device), torch.cuda.graph_pool_handle()
+        self._gradients = gradients_in_place(self.weights)
+
+    def __call__(self, batch: Batch, loss_tokens: int) -> Tensor:
+        """Run a micro-batch; return its two sums, [2], which the next call overwrites.
+
+        Raises:
+            torch.OutOfMemoryError: the micro-batch, or its graph, does not fit; the gradients are incomplete.
+        """
+        kept = all(weight.grad is held for weight, held in zip(self.weights, self._gradients, strict=True))
+        assert kept, "a gradient was replaced, and the graphs add to the old one; clear gradients with `zero_`"
+        shape = Shape.of(batch, self.longest)
+        slot = self._padded.pop(shape, None) or Padded(shape, self.longest, self.device)
+        self._padded[shape] = slot  # now the last in order
+        if len(self._padded) > KEPT:
+            del self._padded[next(iter(self._padded))]
+        slot.fill(batch, loss_tokens)
+        if not slot.met:
+            slot.met = True
+            return self._as_it_is(slot)
+        if slot.graph is None:
+            self._capture(slot)
+        assert slot.graph is not None and slot.sums is not None
+        slot.graph.replay()
+        return slot.sums
+
+    def _as_it_is(self, slot: Padded) -> Tensor:
+        """Run the step on the stream on which it will be captured, so that its libraries have their memory there."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            sums = self.step(slot.batch, slot.loss_tokens)
+        current.wait_stream(self._stream)
+        return sums
+
+    def _capture(self, slot: Padded) -> None:
+        graph = torch.cuda.CUDAGraph()
+        options: dict[str, Any] = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
+        try:  # thread_local: other threads, which copy the next window and watch NCCL, may call CUDA meanwhile
+            with torch.cuda.graph(graph, **options):
+                slot.sums = self.step(slot.batch, slot.loss_tokens)
+        except RuntimeError as error:  # the end of a capture that broke off hides why it did
+            cause = error.__context__
+            raise cause if isinstance(cause, torch.OutOfMemoryError) else error from None
+        slot.graph = graph
+
+
+def gradients_in_place(weights: Sequence[nn.Parameter]) -> list[Tensor]:
+    """Give each weight that has no gradient one of zeros; return all gradients."""
+    for weight in weights:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+    return [weight.grad for weight in weights if weight.grad is not None]

@@ -1,0 +1,149 @@
+"""CUDA graphs of micro-batches: padding changes nothing, and a GPU's replays have the gradients of plain passes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from documents import document, noise
+from dreamtune.errors import UserError
+from dreamtune.objective.diffusion import Noised, corrupt
+from dreamtune.objective.packing import Batch, collate
+from dreamtune.settings.model import ModelConfig
+from dreamtune.train.graphs import Padded, Shape, padded
+from dreamtune.train.micro_batches import clear_gradients, forward_backward, graphs_of, make_window, window_sums
+from dreamtune.train.run import Run, prepare_run
+from tiny import make_model, make_shards, settings
+from tolerance import float32_rounding
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+LONGEST = 64
+
+
+def prepared(folder: Path, changes: dict[str, Any] | None = None, **train: Any) -> Run:
+    base: ModelConfig = make_model(folder / "base").model_copy(update=changes or {})
+    lora = settings().lora.model_copy(update={"dropout": train.pop("dropout", 0.0)})
+    run = prepare_run(settings(lora=lora, **train), base, make_shards(folder / "shards"), folder / "work")
+    run.model.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for name, weight in run.finetuning.trained.items():
+            if "lora_B" in name:  # at zero, half of the gradient would vanish
+                torch.nn.init.normal_(weight, std=0.05)
+    return run
+
+
+def some(draw: np.random.Generator, most: int) -> list[Noised]:
+    lengths = draw.integers(5, 50, int(draw.integers(1, most))).tolist()
+    return [corrupt(document(e, 3, n, 1), noise(rate=0.5)) for e, n in enumerate(lengths)]
+
+
+def gradient(run: Run, batch: Batch, loss_tokens: int | Tensor) -> tuple[Tensor, Tensor]:
+    sums = forward_backward(run, batch, loss_tokens)
+    found = torch.cat([weight.grad.flatten() for weight in run.finetuning.parameters if weight.grad is not None])
+    run.optimizer.zero_grad()
+    return sums, found
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 1000, 1025, 5678, 8191, 8192, 8193, 100_000])
+def test_few_sizes_and_little_waste(count: int) -> None:
+    """A tenth at most, beyond the multiple of 64 to which a row on a GPU is padded anyway."""
+    assert padded(count, 16) % 64 == padded(count, 4) % 64 == 0
+    assert count <= padded(count, 16) <= max(count * 17 / 16, count + 63)
+    assert count <= padded(count, 4) <= max(count * 5 / 4, count + 63)
+
+
+def test_a_window_of_short_documents_meets_few_shapes() -> None:
+    draw = np.random.default_rng(0)
+    lengths = np.clip(draw.normal(166, 80, (400, 32)), 30, 458).astype(int)
+    windows = [[corrupt(document(e, n // 2, n - n // 2, 1), noise(rate=0.5)) for e, n in enumerate(w)] for w in lengths]
+    batches = [collate(window, multiple=64) for window in windows]
+    shapes = [Shape.of(batch, 512) for batch in batches]
+    waste = sum(s.tokens for s in shapes) / sum(len(b.input_ids) for b in batches) - 1
+    assert len(set(shapes)) <= 16 and waste < 0.04
+
+
+def test_padding_changes_neither_sums_nor_gradient(tmp_path: Path) -> None:
+    """One set of tensors takes smaller and larger micro-batches in turn; nothing of the one before may stay."""
+    run, draw = prepared(tmp_path), np.random.default_rng(0)
+    slot = Padded(Shape(tokens=640, documents=24, targets=512), LONGEST, torch.device("cpu"))
+    for most in (12, 2, 9, 4):
+        batch = collate(some(draw, most), multiple=16)
+        slot.fill(batch, 77)
+        assert slot.batch.boundaries.diff().max() <= LONGEST and slot.batch.boundaries[-1] == 640
+        sums, exact = gradient(run, batch, 77)
+        padded_sums, found = gradient(run, slot.batch, slot.loss_tokens)
+        tolerance = float32_rounding(640)
+        torch.testing.assert_close(padded_sums, sums, rtol=tolerance, atol=0)
+        assert (found - exact).norm() < tolerance * exact.norm()
+
+
+def test_a_batch_fits_its_shape() -> None:
+    draw = np.random.default_rng(1)
+    for _ in range(50):
+        batch = collate(some(draw, 40), multiple=64)
+        shape = Shape.of(batch, LONGEST)
+        assert len(batch.input_ids) <= shape.tokens and len(batch.positions) <= shape.targets
+        slot = Padded(shape, LONGEST, torch.device("cpu"))
+        slot.fill(batch, 1)
+        assert slot.batch.boundaries[-1] == shape.tokens and slot.batch.boundaries.diff().max() <= LONGEST
+
+
+@pytest.mark.parametrize("graphs", [True, None])
+def test_only_a_gpu_has_graphs(graphs: bool | None, tmp_path: Path) -> None:
+    if graphs:
+        with pytest.raises(UserError, match=r"train\.graphs"):
+            prepared(tmp_path, graphs=graphs)
+    else:
+        assert not prepared(tmp_path).plan.graphs
+
+
+def on_gpu(folder: Path, **train: Any) -> Run:
+    return prepared(folder, {"device": "cuda", "dtype": "bfloat16"}, micro_batch_tokens=1000, graphs=True, **train)
+
+
+def replayed(run: Run, batch: Batch, seed: int) -> Tensor:
+    torch.manual_seed(seed)
+    sums = graphs_of(run)(batch, 50).clone()
+    found = torch.cat([w.grad.flatten() for w in run.finetuning.parameters if w.grad is not None] + [sums])
+    clear_gradients(run)
+    return found
+
+
+@needs_gpu
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_replay_has_the_gradient_of_a_pass_without_graphs(dropout: float, tmp_path: Path) -> None:
+    """And dropout's noise is that of the seed: the same for one seed, other for another, in a replay as without."""
+    run, draw = on_gpu(tmp_path, dropout=dropout), np.random.default_rng(0)
+    batches = [collate(some(draw, 6), "cuda") for _ in range(6)]
+    plain = [replayed(run, batch, seed) for seed, batch in enumerate(batches)]  # the first of each shape is no replay
+    for seed, batch in enumerate(batches):
+        for _ in range(3):
+            found = replayed(run, batch, seed)
+            assert (found - plain[seed]).norm() < 0.02 * plain[seed].norm()
+        other = replayed(run, batch, seed + 100)
+        assert ((other - found).norm() > 0.02 * found.norm()) == (dropout > 0)
+
+
+@needs_gpu
+def test_windows_add_up_in_place(tmp_path: Path) -> None:
+    """Over several steps, with graphs and without: the same sums and the same weights."""
+    ends = []
+    for name, graphs in (("graphs", True), ("plain", False)):
+        changes = {"device": "cuda", "dtype": "bfloat16"}
+        run = prepared(tmp_path / name, changes, micro_batch_tokens=64, graphs=graphs, dropout=0.1)
+        said = []
+        for step in (1, 2, 3, 1, 2, 3, 1, 2, 3):
+            sums = window_sums(run, make_window(run, step), step)
+            assert sums is not None
+            run.finetuning.clip(1.0, run.finetuning.gradient_norms())
+            run.optimizer.step()
+            clear_gradients(run)
+            said += sums.tolist()
+        assert not graphs or any(slot.graph for slot in graphs_of(run)._padded.values())
+        ends.append((said, torch.cat([w.detach().flatten() for w in run.finetuning.parameters])))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=0.05)
+    assert (ends[0][1] - ends[1][1]).norm() < 0.05 * ends[1][1].norm()
