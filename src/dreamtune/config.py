@@ -169,6 +169,12 @@ class Experiment(Section):
             return f"train.finetuning full trains no {self.model.quantization} weights; set model.quantization to none"
         if self.train.finetuning == "full" and self.train.optimizer != "adamw":
             return "train.finetuning full needs train.optimizer adamw, whose state can be shared out over GPUs"
+        if self.train.products == "fp8" and self.train.finetuning == "full":
+            return "train.products fp8 is for frozen weights, and train.finetuning full has none; set it to bf16"
+        if self.train.products == "fp8" and self.train.weights == "packed":
+            return "train.products fp8 is made of dequantised weights; set train.weights to auto"
+        if self.train.products == "fp8" and (self.model.device == "cpu" or self.model.dtype != "bfloat16"):
+            return "train.products fp8 needs model.device auto or cuda, and model.dtype bfloat16; set products to bf16"
         if self.train.optimizer == "paged_adamw_8bit" and self.model.device == "cpu":
             return "train.optimizer paged_adamw_8bit needs a GPU, and model.device is cpu; set the optimizer to adamw"
         if self.evaluate.few_shot_tuned and not self.evaluate.few_shot:

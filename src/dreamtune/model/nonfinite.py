@@ -127,6 +127,8 @@ def _sum(tensor: Tensor) -> Tensor:
     Unlike `isfinite` it needs no copy. Only numbers far larger than any weight could overflow it.
     """
     local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
+    if tensor.dtype.itemsize == 1:  # FP8 has no sums
+        local = local.float()
     return local.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
 
 

@@ -55,6 +55,12 @@ class TrainConfig(Section):
         "lora", "lora trains an adapter; full trains all weights (full fine-tuning; needs model.quantization none)"
     )
     lora: LoraSettings = result(LoraSettings, "the low-rank adapter; unused in full fine-tuning")
+    products: Literal["bf16", "fp8"] = result(
+        "bf16",
+        "number type in which frozen weights are multiplied in training: that of the model, or 8-bit floating point "
+        "with a scale for each token, which is faster and rounds more coarsely; fp8 needs a GPU that has it (Ada, "
+        "Hopper or newer) and model.dtype bfloat16",
+    )
     learning_rate: Float = result(2e-5, "peak learning rate", gt=0.0, le=10.0)
     schedule: Literal["cosine", "linear", "constant"] = result(
         "cosine", "course of the learning rate after the warm-up: falling towards 0 after the last step, or constant"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dreamtune.canaries.window import starts_from_base
 from dreamtune.checks import Check
 from dreamtune.model.facts import facts_of
+from dreamtune.model.fp8 import Fp8Linear
 from dreamtune.model.loading import attach_lora
 from dreamtune.model.logits import unwrap
 from dreamtune.model.new_row import KEY, row_to_save
@@ -158,7 +159,7 @@ class LoraFinetuning(Finetuning):
         return [
             plain_name(name)
             for name, module in self.model.named_modules()
-            if isinstance(module, nn.Linear)
+            if isinstance(module, nn.Linear | Fp8Linear)
             and is_target(name, self.lora)
             and not name.startswith(tuple(f"{inside}." for inside in adapted))
             and name not in adapted

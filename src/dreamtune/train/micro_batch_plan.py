@@ -5,7 +5,8 @@ Nothing here changes the objective. Five settings trade memory for time:
     micro_batch_tokens   tokens of a micro-batch; small ones wait for kernel launches and unpack the weights more often
     recompute_layers     number of decoder layers with activation checkpointing: they keep only their input, and run
                          again in the backward pass (0 is none, all is full, anything between is selective)
-    weights              packed (4-bit, unpacked at every use) or dequantised (the same numbers, four times the memory)
+    weights              packed (4-bit, unpacked at every use) or dequantised (the same numbers, four times the memory);
+                         FP8 weights (`train.products`) count as dequantised
     compile              torch.compile of each layer: fewer kernels and fewer stored intermediates, some 10 s once
     graphs               CUDA graphs of whole micro-batches, where launching kernels takes longer than running them:
                          small models; they keep the activations a second time
@@ -135,7 +136,8 @@ def choose(
     shape = Shape.of(model)
     if device.type != "cuda":
         small = shape.packed * shape.element <= DENSE_BYTES
-        weights = train.weights if train.weights != "auto" else "dequantised" if small else "packed"
+        dense = small or train.products == "fp8"
+        weights = train.weights if train.weights != "auto" else "dequantised" if dense else "packed"
         tokens = train.micro_batch_tokens or CPU_TOKENS
         plan = MicroBatchPlan(tokens, min(train.recompute_layers or 0, shape.layers), weights, bool(train.compile))
         return replace(plan, graphs=takes_graphs(shape, plan, train, 0.0, window_tokens))
@@ -175,8 +177,9 @@ def candidates(shape: Shape, train: TrainConfig, longest: int, window_tokens: fl
     """Yield every plan that the settings in `train` allow; see `choose` for the arguments."""
     largest = math.ceil(WINDOW_SPREAD * window_tokens / 64) * 64
     tokens = {max(min(size, largest), longest) for size in TOKENS}
-    weights = ("packed", "dequantised") if train.weights == "auto" and shape.packed else (train.weights,)
-    kinds = ("packed",) if not shape.packed else weights
+    # FP8 weights are made of dequantised ones, and take the same memory: each is held twice.
+    free = ("dequantised",) if train.products == "fp8" else ("packed", "dequantised")
+    kinds = ("packed",) if not shape.packed else free if train.weights == "auto" else (train.weights,)
     asked = train.recompute_layers
     layers = range(shape.layers + 1) if asked is None else [min(asked, shape.layers)]
     for size in [train.micro_batch_tokens] if train.micro_batch_tokens else sorted(tokens):

@@ -18,7 +18,9 @@ from dreamtune.device.memory import limit_memory, numbered
 from dreamtune.errors import UserError
 from dreamtune.formats.training import LOG_FILE
 from dreamtune.interruption import StopSignals
+from dreamtune.model.fp8 import check_fp8, use_fp8
 from dreamtune.model.loading import load
+from dreamtune.model.logits import unwrap
 from dreamtune.model.nf4 import keep_dequantised
 from dreamtune.model.nonfinite import check_weights
 from dreamtune.objective.packing import Batch
@@ -86,12 +88,14 @@ def prepare_run(
 
     Raises:
         UserError: missing or damaged data or model, a weight that is not finite, padding tokens that the model does not
-            have, fewer GPUs than processes, or too little memory for any plan.
+            have, a device without FP8 products, fewer GPUs than processes, or too little memory for any plan.
     """
     state = PartialState(cpu=check_gpus(resolve_device(base.device)) == "cpu", timeout=SLOWEST_WRITE)
     full = train.finetuning == "full"
     # The device carries its number ("cuda:1"): windows are made on a thread, whose current GPU is always the first.
     share = Share(state.process_index, state.num_processes, full, torch.device(numbered(str(state.device))))
+    if train.products == "fp8":
+        check_fp8(share.device, base.dtype)
     if share.process == 0:
         prune(work / "checkpoints", train.keep_checkpoints)  # the last attempt may have been killed before it did
     meta, split = read_meta(shards), read_split(shards, "train")
@@ -110,6 +114,8 @@ def prepare_run(
     if plan.weights == "dequantised":
         keep_dequantised(loaded)
     finetuning = sharded or LoraFinetuning(loaded, train, base, share)
+    if train.products == "fp8":
+        use_fp8(unwrap(finetuning.model).model.layers)
     prepare_layers(finetuning.model, plan)
     validates = bool(train.validation_rows and meta["splits"].get("validation", {}).get("rows"))
     return Run(
