@@ -26,8 +26,8 @@ from typing import Any
 import _src  # noqa: F401, puts src on the path
 import numpy as np
 import torch
+from notebook_recipe import notebook_model
 from seven_b_shape import END, MASK, TOY, report, write_checkpoint
-from train_throughput import notebook_model
 
 from dreamtune.generate.loading import load_to_generate
 from dreamtune.generate.sampler import Request, denoise

@@ -21,12 +21,9 @@ from typing import Any
 import _src  # noqa: F401, puts src on the path
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from notebook_recipe import notebook_model, notebook_pass
 from seven_b_shape import IDS, TOY, TOY_IDS, report, timed, write_checkpoint, write_shards
-from transformers import Qwen2ForCausalLM
 
-from dreamtune.model.nf4 import forbid_repacking, nf4_config
-from dreamtune.model.official_format import native_config
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
@@ -55,6 +52,8 @@ SMOLLM2_IDS = {"mask_id": 49151, "end_id": 49150, "beginning_id": 49149, "pad_id
 SMOLLM2_LINEAR = 1.06e8
 ALL_LINEAR = {"lora": LoraSettings(rank=16, alpha=32, dropout=0.05, target_modules=["all-linear"])}
 FP8 = {"products": "fp8"}
+Q_AND_V = LoraSettings(rank=16, alpha=32, dropout=0.05, target_modules=["q_proj", "v_proj"])
+SHARED = {"lora": Q_AND_V.model_copy(update={"shared_dropout": True})}
 SMALL_MODEL = {
     "lora": LoraSettings(rank=128, alpha=256, dropout=0.05, target_modules=["all-linear"]),
     "global_batch": 32,
@@ -131,6 +130,7 @@ class Bench:
             "8,192-token rows": ([8192 // self.scale] * 64, {}),
             "4,096-token rows": ([4096 // self.scale] * 64, {}),
             "80 GB card": (full, {"memory_gib": 79.0}),
+            "full rows, shared dropout": (full, SHARED),
             "full rows, windows of 16": (full + full, {"global_batch": 16}),
             "4,096-token rows, all-linear": ([4096 // self.scale] * 64, ALL_LINEAR),
             **({} if self.toy else {"full rows, fp8": (full, FP8)}),
@@ -166,8 +166,7 @@ class Bench:
         small = name.startswith("SmolLM2")
         ids, base = (SMOLLM2_IDS, self.small_base()) if small else (IDS, self.base)
         shards = write_shards(folder / "shards", lengths, TOY_IDS if self.toy else ids)
-        settings = {"lora": self.lora(("q_proj", "v_proj")), "max_tail": 0, "log_every": 1, "epochs": 1}
-        settings |= {"validation_rows": 0} | changes
+        settings = {"lora": Q_AND_V, "max_tail": 0, "log_every": 1, "epochs": 1, "validation_rows": 0} | changes
         (folder / "out").mkdir()
         start_anew(self.device)
         start = time.perf_counter()
@@ -224,46 +223,6 @@ def start_anew(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def notebook_model(folder: Path, device: str) -> Any:
-    """Return a checkpoint as the notebook's cells left it, in NF4 with LoRA on q and v."""
-    return qlora_model(folder, ("q_proj", "v_proj"), device, "eager", reentrant=True)
-
-
-def qlora_model(folder: Path, modules: Sequence[str], device: str, attention: str, reentrant: bool) -> Any:
-    """Return a checkpoint in NF4 as `prepare_model_for_kbit_training` and LoRA on `modules` leave it.
-
-    Args:
-        folder: of the checkpoint, in Dream's format.
-        modules: names of the linear layers with an adapter.
-        device: "cuda" or "cpu".
-        attention: transformers' name of the implementation, such as "sdpa".
-        reentrant: whether activation checkpointing is re-entrant.
-    """
-    model = Qwen2ForCausalLM.from_pretrained(
-        folder,
-        config=native_config(json.loads((folder / "config.json").read_text()), "dream"),
-        dtype=torch.bfloat16,
-        device_map={"": device},
-        attn_implementation=attention,
-        quantization_config=nf4_config(torch.bfloat16),
-    )
-    forbid_repacking(model)
-    model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=list(modules), task_type="CAUSAL_LM")
-    return get_peft_model(model, lora).train()
-
-
-def notebook_pass(model: Any, length: int, padded: int, special: dict[str, int]) -> None:
-    """Forward and backward of one padded row; the loss takes the float32 logits of every position."""
-    device = next(model.parameters()).device
-    ids = torch.randint(0, special["mask_id"] - 1, (1, padded), device=device)
-    ids[:, length:] = special["pad_id"]
-    visible = (torch.arange(padded, device=device) < length)[None].long()
-    logits = model(input_ids=ids, attention_mask=visible).logits  # float32, of every position
-    targets = ids[0, 1:].masked_fill(visible[0, 1:] == 0, -100)
-    (torch.nn.functional.cross_entropy(logits[0, :-1].float(), targets) / 8).backward()
-
-
 def matmul_rate(size: int, device: str) -> float:
     """Return the FLOP/s of a bf16 product of two square matrices."""
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
@@ -287,7 +246,7 @@ def share(found: dict[str, dict[str, Any]], name: str) -> float:
 
 def ratio(found: dict[str, dict[str, Any]], name: str) -> float | None:
     """Return ours over the notebook's, in tokens that are no padding per second."""
-    base = found.get(f"notebook, {name.split(', windows')[0].removesuffix(', fp8')}")
+    base = found.get(f"notebook, {name.split(', windows')[0].removesuffix(', fp8').removesuffix(', shared dropout')}")
     return found[name]["tokens_per_s"] / base["tokens_per_s"] if base else None
 
 

@@ -20,11 +20,12 @@ from typing import Any
 
 import _src  # noqa: F401, puts src on the path
 import torch
+from notebook_recipe import qlora_model
 from seven_b_shape import IDS, TOY_IDS, report
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import SequentialSampler
-from train_throughput import Bench, qlora_model, start_anew
+from train_throughput import Bench, start_anew
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 BATCH = 8  # rows of an optimiser step, in one forward pass where they fit

@@ -39,6 +39,7 @@ def attend(
     attention_mask: torch.Tensor | None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int = 0,
+    cu_seq_lens_k: torch.Tensor | None = None,
     stored: "Stored | None" = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -52,6 +53,7 @@ def attend(
         attention_mask: as transformers makes it; ignored where documents are packed.
         cu_seq_lens_q: [documents + 1] int32, where each document begins, and T. The name is transformers'.
         max_length_q: tokens of the longest document.
+        cu_seq_lens_k: where each document begins among keys and values, if queries are only some of its rows.
         stored: cache that takes this layer's keys and values and gives those to attend to, see `block_cache`.
 
     Returns:
@@ -66,7 +68,8 @@ def attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     config: Any = module.config
     count, length = cu_seq_lens_q.shape[0] - 1, query.shape[2]
-    if not config.is_causal and count > 1 and count * max_length_q == length:
+    starts = cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k
+    if not config.is_causal and cu_seq_lens_k is None and count > 1 and count * max_length_q == length:
         # Documents of one length are a batch, for which faster kernels exist. These kernels are planned once for each
         # length they meet, so a single document, whose length is new nearly every time, does not take this way.
         batch = [
@@ -77,15 +80,15 @@ def attend(
     if not config.is_causal and facts_of(config).flash and query.dtype in FLASH_TYPES:
         rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # [T, heads, d]
         rows[1:] = [tensor.repeat_interleave(groups, dim=1) for tensor in rows[1:]]
-        out = varlen_attn(rows[0], rows[1], rows[2], cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
+        out = varlen_attn(rows[0], rows[1], rows[2], cu_seq_lens_q, starts, max_length_q, max_length_q)
         assert isinstance(out, torch.Tensor)  # a pair only where the weights' normaliser is asked for
         return out[None], None
-    spans = [slice(start, end) for start, end in pairwise(cu_seq_lens_q.tolist())]
+    queries, keys = ([slice(*ends) for ends in pairwise(cu.tolist())] for cu in (cu_seq_lens_q, starts))
     documents = [
         scaled_dot_product_attention(
-            query[:, :, span], key[:, :, span], value[:, :, span], is_causal=config.is_causal, enable_gqa=True
+            query[:, :, some], key[:, :, span], value[:, :, span], is_causal=config.is_causal, enable_gqa=True
         )
-        for span in spans
+        for some, span in zip(queries, keys, strict=True)
     ]
     return torch.cat(documents, dim=2).transpose(1, 2), None
 

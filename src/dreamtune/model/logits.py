@@ -38,6 +38,7 @@ def hidden_states(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
+    tokens: torch.Tensor | None = None,
     **packing: Any,
 ) -> torch.Tensor:
     """Return the last hidden states after the final norm, [B, L, D]; `apply_head` of row i scores token i.
@@ -47,13 +48,16 @@ def hidden_states(
         input_ids: [B, L].
         attention_mask: [B, L] with 0 at padding, or boolean [B, 1, L, L] with True where a query sees a key.
         position_ids: [B, L]; counted from 0 if not given.
+        tokens: [N], ascending: return only the rows that score these tokens, [1, N, D]; for layers that take `rows`.
         packing: `cu_seq_lens_q` and `max_length_q`, the boundaries of packed documents; see `attention.attend`.
     """
     base = unwrap(model)
+    if tokens is not None:
+        packing["rows"] = tokens - 1 if facts_of(base.config).shifted else tokens
     hidden = base.model(
         input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **packing
     ).last_hidden_state
-    return aligned(base, hidden)
+    return hidden if tokens is not None else aligned(base, hidden)
 
 
 def aligned(base: Any, hidden: torch.Tensor) -> torch.Tensor:

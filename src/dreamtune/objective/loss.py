@@ -53,7 +53,12 @@ def head_loss(head: nn.Linear, rows: Tensor, targets: Tensor, weights: Tensor) -
 
 
 def supervised_rows(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the hidden rows that score the supervised tokens, [N, D]."""
+    """Return the hidden rows that score the supervised tokens, [N, D].
+
+    With gradients, the last layer of a model that is prepared for training (`train.layers`) computes these rows alone.
+    """
+    if torch.is_grad_enabled() and getattr(model, "dreamtune_rows", False) and batch.ordered:
+        return hidden_rows(model, batch, batch.positions)
     return hidden_rows(model, batch)[batch.positions]
 
 

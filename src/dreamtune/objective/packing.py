@@ -30,6 +30,11 @@ class Batch:
     elbo_weights: Tensor  # [N] float32, w of the reported bound
 
     @property
+    def ordered(self) -> bool:
+        """Whether `positions` ascend; those of a micro-batch that is padded for a CUDA graph do not."""
+        return bool(self.noised)
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest document, padding left out."""
         return max(len(noised.input_ids) for noised in self.noised)
@@ -105,11 +110,17 @@ def collate(documents: Sequence[Noised], device: torch.device | str = "cpu", mul
     )
 
 
-def hidden_rows(model: nn.Module, batch: Batch) -> Tensor:
+def hidden_rows(model: nn.Module, batch: Batch, tokens: Tensor | None = None) -> Tensor:
     """Return the hidden states of a micro-batch, [T, D], whose row i scores token i; see `logits.hidden_states`.
 
     In a shifted family the row of a document's first token comes from the document before it. `corrupt` never
     supervises a first token, so nothing reads this row.
+
+    Args:
+        model: with or without an adapter.
+        batch: the micro-batch.
+        tokens: [N], ascending: only the rows that score these tokens are returned, [N, D], and computed by the last
+            layer. The model's layers must know how (`train.layers.prepare_layers`).
     """
     unused = batch.input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool)  # without a mask transformers makes one, [T, T]
     return hidden_states(
@@ -119,6 +130,7 @@ def hidden_rows(model: nn.Module, batch: Batch) -> Tensor:
         batch.position_ids[None],
         cu_seq_lens_q=batch.boundaries,
         max_length_q=batch.max_length,
+        tokens=tokens,
     )[0]
 
 

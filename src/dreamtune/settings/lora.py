@@ -9,6 +9,11 @@ class LoraSettings(Section):
     rank: int = result(16, "rank of the low-rank weight update", ge=1, le=65_536)
     alpha: int = result(16 * 2, "scale of the weight update, which is multiplied by alpha / rank", ge=1, le=1_000_000)
     dropout: Float = result(0.05, "dropout probability on the adapter's input, during training", ge=0.0, lt=1.0)
+    shared_dropout: bool = result(
+        False,
+        "whether adapters that share an input (q, k and v; gate and up) also share its dropout, which is faster and is "
+        "another noise",
+    )
     target_modules: list[str] = result(
         lambda: ["q_proj", "v_proj"], 'names of the adapted linear layers, or ["all-linear"]', min_length=1
     )

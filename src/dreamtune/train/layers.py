@@ -6,28 +6,44 @@ from types import MethodType
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
 
 from dreamtune.device.compiler import allow_variants
 from dreamtune.model.logits import unwrap
+from dreamtune.train.joined import join, layer_forward
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
 
 
-def prepare_layers(model: Any, plan: MicroBatchPlan) -> None:
+def prepare_layers(model: Any, plan: MicroBatchPlan, shared_dropout: bool = False) -> None:
     """Replace the forward methods of a model's decoder layers as `plan` says; may be called again with another plan.
 
     Forward passes without gradients (validation, canaries) keep the original methods: they would need a second
     compilation that saves little. Compiled code has symbolic lengths, so that all layers and all lengths share it.
+
+    Args:
+        model: with an adapter, or fully fine-tuned.
+        plan: by which it runs.
+        shared_dropout: adapters that share an input also share its dropout, see `joined.products`.
     """
     allow_variants()
-    for number, layer in enumerate(unwrap(model).model.layers):
+    base, adapted = unwrap(model), isinstance(model, PeftModel)
+    for number, layer in enumerate(base.model.layers):
         plain = MethodType(type(layer).forward, layer)
-        trained = torch.compile(plain, dynamic=True) if plan.compile else plain
+        trained: Callable[..., Any] = plain
+        if adapted:
+            join(layer)
+            trained = MethodType(layer_forward, layer)
+        if plan.compile:
+            trained = torch.compile(trained, dynamic=True)
         if plan.compile and number == 0:
             trained = partial(_with_gradient, trained)
         if number < plan.recompute_layers:
             trained = partial(checkpoint, trained, use_reentrant=False)
-        layer.forward = _either(trained, plain)
+        if adapted and shared_dropout:
+            trained = partial(trained, shared_dropout=True)
+        layer.forward = _either(trained, plain, last=number == len(base.model.layers) - 1)
+    base.dreamtune_rows = adapted
 
 
 def _with_gradient(trained: Callable[..., Any], hidden: torch.Tensor, *given: Any, **named: Any) -> Any:
@@ -39,6 +55,15 @@ def _with_gradient(trained: Callable[..., Any], hidden: torch.Tensor, *given: An
     return trained(hidden if hidden.requires_grad else hidden.detach().requires_grad_(), *given, **named)
 
 
-def _either(trained: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that calls `trained` while gradients are recorded, and `plain` otherwise."""
-    return lambda *given, **named: (trained if torch.is_grad_enabled() else plain)(*given, **named)
+def _either(trained: Callable[..., Any], plain: Callable[..., Any], last: bool) -> Callable[..., Any]:
+    """Return a function that calls `trained` while gradients are recorded, and `plain` otherwise.
+
+    Only the `last` layer is told which rows are wanted.
+    """
+
+    def forward(*given: Any, rows: torch.Tensor | None = None, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return plain(*given, **named)
+        return trained(*given, rows=rows, **named) if last and rows is not None else trained(*given, **named)
+
+    return forward

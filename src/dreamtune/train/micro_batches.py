@@ -171,7 +171,7 @@ def make_smaller(run: Run, batches: Sequence[Batch]) -> None:
         raise UserError(f"out of GPU memory; lower data.max_tokens, or take a larger GPU ({SMALLEST})")
     print(f"out of GPU memory; going on with {plan}", file=sys.stderr)
     run.plan = plan
-    prepare_layers(run.model, plan)
+    prepare_layers(run.model, plan, run.train.lora.shared_dropout)
 
 
 def heaviest_micro_batch(windows: TrainingWindows, plan: MicroBatchPlan, device: torch.device) -> Batch:

@@ -116,7 +116,7 @@ def prepare_run(
     finetuning = sharded or LoraFinetuning(loaded, train, base, share)
     if train.products == "fp8":
         use_fp8(unwrap(finetuning.model).model.layers)
-    prepare_layers(finetuning.model, plan)
+    prepare_layers(finetuning.model, plan, train.lora.shared_dropout)
     validates = bool(train.validation_rows and meta["splits"].get("validation", {}).get("rows"))
     return Run(
         train,

@@ -1,0 +1,129 @@
+"""A decoder layer in training: products that share their input are one, and the last layer computes what is scored.
+
+Query, key and value read the same normalised rows, and so do the gate and the up projection. Their frozen weights lie
+one behind the other in memory, so that one product makes all of them, and one product their input's gradient. What PEFT
+calls and saves stays as it is: each module's weight is a view of its part. Packed (4-bit) and FP8 weights are
+multiplied one by one.
+
+Behind the last layer only supervised tokens are read. So its queries, its output and its MLP are computed at the rows
+that score them; keys and values at all.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from dreamtune.model.attention import attend
+
+ADAPTER = "default"  # PEFT's name
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
+
+
+def join(layer: Any) -> None:
+    """Lay the frozen weights that share an input one behind the other, in place, where they are ordinary matrices.
+
+    Each module's weight becomes a view of its rows of `joined`, (weight [sum of outs, in], bias or None, outs).
+    """
+    for parent, names in ((layer.self_attn, ATTENTION), (layer.mlp, MLP)):
+        bases = [base_of(getattr(parent, name)) for name in names]
+        if hasattr(parent, "joined") or not all(type(base) is nn.Linear for base in bases):
+            continue
+        biases = [base.bias for base in bases]
+        weight, outs = torch.cat([base.weight.data for base in bases]), [base.out_features for base in bases]
+        for base, part in zip(bases, weight.split(outs), strict=True):
+            base.weight.data = part
+        parent.joined = (weight, None if biases[0] is None else torch.cat([bias.data for bias in biases]), outs)
+
+
+def base_of(module: nn.Module) -> Any:
+    """Return the frozen layer inside an adapted one; a layer without an adapter is returned itself."""
+    return module.base_layer if isinstance(module, LoraLayer) else module
+
+
+def layer_forward(
+    layer: Any,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    position_embeddings: tuple[Tensor, Tensor] | None = None,
+    shared_dropout: bool = False,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int = 0,
+    rows: Tensor | None = None,
+    **_: Any,
+) -> Tensor:
+    """Compute a decoder layer of transformers' Llama or Qwen2 as its own `forward` does.
+
+    Args:
+        layer: after `join`.
+        hidden_states: [B, L, D]; packed: [1, T, D].
+        attention_mask: as `attend` takes it.
+        position_embeddings: cosines and sines, [B, L, d] each.
+        shared_dropout: adapters that share an input also share its dropout.
+        cu_seq_lens_q, max_length_q: boundaries of packed documents, and their longest, see `attend`.
+        rows: [N], in ascending order, the rows of the packed row whose output is wanted; None for all.
+
+    Returns:
+        [B, L, D], or [1, N, D] with `rows`.
+    """
+    assert position_embeddings is not None
+    attention, mlp = layer.self_attn, layer.mlp
+    packing: dict[str, Any] = {"cu_seq_lens_q": cu_seq_lens_q, "max_length_q": max_length_q}
+    x, (cos, sin) = layer.input_layernorm(hidden_states), position_embeddings
+    names = ATTENTION if rows is None else ATTENTION[1:]
+    outs = products(attention, names, x, shared_dropout)
+    if rows is not None:
+        assert cu_seq_lens_q is not None
+        outs = [attention.q_proj(x[:, rows]), *outs]
+        starts = torch.searchsorted(rows, cu_seq_lens_q).to(torch.int32)  # of each document's rows among `rows`
+        packing |= {"cu_seq_lens_q": starts, "cu_seq_lens_k": cu_seq_lens_q}
+        hidden_states = hidden_states[:, rows]
+    query, key, value = (out.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for out in outs)
+    if rows is None:
+        query, key = apply_rotary_pos_emb(query, key, cos, sin)
+    else:
+        query = apply_rotary_pos_emb(query, query, cos[:, rows], sin[:, rows])[0]
+        key = apply_rotary_pos_emb(key, key, cos, sin)[0]
+    mixed, _none = attend(attention, query, key, value, attention_mask, scaling=attention.scaling, **packing)
+    hidden_states = hidden_states + attention.o_proj(mixed.flatten(-2))
+    gate, up = products(mlp, MLP, layer.post_attention_layernorm(hidden_states), shared_dropout)
+    out: Tensor = hidden_states + mlp.down_proj(mlp.act_fn(gate) * up)
+    return out
+
+
+def products(parent: Any, names: Sequence[str], x: Tensor, shared_dropout: bool) -> list[Tensor]:
+    """Return the outputs of modules that share their input x [..., in], adapters included: [..., out] each.
+
+    Args:
+        parent: the attention or the MLP that holds them.
+        names: of the modules, in the order of `join`; those in front may be missing.
+        x: their input.
+        shared_dropout: draw one dropout mask for the input of all adapters, and multiply it by all A at once.
+    """
+    modules = [getattr(parent, name) for name in names]
+    if hasattr(parent, "joined"):
+        weight, bias, outs = parent.joined
+        skipped = sum(outs[: len(outs) - len(names)])
+        found = linear(x, weight[skipped:], None if bias is None else bias[skipped:])
+        results = list(found.split(outs[len(outs) - len(names) :], dim=-1))
+    else:
+        results = [base_of(module)(x) for module in modules]
+    places = [n for n, module in enumerate(modules) if isinstance(module, LoraLayer) and not module.disable_adapters]
+    if not places:
+        return results
+    adapters = [modules[place] for place in places]
+    given = x.to(adapters[0].lora_A[ADAPTER].weight.dtype)
+    if shared_dropout or not isinstance(adapters[0].lora_dropout[ADAPTER], nn.Dropout):
+        inside = torch.cat([adapter.lora_A[ADAPTER].weight for adapter in adapters])
+        ranks = [adapter.r[ADAPTER] for adapter in adapters]
+        narrow = linear(adapters[0].lora_dropout[ADAPTER](given), inside).split(ranks, dim=-1)
+    else:
+        narrow = tuple(adapter.lora_A[ADAPTER](adapter.lora_dropout[ADAPTER](given)) for adapter in adapters)
+    for place, adapter, low in zip(places, adapters, narrow, strict=True):
+        update = adapter.lora_B[ADAPTER](low) * adapter.scaling[ADAPTER]
+        results[place] = (results[place] + update).to(results[place].dtype)
+    return results
