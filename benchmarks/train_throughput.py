@@ -58,6 +58,7 @@ SMALL_MODEL = {
     "lora": LoraSettings(rank=128, alpha=256, dropout=0.05, target_modules=["all-linear"]),
     "global_batch": 32,
 }
+SMALL_SHARED = {"lora": SMALL_MODEL["lora"].model_copy(update={"shared_dropout": True})}  # type: ignore[attr-defined]
 SMALL_MODEL_STEPS, SMALL_MODEL_WARM_UP = 200, 100  # a graph is captured when its shape is met a second time
 PLAN = "{micro_batch_tokens} tokens a micro-batch, {recompute_layers} layers recomputed, {weights}"
 TARGETS = {
@@ -103,20 +104,19 @@ class Bench:
         self.device = "cpu" if toy else "cuda"
         gpu = None if toy else torch.cuda.get_device_name()
         report("machine", gpu=gpu, torch=torch.__version__, toy=toy)
-        self.model = work / "model"
-        if not self.model.exists():
-            timed("checkpoint written", lambda: write_checkpoint(self.model, TOY if toy else {}, self.device))
-        self.base = ModelConfig(path=str(self.model), quantization="nf4", dtype="bfloat16", device=self.device)  # type: ignore[arg-type]
 
-    def small_base(self) -> ModelConfig:
-        """Return the model of SmolLM2's shape in bf16, written at the first call."""
-        folder = self.work / "small_model"
+    def base(self, small: bool = False) -> ModelConfig:
+        """Return the model in Dream 7B's shape in NF4, or in SmolLM2's in bf16; it is written at the first call."""
+        folder = self.work / ("small_model" if small else "model")
         if not folder.exists():
-            write_checkpoint(folder, TOY if self.toy else SMOLLM2, self.device)
-        return self.base.model_copy(update={"path": str(folder), "quantization": "none"})
+            changes: dict[str, int] = TOY if self.toy else SMOLLM2 if small else {}
+            timed("checkpoint written", lambda: write_checkpoint(folder, changes, self.device))
+        kind: Any = {"quantization": "none" if small else "nf4", "device": self.device}
+        return ModelConfig(path=str(folder), dtype="bfloat16", **kind)
 
     def run(self) -> dict[str, dict[str, Any]]:
         """Return the measurements by name."""
+        small_steps = 8 if self.toy else SMALL_MODEL_STEPS
         full, short = [PADDED // self.scale] * 8 * self.steps, self.gsm8k(8 * self.steps)
         found = {"matmul": {"flop_per_s": matmul_rate(512 if self.toy else 8192, self.device)}}
         report("matmul", **found["matmul"])
@@ -135,7 +135,8 @@ class Bench:
             "4,096-token rows, all-linear": ([4096 // self.scale] * 64, ALL_LINEAR),
             **({} if self.toy else {"full rows, fp8": (full, FP8)}),
             **({} if self.toy else {"4,096-token rows, all-linear, fp8": ([4096] * 64, ALL_LINEAR | FP8)}),
-            "SmolLM2's shape": (self.gsm8k(32 * (8 if self.toy else SMALL_MODEL_STEPS)), SMALL_MODEL),
+            "SmolLM2's shape": (self.gsm8k(32 * small_steps), SMALL_MODEL),
+            "SmolLM2's shape, shared dropout": (self.gsm8k(32 * small_steps), SMALL_MODEL | SMALL_SHARED),
             "SmolLM2's shape, no graphs": (self.gsm8k(32 * self.steps), SMALL_MODEL | {"graphs": False}),
         }
         if self.wanted("notebook"):
@@ -164,7 +165,7 @@ class Bench:
         """Train through the workflow's own code."""
         folder = self.work / name.replace(" ", "_").replace(",", "")
         small = name.startswith("SmolLM2")
-        ids, base = (SMOLLM2_IDS, self.small_base()) if small else (IDS, self.base)
+        ids, base = SMOLLM2_IDS if small else IDS, self.base(small)
         shards = write_shards(folder / "shards", lengths, TOY_IDS if self.toy else ids)
         settings = {"lora": Q_AND_V, "max_tail": 0, "log_every": 1, "epochs": 1, "validation_rows": 0} | changes
         (folder / "out").mkdir()
@@ -190,7 +191,7 @@ class Bench:
     def notebook(self, name: str, lengths: Sequence[int]) -> dict[str, Any]:
         """Train as the notebook did, one padded row per pass, and count the tokens that are no padding."""
         start_anew(self.device)
-        model = notebook_model(self.model, self.device)
+        model = notebook_model(Path(self.base().path), self.device)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-5)
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()

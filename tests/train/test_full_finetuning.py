@@ -172,6 +172,12 @@ def configured(tmp_path: Path, **sections: Any) -> Any:
     [
         ({"model": {"quantization": "nf4"}}, "experiments.main: train.finetuning full trains no nf4 weights"),
         ({"train": {"optimizer": "paged_adamw_8bit"}}, "experiments.main: train.finetuning full needs train.optimizer"),
+        ({"train": {"products": "fp8"}}, "experiments.main: train.products fp8 is for frozen weights"),
+        (
+            {"train": {"finetuning": "lora", "products": "fp8", "weights": "packed"}},
+            "experiments.main: train.products fp8 is made of dequantised weights",
+        ),
+        ({"train": {"finetuning": "lora", "products": "fp8"}}, "experiments.main: train.products fp8 needs model.dev"),
     ],
 )
 def test_contradictions_are_one_line(tmp_path: Path, sections: dict[str, Any], says: str) -> None:

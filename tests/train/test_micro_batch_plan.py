@@ -8,7 +8,16 @@ import torch
 
 from dreamtune.errors import UserError
 from dreamtune.train import micro_batch_plan as micro_batch_plan
-from dreamtune.train.micro_batch_plan import MicroBatchPlan, Shape, candidates, choose, cost, extra_gib, shrink
+from dreamtune.train.micro_batch_plan import (
+    MicroBatchPlan,
+    Shape,
+    candidates,
+    choose,
+    cost,
+    extra_gib,
+    shrink,
+    takes_graphs,
+)
 from tiny import settings
 
 DREAM = Shape(layers=28, hidden=3584, intermediate=18944, vocabulary=152_064, packed=6_525_288_448, element=2)
@@ -55,6 +64,42 @@ def test_what_the_user_sets_is_kept(card: Any) -> None:
     plan = card(80, micro_batch_tokens=512, recompute_layers=3, weights="packed", compile=False)
     assert plan == MicroBatchPlan(512, 3, "packed", compile=False)
     assert card(80, recompute_layers=1000).recompute_layers == 28
+
+
+def test_fp8_weights_take_the_memory_of_dequantised_ones(card: Any) -> None:
+    assert card(80, products="fp8") == card(80)
+    assert card(24, products="fp8").weights == "dequantised"
+    with pytest.raises(UserError, match="the smallest plan needs"):
+        card(12, products="fp8")
+
+
+SMALL = Shape(layers=30, hidden=576, intermediate=1536, vocabulary=49_152, packed=0, element=2, packs=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "left_gib", "asked", "expected"),
+    [
+        (SMALL, 40.0, None, True),
+        (SMALL, 40.0, False, False),
+        (SMALL, 0.5, None, False),  # activations are kept a second time
+        (SMALL, 0.5, True, True),
+        (replace(SMALL, packs=False), 40.0, None, False),
+        (replace(SMALL, sharded=True), 40.0, None, False),
+        (replace(DREAM, packs=True), 60.0, None, False),  # its kernels take longer than their launches
+    ],
+)
+def test_graphs_where_they_pay_and_fit(shape: Shape, left_gib: float, asked: bool | None, expected: bool) -> None:
+    plan = MicroBatchPlan(8192, 0, "dequantised", compile=True)
+    assert takes_graphs(shape, plan, settings(graphs=asked), left_gib, 8192) == expected
+
+
+@pytest.mark.parametrize("fault", [{"packs": False}, {"sharded": True}])
+def test_graphs_that_cannot_be_had_are_refused(fault: dict[str, bool]) -> None:
+    plan = MicroBatchPlan(8192, 0, "dequantised", compile=True)
+    with pytest.raises(UserError, match=r"train\.graphs is true"):
+        takes_graphs(replace(SMALL, **fault), plan, settings(graphs=True), 40.0, 8192)
+    with pytest.raises(UserError, match="4 layers are recomputed"):
+        takes_graphs(SMALL, replace(plan, recompute_layers=4), settings(graphs=True), 40.0, 8192)
 
 
 def test_a_card_that_is_too_small_says_so(card: Any) -> None:

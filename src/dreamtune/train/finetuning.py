@@ -73,7 +73,8 @@ class Finetuning(ABC):
         """Return the norm of the gradient of each weight of `trained`, [weights]; 0 where there is none. Collective."""
         weights = list(self.trained.values())
         if all(weight.grad is not None for weight in weights):
-            return torch.stack(torch._foreach_norm([weight.grad for weight in weights]))
+            norms: Any = torch._foreach_norm([weight.grad for weight in weights])  # type: ignore[misc]
+            return torch.stack(norms)
         return torch.stack([p.new_zeros(()) if p.grad is None else p.grad.norm() for p in weights])
 
     def clip(self, max_norm: float, norms: Tensor) -> Tensor:
@@ -181,8 +182,7 @@ class LoraFinetuning(Finetuning):
         tensors = [sums, *gradients_in_place(self.parameters)]
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         added = reduce(flat, "sum").split([tensor.numel() for tensor in tensors])
-        for tensor, total in zip(tensors, added, strict=True):
-            tensor.copy_(total.view_as(tensor))
+        torch._foreach_copy_(tensors, [total.view_as(tensor) for tensor, total in zip(tensors, added, strict=True)])
 
     def weights(self) -> dict[str, Tensor]:
         """Return the adapter's weights; every process holds a full copy.

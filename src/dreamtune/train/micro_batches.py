@@ -17,7 +17,7 @@ from dreamtune.model.logits import unwrap
 from dreamtune.objective.diffusion import Document, Noise, corrupt
 from dreamtune.objective.loss import loss_sums
 from dreamtune.objective.packing import GPU_MULTIPLE, Batch, collate
-from dreamtune.train.graphs import Graphs
+from dreamtune.train.graphs import Graphs, gradients_in_place
 from dreamtune.train.layers import prepare_layers
 from dreamtune.train.micro_batch_plan import MicroBatchPlan, shrink
 from dreamtune.train.prefetch import Prefetcher
@@ -96,7 +96,7 @@ def clear_gradients(run: Run) -> None:
     if run.graphs is None:
         run.optimizer.zero_grad()
     else:
-        torch._foreach_zero_([weight.grad for weight in run.finetuning.parameters])
+        torch._foreach_zero_(gradients_in_place(run.finetuning.parameters))
 
 
 def forward_backward(run: Run, batch: Batch, loss_tokens: int | Tensor) -> Tensor:

@@ -173,8 +173,9 @@ def resume(run: Run) -> None:
     # Micro-batches stay as they were, for the same rounding and the same dropout. Synchronous processes on GPUs take
     # the new plan: they have no dropout, and could not shrink the old one if it did not fit.
     if before.is_asked_for(run.train) and not (run.share.synchronous and run.share.device.type == "cuda"):
-        kept = {"micro_batch_tokens": before.micro_batch_tokens, "cut_tokens": before.cut_tokens}
-        run.plan = replace(run.plan, **kept, graphs=run.plan.graphs and before.graphs)
+        graphs = run.plan.graphs and before.graphs  # not if the memory did not suffice for them
+        tokens, cut = before.micro_batch_tokens, before.cut_tokens
+        run.plan = replace(run.plan, micro_batch_tokens=tokens, cut_tokens=cut, graphs=graphs)
     run.history.resumed_from.append(run.history.step)
     if run.share.process == 0:
         print(f"resuming from {path.name} of {run.windows.total} steps", file=sys.stderr)
