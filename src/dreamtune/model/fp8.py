@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from dreamtune.errors import UserError
 
 FP8 = torch.float8_e4m3fn
-LARGEST = torch.finfo(FP8).max  # 448
 HOPPER = (8, 9)  # compute capability from which GPUs multiply FP8 (Ada has 8.9, Hopper 9.0)
 MULTIPLE = 16  # of a weight's two dimensions
 
@@ -77,14 +76,15 @@ def times(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
 def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of x [M, K] in FP8, each divided by its scale, and the scales [M, 1] float32.
 
-    The largest number of a row becomes the largest of E4M3. NaN and infinity become NaN.
+    The largest number of a row becomes 448, the largest of E4M3. NaN and infinity become NaN.
 
     >>> rounded_rows(torch.tensor([[896.0, -2.0, 0.0]]))[1].item()
     2.0
     """
+    # 448 stands here as a number: torch.compile takes a global float for a variable, and fails inside `_Fp8Product`.
     precise = x.float()
-    scales = precise.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / LARGEST
-    return (precise / scales).clamp(-LARGEST, LARGEST).to(FP8), scales
+    scales = precise.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / 448.0
+    return (precise / scales).clamp(-448.0, 448.0).to(FP8), scales
 
 
 def product(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, kind: torch.dtype) -> Tensor:
