@@ -29,7 +29,7 @@ def main() -> None:
     """Train, profile, and print one line of JSON and a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint and outputs")
-    parser.add_argument("--rows", default="SmolLM2's shape", help="the measurement of train_throughput.py to profile")
+    parser.add_argument("--rows", default="SmolLM2 shape", help="the measurement of train_throughput.py to profile")
     parser.add_argument("--steps", type=int, default=16, help="as there")
     parser.add_argument("--profiled", type=int, default=10, help="steps that are recorded, the last ones")
     arguments = parser.parse_args()

@@ -71,7 +71,7 @@ TARGETS = {
     "1 x 4,096": 10.0,
 }
 TOKENS_PER_S = {
-    "SmolLM2's shape": 300_000,
+    "SmolLM2 shape": 300_000,
     "4,096-token rows, all-linear": 17_000,
     "4,096-token rows, all-linear, fp8": 22_000,
 }
@@ -135,9 +135,9 @@ class Bench:
             "4,096-token rows, all-linear": ([4096 // self.scale] * 64, ALL_LINEAR),
             **({} if self.toy else {"full rows, fp8": (full, FP8)}),
             **({} if self.toy else {"4,096-token rows, all-linear, fp8": ([4096] * 64, ALL_LINEAR | FP8)}),
-            "SmolLM2's shape": (self.gsm8k(32 * small_steps), SMALL_MODEL),
-            "SmolLM2's shape, shared dropout": (self.gsm8k(32 * small_steps), SMALL_MODEL | SMALL_SHARED),
-            "SmolLM2's shape, no graphs": (self.gsm8k(32 * self.steps), SMALL_MODEL | {"graphs": False}),
+            "SmolLM2 shape": (self.gsm8k(32 * small_steps), SMALL_MODEL),
+            "SmolLM2 shape, shared dropout": (self.gsm8k(32 * small_steps), SMALL_MODEL | SMALL_SHARED),
+            "SmolLM2 shape, no graphs": (self.gsm8k(32 * self.steps), SMALL_MODEL | {"graphs": False}),
         }
         if self.wanted("notebook"):
             found |= {

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from documents import document, noise
@@ -102,6 +103,7 @@ def test_only_a_gpu_has_graphs(graphs: bool | None, tmp_path: Path) -> None:
 
 
 def on_gpu(folder: Path, **train: Any) -> Run:
+    PartialState._reset_state()  # it keeps the device of the tests before
     return prepared(folder, {"device": "cuda", "dtype": "bfloat16"}, micro_batch_tokens=1000, graphs=True, **train)
 
 
@@ -134,6 +136,7 @@ def test_windows_add_up_in_place(tmp_path: Path) -> None:
     ends = []
     for name, graphs in (("graphs", True), ("plain", False)):
         changes = {"device": "cuda", "dtype": "bfloat16"}
+        PartialState._reset_state()
         run = prepared(tmp_path / name, changes, micro_batch_tokens=64, graphs=graphs, dropout=0.1)
         said = []
         for step in (1, 2, 3, 1, 2, 3, 1, 2, 3):
