@@ -50,7 +50,7 @@ def always_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def revealed(row: Row, *values: np.ndarray) -> None:
         reveal(row, *values)
-        row.begins_block = True
+        row.refreshes = True
 
     monkeypatch.setattr(Row, "reveal", revealed)
 
@@ -89,12 +89,12 @@ def spied(model: Any, requests: list[Request], config: GenerateConfig, seen: dic
     """Generate, and keep for each window by its canvas what came out of its hidden rows."""
     window = BlockCache.window
 
-    def spy(cache: BlockCache, slots: torch.Tensor, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        hidden = window(cache, slots, ids, positions)
+    def spy(cache: BlockCache, slots: torch.Tensor, ids: torch.Tensor, positions: torch.Tensor, scored: Any) -> Any:
+        hidden = window(cache, slots, ids, positions, scored)
         for row, slot in enumerate(slots.tolist()):
             stored = cache.keys[-1][slot].numpy().tobytes()
             key = (stored, ids[row].numpy().tobytes(), positions[row].numpy().tobytes())
-            seen[key] = hidden[row, : cache.block].clone()
+            seen[key] = hidden[row].clone()
         return hidden
 
     with pytest.MonkeyPatch.context() as patch:
@@ -140,23 +140,24 @@ class Case:
         self.slots, starts = torch.tensor([2, 0, 3]), torch.tensor([7, 20, 39])
         self.ids = torch.from_numpy(np.random.default_rng(0).integers(0, 270, (3, width)))
         self.visible = torch.arange(width) < torch.tensor([[25], [30], [48]])
-        window = torch.arange(self.cache.window_length) - self.cache.shift
-        self.positions = starts[:, None] + window  # [3, w]
-        self.scored = starts[:, None] + torch.arange(block)  # [3, block]
+        self.length = block + self.cache.shift
+        self.positions = starts[:, None] + torch.arange(self.length) - self.cache.shift  # [3, w]
+        self.tokens = starts[:, None] + torch.arange(block)  # [3, block]
+        self.columns = torch.arange(block).expand(4, -1)
 
     def full(self, ids: torch.Tensor | None = None) -> torch.Tensor:
         """Return the block's hidden rows [3, block, D] of a full pass without any cache."""
         hidden = hidden_states(self.model, self.ids if ids is None else ids, self.visible.long())
-        return hidden.gather(1, self.scored[..., None].expand(-1, -1, hidden.shape[-1]))
+        return hidden.gather(1, self.tokens[..., None].expand(-1, -1, hidden.shape[-1]))
 
     def refresh(self) -> torch.Tensor:
         boundaries = torch.from_numpy(row_boundaries(self.visible.numpy()))
-        hidden = self.cache.refresh(self.slots, self.ids, self.visible, boundaries, self.positions)
-        return hidden[:, : self.block]
+        scored = self.tokens - self.cache.shift
+        return self.cache.refresh(self.slots, self.ids, self.visible, boundaries, scored)
 
     def window(self, ids: torch.Tensor | None = None) -> torch.Tensor:
         ids = self.ids if ids is None else ids
-        return self.cache.window(self.slots, ids.gather(1, self.positions), self.positions)[:, : self.block]
+        return self.cache.window(self.slots, ids.gather(1, self.positions), self.positions, self.columns[:3])
 
 
 @pytest.fixture(params=["plain", "adapter", "packed"])
@@ -182,13 +183,13 @@ def test_all_slots_at_once_are_the_same_windows(model: Any) -> None:
     case.refresh()
     expected = case.window()
     tolerance = model_tolerance(expected, model.config)
-    ids = torch.zeros(4, case.cache.window_length, dtype=torch.long)
+    ids = torch.zeros(4, case.length, dtype=torch.long)
     positions = torch.zeros_like(ids)
     ids[case.slots], positions[case.slots] = case.ids.gather(1, case.positions), case.positions
     for _ in range(2):
-        hidden = case.cache.window(None, ids, positions)
+        hidden = case.cache.window(None, ids, positions, case.columns)
         assert hidden.isfinite().all()
-        torch.testing.assert_close(hidden[case.slots, : case.block], expected, **tolerance)
+        torch.testing.assert_close(hidden[case.slots], expected, **tolerance)
 
 
 @torch.no_grad()
@@ -202,7 +203,7 @@ def test_a_stale_or_missing_refresh_shows(case: Case) -> None:
     changed[:, :3] = (changed[:, :3] + 1) % 270
     assert (case.full(changed) - case.window(changed)).abs().max() > 1e-3
     changed = case.ids.clone()
-    changed.scatter_(1, case.scored, (changed.gather(1, case.scored) + 1) % 270)
+    changed.scatter_(1, case.tokens, (changed.gather(1, case.tokens) + 1) % 270)
     torch.testing.assert_close(case.window(changed)[:, :1].isfinite().all(), torch.tensor(True))
     assert (case.window(changed) - expected).abs().max() > 1e-2, "the block's own tokens are not seen"
 
@@ -213,9 +214,9 @@ def test_what_fills_a_window_up_is_not_stored(model: Any) -> None:
     case = Case(model)
     case.refresh()
     before = [keys.clone() for keys in case.cache.keys]
-    ids = torch.zeros(4, case.cache.window_length, dtype=torch.long)
-    positions = torch.full_like(ids, 30) + torch.arange(case.cache.window_length)
-    case.cache.window(None, ids, positions)
+    ids = torch.zeros(4, case.length, dtype=torch.long)
+    positions = torch.full_like(ids, 30) + torch.arange(case.length)
+    case.cache.window(None, ids, positions, case.columns)
     outside = [i for i in range(48) if i not in positions[0].tolist()]
     for keys, old in zip(case.cache.keys, before, strict=True):
         assert torch.equal(keys[:, :, outside], old[:, :, outside])

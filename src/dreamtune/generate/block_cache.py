@@ -1,14 +1,15 @@
 """A KV cache for block-wise decoding: a denoising step runs only a row's current block through the model.
 
 The cache ("stored keys and values" in the settings and the documentation) holds keys and values of every position of
-a row, as the last full forward pass computed them. Attention is bidirectional, so those of positions outside the block
-depend on the block's tokens: they are exact right after the full pass, and stale by each token revealed since.
+a row, as the last full forward pass computed them. Attention is bidirectional, so those of positions outside the
+window depend on the block's tokens: they are exact right after the full pass, and stale by each token revealed since.
 
-**Two kinds of forward pass.** `BlockCache.refresh` is the full pass of rows that begin a block. `BlockCache.window` is
-a denoising step of one block for each row; the *window* is the positions that it computes. In a shifted family a
-window begins one position before its block, since the hidden state there scores the block's first token. All tensors
-that `window` reads and returns have fixed shapes and stay on the device, and no branch depends on their values: a CUDA
-graph can capture it.
+**Two kinds of forward pass.** `BlockCache.refresh` is the full pass of rows that begin a block, or whose keys and
+values are to be exact again. `BlockCache.window` is a denoising step of one block for each row; the *window* is the
+positions that it computes: the block with its neighbours (Fast-dLLM's dual cache) or all from there on (its prefix
+cache), see `Row.window`. In a shifted family a window begins one position earlier, since the hidden state there scores
+the next token. All tensors that `window` reads and returns have fixed shapes and stay on the device, and no branch
+depends on their values: a CUDA graph can capture it.
 
 On the CPU a window is filled up to a multiple of 16 columns, because kernels treat the last few rows of a matrix
 product differently, and a row's bits would depend on the number of rows. The extra columns are computed and thrown
@@ -19,6 +20,7 @@ import gc
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from dreamtune.generate.choosing import WIDTH, choose_all
 from dreamtune.generate.cuda_graphs import GRAPH_ROWS, Captured
@@ -40,8 +42,7 @@ def block_cache(model: Any, slots: int, width: int, block: int, settings: Genera
         mask_id: the mask token.
     """
     base, names = unwrap(model), {"order", "ranking", "temperature", "top_p", "top_k"}
-    # The settings that `choose_all` reads; of the threshold it reads only whether there is one.
-    choice = settings.model_dump(include=names) | {"threshold": settings.threshold is not None}
+    choice = settings.model_dump(include=names) | {"sure": settings.reveals_sure}  # what `choose_all` reads
     wanted = (slots, width, block, choice, mask_id)
     kept = prepare_for_generation(base)
     if kept.cache is None or kept.cache[0] != wanted or kept.cache[1].model is not model:
@@ -55,14 +56,13 @@ def block_cache(model: Any, slots: int, width: int, block: int, settings: Genera
 class BlockCache:
     """Keys and values of `slots` rows of `width` positions, which are denoised in blocks of `block` positions.
 
-    In the shapes below, n is the number of rows in a forward pass, L the width, D the model's hidden size, w the length
-    of a window, and W that length filled up (w on a GPU).
+    In the shapes below, n is the number of rows in a forward pass, L the width, l ≤ L that of the pass, D the model's
+    hidden size, w the length of a window, and W that length filled up (w on a GPU).
 
     Attributes:
         keys, values: for each layer [slots, heads, L, head size].
         visible: [slots, L] boolean, False at padding.
-        shift: 1 in a shifted family, else 0.
-        window_length: w = block + shift.
+        shift: 1 in a shifted family, else 0: hidden row i − shift scores token i.
     """
 
     def __init__(self, model: Any, slots: int, width: int, block: int, settings: GenerateConfig, mask_id: int) -> None:
@@ -72,11 +72,7 @@ class BlockCache:
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.model, self.settings, self.mask_id = model, settings, mask_id
         self.slots, self.block, self.device, self.packs = slots, block, weight.device, packs(base)
-        self.shift = int(facts_of(config).shifted)
-        self.window_length = block + self.shift
-        exact = -(-self.window_length // WIDTH) * WIDTH if weight.device.type == "cpu" else self.window_length
-        # [W] columns of the window to compute: all of them, then the last one again as filling
-        self._columns = torch.arange(exact, device=weight.device).clamp(max=self.window_length - 1)
+        self.width, self.shift = width, int(facts_of(config).shifted)
         empty = {"dtype": weight.dtype, "device": weight.device}
         layers = range(config.num_hidden_layers)
         self.keys = [torch.zeros(slots, heads, width, size, **empty) for _ in layers]
@@ -93,44 +89,51 @@ class BlockCache:
         ids: torch.Tensor,
         visible: torch.Tensor,
         boundaries: torch.Tensor,
-        positions: torch.Tensor,
+        scored: torch.Tensor,
     ) -> torch.Tensor:
-        """Run rows through the model as a whole, store their keys and values, and return their windows.
+        """Run rows through the model as a whole, store their keys and values, and return the block's hidden states.
 
         Args:
             slots: [n], the slot of each row.
-            ids: [n, L] token ids of the canvases.
-            visible: [n, L] boolean, False at padding.
+            ids: [n, l] token ids of the canvases; what lies beyond l is hidden from the row.
+            visible: [n, l] boolean, False at padding.
             boundaries: `attention.row_boundaries` of `visible`, used by a model that packs.
-            positions: [n, w], the positions of each row's window.
+            scored: [n, block], the positions whose hidden states score the block's tokens.
 
         Returns:
-            hidden states [n, W, D], see `window`.
+            hidden states [n, block, D].
         """
-        self.visible.index_copy_(0, slots, visible)
+        self.visible.index_copy_(0, slots, pad(visible, (0, self.width - visible.shape[1])))
         if self.packs:
-            hidden = forward_packed(unwrap(self.model), ids, boundaries, stored=_RefreshStore(self, slots))  # [n, L, D]
+            hidden = forward_packed(unwrap(self.model), ids, boundaries, stored=_RefreshStore(self, slots))  # [n, l, D]
         else:
-            everywhere = torch.arange(ids.shape[1], device=self.device).expand_as(ids)  # [n, L]
+            everywhere = torch.arange(ids.shape[1], device=self.device).expand_as(ids)  # [n, l]
             hidden = self._forward(ids, everywhere, visible, _RefreshStore(self, slots))
-        index = positions[:, self._columns, None].expand(-1, -1, hidden.shape[-1])  # [n, W, D]
-        return hidden.gather(1, index)
+        return _rows_at(hidden, scored)
 
-    def window(self, slots: torch.Tensor | None, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def window(
+        self, slots: torch.Tensor | None, ids: torch.Tensor, positions: torch.Tensor, scored: torch.Tensor
+    ) -> torch.Tensor:
         """Run the windows alone: they attend to their own, fresh keys and to the stored ones of all other positions.
 
         Args:
             slots: [n], the slot of each window; None for all slots, in order.
             ids: [n, w] token ids.
-            positions: [n, w]; a window that is longer than the rest of its block repeats the last position.
+            positions: [n, w], one behind the other; a window longer than its row needs repeats the last position.
+            scored: [n, block], the columns of the window whose hidden states score the block's tokens.
 
         Returns:
-            hidden states [n, W, D]. In every family column j scores position j of the block; the columns from `block`
-            on are not used.
+            hidden states [n, block, D].
         """
         visible = self.visible if slots is None else self.visible[slots]  # [n, L]
-        columns = self._columns
-        return self._forward(ids[:, columns], positions[:, columns], visible, _WindowStore(self, slots, positions))
+        columns = self._columns(ids.shape[1])
+        store = _WindowStore(self, slots, positions)
+        return _rows_at(self._forward(ids[:, columns], positions[:, columns], visible, store), scored)
+
+    def _columns(self, length: int) -> torch.Tensor:
+        """Return the columns [W] of a window to compute: all of them, on a CPU then the last one again as filling."""
+        exact = -(-length // WIDTH) * WIDTH if self.device.type == "cpu" else length
+        return torch.arange(exact, device=self.device).clamp(max=length - 1)
 
     def refresh_and_choose(
         self,
@@ -138,28 +141,35 @@ class BlockCache:
         ids: torch.Tensor,
         visible: torch.Tensor,
         boundaries: torch.Tensor,
-        positions: torch.Tensor,
+        scored: torch.Tensor,
         noise: torch.Tensor,
     ) -> torch.Tensor:
         """Refresh, and return token, confidence and probability of each block position: [3, n, block] float64.
 
         Args: those of `refresh`, and `noise`, [n, block] float64 inside (0, 1).
         """
-        return self._captured_refresh(ids, slots, visible, boundaries, positions, noise)
+        return self._captured_refresh(ids, slots, visible, boundaries, scored, noise)
 
     def choose_in_window(
-        self, slots: torch.Tensor | None, ids: torch.Tensor, positions: torch.Tensor, noise: torch.Tensor
+        self,
+        slots: torch.Tensor | None,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        scored: torch.Tensor,
+        noise: torch.Tensor,
     ) -> torch.Tensor:
         """Run `window`, and return token, confidence and probability of each block position: [3, n, block] float64.
 
         Args: those of `window`, and `noise`, [n, block] float64 inside (0, 1).
         """
         if slots is None:
-            return self._captured_window(ids, positions, noise)
-        return self._choose(self.window(slots, ids, positions), noise)
+            return self._captured_window(ids, positions, scored, noise)
+        return self._choose(self.window(slots, ids, positions, scored), noise)
 
-    def _choose_in_all_windows(self, ids: torch.Tensor, positions: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        return self._choose(self.window(None, ids, positions), noise)
+    def _choose_in_all_windows(
+        self, ids: torch.Tensor, positions: torch.Tensor, scored: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
+        return self._choose(self.window(None, ids, positions, scored), noise)
 
     def _refresh_and_choose(
         self,
@@ -167,10 +177,10 @@ class BlockCache:
         slots: torch.Tensor,
         visible: torch.Tensor,
         boundaries: torch.Tensor,
-        positions: torch.Tensor,
+        scored: torch.Tensor,
         noise: torch.Tensor,
     ) -> torch.Tensor:
-        return self._choose(self.refresh(slots, ids, visible, boundaries, positions), noise)
+        return self._choose(self.refresh(slots, ids, visible, boundaries, scored), noise)
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, visible: torch.Tensor, store: Any) -> torch.Tensor:
         """Return the hidden states [n, q, D] of tokens [n, q] at `positions`; `store` gives keys and values."""
@@ -185,10 +195,14 @@ class BlockCache:
         return hidden
 
     def _choose(self, hidden: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Return `choose_all` of the block's columns of hidden states [n, W, D]: [3, n, block] float64."""
-        rows = hidden[:, : self.block].flatten(0, 1)
-        chosen = choose_all(self.model, rows, noise.flatten(), self.settings, self.mask_id)
+        """Return `choose_all` of the blocks' hidden states [n, block, D]: [3, n, block] float64."""
+        chosen = choose_all(self.model, hidden.flatten(0, 1), noise.flatten(), self.settings, self.mask_id)
         return chosen.view(3, -1, self.block)
+
+
+def _rows_at(hidden: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
+    """Return the hidden states [n, block, D] at the columns `scored`, [n, block], of hidden states [n, q, D]."""
+    return hidden.gather(1, scored[:, :, None].expand(-1, -1, hidden.shape[-1]))
 
 
 class _RefreshStore:
@@ -205,7 +219,7 @@ class _RefreshStore:
 class _RefreshLayer:
     """One layer of the cache during a full pass.
 
-    The pass hands in keys and values of [n, heads, L, d] or, with packed rows, [1, heads, n * L, d]. They are stored in
+    The pass hands in keys and values of [n, heads, l, d] or, with packed rows, [1, heads, n * l, d]. They are stored in
     the rows' slots, and attended to as they are.
     """
 
@@ -214,13 +228,15 @@ class _RefreshLayer:
 
     def update(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `attention.Stored`."""
-        self.keys.index_copy_(0, self.slots, self._by_row(key))
-        self.values.index_copy_(0, self.slots, self._by_row(value))
+        self._store(self.keys, key)
+        self._store(self.values, value)
         return key, value
 
-    def _by_row(self, fresh: torch.Tensor) -> torch.Tensor:
-        """Return keys or values as [n, heads, L, d], whether or not the rows were packed."""
-        return fresh.transpose(0, 1).reshape(fresh.shape[1], -1, *self.keys.shape[2:]).transpose(0, 1)
+    def _store(self, stored: torch.Tensor, fresh: torch.Tensor) -> None:
+        """Write the first l positions of the rows' slots; those beyond are hidden."""
+        rows, heads, size = len(self.slots), fresh.shape[1], fresh.shape[3]
+        by_row = fresh.transpose(0, 1).reshape(heads, rows, -1, size).transpose(0, 1)  # [n, heads, l, d]
+        stored[:, :, : by_row.shape[2]].index_copy_(0, self.slots, by_row)
 
 
 class _WindowStore:

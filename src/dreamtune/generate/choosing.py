@@ -36,7 +36,7 @@ def choose_all(
         model: the model whose head turns the rows into logits.
         rows: [N, D] hidden states.
         uniform: [N] float64 inside (0, 1), the noise of each row.
-        settings: see `choose`; the probability is computed only where there is a threshold, else it is 0.
+        settings: see `choose`; the probability is computed only where sure tokens are revealed, else it is 0.
         mask_id: the mask token, which is never chosen.
     """
     count = len(rows)
@@ -57,14 +57,14 @@ def choose_all(
 def choose_rows(logits: torch.Tensor, uniform: torch.Tensor, settings: GenerateConfig, mask_id: int) -> Chosen:
     """Return the token and confidence that `choose` gives, and the token's untempered probability, each [N].
 
-    The probability is computed only where there is a threshold, else it is 0.
+    The probability is computed only where sure tokens are revealed, else it is 0.
 
     Args:
         logits: [N, V].
         uniform: [N], see `choose`.
     """
     tokens, confidence = choose(logits, uniform, settings, mask_id)
-    if settings.threshold is None:
+    if not settings.reveals_sure:
         return tokens, confidence, torch.zeros_like(confidence)
     return tokens, confidence, untempered_probability(logits, tokens, mask_id)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from dreamtune.generate.sure import sure_tokens
 from dreamtune.noise import open_uniforms
 from dreamtune.settings.generate import GenerateConfig
 
@@ -135,7 +136,8 @@ class Row:
     passes: int = 0
     seconds: float = 0.0
     finished: bool = False
-    begins_block: bool = True  # whether the next step is the first of its block
+    refreshes: bool = True  # whether the next forward pass runs the row as a whole, where keys and values are cached
+    cached_passes: int = 0  # forward passes since the row last ran as a whole, that one included
     canvas: np.ndarray = field(init=False)  # [prompt + max_new_tokens] int64: prompt and answer as they stand
     tokens: np.ndarray = field(init=False)  # [max_new_tokens], the answer in the canvas (a view)
     unmasked_at: np.ndarray = field(init=False)  # [max_new_tokens] int32, the step of each reveal, or HIDDEN
@@ -165,6 +167,20 @@ class Row:
         limit, lookahead = self.settings.max_new_tokens, self.settings.lookahead
         return len(self.request.prompt) + (limit if lookahead is None else min(self.block.end + lookahead, limit))
 
+    @property
+    def window(self) -> range:
+        """Positions that a pass over the block computes, the other keys and values being cached.
+
+        They are the block with its neighbours or, with `cache: prefix`, all from there on that the model sees.
+
+        >>> settings = GenerateConfig(max_new_tokens=12, block_length=4, refresh="block", neighbours=1)
+        >>> Row(0, Request([1, 2, 3], 0), settings, plan_blocks(settings), Special(mask_id=9, end_id=8)).window
+        range(2, 8)
+        """
+        first, beside = len(self.request.prompt), self.settings.neighbours
+        end = self.shown if self.settings.cache == "prefix" else min(first + self.block.end + beside, self.shown)
+        return range(max(0, first + self.block.start - beside), end)
+
     def noise(self, kind: int, positions: np.ndarray) -> np.ndarray:
         """Return float64 random numbers in (0, 1), one for each of `positions`; `kind` is TOKEN or REVEAL.
 
@@ -178,7 +194,7 @@ class Row:
         hidden = self._hidden()
         if not len(hidden):
             self.block = self.waiting.pop()
-            self.step, self.begins_block = self.block.first_step, True
+            self.step, self.refreshes = self.block.first_step, True
             hidden = self._hidden()
         while True:
             share = self.block.shares[self.step - self.block.first_step]
@@ -197,10 +213,10 @@ class Row:
         """Draw which hidden positions to reveal: each with probability `share`, at the last step all."""
         drawn = np.ones(len(hidden), bool) if last else self.noise(REVEAL, hidden) < share
         self.count = int(drawn.sum())
-        if self.settings.threshold is None:
-            self.candidates = hidden[drawn]
-        else:  # the others may still reach the threshold
+        if self.settings.reveals_sure:  # the others may still be sure
             self.candidates, self.drawn = hidden, drawn
+        else:
+            self.candidates = hidden[drawn]
 
     def _hidden(self) -> np.ndarray:
         """Return the positions of the current block that are still masked."""
@@ -210,24 +226,33 @@ class Row:
     def reveal(self, tokens: np.ndarray, confidence: np.ndarray, probability: np.ndarray) -> None:
         """Reveal the `count` candidates of highest confidence, the leftmost of equal ones, and plan the next step.
 
-        With order `origin` the candidates drawn beforehand are revealed instead. With a threshold every candidate whose
-        probability reaches it is revealed too.
+        With order `origin` the candidates drawn beforehand are revealed instead. All that are sure (`sure_tokens`) are
+        revealed too. With `refresh_unsure` a cached pass may reveal nothing: the step is then planned once more, as a
+        whole.
 
         Args:
             tokens: [candidates] int64, the token chosen for each.
             confidence: [candidates], see `choosing.choose`.
             probability: [candidates], the untempered probability of each token.
         """
-        chosen = np.zeros(len(self.candidates), bool)
-        chosen[np.argsort(-confidence, kind="stable")[: self.count]] = True
-        chosen = chosen if self.drawn is None else self.drawn
-        if self.settings.threshold is not None:
-            chosen = chosen | (probability >= self.settings.threshold)
+        due = np.zeros(len(self.candidates), bool)
+        due[np.argsort(-confidence, kind="stable")[: self.count]] = True
+        due = due if self.drawn is None else self.drawn
+        revealed = self.block.end - self.block.start - len(self._hidden())
+        sure = sure_tokens(probability, revealed, self.settings)
+        self.passes, self.cached_passes = self.passes + 1, 1 if self.refreshes else self.cached_passes + 1
+        if self.settings.refresh_unsure and not self.refreshes and not sure[due].all():
+            self.refreshes = True
+            return
+        self.refreshes = self.cached_passes == self.settings.refresh_steps
+        self._write(tokens, due | sure)
+
+    def _write(self, tokens: np.ndarray, chosen: np.ndarray) -> None:
+        """Reveal the chosen candidates, and plan the next step."""
         self.tokens[self.candidates[chosen]] = tokens[chosen]
         self.unmasked_at[self.candidates[chosen]] = self.step
-        self.step, self.passes, self.begins_block = self.step + 1, self.passes + 1, False
-        revealed = self.unmasked_at[: self._length()] != HIDDEN
-        self.finished = bool(revealed.all())
+        self.step += 1
+        self.finished = bool((self.unmasked_at[: self._length()] != HIDDEN).all())
         if not self.finished:
             self._plan_step()
 

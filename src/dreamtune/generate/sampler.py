@@ -27,7 +27,9 @@ import torch
 
 from dreamtune.checks import Check, check
 from dreamtune.errors import UserError
-from dreamtune.generate.block_cache import BlockCache, block_cache
+from dreamtune.generate.block_cache import block_cache
+from dreamtune.generate.cached_steps import cached_step
+from dreamtune.generate.canvases import NotFiniteError, by_width, canvases, stop_unless_finite
 from dreamtune.generate.choosing import WIDTH, choose_all
 from dreamtune.generate.cuda_graphs import GRAPH_ROWS, Captured
 from dreamtune.generate.layers import prepare_for_generation
@@ -101,7 +103,7 @@ def denoise(model: Any, requests: Sequence[Request], settings: GenerateConfig) -
                 if cache is None:
                     _step(model, active, width, settings, special)
                 else:
-                    _cached_step(cache, active, width, special)
+                    cached_step(cache, active, special)
             except NotFiniteError:
                 where = _where_not_finite(model, active, width, special)
                 raise UserError(f"the model's scores are not finite, so no token can be chosen: {where}") from None
@@ -120,20 +122,10 @@ def no_mask_left(answers: Sequence[Answer], mask_id: int) -> Check:
     return check("no_mask_left", left == 0, left, f"0 of {total} answer tokens is the mask token", fault)
 
 
-class NotFiniteError(ArithmeticError):
-    """A score is NaN or infinite."""
-
-
-def stop_unless_finite(confidence: np.ndarray) -> None:
-    """Raise `NotFiniteError` if a confidence is NaN or infinite, as it is where a position's logits are."""
-    if not np.isfinite(confidence).all():
-        raise NotFiniteError
-
-
 @torch.inference_mode()
 def _where_not_finite(model: Any, rows: list[Row], width: int, special: Special) -> str:
     """Return in words where NaN or infinity first appears in a pass over the rows' canvases, without a cache."""
-    ids, visible = (torch.from_numpy(array).to(unwrap(model).device) for array in _canvases(rows, width, special))
+    ids, visible = (torch.from_numpy(array).to(unwrap(model).device) for array in canvases(rows, width, special))
 
     def forward() -> None:
         hidden = hidden_states(model, ids, None if bool(visible.all()) else visible)  # [B, L, D]
@@ -143,11 +135,17 @@ def _where_not_finite(model: Any, rows: list[Row], width: int, special: Special)
     return first_nonfinite(model, forward)
 
 
-@torch.inference_mode()
 def _step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, special: Special) -> None:
-    """Take one denoising step for every row: one forward pass, with the head at the candidate positions only."""
+    """Take one denoising step for every row, with the head at the candidate positions only."""
+    for narrower, some in by_width(rows, next(model.parameters()).device, width):
+        _full_step(model, some, narrower, settings, special)
+
+
+@torch.inference_mode()
+def _full_step(model: Any, rows: list[Row], width: int, settings: GenerateConfig, special: Special) -> None:
+    """Take one denoising step for rows that share a forward pass of `width` positions."""
     device = next(model.parameters()).device
-    ids, visible = _canvases(rows, width, special)
+    ids, visible = canvases(rows, width, special)
     hidden = _full_pass(model, torch.from_numpy(ids).to(device), visible)  # [B, L, D]
 
     positions = np.concatenate(
@@ -186,72 +184,6 @@ def _full_pass(model: Any, ids: torch.Tensor, visible: np.ndarray) -> torch.Tens
 def _masked_rows(model: Any, ids: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """Return the hidden states of a forward pass in which a mask hides the padding."""
     return hidden_states(model, ids, visible[:, None, None, :].expand(-1, 1, ids.shape[1], -1))
-
-
-def _canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows' canvases, padded to `width`, and 1 where the model sees them, both [B, L] int64."""
-    # No position attends to what is hidden, so any token will do there.
-    ids = np.full((len(rows), width), special.end_id, np.int64)
-    visible = np.zeros((len(rows), width), np.int64)
-    for i, row in enumerate(rows):
-        ids[i, : row.shown], visible[i, : row.shown] = row.canvas[: row.shown], 1
-    return ids, visible
-
-
-@torch.inference_mode()
-def _cached_step(cache: BlockCache, rows: list[Row], width: int, special: Special) -> None:
-    """Take one denoising step for every row: a full pass for rows that begin a block, their windows for the others.
-
-    The windows run first. On a GPU the windows of all slots run, so that every step has the same shape. What this
-    writes into slots that are empty or about to be refreshed is overwritten by their next full pass.
-    """
-    begin, within = ([row for row in rows if row.begins_block == first] for first in (True, False))
-    if within:
-        everywhere = cache.device.type != "cpu"
-        at = {row.slot if everywhere else i: row for i, row in enumerate(within)}
-        count = cache.slots if everywhere else len(within)
-        ids, positions, noise = _windows(cache, at, count)
-        slots = None if everywhere else _tensor(cache, np.array([row.slot for row in within]))
-        _reveal(at, cache.choose_in_window(slots, ids, positions, noise))
-    if begin:
-        canvases, visible = _canvases(begin, width, special)
-        at = dict(enumerate(begin))
-        _, positions, noise = _windows(cache, at, len(begin))
-        slots = _tensor(cache, np.array([row.slot for row in begin]))
-        boundaries = _tensor(cache, row_boundaries(visible))
-        whole = _tensor(cache, canvases), _tensor(cache, visible.astype(bool)), boundaries
-        _reveal(at, cache.refresh_and_choose(slots, *whole, positions, noise))
-
-
-def _windows(cache: BlockCache, at: dict[int, Row], count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return token ids and positions [count, w], and noise [count, block], of the rows' windows.
-
-    `at` maps a place among the `count` windows to its row; windows at other places hold token 0 at position 0.
-    """
-    ids = np.zeros((count, cache.window_length), np.int64)
-    positions, noise = np.zeros_like(ids), np.full((count, cache.block), 0.5)
-    for i, row in at.items():
-        first, block = len(row.request.prompt), row.block
-        # Where the last block is shorter than the window, the window repeats the block's last position.
-        reach = first + block.start - cache.shift + np.arange(cache.window_length)
-        positions[i] = np.minimum(reach, first + block.end - 1)
-        ids[i] = row.canvas[positions[i]]
-        if row.settings.temperature > 0:
-            noise[i, : block.end - block.start] = row.noise(TOKEN, np.arange(block.start, block.end))
-    return _tensor(cache, ids), _tensor(cache, positions), _tensor(cache, noise)
-
-
-def _reveal(at: dict[int, Row], chosen: torch.Tensor) -> None:
-    """Hand each row its tokens, confidences and probabilities of `chosen` [3, count, block]; see `_windows`."""
-    tokens, confidence, probability = chosen.cpu().numpy()  # [count, block] each
-    for i, row in at.items():
-        columns = row.candidates - row.block.start
-        stop_unless_finite(confidence[i, columns])
-        row.reveal(tokens[i, columns].astype(np.int64), confidence[i, columns], probability[i, columns])
-
-
-def _tensor(cache: BlockCache, values: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(values).to(cache.device)
 
 
 def _check(model: Any, requests: Sequence[Request]) -> Special:

@@ -38,12 +38,49 @@ class Decoding(Section):
         "when prompt and answer are run through the model as a whole: at every denoising step (exact), or only when a "
         "block begins (faster: its further steps compute the block alone and reuse the cached rest)",
     )
+    refresh_steps: int | None = result(
+        None,
+        "with refresh block: run the whole through the model at every so many passes of a block, too; null does not",
+        ge=1,
+        le=LONG,
+    )
+    refresh_unsure: bool = result(
+        False,
+        "with refresh block and a threshold or factor: reveal from cached keys and values only tokens that are sure; "
+        "where a token that is due is not, the step is done again with the whole",
+    )
+    cache: Literal["dual", "prefix"] = result(
+        "dual",
+        "with refresh block, the positions whose cached keys and values are reused: those before and after the block "
+        "(dual), or only those before it (prefix), so that everything from the block on is computed",
+    )
+    neighbours: int = result(
+        0,
+        "with refresh block: positions before the block, the latest decided, and with cache dual as many behind it, "
+        "that are computed along with it instead of reused",
+        ge=0,
+        le=LONG,
+    )
     threshold: Float | None = result(
         None,
         "probability, before temperature, from which a step reveals a position in addition to its fixed share; null "
         "reveals only the share",
         gt=0.0,
         le=1.0,
+    )
+    threshold_fall: Float = result(
+        0.0,
+        "how far the threshold falls as the block becomes certain: to threshold · (1 − threshold_fall · certainty), "
+        "where certainty is the mean over the block of each token's probability, 1 for those that are revealed",
+        ge=0.0,
+        lt=1.0,
+    )
+    factor: Float | None = result(
+        None,
+        "in place of a threshold (Fast-dLLM): reveal the n likeliest positions, for the largest n with (n + 1) · (1 − "
+        "probability of the n-th) below this; null reveals only the fixed share",
+        gt=0.0,
+        le=1000.0,
     )
     order: Literal["origin", "maskgit_plus", "topk_margin", "entropy"] = result(
         "entropy",
@@ -55,6 +92,17 @@ class Decoding(Section):
         "whether positions are ranked by the model's own distribution (untempered) or, as in the official sampler, by "
         "the one after temperature, top_p and top_k",
     )
+    products: Literal["bf16", "nf4", "fp8"] = result(
+        "bf16",
+        "number type from which the layers' weights are multiplied in generation: that of the model; the 4-bit numbers "
+        "of model.quantization nf4, unpacked within the product; or 8-bit floating point with a scale for each output. "
+        "Fewer bits are read faster; the adapter stays beside them in model.dtype",
+    )
+
+    @property
+    def reveals_sure(self) -> bool:
+        """Whether a step also reveals tokens because they are sure."""
+        return self.threshold is not None or self.factor is not None
 
 
 class GenerateConfig(Decoding):
@@ -84,6 +132,20 @@ class GenerateConfig(Decoding):
                 f"steps is {self.steps}, but {self.max_new_tokens} new tokens in blocks of {self.block_length} are "
                 f"{blocks} blocks of at least one step each: raise steps or block_length"
             )
+        return self
+
+    @model_validator(mode="after")
+    def every_setting_has_a_use(self) -> "GenerateConfig":
+        if self.threshold is not None and self.factor is not None:
+            raise ValueError("threshold and factor both say which tokens are sure: set one of them to null")
+        if self.threshold_fall and self.threshold is None:
+            raise ValueError("threshold_fall lowers a threshold, and threshold is null: set one")
+        if self.refresh_unsure and not self.reveals_sure:
+            raise ValueError("refresh_unsure needs to know which tokens are sure: set threshold or factor")
+        plain = {"refresh_steps": None, "refresh_unsure": False, "cache": "dual", "neighbours": 0}
+        unused = [name for name, value in plain.items() if getattr(self, name) != value]
+        if self.refresh == "step" and unused:
+            raise ValueError(f"{unused[0]} is about cached keys and values, of which refresh step has none: use block")
         return self
 
 

@@ -1,0 +1,91 @@
+"""Denoising steps from cached keys and values: which rows run as a whole, which in their windows, and what that is."""
+
+import numpy as np
+import torch
+
+from dreamtune.generate.block_cache import BlockCache
+from dreamtune.generate.canvases import GPU_WIDTH, by_width, canvases, grouped, stop_unless_finite
+from dreamtune.generate.row import TOKEN, Row, Special
+from dreamtune.model.attention import row_boundaries
+
+
+@torch.inference_mode()
+def cached_step(cache: BlockCache, rows: list[Row], special: Special) -> None:
+    """Take one denoising step for every row: a full pass for rows that refresh, their windows for the others.
+
+    The windows run first. On a GPU the windows of all slots run, so that every step has the same shape. What this
+    writes into slots that are empty or about to be refreshed is overwritten by their next full pass.
+    """
+    begin, within = ([row for row in rows if row.refreshes == whole] for whole in (True, False))
+    for length, some in _by_window(cache, within):
+        everywhere = cache.device.type != "cpu"
+        at = {row.slot if everywhere else i: row for i, row in enumerate(some)}
+        windows = _windows(cache, at, cache.slots if everywhere else len(some), length)
+        slots = None if everywhere else _tensor(cache, np.array([row.slot for row in some]))
+        _reveal(at, cache.choose_in_window(slots, *windows))
+    for width, some in by_width(begin, cache.device, cache.width):
+        ids, visible = canvases(some, width, special)
+        at = dict(enumerate(some))
+        scored = [_scored(cache, row) for row in some]
+        slots = _tensor(cache, np.array([row.slot for row in some]))
+        boundaries = _tensor(cache, row_boundaries(visible))
+        whole = _tensor(cache, ids), _tensor(cache, visible.astype(bool)), boundaries
+        noise = _block_noise(cache, at, len(some))
+        _reveal(at, cache.refresh_and_choose(slots, *whole, _tensor(cache, np.array(scored)), _tensor(cache, noise)))
+
+
+def _by_window(cache: BlockCache, rows: list[Row]) -> list[tuple[int, list[Row]]]:
+    """Return the rows that share a pass over their windows, with the length of these: on a GPU all of them."""
+    lengths = [len(row.window) + cache.shift for row in rows]
+    if cache.device.type == "cpu" or not rows:
+        return grouped(rows, lengths)
+    settings = rows[0].settings
+    usual = cache.block + 2 * settings.neighbours + cache.shift
+    longest = usual if settings.cache == "dual" else -(-max(lengths) // GPU_WIDTH) * GPU_WIDTH
+    return [(min(longest, cache.width), rows)]
+
+
+def _windows(cache: BlockCache, at: dict[int, Row], count: int, length: int) -> tuple[torch.Tensor, ...]:
+    """Return token ids and positions [count, length], scored columns and noise [count, block], of the rows' windows.
+
+    `at` maps a place among the `count` windows to its row; windows at other places hold token 0 at position 0.
+    """
+    ids = np.zeros((count, length), np.int64)
+    positions, scored = np.zeros_like(ids), np.zeros((count, cache.block), np.int64)
+    for i, row in at.items():
+        start = max(0, row.window.start - cache.shift)
+        positions[i] = np.minimum(start + np.arange(length), row.window.stop - 1)
+        ids[i] = row.canvas[positions[i]]
+        scored[i] = _scored(cache, row) - start
+    noise = _block_noise(cache, at, count)
+    return _tensor(cache, ids), _tensor(cache, positions), _tensor(cache, scored), _tensor(cache, noise)
+
+
+def _scored(cache: BlockCache, row: Row) -> np.ndarray:
+    """Return the positions [block] whose hidden states score the row's block; a short block repeats its last."""
+    places = np.minimum(np.arange(row.block.start, row.block.start + cache.block), row.block.end - 1)
+    scored: np.ndarray = len(row.request.prompt) - cache.shift + places
+    return scored
+
+
+def _block_noise(cache: BlockCache, at: dict[int, Row], count: int) -> np.ndarray:
+    """Return the noise [count, block] of the rows' blocks; `at` as in `_windows`."""
+    noise = np.full((count, cache.block), 0.5)
+    for i, row in at.items():
+        if row.settings.temperature > 0:
+            places = np.arange(row.block.start, row.block.end)
+            noise[i, : len(places)] = row.noise(TOKEN, places)
+    return noise
+
+
+def _reveal(at: dict[int, Row], chosen: torch.Tensor) -> None:
+    """Hand each row its tokens, confidences and probabilities of `chosen` [3, count, block]; see `_windows`."""
+    tokens, confidence, probability = chosen.cpu().numpy()  # [count, block] each
+    for i, row in at.items():
+        columns = row.candidates - row.block.start
+        stop_unless_finite(confidence[i, columns])
+        row.reveal(tokens[i, columns].astype(np.int64), confidence[i, columns], probability[i, columns])
+
+
+def _tensor(cache: BlockCache, values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(values).to(cache.device)

@@ -1,0 +1,47 @@
+"""Canvases of rows that share a forward pass: their tokens, what the model sees of them, and how wide the pass is."""
+
+import numpy as np
+import torch
+
+from dreamtune.generate.choosing import WIDTH
+from dreamtune.generate.row import Row, Special
+
+GPU_WIDTH = 64  # on a GPU the widths of passes are multiples of it, so that few graphs are captured
+
+
+class NotFiniteError(ArithmeticError):
+    """A score is NaN or infinite."""
+
+
+def stop_unless_finite(confidence: np.ndarray) -> None:
+    """Raise `NotFiniteError` if a confidence is NaN or infinite, as it is where a position's logits are."""
+    if not np.isfinite(confidence).all():
+        raise NotFiniteError
+
+
+def canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows' canvases, padded to `width`, and 1 where the model sees them, both [B, L] int64."""
+    # No position attends to what is hidden, so any token will do there.
+    ids = np.full((len(rows), width), special.end_id, np.int64)
+    visible = np.zeros((len(rows), width), np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : row.shown], visible[i, : row.shown] = row.canvas[: row.shown], 1
+    return ids, visible
+
+
+def by_width(rows: list[Row], device: torch.device, most: int) -> list[tuple[int, list[Row]]]:
+    """Return the rows that share a full pass, with its width: no more than `most`, and enough for what they see.
+
+    On a CPU a row's width follows from what it sees alone, so that its bits do not depend on its neighbours. On a GPU
+    all rows share one pass, and widths are few, so that few graphs are captured.
+    """
+    step = WIDTH if device.type == "cpu" else GPU_WIDTH
+    widths = [min(-(-row.shown // step) * step, most) for row in rows]
+    if device.type == "cpu" or not rows:
+        return grouped(rows, widths)
+    return [(max(widths), rows)]
+
+
+def grouped(rows: list[Row], keys: list[int]) -> list[tuple[int, list[Row]]]:
+    """Return the keys in ascending order, each with its rows."""
+    return [(key, [row for row, own in zip(rows, keys, strict=True) if own == key]) for key in sorted(set(keys))]
