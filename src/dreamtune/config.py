@@ -177,6 +177,11 @@ class Experiment(Section):
             return "train.products fp8 needs model.device auto or cuda, and model.dtype bfloat16; set products to bf16"
         if self.train.optimizer == "paged_adamw_8bit" and self.model.device == "cpu":
             return "train.optimizer paged_adamw_8bit needs a GPU, and model.device is cpu; set the optimizer to adamw"
+        decoded = [self.generate, *self.evaluate.decoders]
+        if self.model.quantization != "nf4" and any(setting.products == "nf4" for setting in decoded):
+            return (
+                f"products nf4 needs 4-bit weights, and model.quantization is {self.model.quantization}; set it to nf4"
+            )
         if self.evaluate.few_shot_tuned and not self.evaluate.few_shot:
             return "evaluate.few_shot_tuned needs worked examples; set evaluate.few_shot to their number"
         for decoder in self.evaluate.decoders:

@@ -134,7 +134,8 @@ def generate_answers(
         take_gpu(model.device)
         with out_of_memory("lower generate.batch_size"), compiled_code(resolve_device(model.device)):
             chosen = [requests[row] for row in rows]
-            answers = answer(load_to_generate(model, adapter), tokenizer, chosen, generate, len(requests))
+            loaded = load_to_generate(model, adapter, generate.products)
+            answers = answer(loaded, tokenizer, chosen, generate, len(requests))
     else:
         answers = []
     if part:

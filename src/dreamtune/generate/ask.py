@@ -65,7 +65,8 @@ def answer_questions(
     take_gpu(model.device)
     tokenizer = load_tokenizer(model.path, model.revision, model.mask_token)
     asked = requests_of(list(own_questions(questions, Prompter(tokenizer, template, beginning_token))), generate)
-    return [completion(a, tokenizer) for a in answer(load_to_generate(model, weights), tokenizer, asked, generate)]
+    loaded = load_to_generate(model, weights, generate.products)
+    return [completion(a, tokenizer) for a in answer(loaded, tokenizer, asked, generate)]
 
 
 def ask(options: argparse.Namespace) -> int:
