@@ -7,12 +7,16 @@
     exact           ours with `refresh: step`, batch 1
     cached-1 / -N   ours with blocks of 32 and `refresh: block`, one token a step, batch 1 and N
     double-1 / -N   the same with two tokens a step
+    nf4-1, nf4-double-1, nf4-double-N, fp8-…   cached and double with `products: nf4` and `fp8`: weights in fewer bits,
+                    all other numbers as above
+    near-1, fp8-near-double-N   the model sees 64 masks beyond a block (`lookahead`), and no pass computes the others
 
 Random weights say nothing about quality. The end token's row of the head is zero, so that no answer ends early; every
 run must make all its tokens. With --check the exit status is 1 where a ratio falls below its floor.
 
 usage   python benchmarks/generate_throughput.py --work /tmp/throughput --check
         python benchmarks/generate_throughput.py --work /tmp/throughput --toy      on a CPU, in seconds
+        python benchmarks/generate_throughput.py --work /tmp/throughput --ways official nf4-1 nf4-double-1
 """
 
 import argparse
@@ -36,6 +40,29 @@ from dreamtune.model.logits import unwrap
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
 
+BLOCK = 32
+CACHED: dict[str, Any] = {"block_length": BLOCK, "refresh": "block"}
+NEAR = CACHED | {"lookahead": 2 * BLOCK}
+HALF = {"steps": "halved"}
+# Each of ours: whether its batch is N, and what it changes of the settings.
+OURS: dict[str, tuple[bool, dict[str, Any]]] = {
+    "exact": (False, {}),
+    "cached-1": (False, CACHED),
+    "cached-N": (True, CACHED),
+    "double-1": (False, CACHED | HALF),
+    "double-N": (True, CACHED | HALF),
+    "near-1": (False, NEAR),
+    "nf4-1": (False, CACHED | {"products": "nf4"}),
+    "nf4-double-1": (False, CACHED | HALF | {"products": "nf4"}),
+    "nf4-double-N": (True, CACHED | HALF | {"products": "nf4"}),
+    "nf4-near-1": (False, NEAR | {"products": "nf4"}),
+    "nf4-near-double-1": (False, NEAR | HALF | {"products": "nf4"}),
+    "fp8-1": (False, CACHED | {"products": "fp8"}),
+    "fp8-double-1": (False, CACHED | HALF | {"products": "fp8"}),
+    "fp8-double-N": (True, CACHED | HALF | {"products": "fp8"}),
+    "fp8-near-double-N": (True, NEAR | HALF | {"products": "fp8"}),
+}
+BASELINES = ("official", "nf4", "notebook")
 # ours, baseline, and the least ratio that --check accepts
 RATIOS = (
     ("exact", "official", None),
@@ -45,6 +72,17 @@ RATIOS = (
     ("double-N", "notebook", 50.0),
     ("double-1", "nf4", None),
     ("double-N", "nf4", None),
+    ("double-1", "official", None),
+    ("double-N", "official", None),
+    ("nf4-1", "official", 5.0),
+    ("nf4-double-1", "official", 9.0),
+    ("nf4-near-1", "official", None),
+    ("nf4-near-double-1", "official", None),
+    ("fp8-1", "official", None),
+    ("fp8-double-1", "official", None),
+    ("nf4-double-N", "official", None),
+    ("fp8-double-N", "official", 30.0),
+    ("fp8-near-double-N", "official", None),
 )
 
 
@@ -58,7 +96,9 @@ def main() -> int:
         write_checkpoint(folder, TOY if options.toy else {}, device)
     found = {line["name"]: line for line in measured(options, folder, device)}
     ratios = [
-        (ours, base, floor, found[ours]["tokens_per_s"] / found[base]["tokens_per_s"]) for ours, base, floor in RATIOS
+        (ours, base, floor, found[ours]["tokens_per_s"] / found[base]["tokens_per_s"])
+        for ours, base, floor in RATIOS
+        if ours in found and base in found
     ]
     for ours, base, floor, ratio in ratios:
         report("ratio", ours=ours, baseline=base, ratio=round(ratio, 2), floor=floor)
@@ -73,8 +113,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--toy", action="store_true", help="two narrow layers on the CPU")
     parser.add_argument("--prompt-tokens", type=int, help="default: 128, toy 16")
     parser.add_argument("--new-tokens", type=int, help="default: 512, toy 64")
-    parser.add_argument("--batch", type=int, help="the N of cached-N and double-N; default: 32, toy 4")
+    parser.add_argument("--batch", type=int, help="the N of names that end in it; default: 32, toy 4")
     parser.add_argument("--baseline-steps", type=int, default=64, help="steps from which the baselines' rate is taken")
+    every = [*BASELINES, *OURS]
+    parser.add_argument("--ways", nargs="+", default=every, choices=every, metavar="NAME", help="of them all")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a ratio is below its floor")
     options = parser.parse_args()
     for name, full, toy in (("prompt_tokens", 128, 16), ("new_tokens", 512, 64), ("batch", 32, 4)):
@@ -92,29 +134,35 @@ def measured(options: argparse.Namespace, folder: Path, device: str) -> Iterator
         "notebook": lambda: notebook_model(folder, device).eval(),
     }
     for name, make in baselines.items():
+        if name not in options.ways:
+            continue
         model = without_end(make())
         full_sequence_loop(model, prompts(options, 1)[0], options.new_tokens, 2)  # warms up
         yield line(name, 1, device, partial(baseline, model, options))
         del model
     config = ModelConfig(path=str(folder), quantization="nf4", dtype="bfloat16", device=device)
-    model = without_end(load_to_generate(config))
-    cached: dict[str, Any] = {"block_length": min(32, options.new_tokens), "refresh": "block"}
-    half = {"steps": options.new_tokens // 2}
-    many = options.batch
-    ways = (
-        ("exact", 1, {}),
-        ("cached-1", 1, cached),
-        ("cached-N", many, cached),
-        ("double-1", 1, cached | half),
-        ("double-N", many, cached | half),
-    )
-    for name, rows, changes in ways:
-        settings = GenerateConfig(max_new_tokens=options.new_tokens, batch_size=rows, **changes)
-        # As wide as what is timed, so that the graphs are the same, in two steps a block.
-        blocks = options.new_tokens // (settings.block_length or options.new_tokens)
-        warm = settings.model_copy(update={"steps": 2 * blocks})
-        ours(model, prompts(options, rows), warm)
-        yield line(name, rows, device, partial(ours, model, prompts(options, rows), settings))
+    for products in ("bf16", "nf4", "fp8"):
+        names = [name for name in OURS if name in options.ways and OURS[name][1].get("products", "bf16") == products]
+        if not names:
+            continue
+        model = without_end(load_to_generate(config, products=products))
+        for name in names:
+            rows, settings = settings_of(name, options)
+            # As wide as what is timed, so that the graphs are the same, in two steps a block.
+            blocks = options.new_tokens // (settings.block_length or options.new_tokens)
+            ours(model, prompts(options, rows), settings.model_copy(update={"steps": 2 * blocks}))
+            yield line(name, rows, device, partial(ours, model, prompts(options, rows), settings))
+        del model
+
+
+def settings_of(name: str, options: argparse.Namespace) -> tuple[int, GenerateConfig]:
+    """Return the rows that run together, and the settings, of one of ours."""
+    many, changes = OURS[name]
+    rows = options.batch if many else 1
+    changes = changes | ({"steps": options.new_tokens // 2} if changes.get("steps") == "halved" else {})
+    if "block_length" in changes:
+        changes["block_length"] = min(changes["block_length"], options.new_tokens)
+    return rows, GenerateConfig(max_new_tokens=options.new_tokens, batch_size=rows, **changes)
 
 
 def line(name: str, rows: int, device: str, run: Any) -> dict[str, Any]:
@@ -187,14 +235,14 @@ def prompts(options: argparse.Namespace, rows: int) -> list[list[int]]:
 
 def print_table(found: dict[str, dict[str, Any]], ratios: list[Any]) -> None:
     """Print rates and ratios for people."""
-    print(f"\n{'way':<10}{'rows':>6}{'passes':>8}{'seconds':>10}{'tokens/s':>11}{'peak GiB':>10}")
+    print(f"\n{'way':<18}{'rows':>6}{'passes':>8}{'seconds':>10}{'tokens/s':>11}{'peak GiB':>10}")
     for name, row in found.items():
         peak = "-" if row["peak_gib"] is None else row["peak_gib"]
         print(
-            f"{name:<10}{row['rows']:>6}{row['passes']:>8}{row['seconds']:>10.2f}{row['tokens_per_s']:>11.1f}{peak:>10}"
+            f"{name:<18}{row['rows']:>6}{row['passes']:>8}{row['seconds']:>10.2f}{row['tokens_per_s']:>11.1f}{peak:>10}"
         )
     for ours_name, base, floor, ratio in ratios:
-        print(f"{ours_name + ' / ' + base:<22}{ratio:>8.2f}" + ("" if floor is None else f"   (at least {floor})"))
+        print(f"{ours_name + ' / ' + base:<30}{ratio:>8.2f}" + ("" if floor is None else f"   (at least {floor})"))
 
 
 if __name__ == "__main__":

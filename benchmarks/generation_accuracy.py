@@ -83,14 +83,7 @@ def main() -> None:
     model = ModelConfig(
         path=str(ROOT / "resources/tiny-dream"), dtype="float32", device=arguments.device, threads=arguments.threads
     )
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    split = Split(validation=0.01, test=0.2)
-    sample, template, tail = PROBLEMS[arguments.problems]
-    made_up = arguments.work / f"{arguments.problems}-{arguments.rows}-{arguments.held_out}.parquet"
-    once(made_up, lambda: long_problems.write_rows(made_up, sample, split, arguments.rows, arguments.held_out))
-    data = DataConfig(files=[str(made_up)], template=template, split=split, max_tokens=160)
-    shards = prepared(arguments, model, data)
-    adapter = arguments.adapter or trained(arguments, model, shards, arguments.steps, tail)
+    shards, adapter = task(arguments, model)
     lines = compare(arguments, model, shards, adapter)
     print(f"\n{accuracy_table.markdown(lines)}")
     if arguments.real_rows:
@@ -102,18 +95,9 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for what is made; a second call goes on in it")
     parser.add_argument("--problems", default="sums", choices=list(PROBLEMS), help="what is asked")
     parser.add_argument("--questions", type=int, default=ASKED, help="held-out questions asked")
-    parser.add_argument("--held-out", type=int, default=ASKED, help="questions made up besides the training rows")
-    parser.add_argument("--adapter", type=Path, help="folder of an adapter trained before; otherwise one is trained")
-    parser.add_argument("--rows", type=int, default=20_000, help="training rows")
-    parser.add_argument("--steps", type=int, default=1200, help="optimiser steps")
-    parser.add_argument("--batch", type=int, default=16, help="rows of an optimiser step")
-    parser.add_argument("--objective", default="uniform", choices=("elbo", "cart", "uniform"), help="of the training")
-    parser.add_argument("--rank", type=int, default=64, help="rank of the adapter")
-    parser.add_argument("--learning-rate", type=float, default=4e-3, help="peak learning rate")
-    parser.add_argument("--new-tokens", type=int, default=3 * BLOCK, help="tokens generated per question")
+    add_task_options(parser)
     parser.add_argument(
         "--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS), metavar="NAME", help="of them all"
     )
@@ -123,12 +107,26 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--columns", nargs=3, default=COLUMNS, help="their question, reasoning and answer")
     parser.add_argument("--real-steps", type=int, default=300, help="optimiser steps on real rows")
     parser.add_argument("--real-questions", type=int, default=200, help="real questions asked")
-    parser.add_argument("--batch-size", type=int, default=128, help="rows denoised together")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     arguments = parser.parse_args()
     arguments.settings = list(dict.fromkeys([OFFICIAL, *arguments.settings]))
     return arguments
+
+
+def add_task_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what is trained and how it answers, whatever the settings."""
+    parser.add_argument("--work", type=Path, required=True, help="folder for what is made; a second call goes on in it")
+    parser.add_argument("--held-out", type=int, default=ASKED, help="questions made up besides the training rows")
+    parser.add_argument("--adapter", type=Path, help="folder of an adapter trained before; otherwise one is trained")
+    parser.add_argument("--rows", type=int, default=20_000, help="training rows")
+    parser.add_argument("--steps", type=int, default=1200, help="optimiser steps")
+    parser.add_argument("--batch", type=int, default=16, help="rows of an optimiser step")
+    parser.add_argument("--objective", default="uniform", choices=("elbo", "cart", "uniform"), help="of the training")
+    parser.add_argument("--rank", type=int, default=64, help="rank of the adapter")
+    parser.add_argument("--learning-rate", type=float, default=4e-3, help="peak learning rate")
+    parser.add_argument("--new-tokens", type=int, default=3 * BLOCK, help="tokens generated per question")
+    parser.add_argument("--batch-size", type=int, default=128, help="rows denoised together")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
 
 
 # Making what is asked
@@ -150,6 +148,18 @@ def made(folder: Path) -> Path:
 def digest(*named: Any) -> str:
     """Return a short name of JSON-able values."""
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:8]
+
+
+def task(arguments: argparse.Namespace, model: ModelConfig) -> tuple[Path, Path]:
+    """Make up the problems, prepare them, and train; return the folders of the shards and of the adapter."""
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    split = Split(validation=0.01, test=0.2)
+    sample, template, tail = PROBLEMS[arguments.problems]
+    made_up = arguments.work / f"{arguments.problems}-{arguments.rows}-{arguments.held_out}.parquet"
+    once(made_up, lambda: long_problems.write_rows(made_up, sample, split, arguments.rows, arguments.held_out))
+    data = DataConfig(files=[str(made_up)], template=template, split=split, max_tokens=160)
+    shards = prepared(arguments, model, data)
+    return shards, arguments.adapter or trained(arguments, model, shards, arguments.steps, tail)
 
 
 def prepared(arguments: argparse.Namespace, model: ModelConfig, data: DataConfig) -> Path:

@@ -63,6 +63,7 @@ class BlockCache:
         keys, values: for each layer [slots, heads, L, head size].
         visible: [slots, L] boolean, False at padding.
         shift: 1 in a shifted family, else 0: hidden row i − shift scores token i.
+        no_noise: [slots, block] float64, the noise of greedy decoding, which nothing reads.
     """
 
     def __init__(self, model: Any, slots: int, width: int, block: int, settings: GenerateConfig, mask_id: int) -> None:
@@ -79,8 +80,9 @@ class BlockCache:
         self.values = [torch.zeros(slots, heads, width, size, **empty) for _ in layers]
         # The windows of empty slots are computed too, and a softmax over no visible position would be NaN.
         self.visible = torch.ones(slots, width, dtype=torch.bool, device=weight.device)
-        self._captured_window = Captured(self._choose_in_all_windows, GRAPH_ROWS)
-        self._captured_refresh = Captured(self._refresh_and_choose, GRAPH_ROWS)
+        self.no_noise = torch.full((slots, block), 0.5, dtype=torch.float64, device=weight.device)
+        self._captured_window = Captured(self._choose_in_all_windows, GRAPH_ROWS, self.device)
+        self._captured_refresh = Captured(self._refresh_and_choose, GRAPH_ROWS, self.device)
         prepare_for_generation(base)
 
     def refresh(

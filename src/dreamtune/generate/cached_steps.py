@@ -21,17 +21,16 @@ def cached_step(cache: BlockCache, rows: list[Row], special: Special) -> None:
         everywhere = cache.device.type != "cpu"
         at = {row.slot if everywhere else i: row for i, row in enumerate(some)}
         windows = _windows(cache, at, cache.slots if everywhere else len(some), length)
-        slots = None if everywhere else _tensor(cache, np.array([row.slot for row in some]))
+        slots = None if everywhere else torch.tensor([row.slot for row in some])
         _reveal(at, cache.choose_in_window(slots, *windows))
     for width, some in by_width(begin, cache.device, cache.width):
         ids, visible = canvases(some, width, special)
         at = dict(enumerate(some))
-        scored = [_scored(cache, row) for row in some]
-        slots = _tensor(cache, np.array([row.slot for row in some]))
-        boundaries = _tensor(cache, row_boundaries(visible))
-        whole = _tensor(cache, ids), _tensor(cache, visible.astype(bool)), boundaries
+        slots = np.array([row.slot for row in some])
+        scored = np.array([_scored(cache, row) for row in some])
+        whole = slots, ids, visible.astype(bool), row_boundaries(visible), scored
         noise = _block_noise(cache, at, len(some))
-        _reveal(at, cache.refresh_and_choose(slots, *whole, _tensor(cache, np.array(scored)), _tensor(cache, noise)))
+        _reveal(at, cache.refresh_and_choose(*(torch.from_numpy(array) for array in whole), noise))
 
 
 def _by_window(cache: BlockCache, rows: list[Row]) -> list[tuple[int, list[Row]]]:
@@ -57,8 +56,8 @@ def _windows(cache: BlockCache, at: dict[int, Row], count: int, length: int) -> 
         positions[i] = np.minimum(start + np.arange(length), row.window.stop - 1)
         ids[i] = row.canvas[positions[i]]
         scored[i] = _scored(cache, row) - start
-    noise = _block_noise(cache, at, count)
-    return _tensor(cache, ids), _tensor(cache, positions), _tensor(cache, scored), _tensor(cache, noise)
+    found = (torch.from_numpy(array) for array in (ids, positions, scored))
+    return *found, _block_noise(cache, at, count)
 
 
 def _scored(cache: BlockCache, row: Row) -> np.ndarray:
@@ -68,14 +67,15 @@ def _scored(cache: BlockCache, row: Row) -> np.ndarray:
     return scored
 
 
-def _block_noise(cache: BlockCache, at: dict[int, Row], count: int) -> np.ndarray:
+def _block_noise(cache: BlockCache, at: dict[int, Row], count: int) -> torch.Tensor:
     """Return the noise [count, block] of the rows' blocks; `at` as in `_windows`."""
+    if cache.settings.temperature == 0:
+        return cache.no_noise if count == cache.slots else cache.no_noise[:count]
     noise = np.full((count, cache.block), 0.5)
     for i, row in at.items():
-        if row.settings.temperature > 0:
-            places = np.arange(row.block.start, row.block.end)
-            noise[i, : len(places)] = row.noise(TOKEN, places)
-    return noise
+        places = np.arange(row.block.start, row.block.end)
+        noise[i, : len(places)] = row.noise(TOKEN, places)
+    return torch.from_numpy(noise)
 
 
 def _reveal(at: dict[int, Row], chosen: torch.Tensor) -> None:
@@ -85,7 +85,3 @@ def _reveal(at: dict[int, Row], chosen: torch.Tensor) -> None:
         columns = row.candidates - row.block.start
         stop_unless_finite(confidence[i, columns])
         row.reveal(tokens[i, columns].astype(np.int64), confidence[i, columns], probability[i, columns])
-
-
-def _tensor(cache: BlockCache, values: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(values).to(cache.device)

@@ -5,12 +5,13 @@ launches all of them at once.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 GRAPH_ROWS = 4096  # a forward pass over more positions keeps a GPU busy without a graph
-KEPT = 8  # graphs held at a time
+KEPT = 32  # graphs held at a time: of a whole row there is one for each width, see `canvases`
 WARM_UP = 3  # calls before the capture, during which kernels are chosen and compiled
 
 
@@ -21,17 +22,25 @@ class Captured:
     values its arguments hold, and read nothing back to the CPU. The next call overwrites the tensor that a call
     returned. On the CPU, and where the first argument has more than `most` elements, the function is called directly:
     such a forward pass keeps the GPU busy by itself, and a graph would hold its memory.
+
+    Arguments may lie on the CPU: they are copied straight to where the graph reads them. One that is the same tensor as
+    in the last call is not copied again, so a caller must not change a tensor in place between calls.
+
+    Args:
+        function: see above.
+        most: elements of the first argument up to which there is a graph.
+        device: of the function's arguments.
     """
 
-    def __init__(self, function: Callable[..., torch.Tensor], most: int) -> None:
-        self._function, self._most = function, most
-        self._graphs: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[torch.Tensor], torch.Tensor]] = {}
+    def __init__(self, function: Callable[..., torch.Tensor], most: int, device: torch.device) -> None:
+        self._function, self._most, self._device = function, most, device
+        self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}
         self._pool: Any = None
 
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
-        if arguments[0].device.type != "cuda" or arguments[0].numel() > self._most:
-            return self._function(*arguments)
-        with torch.cuda.device(arguments[0].device):
+        if self._device.type != "cuda" or arguments[0].numel() > self._most:
+            return self._function(*(argument.to(self._device) for argument in arguments))
+        with torch.cuda.device(self._device):
             return self._replay(arguments)
 
     def _replay(self, arguments: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -39,14 +48,16 @@ class Captured:
         if shapes not in self._graphs:
             if len(self._graphs) == KEPT:
                 self._graphs.clear()  # each holds its output
-            self._graphs[shapes] = self._capture([argument.clone() for argument in arguments])
-        graph, inputs, output = self._graphs[shapes]
-        for held, given in zip(inputs, arguments, strict=True):
-            held.copy_(given)
-        graph.replay()
-        return output
+            self._graphs[shapes] = self._capture([argument.to(self._device, copy=True) for argument in arguments])
+        graph = self._graphs[shapes]
+        for i, given in enumerate(arguments):
+            if graph.given[i] is not given:
+                graph.inputs[i].copy_(given, non_blocking=True)
+                graph.given[i] = given
+        graph.graph.replay()
+        return graph.output
 
-    def _capture(self, inputs: list[torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, list[torch.Tensor], torch.Tensor]:
+    def _capture(self, inputs: list[torch.Tensor]) -> "_Graph":
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -57,4 +68,20 @@ class Captured:
         with torch.cuda.graph(graph, pool=self._pool):
             output = self._function(*inputs)
         self._pool = self._pool or graph.pool()
-        return graph, inputs, output
+        return _Graph(graph, inputs, output, [None] * len(inputs))
+
+
+@dataclass
+class _Graph:
+    """A captured graph.
+
+    Attributes:
+        inputs: the tensors that it reads.
+        output: the tensor that it writes.
+        given: what the inputs hold, as the caller gave it.
+    """
+
+    graph: torch.cuda.CUDAGraph
+    inputs: list[torch.Tensor]
+    output: torch.Tensor
+    given: list[torch.Tensor | None]

@@ -175,9 +175,9 @@ def _full_pass(model: Any, ids: torch.Tensor, visible: np.ndarray) -> torch.Tens
     kept = prepare_for_generation(base)
     if kept.full_pass is None or kept.full_pass[0] is not model:  # an adapter was put on, or taken off: other weights
         run = partial(packed_rows if packs(base) else _masked_rows, model)
-        kept.full_pass = model, Captured(run, GRAPH_ROWS)
+        kept.full_pass = model, Captured(run, GRAPH_ROWS, ids.device)
     seen = row_boundaries(visible) if packs(base) else visible.astype(bool)
-    hidden: torch.Tensor = kept.full_pass[1](ids, torch.from_numpy(seen).to(ids.device))
+    hidden: torch.Tensor = kept.full_pass[1](ids, torch.from_numpy(seen))
     return hidden
 
 
