@@ -26,7 +26,7 @@ from dreamtune.model.nf4 import dequantised
 SHAPES = {"q, o": (3584, 3584), "k, v": (512, 3584), "gate, up": (18944, 3584), "down": (3584, 18944)}  # [out, in]
 PER_LAYER = {"q, o": 2, "k, v": 2, "gate, up": 2, "down": 1}
 LAYERS, WEIGHTS, REPEATS = 28, 6, 20
-TILES = list(itertools.product((32, 64, 128), (1, 2, 4), (4, 8), (2, 3, 4), (132, 264, 528)))
+TILES = list(itertools.product((32, 64, 128), (1, 2), (4, 8), (2, 3, 4), (132, 264, 528)))
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from dreamtune.generate import cached_steps
 from dreamtune.generate.block_cache import BlockCache
 from dreamtune.generate.sampler import Request
 from dreamtune.settings.generate import GenerateConfig
@@ -134,6 +135,30 @@ def test_stored_keys_are_reused_where_the_plain_reference_reuses_them(
     monkeypatch.setattr(BlockCache, "window", lambda cache, *given: reference.window(cache, *given))
     expected = answers(model, requests[2:5], config)
     assert reference.windows and all(same(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("way", [*WAYS, "one step after the other"])
+def test_all_slots_at_once_and_steps_without_looking_reveal_the_same(
+    model: Any,  # noqa: F811
+    requests: list[Request],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    """As a GPU takes them: the windows of all slots, and several steps before a row sees what they revealed."""
+    lengths: dict[str, Any] = {"max_new_tokens": 20, "steps": 14}
+    config = GenerateConfig(**BLOCKS | lengths | WAYS.get(way, {}), batch_size=3)
+    expected = answers(model, requests[:5], config)
+    ahead, steps_ahead = list[int](), cached_steps.steps_ahead
+
+    def counted(*given: Any) -> int:
+        ahead.append(steps_ahead(*given))
+        return ahead[-1]
+
+    monkeypatch.setattr(cached_steps, "takes_all_slots", lambda cache: True)
+    monkeypatch.setattr(cached_steps, "steps_ahead", counted)
+    found = answers(model, requests[:5], config)
+    assert all(same(a, b) for a, b in zip(expected, found, strict=True))
+    assert (max(ahead) > 1) == (way not in WAYS)
 
 
 def test_full_passes_are_no_wider_than_what_the_model_sees(

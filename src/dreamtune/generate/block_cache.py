@@ -26,6 +26,7 @@ from dreamtune.generate.choosing import WIDTH, choose_all
 from dreamtune.generate.cuda_graphs import GRAPH_ROWS, Captured
 from dreamtune.generate.layers import prepare_for_generation
 from dreamtune.generate.packed_rows import forward_packed
+from dreamtune.generate.stores import RefreshStore, WindowStore
 from dreamtune.model.attention import packs
 from dreamtune.model.facts import facts_of
 from dreamtune.model.logits import unwrap
@@ -82,6 +83,7 @@ class BlockCache:
         self.visible = torch.ones(slots, width, dtype=torch.bool, device=weight.device)
         self.no_noise = torch.full((slots, block), 0.5, dtype=torch.float64, device=weight.device)
         self._captured_window = Captured(self._choose_in_all_windows, GRAPH_ROWS, self.device)
+        self._captured_reveal = Captured(self._choose_and_reveal, GRAPH_ROWS, self.device)
         self._captured_refresh = Captured(self._refresh_and_choose, GRAPH_ROWS, self.device)
         prepare_for_generation(base)
 
@@ -107,10 +109,10 @@ class BlockCache:
         """
         self.visible.index_copy_(0, slots, pad(visible, (0, self.width - visible.shape[1])))
         if self.packs:
-            hidden = forward_packed(unwrap(self.model), ids, boundaries, stored=_RefreshStore(self, slots))  # [n, l, D]
+            hidden = forward_packed(unwrap(self.model), ids, boundaries, stored=RefreshStore(self, slots))  # [n, l, D]
         else:
             everywhere = torch.arange(ids.shape[1], device=self.device).expand_as(ids)  # [n, l]
-            hidden = self._forward(ids, everywhere, visible, _RefreshStore(self, slots))
+            hidden = self._forward(ids, everywhere, visible, RefreshStore(self, slots))
         return _rows_at(hidden, scored)
 
     def window(
@@ -129,7 +131,7 @@ class BlockCache:
         """
         visible = self.visible if slots is None else self.visible[slots]  # [n, L]
         columns = self._columns(ids.shape[1])
-        store = _WindowStore(self, slots, positions)
+        store = WindowStore(self, slots, positions)
         return _rows_at(self._forward(ids[:, columns], positions[:, columns], visible, store), scored)
 
     def _columns(self, length: int) -> torch.Tensor:
@@ -168,6 +170,40 @@ class BlockCache:
             return self._captured_window(ids, positions, scored, noise)
         return self._choose(self.window(slots, ids, positions, scored), noise)
 
+    def reveal_in_windows(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        scored: torch.Tensor,
+        noise: torch.Tensor,
+        counts: torch.Tensor,
+    ) -> torch.Tensor:
+        """Do as `choose_in_window` for all slots, and write into `ids` what `Row.reveal` would reveal.
+
+        Called again with the same `ids`, it takes the next denoising step; nothing has to come back from the GPU first.
+
+        Args: those of `choose_in_window`; on a GPU `ids` stays as it is and a copy there changes. `counts`, [slots], is
+            how many of each block's masked positions to reveal.
+        """
+        return self._captured_reveal(ids, positions, scored, noise, counts)
+
+    def _choose_and_reveal(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        scored: torch.Tensor,
+        noise: torch.Tensor,
+        counts: torch.Tensor,
+    ) -> torch.Tensor:
+        chosen = self._choose(self.window(None, ids, positions, scored), noise)
+        places = scored + self.shift  # [slots, block], the columns of the block's own tokens
+        tokens = ids.gather(1, places)
+        masked = tokens == self.mask_id
+        surest = chosen[1].masked_fill(~masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        revealed = (surest.argsort(dim=1) < counts[:, None]) & masked
+        ids.scatter_(1, places, torch.where(revealed, chosen[0].long(), tokens))
+        return chosen
+
     def _choose_in_all_windows(
         self, ids: torch.Tensor, positions: torch.Tensor, scored: torch.Tensor, noise: torch.Tensor
     ) -> torch.Tensor:
@@ -205,77 +241,3 @@ class BlockCache:
 def _rows_at(hidden: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
     """Return the hidden states [n, block, D] at the columns `scored`, [n, block], of hidden states [n, q, D]."""
     return hidden.gather(1, scored[:, :, None].expand(-1, -1, hidden.shape[-1]))
-
-
-class _RefreshStore:
-    """The cache during a full pass: each layer stores the keys and values of its rows."""
-
-    def __init__(self, cache: BlockCache, slots: torch.Tensor) -> None:
-        self._cache, self._slots = cache, slots
-
-    def of_layer(self, number: int) -> "_RefreshLayer":
-        """Return the keys and values of one layer."""
-        return _RefreshLayer(self._cache.keys[number], self._cache.values[number], self._slots)
-
-
-class _RefreshLayer:
-    """One layer of the cache during a full pass.
-
-    The pass hands in keys and values of [n, heads, l, d] or, with packed rows, [1, heads, n * l, d]. They are stored in
-    the rows' slots, and attended to as they are.
-    """
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor) -> None:
-        self.keys, self.values, self.slots = keys, values, slots
-
-    def update(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `attention.Stored`."""
-        self._store(self.keys, key)
-        self._store(self.values, value)
-        return key, value
-
-    def _store(self, stored: torch.Tensor, fresh: torch.Tensor) -> None:
-        """Write the first l positions of the rows' slots; those beyond are hidden."""
-        rows, heads, size = len(self.slots), fresh.shape[1], fresh.shape[3]
-        by_row = fresh.transpose(0, 1).reshape(heads, rows, -1, size).transpose(0, 1)  # [n, heads, l, d]
-        stored[:, :, : by_row.shape[2]].index_copy_(0, self.slots, by_row)
-
-
-class _WindowStore:
-    """The cache during a window's pass: each layer hands in the window's keys and values, and attends to all."""
-
-    def __init__(self, cache: BlockCache, slots: torch.Tensor | None, positions: torch.Tensor) -> None:
-        self._cache, self._slots, self._positions = cache, slots, positions
-
-    def of_layer(self, number: int) -> "_WindowLayer":
-        """Return the keys and values of one layer, as a copy for the given slots.
-
-        Where all slots take part there is no copy: the window is written into the cache, and again at each step.
-        """
-        keys, values = self._cache.keys[number], self._cache.values[number]
-        if self._slots is not None:
-            keys, values = keys[self._slots], values[self._slots]
-        return _WindowLayer(keys, values, self._positions)
-
-
-class _WindowLayer:
-    """One layer of the cache during a window's pass.
-
-    The window's keys and values, [n, heads, W, d], replace the stored ones, [n, heads, L, d], at their positions.
-    """
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, index: torch.Tensor) -> None:
-        self.keys, self.values, self.index = keys, values, index  # index: [n, w]
-
-    def update(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `attention.Stored`."""
-        return self._place(self.keys, key), self._place(self.values, value)
-
-    def _place(self, stored: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
-        # The last block may be shorter than the window, whose last position is then repeated. Copies can differ in
-        # their last bit, so the first is written for all: otherwise the result would depend on write order.
-        columns = (self.index - self.index[:, :1])[:, None, :, None]  # [n, 1, w, 1], the first column of each position
-        fresh = fresh.gather(2, columns.expand(-1, fresh.shape[1], -1, fresh.shape[3]))
-        rows = torch.arange(len(stored), device=stored.device)[:, None]  # [n, 1]
-        stored[rows, :, self.index] = fresh.transpose(1, 2)
-        return stored

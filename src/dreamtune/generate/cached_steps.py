@@ -8,6 +8,8 @@ from dreamtune.generate.canvases import GPU_WIDTH, by_width, canvases, grouped, 
 from dreamtune.generate.row import TOKEN, Row, Special
 from dreamtune.model.attention import row_boundaries
 
+MOST_AHEAD = 16  # denoising steps on a GPU between two looks at what they revealed: a row may be finished meanwhile
+
 
 @torch.inference_mode()
 def cached_step(cache: BlockCache, rows: list[Row], special: Special) -> None:
@@ -18,9 +20,12 @@ def cached_step(cache: BlockCache, rows: list[Row], special: Special) -> None:
     """
     begin, within = ([row for row in rows if row.refreshes == whole] for whole in (True, False))
     for length, some in _by_window(cache, within):
-        everywhere = cache.device.type != "cpu"
+        everywhere = takes_all_slots(cache)
         at = {row.slot if everywhere else i: row for i, row in enumerate(some)}
         windows = _windows(cache, at, cache.slots if everywhere else len(some), length)
+        if everywhere and (steps := steps_ahead(cache, some)) > 1:
+            _run_ahead(cache, at, windows, steps)
+            continue
         slots = None if everywhere else torch.tensor([row.slot for row in some])
         _reveal(at, cache.choose_in_window(slots, *windows))
     for width, some in by_width(begin, cache.device, cache.width):
@@ -33,10 +38,41 @@ def cached_step(cache: BlockCache, rows: list[Row], special: Special) -> None:
         _reveal(at, cache.refresh_and_choose(*(torch.from_numpy(array) for array in whole), noise))
 
 
+def takes_all_slots(cache: BlockCache) -> bool:
+    """Return whether a pass computes the windows of all slots: on a GPU, so that every step has the same shape."""
+    return cache.device.type != "cpu"
+
+
+def steps_ahead(cache: BlockCache, rows: list[Row]) -> int:
+    """Return how many denoising steps can be taken without waiting for what they reveal.
+
+    The GPU can then take them one after the other by itself. It must be known beforehand how many positions each
+    reveals, and that all stay in their blocks.
+    """
+    settings = rows[0].settings
+    known = settings.temperature == 0 and settings.order != "origin" and not settings.reveals_sure
+    plain = settings.neighbours == 0 and settings.cache == "dual" and settings.refresh_steps is None
+    whole = all(row.block.end - row.block.start == cache.block for row in rows)
+    return min(min(len(row.counts_ahead()) for row in rows), MOST_AHEAD) if known and plain and whole else 1
+
+
+def _run_ahead(cache: BlockCache, at: dict[int, Row], windows: tuple[torch.Tensor, ...], steps: int) -> None:
+    """Take some denoising steps of all slots on the GPU, then let the rows reveal the same tokens, step by step.
+
+    A row that is finished before leaves the steps that it does not need.
+    """
+    counts = np.zeros((steps, cache.slots), np.int64)
+    for slot, row in at.items():
+        counts[:, slot] = row.counts_ahead()[:steps]
+    chosen = [cache.reveal_in_windows(*windows, torch.from_numpy(count)).clone() for count in counts]
+    for step in torch.stack(chosen).cpu():
+        _reveal({slot: row for slot, row in at.items() if not row.finished}, step)
+
+
 def _by_window(cache: BlockCache, rows: list[Row]) -> list[tuple[int, list[Row]]]:
     """Return the rows that share a pass over their windows, with the length of these: on a GPU all of them."""
     lengths = [len(row.window) + cache.shift for row in rows]
-    if cache.device.type == "cpu" or not rows:
+    if not takes_all_slots(cache) or not rows:
         return grouped(rows, lengths)
     settings = rows[0].settings
     usual = cache.block + 2 * settings.neighbours + cache.shift

@@ -50,19 +50,18 @@ class Fp8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output [..., out] for an input [..., in], in the type of the input."""
-        rows, scales = rounded_rows(x.reshape(-1, x.shape[-1]))
-        out = self._product(rows, x.dtype).float() * scales * self.scales
+        rows = x.reshape(-1, x.shape[-1])
+        count: int = rows.shape[0]
+        rounded, scales = rounded_rows(pad(rows, (0, 0, 0, -count % MULTIPLE)))
+        out = self._product(rounded, x.dtype).float() * scales * self.scales
         out = out if self.bias is None else out + self.bias
-        return out.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+        return out[:count].to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def _product(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the rows [M, in] FP8 times the weight, [M, out]; a CPU multiplies the same numbers in float32."""
         if rows.device.type == "cpu":
             return linear(rows.float(), self.weight.float())
-        count: int = rows.shape[0]
-        filled = pad(rows.view(torch.uint8), (0, 0, 0, -count % MULTIPLE)).view(FP8)
-        product = torch._scaled_mm(filled, self.weight.T, self.one, self.one, out_dtype=dtype, use_fast_accum=True)
-        return product[:count]
+        return torch._scaled_mm(rows, self.weight.T, self.one, self.one, out_dtype=dtype, use_fast_accum=True)
 
 
 class Nf4Linear(nn.Module):
@@ -160,14 +159,14 @@ def use_few_bits(model: Any, products: str, keep_dense: bool = True) -> None:
     for name, layer in list(layers.named_modules()):
         if not isinstance(layer, nn.Linear) or "lora_" in name:
             continue
+        if products == "nf4" and layer.weight.device.type == "cpu":
+            continue
         multiple = GROUP if products == "nf4" else MULTIPLE
         if layer.in_features % multiple or layer.out_features % MULTIPLE:
             size = f"{layer.out_features} x {layer.in_features}"
             raise UserError(
                 f"generate.products {products} needs multiples of {multiple}, and {name} has {size}; use bf16"
             )
-        if products == "nf4" and layer.weight.device.type == "cpu":
-            continue
         parent, _, child = name.rpartition(".")
         few = Fp8Linear(layer) if products == "fp8" else Nf4Linear(layer, keep_dense)  # type: ignore[arg-type]
         setattr(layers.get_submodule(parent), child, few.eval())

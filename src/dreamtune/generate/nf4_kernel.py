@@ -15,6 +15,7 @@ import triton.language as tl
 GROUP = tl.constexpr(32)  # bytes of a row of the weight that share a scale: 64 weights
 ROWS, COLUMNS, GROUPS = 64, 64, 2  # of a tile: most rows, outputs, groups
 WARPS, STAGES = 4, 3
+PARTS = 8  # most parts of a sum: the compiler adds up so many without a kernel of its own
 PROGRAMS = 264  # programs to start at least, two for each of an H100's 132 multiprocessors
 
 
@@ -73,7 +74,7 @@ def parts_of(
         columns, groups, programs: see `launch`.
     """
     across, all_tiles = -(-outputs // columns), -(-half // (groups * GROUP.value))
-    parts = max(1, min(all_tiles // 2, -(-programs // across)))
+    parts = max(1, min(PARTS, all_tiles // 2, -(-programs // across)))
     tiles = -(-all_tiles // parts)
     return -(-all_tiles // tiles), tiles
 

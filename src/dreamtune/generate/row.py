@@ -197,20 +197,42 @@ class Row:
             self.step, self.refreshes = self.block.first_step, True
             hidden = self._hidden()
         while True:
-            share = self.block.shares[self.step - self.block.first_step]
-            last = self.step == self.block.first_step + len(self.block.shares) - 1
             if self.settings.order == "origin":
-                self._plan_draw(hidden, share, last)
+                self._plan_draw(hidden)
             else:
-                self.candidates = hidden
-                # In float32 like the official sampler: a product just below a whole number must round the same way.
-                self.count = len(hidden) if last else int(np.float32(len(hidden)) * share)
+                self.candidates, self.count = hidden, self._count(len(hidden), self.step)
             if self.count:
                 return
             self.step += 1
 
-    def _plan_draw(self, hidden: np.ndarray, share: np.float32, last: bool) -> None:
-        """Draw which hidden positions to reveal: each with probability `share`, at the last step all."""
+    def _count(self, hidden: int, step: int) -> int:
+        """Return how many of the hidden positions a step of the block reveals, at the last step all."""
+        share, last = self._share(step)
+        # In float32 like the official sampler: a product just below a whole number must round the same way.
+        return hidden if last else int(np.float32(hidden) * share)
+
+    def _share(self, step: int) -> tuple[np.float32, bool]:
+        """Return the share of the hidden positions that a step reveals, and whether it is the block's last step."""
+        number = step - self.block.first_step
+        return self.block.shares[number], number == len(self.block.shares) - 1
+
+    def counts_ahead(self) -> list[int]:
+        """Return how many positions each coming pass of the block reveals, where none is revealed for being sure.
+
+        >>> settings = GenerateConfig(max_new_tokens=6, block_length=6, steps=4)
+        >>> Row(0, Request([1, 2, 3], 0), settings, plan_blocks(settings), Special(mask_id=9, end_id=8)).counts_ahead()
+        [1, 1, 1, 3]
+        """
+        counts, hidden, step = [self.count], len(self.candidates) - self.count, self.step + 1
+        while hidden:
+            count = self._count(hidden, step)
+            counts += [count] if count else []
+            hidden, step = hidden - count, step + 1
+        return counts
+
+    def _plan_draw(self, hidden: np.ndarray) -> None:
+        """Draw which hidden positions to reveal: each with the step's share as probability, at the last step all."""
+        share, last = self._share(self.step)
         drawn = np.ones(len(hidden), bool) if last else self.noise(REVEAL, hidden) < share
         self.count = int(drawn.sum())
         if self.settings.reveals_sure:  # the others may still be sure
