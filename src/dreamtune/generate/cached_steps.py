@@ -8,6 +8,7 @@ from dreamtune.generate.canvases import GPU_WIDTH, by_width, canvases, grouped, 
 from dreamtune.generate.row import TOKEN, Row, Special
 from dreamtune.model.attention import row_boundaries
 
+Windows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # see `_windows`
 MOST_AHEAD = 16  # denoising steps on a GPU between two looks at what they revealed: a row may be finished meanwhile
 
 
@@ -27,15 +28,26 @@ def cached_step(cache: BlockCache, rows: list[Row], special: Special) -> None:
             _run_ahead(cache, at, windows, steps)
             continue
         slots = None if everywhere else torch.tensor([row.slot for row in some])
-        _reveal(at, cache.choose_in_window(slots, *windows))
+        ids, positions, scored, noise = windows
+        _reveal(at, cache.choose_in_window(slots, ids, positions, scored, noise))
     for width, some in by_width(begin, cache.device, cache.width):
-        ids, visible = canvases(some, width, special)
         at = dict(enumerate(some))
-        slots = np.array([row.slot for row in some])
-        scored = np.array([_scored(cache, row) for row in some])
-        whole = slots, ids, visible.astype(bool), row_boundaries(visible), scored
-        noise = _block_noise(cache, at, len(some))
-        _reveal(at, cache.refresh_and_choose(*(torch.from_numpy(array) for array in whole), noise))
+        _reveal(at, _refresh(cache, at, width, special))
+
+
+def _refresh(cache: BlockCache, at: dict[int, Row], width: int, special: Special) -> torch.Tensor:
+    """Run rows as a whole, and return what `BlockCache.refresh_and_choose` does; `at` numbers the rows."""
+    rows = list(at.values())
+    canvas, visible = canvases(rows, width, special)
+    scored = np.array([_scored(cache, row) for row in rows])
+    return cache.refresh_and_choose(
+        torch.tensor([row.slot for row in rows]),
+        torch.from_numpy(canvas),
+        torch.from_numpy(visible.astype(bool)),
+        torch.from_numpy(row_boundaries(visible)),
+        torch.from_numpy(scored),
+        _block_noise(cache, at, len(rows)),
+    )
 
 
 def takes_all_slots(cache: BlockCache) -> bool:
@@ -56,7 +68,7 @@ def steps_ahead(cache: BlockCache, rows: list[Row]) -> int:
     return min(min(len(row.counts_ahead()) for row in rows), MOST_AHEAD) if known and plain and whole else 1
 
 
-def _run_ahead(cache: BlockCache, at: dict[int, Row], windows: tuple[torch.Tensor, ...], steps: int) -> None:
+def _run_ahead(cache: BlockCache, at: dict[int, Row], windows: Windows, steps: int) -> None:
     """Take some denoising steps of all slots on the GPU, then let the rows reveal the same tokens, step by step.
 
     A row that is finished before leaves the steps that it does not need.
@@ -64,7 +76,10 @@ def _run_ahead(cache: BlockCache, at: dict[int, Row], windows: tuple[torch.Tenso
     counts = np.zeros((steps, cache.slots), np.int64)
     for slot, row in at.items():
         counts[:, slot] = row.counts_ahead()[:steps]
-    chosen = [cache.reveal_in_windows(*windows, torch.from_numpy(count)).clone() for count in counts]
+    ids, positions, scored, noise = windows
+    chosen = [
+        cache.reveal_in_windows(ids, positions, scored, noise, torch.from_numpy(count)).clone() for count in counts
+    ]
     for step in torch.stack(chosen).cpu():
         _reveal({slot: row for slot, row in at.items() if not row.finished}, step)
 
@@ -80,7 +95,7 @@ def _by_window(cache: BlockCache, rows: list[Row]) -> list[tuple[int, list[Row]]
     return [(min(longest, cache.width), rows)]
 
 
-def _windows(cache: BlockCache, at: dict[int, Row], count: int, length: int) -> tuple[torch.Tensor, ...]:
+def _windows(cache: BlockCache, at: dict[int, Row], count: int, length: int) -> Windows:
     """Return token ids and positions [count, length], scored columns and noise [count, block], of the rows' windows.
 
     `at` maps a place among the `count` windows to its row; windows at other places hold token 0 at position 0.
@@ -92,8 +107,8 @@ def _windows(cache: BlockCache, at: dict[int, Row], count: int, length: int) -> 
         positions[i] = np.minimum(start + np.arange(length), row.window.stop - 1)
         ids[i] = row.canvas[positions[i]]
         scored[i] = _scored(cache, row) - start
-    found = (torch.from_numpy(array) for array in (ids, positions, scored))
-    return *found, _block_noise(cache, at, count)
+    tokens, places, columns = (torch.from_numpy(array) for array in (ids, positions, scored))
+    return tokens, places, columns, _block_noise(cache, at, count)
 
 
 def _scored(cache: BlockCache, row: Row) -> np.ndarray:

@@ -38,6 +38,7 @@ class Fp8Linear(nn.Module):
 
     weight: Tensor  # [out, in] FP8
     scales: Tensor  # [out] float32
+    one: Tensor  # the scale of products that have none
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ PROGRAMS = 264  # programs to start at least, two for each of an H100's 132 mult
 
 
 @triton.jit
-def _product(
+def _product(  # type: ignore[no-untyped-def]  # Triton reads the annotations
     x,  # [2, M, K / 2]: the rows' even columns, then the odd ones
     codes,  # [N, K / 2] uint8
     absmax,  # [N, K / 64] float32
