@@ -14,9 +14,9 @@ again, setting by setting.
                          minutes on one core) the settings tried reach 100 %. After 350 the exact mode is at 95 %,
                          and cached blocks of 32 are not below it (200 questions).
     --problems chains    (long_problems.py) five steps, each on the result of the one before, which the model gets
-                         right in 65 to 70 % of the cases when it decodes exactly. These lose: blocks of 32 from cached
-                         keys and values cost 16 to 37 points of accuracy (128 questions). So what `sums` shows holds
-                         for what a model masters; measure your own task before you decode it this way.
+                         right in four fifths of the cases when it decodes exactly (a less trained one, right in 65 to
+                         70 %, lost 16 to 37 points from cached keys and values). accuracy_speed.py draws what each way
+                         of decoding loses there; measure your own task before you decode it fast.
     --check              fail unless `RECOMMENDED` reveals two tokens per pass and loses less than a point of accuracy:
                          the 95 % interval must exclude more
     --real-rows FILE     besides: tokens per pass on real questions. The embedded model answers next to none of them
