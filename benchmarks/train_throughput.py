@@ -167,7 +167,8 @@ class Bench:
         small = name.startswith("SmolLM2")
         ids, base = SMOLLM2_IDS if small else IDS, self.base(small)
         shards = write_shards(folder / "shards", lengths, TOY_IDS if self.toy else ids)
-        settings = {"lora": Q_AND_V, "max_tail": 0, "log_every": 1, "epochs": 1, "validation_rows": 0} | changes
+        settings = {"lora": Q_AND_V, "max_tail": 0, "log_every": 1, "epochs": 1, "validation_rows": 0}
+        settings |= {"compile": None if self.toy else True} | changes  # as in a run of hours, though this is one of seconds
         (folder / "out").mkdir()
         start_anew(self.device)
         start = time.perf_counter()

@@ -127,7 +127,8 @@ def test_a_replay_has_the_gradient_of_a_pass_without_graphs(dropout: float, tmp_
             found = replayed(run, batch, seed)
             assert (found - plain[seed]).norm() < 0.02 * plain[seed].norm()
         other = replayed(run, batch, seed + 100)
-        assert ((other - found).norm() > 0.02 * found.norm()) == (dropout > 0)
+        gradients = other[:-2], found[:-2]  # without the sums, which are far larger
+        assert ((gradients[0] - gradients[1]).norm() > 0.02 * gradients[1].norm()) == (dropout > 0)
 
 
 @needs_gpu
