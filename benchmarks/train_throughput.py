@@ -168,7 +168,7 @@ class Bench:
         ids, base = SMOLLM2_IDS if small else IDS, self.base(small)
         shards = write_shards(folder / "shards", lengths, TOY_IDS if self.toy else ids)
         settings = {"lora": Q_AND_V, "max_tail": 0, "log_every": 1, "epochs": 1, "validation_rows": 0}
-        settings |= {"compile": None if self.toy else True} | changes  # as in a run of hours, though this is one of seconds
+        settings |= {"compile": None if self.toy else True} | changes  # True: as in a run of hours
         (folder / "out").mkdir()
         start_anew(self.device)
         start = time.perf_counter()
