@@ -24,6 +24,7 @@ import torch
 from notebook_recipe import notebook_model, notebook_pass
 from seven_b_shape import IDS, TOY, TOY_IDS, report, timed, write_checkpoint, write_shards
 
+from dreamtune.device import phases
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
@@ -171,6 +172,7 @@ class Bench:
         settings |= {"compile": None if self.toy else True} | changes  # True: as in a run of hours
         (folder / "out").mkdir()
         start_anew(self.device)
+        phases.begin()
         start = time.perf_counter()
         train_adapter(TrainConfig(**settings), base, shards, folder / "out", folder / "work")
         said = json.loads((folder / "out/training.json").read_text())
@@ -185,6 +187,7 @@ class Bench:
             "plan": said["ran_as"],
             "gate": passed,
             "wall_s": time.perf_counter() - start,
+            "phases_s": phases.seconds(),
         }
         report(name, **values)
         return values

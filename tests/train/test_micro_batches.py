@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,7 +14,7 @@ from dreamtune.errors import UserError
 from dreamtune.objective.diffusion import corrupt
 from dreamtune.objective.packing import collate
 from dreamtune.train import micro_batches as accumulate
-from dreamtune.train.micro_batches import make_smaller, make_window, window_sums
+from dreamtune.train.micro_batches import heaviest_micro_batch, make_smaller, make_window, window_sums
 from dreamtune.train.run import prepare_run
 from dreamtune.train.windows import Share
 from tiny import make_model, make_shards, plan, settings
@@ -42,6 +43,16 @@ def test_a_pass_of_several_documents_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
     window = [corrupt(document(e, response=25), noise()) for e in range(4)]  # 30 tokens each
     make_smaller(run, (collate(window, multiple=64),))
     assert (run.plan.cut_tokens, run.plan.recompute_layers) == (60, 0)
+
+
+@pytest.mark.parametrize(("shortest", "lengths"), [(30, [30, 30, 30]), (20, [30, 30, 29])])
+def test_the_rehearsal_has_one_length_only_if_the_run_has(shortest: int, lengths: list[int]) -> None:
+    """Attention to documents of one length is compiled separately; of rows that differ it would seldom be used."""
+    train = settings(max_tail=0)
+    given = {"longest": 30, "documents": 3, "lengths": np.array([shortest, 30]), "train": train, "ids": {"mask_id": 9}}
+    windows: Any = SimpleNamespace(**given)
+    batch = heaviest_micro_batch(windows, plan(100), torch.device("cpu"))
+    assert [len(noised.input_ids) for noised in batch.noised] == lengths
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -71,16 +71,18 @@ def window_sums(run: Run, window: Window, step: int) -> Tensor | None:
             if len(batch.positions) == 0 and not run.share.synchronous:
                 continue  # no token is hidden, so neither sum nor any gradient would change
             torch.manual_seed(dropout_seed(run.train.seed, step, batch))
-            if run.plan.graphs:
-                sums += graphs_of(run)(batch, window.loss_tokens)
-            else:
-                sums += forward_backward(run, batch, window.loss_tokens)
+            sums += run_micro_batch(run, batch, window.loss_tokens)
         return sums
     except torch.OutOfMemoryError:  # the activations are released only once this handler is left
         if run.share.synchronous:  # the other processes would deadlock in a micro-batch that this one does not run
             raise
         clear_gradients(run)
         return None
+
+
+def run_micro_batch(run: Run, batch: Batch, loss_tokens: int) -> Tensor:
+    """Run a micro-batch as the plan says, in a CUDA graph or as it is; see `forward_backward`."""
+    return graphs_of(run)(batch, loss_tokens) if run.plan.graphs else forward_backward(run, batch, loss_tokens)
 
 
 def graphs_of(run: Run) -> Graphs:
@@ -140,14 +142,14 @@ def fits(run: Run, batch: Batch) -> bool:
         torch.OutOfMemoryError: it does not fit in a run of synchronous processes, which cannot go on by themselves.
     """
     try:
-        forward_backward(run, batch, len(batch.positions))
+        run_micro_batch(run, batch, len(batch.positions))
         return True
     except torch.OutOfMemoryError:
         if run.share.synchronous:
             raise
         return False
     finally:
-        run.optimizer.zero_grad()
+        clear_gradients(run)
 
 
 def make_smaller(run: Run, batches: Sequence[Batch]) -> None:
@@ -177,13 +179,17 @@ def make_smaller(run: Run, batches: Sequence[Batch]) -> None:
 def heaviest_micro_batch(windows: TrainingWindows, plan: MicroBatchPlan, device: torch.device) -> Batch:
     """Return the largest micro-batch that a run can make: documents of the greatest length, up to the plan's budget.
 
-    Every token but a document's first is masked, so that as many as possible go through the head.
+    Every token but a document's first is masked, so that as many as possible go through the head. If the run's
+    documents are of several lengths, so are these: attention to those of one length is another graph to the compiler.
     """
     longest, tokens = windows.longest, plan.cut_tokens or plan.micro_batch_tokens
     lengths = [longest] * max(1, min(windows.documents, tokens // longest))
     rest = tokens - sum(lengths)
     if rest > 1 and len(lengths) < windows.documents:
         lengths.append(rest)
+    several = windows.train.longest_tail or windows.lengths.min() < windows.lengths.max()
+    if several and len(lengths) > 1:
+        lengths[-1] = min(lengths[-1], longest - 1)
     noise = Noise("elbo", 1.0, seed=0, epoch=0, mask_id=windows.ids["mask_id"])
     zeros = (Document(number, np.zeros(length, np.int64), 1, 0) for number, length in enumerate(lengths))
     return collate([corrupt(document, noise) for document in zeros], device)
