@@ -90,7 +90,7 @@ def test_only_supervised_rows_leave_the_last_layer(make: Make) -> None:
     prepare_layers(model, plan())
     rows = []
     layer = unwrap(model).model.layers[-1]
-    layer.mlp.down_proj.register_forward_hook(lambda *found: rows.append(found[-1].shape[1]))
+    layer.mlp.down_proj.base_layer.register_forward_hook(lambda *found: rows.append(found[-1].shape[1]))
     torch.testing.assert_close(supervised_rows(model, batch), every, rtol=1e-4, atol=1e-5)
     assert rows == [len(batch.positions)]
 

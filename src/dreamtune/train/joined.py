@@ -19,6 +19,7 @@ from torch.nn.functional import linear
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from dreamtune.model.attention import attend
+from dreamtune.train.dropout import dropout
 
 ADAPTER = "default"  # PEFT's name
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
@@ -78,7 +79,7 @@ def layer_forward(
     outs = products(attention, names, x, shared_dropout)
     if rows is not None:
         assert cu_seq_lens_q is not None
-        outs = [attention.q_proj(x[:, rows]), *outs]
+        outs = [product(attention.q_proj, x[:, rows]), *outs]
         starts = torch.searchsorted(rows, cu_seq_lens_q).to(torch.int32)  # of each document's rows among `rows`
         packing |= {"cu_seq_lens_q": starts, "cu_seq_lens_k": cu_seq_lens_q}
         hidden_states = hidden_states[:, rows]
@@ -89,9 +90,9 @@ def layer_forward(
         query = apply_rotary_pos_emb(query, query, cos[:, rows], sin[:, rows])[0]
         key = apply_rotary_pos_emb(key, key, cos, sin)[0]
     mixed, _none = attend(attention, query, key, value, attention_mask, scaling=attention.scaling, **packing)
-    hidden_states = hidden_states + attention.o_proj(mixed.flatten(-2))
+    hidden_states = hidden_states + product(attention.o_proj, mixed.flatten(-2))
     gate, up = products(mlp, MLP, layer.post_attention_layernorm(hidden_states), shared_dropout)
-    out: Tensor = hidden_states + mlp.down_proj(mlp.act_fn(gate) * up)
+    out: Tensor = hidden_states + product(mlp.down_proj, mlp.act_fn(gate) * up)
     return out
 
 
@@ -112,17 +113,27 @@ def products(parent: Any, names: Sequence[str], x: Tensor, shared_dropout: bool)
         results = list(found.split(outs[len(outs) - len(names) :], dim=-1))
     else:
         results = [base_of(module)(x) for module in modules]
+    return adapted(modules, x, results, shared_dropout)
+
+
+def product(module: nn.Module, x: Tensor) -> Tensor:
+    """Return the output of a module alone, its adapter included: x [..., in] to [..., out]."""
+    return adapted([module], x, [base_of(module)(x)], False)[0]
+
+
+def adapted(modules: Sequence[nn.Module], x: Tensor, results: list[Tensor], shared_dropout: bool) -> list[Tensor]:
+    """Add what the adapters of `modules` make of their input x to `results`, the outputs of their frozen layers."""
     places = [n for n, module in enumerate(modules) if isinstance(module, LoraLayer) and not module.disable_adapters]
     if not places:
         return results
     adapters = [modules[place] for place in places]
     given = x.to(adapters[0].lora_A[ADAPTER].weight.dtype)
-    if shared_dropout or not isinstance(adapters[0].lora_dropout[ADAPTER], nn.Dropout):
+    if len(places) > 1 and (shared_dropout or not isinstance(adapters[0].lora_dropout[ADAPTER], nn.Dropout)):
         inside = torch.cat([adapter.lora_A[ADAPTER].weight for adapter in adapters])
         ranks = [adapter.r[ADAPTER] for adapter in adapters]
-        narrow = linear(adapters[0].lora_dropout[ADAPTER](given), inside).split(ranks, dim=-1)
+        narrow = linear(dropout(adapters[0].lora_dropout[ADAPTER], given), inside).split(ranks, dim=-1)
     else:
-        narrow = tuple(adapter.lora_A[ADAPTER](adapter.lora_dropout[ADAPTER](given)) for adapter in adapters)
+        narrow = tuple(adapter.lora_A[ADAPTER](dropout(adapter.lora_dropout[ADAPTER], given)) for adapter in adapters)
     for place, adapter, low in zip(places, adapters, narrow, strict=True):
         update = adapter.lora_B[ADAPTER](low) * adapter.scaling[ADAPTER]
         results[place] = (results[place] + update).to(results[place].dtype)
