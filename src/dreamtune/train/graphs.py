@@ -164,16 +164,30 @@ class Graphs:
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
-            sums = self.step(slot.batch, slot.loss_tokens)
+            sums = self._added(slot)
         current.wait_stream(self._stream)
         return sums
+
+    def _added(self, slot: Padded) -> Tensor:
+        """Run the step, and add its gradients to the held ones: all in a few kernels, not one for each weight."""
+        try:
+            for weight in self.weights:
+                weight.grad = None
+            sums = self.step(slot.batch, slot.loss_tokens)
+            found = [(held, weight.grad) for held, weight in zip(self._gradients, self.weights, strict=True)]
+            to, what = zip(*((held, grad) for held, grad in found if grad is not None), strict=True)
+            torch._foreach_add_(to, what)
+            return sums
+        finally:
+            for weight, held in zip(self.weights, self._gradients, strict=True):
+                weight.grad = held
 
     def _capture(self, slot: Padded) -> None:
         graph = torch.cuda.CUDAGraph()
         options: dict[str, Any] = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
         try:  # thread_local: other threads, which copy the next window and watch NCCL, may call CUDA meanwhile
             with torch.cuda.graph(graph, **options):
-                slot.sums = self.step(slot.batch, slot.loss_tokens)
+                slot.sums = self._added(slot)
         except RuntimeError as error:  # the end of a capture that broke off hides why it did
             cause = error.__context__
             raise cause if isinstance(cause, torch.OutOfMemoryError) else error from None
