@@ -19,9 +19,10 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from seven_b_shape import report
 
-from dreamtune.generate.few_bits import Fp8Linear, Nf4Linear
-from dreamtune.generate.nf4_kernel import launch
+from dreamtune.model.few_bits import Nf4Linear
+from dreamtune.model.fp8 import Fp8Linear
 from dreamtune.model.nf4 import dequantised
+from dreamtune.model.nf4_kernel import launch
 
 SHAPES = {"q, o": (3584, 3584), "k, v": (512, 3584), "gate, up": (18944, 3584), "down": (3584, 18944)}  # [out, in]
 PER_LAYER = {"q, o": 2, "k, v": 2, "gate, up": 2, "down": 1}
@@ -40,7 +41,7 @@ def main() -> None:
     for shape, (out, into) in SHAPES.items():
         layers = [packed(out, into, seed) for seed in range(WEIGHTS)]
         x = torch.randn(options.rows, into, dtype=torch.bfloat16, device="cuda")
-        for way, make in (("bf16", dense), ("bitsandbytes", lambda layer: layer), ("nf4", few), ("fp8", Fp8Linear)):
+        for way, make in (("bf16", dense), ("bitsandbytes", lambda layer: layer), ("nf4", few), ("fp8", fp8)):
             ways = [make(layer) for layer in layers]
             error = relative_error(ways[0](x), layers[0], x)
             micros = timed([partial(way_of, x) for way_of in ways])
@@ -67,6 +68,11 @@ def dense(layer: Linear4bit) -> Any:
 def few(layer: Linear4bit) -> Nf4Linear:
     """Return the layer as generation multiplies by it."""
     return Nf4Linear(layer, keep_dense=False)
+
+
+def fp8(layer: Linear4bit) -> Fp8Linear:
+    """Return the layer in FP8 as generation multiplies by it."""
+    return Fp8Linear(layer, trains=False)
 
 
 def relative_error(found: torch.Tensor, layer: Linear4bit, x: torch.Tensor) -> float:

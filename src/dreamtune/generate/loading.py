@@ -5,8 +5,8 @@ from typing import Any
 
 from dreamtune.device.phases import phase
 from dreamtune.generate.adapter_fold import cast_factors, fold_where_exact
-from dreamtune.generate.few_bits import check_products, use_few_bits
 from dreamtune.model.adapter_format import is_checkpoint
+from dreamtune.model.few_bits import check_products, use_few_bits
 from dreamtune.model.loading import DTYPES, count_parameters, load, load_adapter
 from dreamtune.model.nf4 import has_room_for_dense, keep_dequantised
 from dreamtune.model.nonfinite import check_weights

@@ -6,46 +6,59 @@ then the largest number of one document would decide how another document, packe
 
 E4M3 serves the gradients too: a row's own scale spares them the range of E5M2, which would cost them a bit of mantissa.
 The forward product sums over a weight's second dimension and the backward product over its first, and FP8 products want
-the summed dimension contiguous: so the weight is held twice, in as many bytes as once in bf16.
+the summed dimension contiguous: so in training the weight is held twice, in as many bytes as once in bf16.
 """
 
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from dreamtune.errors import UserError
+from dreamtune.model.nf4 import dequantised
 
 FP8 = torch.float8_e4m3fn
-HOPPER = (8, 9)  # compute capability from which GPUs multiply FP8 (Ada has 8.9, Hopper 9.0)
-MULTIPLE = 16  # of a weight's two dimensions
+ADA = (8, 9)  # compute capability from which GPUs multiply FP8 (Ada has 8.9, Hopper 9.0)
+MULTIPLE = 16  # of a weight's two dimensions, and of the rows of a product without scales
 
 
 class Fp8Linear(nn.Module):
-    """A frozen linear layer whose products with its input, and with the gradient of its output, are FP8.
+    """A frozen linear layer whose products are FP8: with its input and, in training, with its output's gradient.
 
     Args:
-        layer: frozen; its weight [out, in] is in a 16- or 32-bit type, and both dimensions are multiples of 16.
+        layer: dense, its weight [out, in] in a 16- or 32-bit type, or 4-bit; both dimensions are multiples of 16.
+        trains: whether gradients pass through it. Without, as in generation, its products are those of few rows, and
+            its weight is held once.
     """
 
     weight: nn.Parameter  # [out, in] FP8, for the forward product
-    transposed: Tensor  # [in, out] FP8, for the backward product
     out_scales: Tensor  # [out, 1] float32
-    in_scales: Tensor  # [in, 1] float32
+    transposed: Tensor  # [in, out] FP8, for the backward product; in training only
+    in_scales: Tensor  # [in, 1] float32; in training only
+    one: Tensor  # the scale of products that have none; in generation only
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear, trains: bool = True) -> None:
         super().__init__()
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.bias = layer.bias
-        held, out_scales = rounded_rows(layer.weight.detach())
-        transposed, in_scales = rounded_rows(layer.weight.detach().T.contiguous())
+        self.in_features, self.out_features, self.bias = layer.in_features, layer.out_features, layer.bias
+        self.trains = trains
+        weight = dequantised(layer) if isinstance(layer, Linear4bit) else layer.weight.detach()
+        held, out_scales = rounded_rows(weight)
         self.weight = nn.Parameter(held, requires_grad=False)  # a parameter, so that it is counted once
-        self.register_buffer("transposed", transposed, persistent=False)
         self.register_buffer("out_scales", out_scales, persistent=False)
-        self.register_buffer("in_scales", in_scales, persistent=False)
+        if trains:
+            transposed, in_scales = rounded_rows(weight.T.contiguous())
+            self.register_buffer("transposed", transposed, persistent=False)
+            self.register_buffer("in_scales", in_scales, persistent=False)
+        else:
+            self.register_buffer("one", torch.ones((), device=weight.device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output [..., out] for an input [..., in], in the type of the input."""
+        if not self.trains:
+            few = few_times(x, self.weight, self.out_scales, self.one)  # float32
+            return (few if self.bias is None else few + self.bias).to(x.dtype)
         scales = (self.out_scales, self.in_scales)
         out: Tensor = _Fp8Product.apply(x, self.weight, self.transposed, *scales)  # type: ignore[no-untyped-call]
         return out if self.bias is None else out + self.bias.to(out.dtype)
@@ -73,6 +86,20 @@ def times(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     return product(rows, weight.T, row_scales, scales.T, x.dtype).reshape(*x.shape[:-1], weight.shape[0])
 
 
+def few_times(x: Tensor, weight: Tensor, scales: Tensor, one: Tensor) -> Tensor:
+    """Return what `times` does, in float32, and for few rows faster: scales multiply the result of a plain product.
+
+    Args:
+        x, weight, scales: see `times`.
+        one: the number 1, on the weight's device.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    count: int = rows.shape[0]
+    rounded, row_scales = rounded_rows(pad(rows, (0, 0, 0, -count % MULTIPLE)))
+    found = product(rounded, weight.T, one, one, x.dtype).float() * row_scales * scales.T
+    return found[:count].reshape(*x.shape[:-1], weight.shape[0])
+
+
 def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of x [M, K] in FP8, each divided by its scale, and the scales [M, 1] float32.
 
@@ -93,16 +120,23 @@ def product(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, kind: torc
     Args:
         a: [M, K], rows contiguous.
         b: [K, N], columns contiguous.
-        a_scales: [M, 1] float32, by which rows of the result are multiplied.
-        b_scales: [1, N] float32, by which its columns are multiplied.
-        kind: bfloat16.
+        a_scales: [M, 1] float32, by which rows of the result are multiplied; or a number, if `b_scales` is one too.
+        b_scales: [1, N] float32, by which its columns are multiplied; or a number.
+        kind: bfloat16 on a GPU.
     """
+    if a.device.type == "cpu":
+        return emulated_product(a, b, a_scales, b_scales, kind)
     return torch._scaled_mm(a, b, a_scales, b_scales, out_dtype=kind, use_fast_accum=True)
 
 
 def emulated_product(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, kind: torch.dtype) -> Tensor:
-    """Compute `product` of the same FP8 numbers in float32, without hardware for it; for tests only."""
+    """Compute `product` of the same FP8 numbers in float32, without hardware for it."""
     return (a.float() @ b.float() * a_scales * b_scales).to(kind)
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Return whether a device multiplies FP8."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= ADA
 
 
 def check_fp8(device: torch.device, dtype: str) -> None:
@@ -111,8 +145,7 @@ def check_fp8(device: torch.device, dtype: str) -> None:
     Raises:
         UserError: it does not.
     """
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
-    if capability < HOPPER:
+    if not has_fp8(device):
         what = f"{torch.cuda.get_device_name(device)} has none" if device.type == "cuda" else "the CPU has none"
         raise UserError(
             f"train.products is fp8, which needs a GPU with FP8 products (Ada, Hopper or newer), and {what}; set "

@@ -10,8 +10,8 @@ from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
 
 from dreamtune.device.compiler import allow_variants
+from dreamtune.model.joined import join, layer_forward
 from dreamtune.model.logits import unwrap
-from dreamtune.train.joined import join, layer_forward
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
 
 

@@ -1,4 +1,4 @@
-"""Linear layers whose weights are read in fewer bits: 4-bit numbers unpacked within the product, or FP8.
+"""Generation's linear layers, whose weights are read in fewer bits: 4-bit, unpacked within the product, or FP8.
 
 A decoding step of one block multiplies some 32 rows by every weight: its time is that of reading the weights. Larger
 passes, over whole canvases or many blocks, are bound by arithmetic; FP8 is faster there too, 4 bits are not, so these
@@ -11,58 +11,15 @@ import torch
 from bitsandbytes.functional import dequantize_blockwise
 from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
 
 from dreamtune.errors import UserError
+from dreamtune.model.fp8 import MULTIPLE, Fp8Linear, has_fp8
 from dreamtune.model.logits import unwrap
 from dreamtune.model.nf4 import dequantised
 from dreamtune.settings.model import ModelConfig
 
-FP8 = torch.float8_e4m3fn
-LARGEST = torch.finfo(FP8).max  # 448
-ADA = (8, 9)  # compute capability from which GPUs multiply FP8
-MULTIPLE = 16  # of an FP8 weight's two dimensions, and of the rows
 NF4_ROWS = 64  # a pass over more rows is bound by arithmetic
 GROUP = 64  # weights that share an NF4 scale
-
-
-class Fp8Linear(nn.Module):
-    """A linear layer in 8-bit floating point: a scale for each output of the weight, and for each row of the input.
-
-    The row's scale is found anew in each pass, so a row's output does not depend on the rows beside it. The product
-    itself is without scales, which for few rows is the faster kernel; the scales multiply its result.
-
-    Args:
-        layer: a dense or a 4-bit layer; both dimensions are multiples of 16.
-    """
-
-    weight: Tensor  # [out, in] FP8
-    scales: Tensor  # [out] float32
-    one: Tensor  # the scale of products that have none
-
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features, self.bias = layer.in_features, layer.out_features, layer.bias
-        weight = dequantised(layer) if isinstance(layer, Linear4bit) else layer.weight.detach()
-        rounded, scales = rounded_rows(weight)
-        self.register_buffer("weight", rounded, persistent=False)
-        self.register_buffer("scales", scales.squeeze(-1), persistent=False)
-        self.register_buffer("one", torch.ones((), device=weight.device), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's output [..., out] for an input [..., in], in the type of the input."""
-        rows = x.reshape(-1, x.shape[-1])
-        count: int = rows.shape[0]
-        rounded, scales = rounded_rows(pad(rows, (0, 0, 0, -count % MULTIPLE)))
-        out = self._product(rounded, x.dtype).float() * scales * self.scales
-        out = out if self.bias is None else out + self.bias
-        return out[:count].to(x.dtype).reshape(*x.shape[:-1], self.out_features)
-
-    def _product(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the rows [M, in] FP8 times the weight, [M, out]; a CPU multiplies the same numbers in float32."""
-        if rows.device.type == "cpu":
-            return linear(rows.float(), self.weight.float())
-        return torch._scaled_mm(rows, self.weight.T, self.one, self.one, out_dtype=dtype, use_fast_accum=True)
 
 
 class Nf4Linear(nn.Module):
@@ -106,7 +63,7 @@ def nf4_parts(halves: Tensor, codes: Tensor, absmax: Tensor, table: Tensor) -> T
         halves: [2, M, in / 2], the rows' even columns and their odd ones.
         codes, absmax, table: see `Nf4Linear`.
     """
-    from dreamtune.generate.nf4_kernel import launch  # Triton comes with torch on a GPU only
+    from dreamtune.model.nf4_kernel import launch  # Triton comes with torch on a GPU only
 
     parts: Tensor = launch(halves, codes, absmax, table)
     return parts
@@ -114,21 +71,10 @@ def nf4_parts(halves: Tensor, codes: Tensor, absmax: Tensor, table: Tensor) -> T
 
 @nf4_parts.register_fake
 def _(halves: Tensor, codes: Tensor, absmax: Tensor, table: Tensor) -> Tensor:
-    from dreamtune.generate.nf4_kernel import parts_of
+    from dreamtune.model.nf4_kernel import parts_of
 
     parts = parts_of(len(codes), codes.shape[1])[0]
     return halves.new_empty(parts, halves.shape[1], codes.shape[0], dtype=torch.float32)
-
-
-def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows of x [M, K] in FP8, each divided by its scale, and the scales [M, 1] float32.
-
-    >>> rounded_rows(torch.tensor([[896.0, -2.0, 0.0]]))[1].item()
-    2.0
-    """
-    precise = x.float()
-    scales = precise.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / LARGEST
-    return (precise / scales).clamp(-LARGEST, LARGEST).to(FP8), scales
 
 
 def unpacked(layer: Linear4bit) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,7 +115,7 @@ def use_few_bits(model: Any, products: str, keep_dense: bool = True) -> None:
                 f"generate.products {products} needs multiples of {multiple}, and {name} has {size}; use bf16"
             )
         parent, _, child = name.rpartition(".")
-        few = Fp8Linear(layer) if products == "fp8" else Nf4Linear(layer, keep_dense)  # type: ignore[arg-type]
+        few = Fp8Linear(layer, trains=False) if products == "fp8" else Nf4Linear(layer, keep_dense)  # type: ignore[arg-type]
         setattr(layers.get_submodule(parent), child, few.eval())
 
 
@@ -186,7 +132,7 @@ def check_products(products: str, config: ModelConfig, device: torch.device) -> 
         )
     if device.type == "cuda" and products != "bf16" and config.dtype != "bfloat16":
         raise UserError(f"generate.products {products} needs model.dtype bfloat16 on a GPU, not {config.dtype}")
-    if device.type == "cuda" and products == "fp8" and torch.cuda.get_device_capability(device) < ADA:
+    if device.type == "cuda" and products == "fp8" and not has_fp8(device):
         name = torch.cuda.get_device_name(device)
         raise UserError(
             f"generate.products fp8 needs a GPU with FP8 (Ada, Hopper or newer), not {name}; use bf16 or nf4"
