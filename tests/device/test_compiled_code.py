@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -89,10 +90,33 @@ def test_a_damaged_bundle_means_compiling(
     assert job(caches) == {"b"}
 
 
+def test_a_job_does_not_fail_for_a_cache_that_it_cannot_write(
+    caches: Caches, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caches.folder.write_text("")  # where the folder should be made
+    assert job(caches, "a") == set()
+    assert "cannot keep" in capsys.readouterr().err
+
+
+def test_a_file_that_was_unpacked_in_part_is_not_published(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The disk is full while what another job published meanwhile is unpacked."""
+
+    def full(bundle: tarfile.TarFile, folder: Path, members: list[tarfile.TarInfo], **_: str) -> None:
+        (folder / members[0].name).write_text("half of it")
+        raise OSError(28, "No space left on device")
+
+    with shared(caches, ABOUT) as slow:
+        (slow / "slow").write_text("slow")
+        job(caches, "quick")
+        monkeypatch.setattr(tarfile.TarFile, "extractall", full)
+    monkeypatch.undo()
+    assert job(caches) == {"slow"} and "No space left" in capsys.readouterr().err
+
+
 def test_a_bundle_does_not_write_outside_of_the_folder(caches: Caches, tmp_path: Path) -> None:
     """Whoever writes to results/ can run code by it anyway; an accident shall not."""
-    import tarfile
-
     job(caches, "a")
     (tmp_path / "b").write_text("b")
     with tarfile.open(bundle(caches), "w") as tar:

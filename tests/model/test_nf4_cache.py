@@ -159,6 +159,21 @@ def test_a_full_disk_costs_the_cache_only(
     assert [path.name for path in (caches.folder / "nf4").iterdir() if path.is_dir()] == []
 
 
+def test_a_folder_that_cannot_be_written_to_costs_the_cache_only(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tests may run as root, whom no mode keeps from writing: a file stands where the folder should be made."""
+    caches.folder.write_text("")
+    load(base())
+    assert "cannot keep" in capsys.readouterr().err
+    caches.folder.unlink()
+    load(base())
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    ways = reads(monkeypatch)
+    load(base())
+    assert ways == ["kept"] and capsys.readouterr().err == ""  # what is there is read all the same
+
+
 def test_several_files(caches: Caches, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nf4_cache, "SHARD_BYTES", 50_000)
     expected, found = bits(load(base())), bits(load(base()))

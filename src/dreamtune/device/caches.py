@@ -52,31 +52,47 @@ def job_caches() -> Caches | None:
 def only_maker(entry: Path, is_made: Callable[[], bool]) -> Iterator[Path | None]:
     """Yield a private folder in which to make `entry`, and rename it to `entry` at the end, if nothing was raised.
 
-    Yields None if another process is making it just now (nobody waits), or has made it meanwhile. Folders that killed
-    makers left are removed. A disk that is full or cannot be written to is said on stderr and raises nothing, as no
-    job needs a cache.
+    Yields None if another process is making it just now (nobody waits), or has made it meanwhile, or if nothing can be
+    written there. Folders that killed makers left are removed. A disk that is full or read-only is said on stderr and
+    raises nothing, as no job needs a cache.
     """
-    private, locked = private_name(entry), None
+    private = private_name(entry)
+    locked = _prepare(entry, private, is_made)
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        locked = _lock(entry.with_name(f".{entry.name}.lock"))
-        if locked is None or is_made():
-            yield None
-            return
-        for left in entry.parent.glob(f".{entry.name}.*"):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-        private.mkdir()
-        yield private
-        shutil.rmtree(entry, ignore_errors=True)
-        with suppress(FileExistsError):  # another maker, on a file system without locks
-            private.rename(entry)
+        yield None if locked is None else private
+        if locked is not None:
+            shutil.rmtree(entry, ignore_errors=True)
+            with suppress(FileExistsError):  # another maker, on a file system without locks
+                private.rename(entry)
     except OSError as error:
-        print(f"cannot keep {entry} ({error.strerror or error}); going on without", file=sys.stderr)
+        _go_on_without(entry, error)
     finally:
         shutil.rmtree(private, ignore_errors=True)
         if locked is not None:
             os.close(locked)
+
+
+def _prepare(entry: Path, private: Path, is_made: Callable[[], bool]) -> int | None:
+    """Lock `entry` and make the folder `private`; return the lock's descriptor, None if `entry` is not to be made."""
+    locked = None
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        locked = _lock(entry.with_name(f".{entry.name}.lock"))
+        if locked is not None and not is_made():
+            for left in entry.parent.glob(f".{entry.name}.*"):
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+            private.mkdir()
+            return locked
+    except OSError as error:
+        _go_on_without(entry, error)
+    if locked is not None:
+        os.close(locked)
+    return None
+
+
+def _go_on_without(entry: Path, error: OSError) -> None:
+    print(f"cannot keep {entry} ({error.strerror or error}); going on without", file=sys.stderr)
 
 
 def _lock(file: Path) -> int | None:

@@ -106,13 +106,13 @@ def contents(folder: Path) -> set[str]:
 def unpack(entry: Path, folder: Path) -> str | None:
     """Unpack the bundle in `entry` into `folder`, and return its SHA-256; None if there is none, or it is damaged.
 
-    Files that are there already stay. What is damaged is said on stderr, and the job compiles.
+    Files that are there already stay. What is damaged is said on stderr, none of it is left, and the job compiles.
     """
+    there = contents(folder)
     try:
         sha256 = sha256_file(entry / BUNDLE)
         if read_json(entry / RECORD)["sha256"] != sha256:
             raise ValueError("its SHA-256 is not the recorded one")
-        there = contents(folder)
         with tarfile.open(entry / BUNDLE) as bundle:
             members = [member for member in bundle if member.name not in there]
             bundle.extractall(folder, members, filter="data")
@@ -121,6 +121,8 @@ def unpack(entry: Path, folder: Path) -> str | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, tarfile.TarError) as error:
         print(f"{entry} is damaged ({error}); compiling", file=sys.stderr)
+        for name in contents(folder) - there:
+            (folder / name).unlink()
         return None
 
 
