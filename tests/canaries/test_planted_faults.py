@@ -169,7 +169,10 @@ def test_a_shift_that_is_off(plant: Plant, shards: Path, tmp_path: Path, step: i
 
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_loss_that_takes_another_row(plant: Plant, shards: Path, tmp_path: Path, step: int) -> None:
-    plant(supervised_rows, lambda m, batch: supervised_rows(m, replace(batch, positions=batch.positions - step)))
+    def faulty(model: Any, batch: Batch) -> Any:
+        return supervised_rows(model, replace(batch, positions=(batch.positions - step).clamp_min(1)))
+
+    plant(supervised_rows, faulty)
     assert caught(tmp_path, shards) == {"rows_aligned"}
 
 

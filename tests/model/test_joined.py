@@ -108,7 +108,7 @@ class Products(TorchDispatchMode):
 
 
 def test_there_are_fewer_products_and_one_dropout_for_each_input(make: Make) -> None:
-    """Of 7 frozen products 4 are left in a layer (5 in the last), of 7 adapter inputs and dropouts 4."""
+    """Of 7 frozen products 5 are left in a layer (6 in the last), of 7 adapter inputs and dropouts 4."""
     counts = []
     for prepared, shared in ((False, False), (True, False), (True, True)):
         model = make(dropout=0.1).train()
@@ -119,8 +119,8 @@ def test_there_are_fewer_products_and_one_dropout_for_each_input(make: Make) -> 
         counts.append((seen.calls["mm"] + seen.calls["addmm"], seen.calls["bernoulli_"]))
     head = 2  # logits, and their gradient
     assert counts[0] == (2 * (7 + 14) + head, 14)
-    assert counts[1] == (4 + 5 + 2 * 14 + head, 14)
-    assert counts[2] == (4 + 5 + (4 + 7) + (5 + 7) + head, 4 + 5)
+    assert counts[1] == (5 + 6 + 2 * 14 + head, 14)
+    assert counts[2] == (5 + 6 + (4 + 7) + (5 + 7) + head, 4 + 5)
 
 
 def test_shared_dropout_is_one_noise(make: Make) -> None:

@@ -1,9 +1,10 @@
 """A decoder layer in training: products that share their input are one, and the last layer computes what is scored.
 
-Query, key and value read the same normalised rows, and so do the gate and the up projection. Their frozen weights lie
-one behind the other in memory, so that one product makes all of them, and one product their input's gradient. What PEFT
-calls and saves stays as it is: each module's weight is a view of its part. Packed (4-bit) and FP8 weights are
-multiplied one by one.
+Query, key and value read the same normalised rows. Their frozen weights lie one behind the other in memory, so that one
+product makes all of them, and one product their input's gradient. What PEFT calls and saves stays as it is: each
+module's weight is a view of its part. Packed (4-bit) and FP8 weights are multiplied one by one. So are those of gate
+and up: each is wide enough by itself, and a joined product wants the gradients of both side by side, which cost Dream
+7B 12 ms of a step of 396 on an H200.
 
 Behind the last layer only supervised tokens are read. So its queries, its output and its MLP are computed at the rows
 that score them; keys and values at all.
@@ -19,26 +20,26 @@ from torch.nn.functional import linear
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from dreamtune.model.attention import attend
-from dreamtune.train.dropout import dropout
+from dreamtune.model.dropout import dropout
 
 ADAPTER = "default"  # PEFT's name
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 
 
 def join(layer: Any) -> None:
-    """Lay the frozen weights that share an input one behind the other, in place, where they are ordinary matrices.
+    """Lay the frozen weights of q, k and v one behind the other, in place, where they are ordinary matrices.
 
     Each module's weight becomes a view of its rows of `joined`, (weight [sum of outs, in], bias or None, outs).
     """
-    for parent, names in ((layer.self_attn, ATTENTION), (layer.mlp, MLP)):
-        bases = [base_of(getattr(parent, name)) for name in names]
-        if hasattr(parent, "joined") or not all(type(base) is nn.Linear for base in bases):
-            continue
-        biases = [base.bias for base in bases]
-        weight, outs = torch.cat([base.weight.data for base in bases]), [base.out_features for base in bases]
-        for base, part in zip(bases, weight.split(outs), strict=True):
-            base.weight.data = part
-        parent.joined = (weight, None if biases[0] is None else torch.cat([bias.data for bias in biases]), outs)
+    attention = layer.self_attn
+    bases = [base_of(getattr(attention, name)) for name in ATTENTION]
+    if hasattr(attention, "joined") or not all(type(base) is nn.Linear for base in bases):
+        return
+    biases = [base.bias for base in bases]
+    weight, outs = torch.cat([base.weight.data for base in bases]), [base.out_features for base in bases]
+    for base, part in zip(bases, weight.split(outs), strict=True):
+        base.weight.data = part
+    attention.joined = (weight, None if biases[0] is None else torch.cat([bias.data for bias in biases]), outs)
 
 
 def base_of(module: nn.Module) -> Any:

@@ -8,7 +8,8 @@ from dreamtune.report.shapes import cut, shapes
 from dreamtune.report.text import READING_NAMES, arrow, plain, with_limits
 
 SAMPLER = (
-    *("max_new_tokens", "steps", "block_length", "lookahead", "refresh", "threshold"),
+    *("max_new_tokens", "steps", "block_length", "lookahead", "products"),
+    *("refresh", "refresh_steps", "refresh_unsure", "cache", "neighbours", "threshold", "threshold_fall", "factor"),
     *("order", "ranking", "temperature", "top_p", "top_k", "samples", "seed"),
 )
 Table = list[dict[str, Any]]
