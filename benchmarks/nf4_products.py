@@ -22,7 +22,6 @@ from seven_b_shape import report
 from dreamtune.model.few_bits import Nf4Linear
 from dreamtune.model.fp8 import Fp8Linear
 from dreamtune.model.nf4 import dequantised
-from dreamtune.model.nf4_kernel import launch
 
 SHAPES = {"q, o": (3584, 3584), "k, v": (512, 3584), "gate, up": (18944, 3584), "down": (3584, 18944)}  # [out, in]
 PER_LAYER = {"q, o": 2, "k, v": 2, "gate, up": 2, "down": 1}
@@ -122,6 +121,8 @@ def tune(shape: str, layers: list[Nf4Linear], x: torch.Tensor) -> None:
 def product(halves: torch.Tensor, layer: Nf4Linear, tile: tuple[int, ...]) -> torch.Tensor:
     """Return the rows times the layer's weight, [M, out] float32."""
     columns, groups, warps, stages, programs = tile
+    from dreamtune.model.nf4_kernel import launch  # Triton comes with torch on a GPU only
+
     parts = launch(
         halves,
         layer.codes,
