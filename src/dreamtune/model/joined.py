@@ -128,14 +128,28 @@ def adapted(modules: Sequence[nn.Module], x: Tensor, results: list[Tensor], shar
     if not places:
         return results
     adapters = [modules[place] for place in places]
-    given = x.to(adapters[0].lora_A[ADAPTER].weight.dtype)
-    if len(places) > 1 and (shared_dropout or not isinstance(adapters[0].lora_dropout[ADAPTER], nn.Dropout)):
-        inside = torch.cat([adapter.lora_A[ADAPTER].weight for adapter in adapters])
-        ranks = [adapter.r[ADAPTER] for adapter in adapters]
-        narrow = linear(dropout(adapters[0].lora_dropout[ADAPTER], given), inside).split(ranks, dim=-1)
-    else:
-        narrow = tuple(adapter.lora_A[ADAPTER](dropout(adapter.lora_dropout[ADAPTER], given)) for adapter in adapters)
-    for place, adapter, low in zip(places, adapters, narrow, strict=True):
-        update = adapter.lora_B[ADAPTER](low) * adapter.scaling[ADAPTER]
-        results[place] = (results[place] + update).to(results[place].dtype)
+    updates = adapter_updates(adapters, x.to(adapters[0].lora_A[ADAPTER].weight.dtype), shared_dropout)
+    for place, adapter, update in zip(places, adapters, updates, strict=True):
+        results[place] = (results[place] + update * adapter.scaling[ADAPTER]).to(results[place].dtype)
     return results
+
+
+def adapter_updates(adapters: Sequence[Any], x: Tensor, shared_dropout: bool) -> Sequence[Tensor]:
+    """Return B A dropout(x) of adapters of one rank that share their input x [..., in]: [..., out] each.
+
+    Each draws its own dropout, as PEFT does, but those of all are one tensor, [adapters, ..., in], and so are their
+    products with A, and with B where all outputs have one width.
+    """
+    inside = [adapter.lora_A[ADAPTER].weight for adapter in adapters]  # [r, in] each
+    outside = [adapter.lora_B[ADAPTER].weight for adapter in adapters]  # [out, r] each
+    noise, count = adapters[0].lora_dropout[ADAPTER], len(adapters)
+    if count == 1 or shared_dropout or not isinstance(noise, nn.Dropout):
+        narrow = linear(dropout(noise, x), torch.cat(inside)).split([len(a) for a in inside], dim=-1)
+        return [linear(low, b) for low, b in zip(narrow, outside, strict=True)]
+    noisy = dropout(noise, x.reshape(1, -1, x.shape[-1]).expand(count, -1, -1))
+    low = torch.bmm(noisy, torch.stack(inside).mT)  # [adapters, T, r]
+    if len({len(b) for b in outside}) == 1:
+        wide: Sequence[Tensor] = torch.bmm(low, torch.stack(outside).mT).unbind()
+    else:
+        wide = [linear(each, b) for each, b in zip(low, outside, strict=True)]
+    return [update.view(*x.shape[:-1], -1) for update in wide]
