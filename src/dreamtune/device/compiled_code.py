@@ -20,7 +20,6 @@ from platform import python_version
 from typing import Any
 
 import torch
-from torch._dynamo.utils import counters
 
 from dreamtune.device.caches import Caches, job_caches, only_maker
 from dreamtune.digests import describe, digest, sha256_file
@@ -146,6 +145,8 @@ def publish(entry: Path, folder: Path, about: dict[str, Any], taken: str | None)
 
 def lookups() -> str:
     """Return in words how often the compiler found code in its caches, in this process."""
+    from torch._dynamo.utils import counters  # the compiler, whose import takes seconds
+
     graphs, autograd = counters["inductor"], counters["aot_autograd"]
     found = [graphs["fxgraph_cache_hit"], graphs["fxgraph_cache_miss"], graphs["fxgraph_cache_bypass"]]
     traced = [autograd[f"autograd_cache_{kind}"] for kind in ("hit", "miss", "bypass")]

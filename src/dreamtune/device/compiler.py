@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch._dynamo.callback import callback_handler
 
 from dreamtune.device import phases
 
@@ -14,6 +13,8 @@ def allow_variants() -> None:
     Shapes differ between whole sequences and blocks, one row and several, with a mask or without: more than the
     default of 8 variants, beyond which new ones run uncompiled, with no sign but a line in the compiler's log.
     """
+    from torch._dynamo.callback import callback_handler  # the compiler, whose import takes seconds
+
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     if _begins not in callback_handler.start_callbacks:
         callback_handler.register_start_callback(_begins)

@@ -57,10 +57,11 @@ def prepare_for_generation(base: Any, compiled: bool = True) -> Kept:
     if kept is not None:
         return kept
     base.dreamtune_kept = kept = Kept()
-    allow_variants()
+    if compiles := compiled and base.device.type == "cuda":
+        allow_variants()
     for number, layer in enumerate(base.model.layers):
         plain = MethodType(type(layer).forward, layer)
-        run = torch.compile(plain) if compiled and base.device.type == "cuda" else plain
+        run = torch.compile(plain) if compiles else plain
         layer.forward = partial(_with_own_store, run, number)
     return kept
 

@@ -26,8 +26,9 @@ def prepare_layers(model: Any, plan: MicroBatchPlan, shared_dropout: bool = Fals
         plan: by which it runs.
         shared_dropout: adapters that share an input also share its dropout, see `joined.products`.
     """
-    allow_variants()
     base, adapted = unwrap(model), isinstance(model, PeftModel)
+    if plan.compile or base.device.type == "cuda":  # a GPU compiles the head's loss in any case
+        allow_variants()
     for number, layer in enumerate(base.model.layers):
         plain = MethodType(type(layer).forward, layer)
         trained: Callable[..., Any] = plain
