@@ -1,5 +1,6 @@
 """What happens to a plan when the memory runs out, with rows as a GPU packs them."""
 
+import gc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from documents import document, noise
 from dreamtune.errors import UserError
+from dreamtune.model.loading import load
 from dreamtune.objective.diffusion import corrupt
 from dreamtune.objective.packing import collate
 from dreamtune.train import micro_batches as accumulate
-from dreamtune.train.micro_batches import heaviest_micro_batch, make_smaller, make_window, window_sums
+from dreamtune.train.finetuning import adapter_gib
+from dreamtune.train.micro_batches import heaviest_micro_batch, make_smaller, make_window, rehearse, window_sums
 from dreamtune.train.run import prepare_run
 from dreamtune.train.windows import Share
 from tiny import make_model, make_shards, plan, settings
@@ -53,6 +56,27 @@ def test_the_rehearsal_has_one_length_only_if_the_run_has(shortest: int, lengths
     windows: Any = SimpleNamespace(**given)
     batch = heaviest_micro_batch(windows, plan(100), torch.device("cpu"))
     assert [len(noised.input_ids) for noised in batch.noised] == lengths
+
+
+def test_the_optimisers_state_takes_its_room_in_the_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second step runs beside it: 0.6 GiB at rank 32 on all linear layers of a 7B. The plan counts it, too."""
+    run = prepare_run(settings(), make_model(tmp_path / "base"), make_shards(tmp_path / "shards"), tmp_path)
+    held: list[int] = []
+
+    def held_bytes(*_: Any) -> None:
+        tensors = [thing for thing in gc.get_objects() if type(thing) is torch.Tensor and thing.dtype == torch.uint8]
+        held.append(max((tensor.numel() for tensor in tensors), default=0))
+
+    monkeypatch.setattr(accumulate, "forward_backward", held_bytes)
+    rehearse(run)
+    for weight in run.finetuning.parameters:
+        weight.grad = torch.zeros_like(weight)
+    run.optimizer.step()
+    state = [value for values in run.optimizer.state.values() for name, value in values.items() if name != "step"]
+    rehearse(run)
+    assert held[0] == sum(value.nbytes for value in state) and held[1] < held[0]
+    trained = sum(weight.nbytes for weight in run.finetuning.parameters)
+    assert adapter_gib(load(run.base), run.train) * 2**30 == pytest.approx(4 * trained)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dreamtune.canaries.window import starts_from_base
 from dreamtune.checks import Check
+from dreamtune.device.memory import GIB
 from dreamtune.model.facts import facts_of
 from dreamtune.model.fp8 import Fp8Linear
 from dreamtune.model.loading import attach_lora
@@ -222,6 +223,20 @@ def is_target(name: str, lora: LoraSettings) -> bool:
     """
     last = name.rpartition(".")[2]
     return last != "lm_head" and (lora.target_modules == ["all-linear"] or last in lora.target_modules)
+
+
+def adapter_gib(base: nn.Module, train: TrainConfig) -> float:
+    """Return the GiB that an adapter will take, whatever the plan: weights and gradients in float32, AdamW's moments.
+
+    Args:
+        base: the model that it will be put on.
+        train: gives the adapter's shape and the optimiser.
+    """
+    layers = (
+        layer for name, layer in base.named_modules() if isinstance(layer, nn.Linear) and is_target(name, train.lora)
+    )
+    factors = train.lora.rank * sum(layer.in_features + layer.out_features for layer in layers)
+    return factors * (16 if train.optimizer == "adamw" else 10) / GIB  # the moments of the other have 8 bits each
 
 
 def fingerprint(weight: Tensor) -> Tensor:

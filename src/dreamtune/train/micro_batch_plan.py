@@ -128,7 +128,7 @@ def choose(
         device: of the model. On a CPU nothing is weighed: the plan has fixed values.
         longest: tokens of the longest document; a micro-batch holds at least one document.
         window_tokens: mean tokens of a process's share of a window; a larger micro-batch could not be filled.
-        fixed_gib: memory that will be allocated whatever the plan: gradients, the optimiser's state.
+        fixed_gib: memory that will be allocated whatever the plan: an adapter, gradients, the optimiser's state.
 
     Raises:
         UserError: no plan fits.

@@ -20,6 +20,7 @@ from dreamtune.objective.packing import GPU_MULTIPLE, Batch, collate
 from dreamtune.train.graphs import Graphs, gradients_in_place
 from dreamtune.train.layers import prepare_layers
 from dreamtune.train.micro_batch_plan import MicroBatchPlan, shrink
+from dreamtune.train.optimizer import coming_state_bytes
 from dreamtune.train.prefetch import Prefetcher
 from dreamtune.train.run import Run
 from dreamtune.train.windows import TrainingWindows, Window, dropout_seed
@@ -138,10 +139,15 @@ def rehearse(run: Run) -> None:
 def fits(run: Run, batch: Batch) -> bool:
     """Return whether a micro-batch fits into memory: run it forward and backward, and clear the gradients.
 
+    The state that the optimiser's first step will make takes its room meanwhile: later micro-batches run beside it.
+    Synchronous processes come without: their plan has counted it, see `Finetuning`.
+
     Raises:
         torch.OutOfMemoryError: it does not fit in a run of synchronous processes, which cannot go on by themselves.
     """
+    state_bytes = 0 if run.share.synchronous else coming_state_bytes(run.optimizer)
     try:
+        state = torch.empty(state_bytes, dtype=torch.uint8, device=run.share.device)  # noqa: F841, held till the end
         run_micro_batch(run, batch, len(batch.positions))
         return True
     except torch.OutOfMemoryError:

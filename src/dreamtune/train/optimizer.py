@@ -35,6 +35,17 @@ def make_optimizer(
     )
 
 
+def coming_state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Return the bytes that the optimiser's first step will allocate: AdamW's two moments of each weight; then 0.
+
+    The 8-bit optimiser's state is paged: it gives way where memory is short.
+    """
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return 0
+    weights = (weight for group in optimizer.param_groups for weight in group["params"])
+    return sum(2 * weight.nbytes for weight in weights if weight not in optimizer.state)
+
+
 def learning_rate(step: int, total: int, train: TrainConfig) -> float:
     """Return the learning rate of a step: linear warm-up from 0, then `train.schedule` down to 0.
 

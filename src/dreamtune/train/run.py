@@ -30,7 +30,7 @@ from dreamtune.shards import read_meta, read_split
 from dreamtune.train.checkpoint import check_finite, newest, prune, save_checkpoint
 from dreamtune.train.compiling import with_compiling
 from dreamtune.train.documents import check_padding
-from dreamtune.train.finetuning import Finetuning, LoraFinetuning
+from dreamtune.train.finetuning import Finetuning, LoraFinetuning, adapter_gib
 from dreamtune.train.full_finetuning import FullFinetuning
 from dreamtune.train.gate import smoke_plan
 from dreamtune.train.graphs import Graphs
@@ -106,7 +106,7 @@ def prepare_run(
     check_padding(train.padding_tokens, meta["tokenizer"], loaded.config.vocab_size)
     sharded = FullFinetuning(loaded, base, share.device) if full else None
     tokens = windows.window_tokens / share.processes  # so that each process has a micro-batch
-    fixed = sharded.fixed_gib() if sharded else 0.0
+    fixed = sharded.fixed_gib() if sharded else adapter_gib(loaded, train)
     verified = smoke_plan(gate, train, share)
     decided = with_compiling(loaded, train, windows, share.device, full_run)
     plan = verified or choose(loaded, decided, share.device, windows.longest, tokens, fixed)
