@@ -13,7 +13,7 @@ import pytest
 from dreamtune.errors import UserError
 from dreamtune.formats.likelihood import FULL
 from dreamtune.formats.questions import QUESTIONS
-from dreamtune.report.comparison_view import SAMPLER
+from dreamtune.report.comparison_view import FASTER, SAMPLER, sampler
 from dreamtune.scoring.references import gradability
 from dreamtune.scoring.score import score_answers
 from dreamtune.settings.generate import GenerateConfig
@@ -235,6 +235,9 @@ def test_every_setting_of_the_sampler_stands_beside_its_numbers() -> None:
     """A setting that decides what is generated and is not printed would make two reports look alike that are not."""
     decides = set(GenerateConfig().by_kind()[0]) - {"prompts", "max_prompts"}  # which questions, not how
     assert decides == set(SAMPLER)
+    off = GenerateConfig().model_dump()
+    assert all(off[name] == value for name, value in FASTER.items())
+    assert "products" not in sampler(off) and "products fp8" in sampler(off | {"products": "fp8"})
 
 
 def test_what_answers_are_compared_with_and_both_readings_of_cut_ones_are_shown(tmp_path: Path) -> None:

@@ -7,9 +7,18 @@ from dreamtune.report.few_shot import by_column, prompt_note, sides
 from dreamtune.report.shapes import cut, shapes
 from dreamtune.report.text import READING_NAMES, arrow, plain, with_limits
 
+# Ways to decode that are off by default, with that value: shown where they are on.
+FASTER = {
+    "refresh_steps": None,
+    "refresh_unsure": False,
+    "cache": "dual",
+    "neighbours": 0,
+    "threshold_fall": 0.0,
+    "factor": None,
+    "products": "bf16",
+}
 SAMPLER = (
-    *("max_new_tokens", "steps", "block_length", "lookahead", "products"),
-    *("refresh", "refresh_steps", "refresh_unsure", "cache", "neighbours", "threshold", "threshold_fall", "factor"),
+    *("max_new_tokens", "steps", "block_length", "lookahead", "refresh", "threshold", *FASTER),
     *("order", "ranking", "temperature", "top_p", "top_k", "samples", "seed"),
 )
 Table = list[dict[str, Any]]
@@ -30,7 +39,7 @@ def comparison_tables(summary: dict[str, Any]) -> Table:
             "undecided": block["accuracy"].get("undecided"),
             "alike": block["accuracy"]["clusters"] < block["accuracy"]["base"]["n"],
             "cut": cut([(who, side.get("scores", {})) for who, side in sides(block).items()]),
-            "sampler": _pairs(summary["settings"].get(f"answers/{name}/tuned", {}).get("generate", {}), SAMPLER),
+            "sampler": sampler(summary["settings"].get(f"answers/{name}/tuned", {}).get("generate", {})),
         }
         for name, block in summary["comparisons"].items()
     ]
@@ -112,5 +121,11 @@ def _share(side: dict[str, Any] | None) -> dict[str, str]:
     return {"value": percent(side["value"]), "limits": f"{percent(side['low'])} to {percent(side['high'])}"}
 
 
-def _pairs(section: dict[str, Any], names: tuple[str, ...]) -> str:
-    return ", ".join(f"{name} {plain(section[name])}" for name in names if section.get(name) is not None)
+def sampler(settings: dict[str, Any]) -> str:
+    """Return the settings of the sampler that decided what was generated.
+
+    >>> sampler({"steps": 8, "threshold": None, "products": "bf16", "factor": 0.5, "temperature": 0.0})
+    'steps 8, factor 0.5, temperature 0'
+    """
+    shown = [name for name in SAMPLER if settings.get(name) not in (None, FASTER.get(name))]
+    return ", ".join(f"{name} {plain(settings[name])}" for name in shown)
