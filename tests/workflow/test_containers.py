@@ -158,6 +158,15 @@ def test_the_hubs_cache_is_bound_for_writing_and_what_the_user_binds_is_kept(
     assert (tmp_path / "hub").is_dir(), "only what exists can be bound"
 
 
+def test_what_jobs_keep_for_each_other_is_bound_for_writing_where_it_lies_outside(work: Path, tmp_path: Path) -> None:
+    """A container's own disk is read-only. A folder that cannot be made costs the cache, and no job."""
+    kept = [tmp_path / "kept", work / "results/.cache", file(tmp_path / "taken") / "cache"]
+    specs = [{"inputs": {}, "runtime": {"model": {"cache": cache}}} for cache in (*map(str, kept), None)]
+    containers.bind([*specs, {"inputs": {}, "runtime": {}}])
+    assert os.environ["APPTAINER_BIND"] == f"{tmp_path}/kept:{tmp_path}/kept:rw"
+    assert kept[0].is_dir() and not kept[1].exists()
+
+
 def test_without_hf_home_the_hubs_cache_is_in_the_work_folder(work: Path) -> None:
     containers.bind([])
     assert os.environ["HF_HOME"] == f"{work}/.cache/huggingface"

@@ -1,13 +1,14 @@
 """Find the image of jobs that run in containers, and bind the host's folders that they read or write.
 
 Of the host's disks a container sees the work folder and the paths bound into it, nothing else. Bound are the workflow's
-code where it lies elsewhere, the data files and models that the plan names, the hub's cache and token, and the local
-scratch folder.
+code where it lies elsewhere, the data files and models that the plan names, what jobs keep for each other, the hub's
+cache and token, and the local scratch folder.
 """
 
 import os
 import subprocess
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def require(name: str, nodes: int = 1) -> None:
 def bind(specs: Iterable[dict[str, Any]]) -> None:
     """Set APPTAINER_BIND so that containers see every path outside of the work folder that versions need.
 
-    Code, data and models are bound read-only, the hub's cache for writing. If HF_HOME is not set, it is set to a folder
+    Code, data and models are bound read-only, caches for writing. If HF_HOME is not set, it is set to a folder
     in the work folder, because containers do not see the home folder. The hub's token is bound if an input lies on the
     hub.
 
@@ -80,7 +81,8 @@ def bind(specs: Iterable[dict[str, Any]]) -> None:
     token = token_file() if any(hub_sources(spec["inputs"]) for spec in specs) else None
     os.environ.setdefault("HF_HOME", str(work / ".cache" / "huggingface"))
     code = (ROOT / "workflow", ROOT / "src")  # their folder, if it is not the work folder
-    binds = dict.fromkeys((*code, *named_paths(specs)), "ro") | dict.fromkeys(hub_folders(work), "rw")
+    binds = dict.fromkeys((*code, *named_paths(specs)), "ro")
+    binds |= dict.fromkeys((*hub_folders(work), *cache_folders(specs, work)), "rw")
     os.environ[SHARED] = ",".join(filter(None, [_given(), *bind_list(binds, work)]))
     # The token only on this machine, where downloads run: jobs on nodes never go to the hub.
     bind_here([f"{_expressible(token.resolve())}:{TOKEN}:ro"] if token else [])
@@ -144,6 +146,19 @@ def hub_folders(work: Path) -> Iterator[Path]:
             except OSError as error:
                 raise UserError(f"{name}: cannot make {folder}: {error.strerror}; give another folder") from error
         yield from (path for path in (folder, folder / "hub") if path.exists())
+
+
+def cache_folders(specs: Iterable[dict[str, Any]], work: Path) -> Iterator[Path]:
+    """Yield each folder outside of the work folder in which jobs keep what can be made again (`model.cache`).
+
+    It is made if it does not exist. One that cannot be made is left out: no job needs it.
+    """
+    named = {spec["runtime"].get("model", {}).get("cache"): None for spec in specs}
+    for folder in (Path(name).absolute() for name in named if name):
+        if not folder.is_relative_to(work):
+            with suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                yield folder
 
 
 def named_paths(specs: Iterable[dict[str, Any]]) -> Iterator[Path]:
