@@ -1,5 +1,7 @@
 """CUDA graphs of micro-batches: padding changes nothing, and a GPU's replays have the gradients of plain passes."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,16 @@ from dreamtune.errors import UserError
 from dreamtune.objective.diffusion import Noised, corrupt
 from dreamtune.objective.packing import Batch, collate
 from dreamtune.settings.model import ModelConfig
-from dreamtune.train.graphs import Padded, Shape, padded
-from dreamtune.train.micro_batches import clear_gradients, forward_backward, graphs_of, make_window, window_sums
+from dreamtune.train.graphs import Padded, Shape, gradients_in_place, padded
+from dreamtune.train.micro_batches import (
+    accumulate,
+    clear_gradients,
+    forward_backward,
+    graphs_of,
+    make_window,
+    window_sums,
+)
+from dreamtune.train.prefetch import Prefetcher
 from dreamtune.train.run import Run, prepare_run
 from tiny import make_model, make_shards, settings
 from tolerance import float32_rounding
@@ -102,6 +112,34 @@ def test_only_a_gpu_has_graphs(graphs: bool | None, tmp_path: Path) -> None:
         assert not prepared(tmp_path).plan.graphs
 
 
+def test_a_window_goes_on_without_graphs_when_the_memory_runs_out(tmp_path: Path) -> None:
+    """What the replays before have added is dropped with them: the window's gradient is that of a run without."""
+    run = prepared(tmp_path)
+    exact = gradient_of(run, 1)
+    replays: list[int] = []
+
+    def replay(batch: Batch, loss_tokens: int) -> Tensor:
+        replays.append(len(batch.positions))
+        if len(replays) == 2:
+            raise torch.OutOfMemoryError
+        return forward_backward(run, batch, loss_tokens)
+
+    run.plan = replace(run.plan, graphs=True)
+    run.graphs = replay  # type: ignore[assignment]
+    gradients_in_place(run.finetuning.parameters)
+    assert torch.equal(gradient_of(run, 1), exact) and len(replays) == 2
+    assert run.graphs is None and not run.plan.graphs and run.plan.cut_tokens is None
+
+
+def gradient_of(run: Run, step: int) -> Tensor:
+    """Return the gradient of a window, and clear it."""
+    with Prefetcher(partial(make_window, run), step) as windows:
+        accumulate(run, windows, step)
+    found = torch.cat([weight.grad.flatten() for weight in run.finetuning.parameters if weight.grad is not None])
+    clear_gradients(run)
+    return found
+
+
 def on_gpu(folder: Path, **train: Any) -> Run:
     PartialState._reset_state()  # it keeps the device of the tests before
     return prepared(folder, {"device": "cuda", "dtype": "bfloat16"}, micro_batch_tokens=1000, graphs=True, **train)
@@ -129,6 +167,29 @@ def test_a_replay_has_the_gradient_of_a_pass_without_graphs(dropout: float, tmp_
         other = replayed(run, batch, seed + 100)
         gradients = other[:-2], found[:-2]  # without the sums, which are far larger
         assert ((gradients[0] - gradients[1]).norm() > 0.02 * gradients[1].norm()) == (dropout > 0)
+
+
+@needs_gpu
+def test_memory_that_runs_out_within_a_capture_is_said_as_such(tmp_path: Path) -> None:
+    """And afterwards kernels and dropout run as if there had been no capture."""
+    run = on_gpu(tmp_path, dropout=0.3)
+    [batch] = [collate(some(np.random.default_rng(0), 6), "cuda")]
+    plain = replayed(run, batch, 0)
+    graphs, calls = graphs_of(run), list[int]()
+
+    def fails(batch: Batch, loss_tokens: Tensor) -> Tensor:
+        calls.append(1)
+        forward_backward(run, batch, loss_tokens)
+        raise torch.OutOfMemoryError
+
+    graphs.step = fails
+    with pytest.raises(torch.OutOfMemoryError):
+        replayed(run, batch, 0)
+    assert calls == [1]
+    clear_gradients(run)
+    run.graphs = None
+    found = replayed(run, batch, 0)
+    assert (found - plain).norm() < 0.02 * plain.norm()
 
 
 @needs_gpu

@@ -48,7 +48,7 @@ class Fp8Linear(nn.Module):
         self.weight = nn.Parameter(held, requires_grad=False)  # a parameter, so that it is counted once
         self.register_buffer("out_scales", out_scales, persistent=False)
         if trains:
-            transposed, in_scales = rounded_rows(weight.T.contiguous())
+            transposed, in_scales = rounded_rows(weight.T)
             self.register_buffer("transposed", transposed, persistent=False)
             self.register_buffer("in_scales", in_scales, persistent=False)
         else:
@@ -101,7 +101,7 @@ def few_times(x: Tensor, weight: Tensor, scales: Tensor, one: Tensor) -> Tensor:
 
 
 def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows of x [M, K] in FP8, each divided by its scale, and the scales [M, 1] float32.
+    """Return the rows of x [M, K] in FP8, contiguous, each divided by its scale, and the scales [M, 1] float32.
 
     The largest number of a row becomes 448, the largest of E4M3. NaN and infinity become NaN.
 
@@ -111,7 +111,7 @@ def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     # 448 stands here as a number: torch.compile takes a global float for a variable, and fails inside `_Fp8Product`.
     precise = x.float()
     scales = precise.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / 448.0
-    return (precise / scales).clamp(-448.0, 448.0).to(FP8), scales
+    return (precise / scales).clamp(-448.0, 448.0).to(FP8).contiguous(), scales
 
 
 def product(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, kind: torch.dtype) -> Tensor:
