@@ -13,6 +13,7 @@ from dreamtune.inputs.identity import FileDigests
 from dreamtune.train import compiling
 from dreamtune.train.compiling import saved_s, with_compiling
 from dreamtune.train.micro_batch_plan import Shape
+from dreamtune.train.windows import Share
 from dreamtune.workflow.experiments import make_plan
 from tests.train.test_micro_batch_plan import CUDA, DREAM
 from tiny import settings
@@ -29,9 +30,11 @@ def decide(monkeypatch: pytest.MonkeyPatch) -> Any:
         compiling, "unwrap", lambda model: SimpleNamespace(config=SimpleNamespace(dtype=torch.bfloat16))
     )
 
-    def decided(rows: int, train: Any, full: Any = None, device: torch.device = CUDA) -> bool | None:
+    def decided(
+        rows: int, train: Any, full: Any = None, device: torch.device = CUDA, processes: int = 1
+    ) -> bool | None:
         windows: Any = SimpleNamespace(lengths=np.full(rows, 2048), window_tokens=8 * 2048)
-        return with_compiling(torch.nn.Module(), train, windows, device, full).compile
+        return with_compiling(torch.nn.Module(), train, windows, Share(0, processes, device=device), full).compile
 
     return decided
 
@@ -42,6 +45,7 @@ def test_short_runs_are_not_compiled_and_smoke_does_as_full_will(decide: Any) ->
     for rows, pays in ((85, False), (870, True)):
         assert decide(rows, full) is pays and decide(rows, smoke, full) is pays
     assert decide(870, smoke) is False  # by itself
+    assert decide(870, full, processes=8) is False  # each of which saves an eighth
 
 
 def test_what_the_user_sets_is_kept_and_a_cpu_decides_nothing(decide: Any) -> None:

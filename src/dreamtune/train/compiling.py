@@ -12,7 +12,7 @@ from dreamtune.model.logits import unwrap
 from dreamtune.prediction import training_tokens
 from dreamtune.settings.train import TrainConfig
 from dreamtune.train.micro_batch_plan import TOKENS, Shape
-from dreamtune.train.windows import TrainingWindows
+from dreamtune.train.windows import Share, TrainingWindows
 
 COMPILE_S = 30.0  # of one layer, which all share: more on a cold machine, less from the job's caches
 # Share of the rate of matrix products that training reached on an H200 in Dream 7B's shape (eager, compiled).
@@ -23,7 +23,7 @@ SIZE, PRODUCTS = 4096, 8  # of the matrix products that are timed
 
 
 def with_compiling(
-    model: nn.Module, train: TrainConfig, windows: TrainingWindows, device: torch.device, full: TrainConfig | None
+    model: nn.Module, train: TrainConfig, windows: TrainingWindows, share: Share, full: TrainConfig | None
 ) -> TrainConfig:
     """Return `train` with `compile` decided, where it is left open and the model runs on a GPU.
 
@@ -31,23 +31,23 @@ def with_compiling(
         model: just loaded.
         train: settings of this run.
         windows: of this run; its split is the full run's, too.
-        device: of the model.
+        share: this process's: each compiles, and saves time on its own part of the work.
         full: settings of the full run that this smoke run goes before; None for the full run itself.
     """
-    if train.compile is not None or device.type != "cuda":
+    if train.compile is not None or share.device.type != "cuda":
         return train
-    tokens = training_tokens(full or train, len(windows.lengths), float(windows.lengths.mean()))
-    each = min(windows.window_tokens, TOKENS[0])
-    saved = saved_s(Shape.of(model), tokens, each, product_rate(device, unwrap(model).config.dtype))
+    tokens = training_tokens(full or train, len(windows.lengths), float(windows.lengths.mean())) / share.processes
+    each = min(windows.window_tokens / share.processes, TOKENS[0])
+    saved = saved_s(Shape.of(model), tokens, each, product_rate(share.device, unwrap(model).config.dtype))
     return train.model_copy(update={"compile": saved > COMPILE_S})
 
 
 def saved_s(shape: Shape, tokens: float, micro_batch_tokens: float, flop_per_s: float) -> float:
-    """Return the seconds that compiled layers save over a run, by the estimates above.
+    """Return the seconds that compiled layers save a process over a run, by the estimates above.
 
     Args:
         shape: of the model.
-        tokens: of the run.
+        tokens: that the process trains on.
         micro_batch_tokens: of a micro-batch.
         flop_per_s: the device's rate of matrix products.
 

@@ -108,7 +108,7 @@ def prepare_run(
     tokens = windows.window_tokens / share.processes  # so that each process has a micro-batch
     fixed = sharded.fixed_gib() if sharded else adapter_gib(loaded, train)
     verified = smoke_plan(gate, train, share)
-    decided = with_compiling(loaded, train, windows, share.device, full_run)
+    decided = with_compiling(loaded, train, windows, share, full_run)
     plan = verified or choose(loaded, decided, share.device, windows.longest, tokens, fixed)
     plan = broadcast_plan(plan, share.processes)
     if plan.weights == "dequantised":
