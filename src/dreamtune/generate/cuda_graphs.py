@@ -24,7 +24,8 @@ class Captured:
     such a forward pass keeps the GPU busy by itself, and a graph would hold its memory.
 
     Arguments may lie on the CPU: they are copied straight to where the graph reads them. One that is the same tensor as
-    in the last call is not copied again, so a caller must not change a tensor in place between calls.
+    in the last call is not copied again, with a graph or without: the function finds it as that call left it, and a
+    caller must not change a tensor in place between calls.
 
     Args:
         function: see above.
@@ -36,12 +37,20 @@ class Captured:
         self._function, self._most, self._device = function, most, device
         self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}
         self._pool: Any = None
+        self._moved: list[tuple[torch.Tensor, torch.Tensor]] = []  # of the last direct call: as given, on the device
 
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
         if self._device.type != "cuda" or arguments[0].numel() > self._most:
-            return self._function(*(argument.to(self._device) for argument in arguments))
+            return self._function(*self._on_device(arguments))
         with torch.cuda.device(self._device):
             return self._replay(arguments)
+
+    def _on_device(self, arguments: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+        known = {id(given): moved for given, moved in self._moved}
+        self._moved = [
+            (given, known[id(given)] if id(given) in known else given.to(self._device)) for given in arguments
+        ]
+        return [moved for _, moved in self._moved]
 
     def _replay(self, arguments: tuple[torch.Tensor, ...]) -> torch.Tensor:
         shapes = tuple(argument.shape for argument in arguments)
