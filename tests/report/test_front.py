@@ -15,8 +15,8 @@ from report_page import Page, render
 
 pytest_plugins = "report_page"  # its fixture
 KNOWN = (
-    "model parameters quantization data rows test_rows objective finetuning rank learning_rate schedule epochs steps "
-    "global_batch device processes processor host training_s total_s"
+    "model parameters quantization data rows test_rows objective finetuning rank products learning_rate schedule "
+    "epochs steps global_batch device processes processor host training_s total_s"
 )
 UNKNOWN: dict[str, Any] = dict.fromkeys(KNOWN.split()) | {"data": []}
 
@@ -48,6 +48,8 @@ def test_a_recipe_names_full_fine_tuning_several_gpus_and_files_of_the_hub() -> 
         ("Hardware", "4 × GPU: NVIDIA H100 80GB HBM3"),
     ]
     assert recipe_rows(UNKNOWN) == []
+    fp8 = UNKNOWN | {"finetuning": "lora", "rank": 8, "products": "fp8"}
+    assert recipe_rows(fp8) == [("Method", "LoRA: an adapter, rank 8, frozen weights multiplied in FP8")]
 
 
 @pytest.mark.parametrize("leak", [False, True])

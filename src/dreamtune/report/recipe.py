@@ -42,6 +42,7 @@ def find_recipe(
         "objective": train.get("objective"),
         "finetuning": train.get("finetuning"),
         "rank": lora.get("rank"),
+        "products": train.get("products"),
         "learning_rate": train.get("learning_rate"),
         "schedule": train.get("schedule"),
         "epochs": training.get("epochs"),
@@ -100,7 +101,7 @@ def _method(recipe: Json) -> str:
     if recipe["rank"] is None:
         return ""
     kind = "QLoRA: an adapter on 4-bit weights" if recipe["quantization"] == "nf4" else "LoRA: an adapter"
-    return f"{kind}, rank {recipe['rank']}"
+    return f"{kind}, rank {recipe['rank']}{', frozen weights multiplied in FP8' if recipe['products'] == 'fp8' else ''}"
 
 
 def _steps(recipe: Json) -> str:
