@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from dreamtune.config import json_schema, load_config, parse_config
+from dreamtune.config import load_config, parse_config
+from dreamtune.config_schema import json_schema
 from dreamtune.settings.base import Section
 
 SHIPPED = sorted((ROOT / "config").glob("*.yaml"))

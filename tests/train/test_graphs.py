@@ -16,7 +16,7 @@ from dreamtune.errors import UserError
 from dreamtune.objective.diffusion import Noised, corrupt
 from dreamtune.objective.packing import Batch, collate
 from dreamtune.settings.model import ModelConfig
-from dreamtune.train.graphs import Padded, Shape, gradients_in_place, padded
+from dreamtune.train.graphs import BatchShape, Padded, gradients_in_place, padded
 from dreamtune.train.micro_batches import (
     accumulate,
     clear_gradients,
@@ -72,7 +72,7 @@ def test_a_window_of_short_documents_meets_few_shapes() -> None:
     lengths = np.clip(draw.normal(166, 80, (400, 32)), 30, 458).astype(int)
     windows = [[corrupt(document(e, n // 2, n - n // 2, 1), noise(rate=0.5)) for e, n in enumerate(w)] for w in lengths]
     batches = [collate(window, multiple=64) for window in windows]
-    shapes = [Shape.of(batch, 512) for batch in batches]
+    shapes = [BatchShape.of(batch, 512) for batch in batches]
     waste = sum(s.tokens for s in shapes) / sum(len(b.input_ids) for b in batches) - 1
     assert len(set(shapes)) <= 16 and waste < 0.04
 
@@ -80,7 +80,7 @@ def test_a_window_of_short_documents_meets_few_shapes() -> None:
 def test_padding_changes_neither_sums_nor_gradient(tmp_path: Path) -> None:
     """One set of tensors takes smaller and larger micro-batches in turn; nothing of the one before may stay."""
     run, draw = prepared(tmp_path), np.random.default_rng(0)
-    slot = Padded(Shape(tokens=640, documents=24, targets=512), LONGEST, torch.device("cpu"))
+    slot = Padded(BatchShape(tokens=640, documents=24, targets=512), LONGEST, torch.device("cpu"))
     for most in (12, 2, 9, 4):
         batch = collate(some(draw, most), multiple=16)
         slot.fill(batch, 77)
@@ -96,7 +96,7 @@ def test_a_batch_fits_its_shape() -> None:
     draw = np.random.default_rng(1)
     for _ in range(50):
         batch = collate(some(draw, 40), multiple=64)
-        shape = Shape.of(batch, LONGEST)
+        shape = BatchShape.of(batch, LONGEST)
         assert len(batch.input_ids) <= shape.tokens and len(batch.positions) <= shape.targets
         slot = Padded(shape, LONGEST, torch.device("cpu"))
         slot.fill(batch, 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import _src  # noqa: F401, puts src on the path
 
-from dreamtune.config import json_schema
+from dreamtune.config_schema import json_schema
 from dreamtune.files import write_json
 
 if __name__ == "__main__":

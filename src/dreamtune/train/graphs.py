@@ -2,9 +2,9 @@
 
 A micro-batch of a small model takes a GPU less time than the CPU needs to launch its thousands of kernels one by one.
 A captured graph launches them all at once, but always for the same shapes. So micro-batches are padded to few shapes
-(`Shape.of`), which changes neither loss nor gradient: padding tokens are documents by themselves, to which no other
-attends, and padded targets have the weight 0. Gradients are added in place, and each replay draws new dropout from
-torch's generator, which is seeded before it.
+(`BatchShape.of`), which changes neither loss nor gradient: padding tokens are documents by themselves, to which no
+other attends, and padded targets have the weight 0. Gradients are added in place, and each replay draws new dropout
+from torch's generator, which is seeded before it.
 """
 
 import math
@@ -26,7 +26,7 @@ DOCUMENTS = 8  # their number is padded to a multiple; empty documents cost noth
 Step = Callable[[Batch, Tensor], Tensor]  # (micro-batch, loss tokens of its window) to its two sums, [2]
 
 
-class Shape(NamedTuple):
+class BatchShape(NamedTuple):
     """The sizes on which a graph depends."""
 
     tokens: int  # T of the packed row
@@ -34,7 +34,7 @@ class Shape(NamedTuple):
     targets: int  # N, supervised tokens
 
     @classmethod
-    def of(cls, batch: Batch, longest: int) -> "Shape":
+    def of(cls, batch: Batch, longest: int) -> "BatchShape":
         """Return the shape to which a micro-batch is padded.
 
         Args:
@@ -69,7 +69,7 @@ class Padded:
         device: of the tensors.
     """
 
-    def __init__(self, shape: Shape, longest: int, device: torch.device) -> None:
+    def __init__(self, shape: BatchShape, longest: int, device: torch.device) -> None:
         def zeros(size: int, kind: torch.dtype) -> Tensor:
             return torch.zeros(size, dtype=kind, device=device)
 
@@ -132,7 +132,7 @@ class Graphs:
     device: torch.device
 
     def __post_init__(self) -> None:
-        self._padded: dict[Shape, Padded] = {}
+        self._padded: dict[BatchShape, Padded] = {}
         self._stream, self._pool = torch.cuda.Stream(self.device), torch.cuda.graph_pool_handle()
         self._gradients = gradients_in_place(self.weights)
 
@@ -144,7 +144,7 @@ class Graphs:
         """
         kept = all(weight.grad is held for weight, held in zip(self.weights, self._gradients, strict=True))
         assert kept, "a gradient was replaced, and the graphs add to the old one; clear gradients with `zero_`"
-        shape = Shape.of(batch, self.longest)
+        shape = BatchShape.of(batch, self.longest)
         slot = self._padded.pop(shape, None) or Padded(shape, self.longest, self.device)
         self._padded[shape] = slot  # now the last in order
         if len(self._padded) > KEPT:
