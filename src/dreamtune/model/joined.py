@@ -117,12 +117,12 @@ def products(parent: Any, names: Sequence[str], x: Tensor, shared_dropout: bool)
     return adapted(modules, x, results, shared_dropout)
 
 
-def product(module: nn.Module, x: Tensor) -> Tensor:
+def product(module: Any, x: Tensor) -> Tensor:
     """Return the output of a module alone, its adapter included: x [..., in] to [..., out]."""
     return adapted([module], x, [base_of(module)(x)], False)[0]
 
 
-def adapted(modules: Sequence[nn.Module], x: Tensor, results: list[Tensor], shared_dropout: bool) -> list[Tensor]:
+def adapted(modules: Sequence[Any], x: Tensor, results: list[Tensor], shared_dropout: bool) -> list[Tensor]:
     """Add what the adapters of `modules` make of their input x to `results`, the outputs of their frozen layers."""
     places = [n for n, module in enumerate(modules) if isinstance(module, LoraLayer) and not module.disable_adapters]
     if not places:
