@@ -120,6 +120,8 @@ def tune(shape: str, layers: list[Nf4Linear], x: torch.Tensor) -> None:
 
 def product(halves: torch.Tensor, layer: Nf4Linear, tile: tuple[int, ...]) -> torch.Tensor:
     """Return the rows times the layer's weight, [M, out] float32."""
+    from dreamtune.model.nf4_kernel import launch  # Triton comes with torch on a GPU only
+
     columns, groups, warps, stages, programs = tile
     from dreamtune.model.nf4_kernel import launch  # Triton comes with torch on a GPU only
 
