@@ -123,8 +123,6 @@ def product(halves: torch.Tensor, layer: Nf4Linear, tile: tuple[int, ...]) -> to
     from dreamtune.model.nf4_kernel import launch  # Triton comes with torch on a GPU only
 
     columns, groups, warps, stages, programs = tile
-    from dreamtune.model.nf4_kernel import launch  # Triton comes with torch on a GPU only
-
     parts = launch(
         halves,
         layer.codes,
