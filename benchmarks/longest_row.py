@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import _src  # noqa: F401, puts src on the path
+import numpy as np
 import torch
 from seven_b_shape import IDS, TOY_IDS, report, write_shards
 from train_throughput import Bench
@@ -139,7 +140,8 @@ class LongestRow:
 
     def fits(self, tokens: int) -> bool:
         """Return whether the rehearsal of a row of so many tokens fits into the card's memory."""
-        self.run.windows = SimpleNamespace(longest=tokens, documents=1, ids=TOY_IDS if self.toy else IDS)  # type: ignore[assignment]
+        row = {"longest": tokens, "lengths": np.array([tokens]), "documents": 1, "ids": TOY_IDS if self.toy else IDS}
+        self.run.windows = SimpleNamespace(**row, train=self.train)  # type: ignore[assignment]
         self.run.plan = replace(self.run.plan, micro_batch_tokens=tokens, cut_tokens=None)
         torch.cuda.empty_cache()
         try:
