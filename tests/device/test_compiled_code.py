@@ -14,6 +14,7 @@ from torch._dynamo.utils import counters
 from dreamtune.device import compiled_code
 from dreamtune.device.caches import Caches, open_caches
 from dreamtune.device.compiled_code import shared
+from dreamtune.interruption import Interrupted
 
 ABOUT = {"torch": "1"}
 
@@ -132,6 +133,15 @@ def test_a_failed_job_and_other_processes_publish_nothing(caches: Caches) -> Non
     with shared(caches, ABOUT, publishes=False) as folder:
         (folder / "a").write_text("a")
     assert not list(caches.folder.glob("compiled/*/bundle.tar"))
+
+
+def test_a_job_that_was_stopped_publishes(caches: Caches) -> None:
+    """It is made again, as preempted jobs are, and would else compile the same at every attempt."""
+    with pytest.raises(Interrupted, match="SIGTERM"), shared(caches, ABOUT) as folder:
+        (folder / "triton").mkdir()
+        (folder / "triton/a").write_text("")
+        raise Interrupted("stopped by SIGTERM")
+    assert job(caches) == {"triton/a"} and not folder.exists()
 
 
 def test_the_cpu_and_calls_by_hand_are_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import torch
 from dreamtune.device.caches import Caches, job_caches, only_maker
 from dreamtune.digests import describe, digest, sha256_file
 from dreamtune.files import read_json, write_json
+from dreamtune.interruption import Interrupted
 
 BUNDLE, RECORD = "bundle.tar", "cache.json"
 FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}  # below the job's folder
@@ -35,7 +36,7 @@ def compiled_code(device: torch.device | str) -> Iterator[None]:
     """Compile into a folder of this process within the block; begin with the bundle, and publish the next one.
 
     Nothing is done outside of a job, without caches, or on the CPU, where nothing is compiled unless it is asked for.
-    Of several processes only the first publishes, and none after an exception.
+    Of several processes only the first publishes, and none after an exception but `Interrupted`.
 
     Args:
         device: that the code is compiled for.
@@ -65,12 +66,17 @@ def shared(caches: Caches, about: dict[str, Any], publishes: bool = True) -> Ite
         taken = unpack(entry, folder)
         if taken:
             caches.taken["compiled"] = taken[:12]
-        there = contents(folder)
-        yield folder
+        there, stopped = contents(folder), None
+        try:
+            yield folder
+        except Interrupted as error:  # a job that is stopped goes on in another process, which need not compile again
+            stopped = error
         if new := contents(folder) - there:
             print(f"compiled code: {len(new)} new files; {lookups()}", file=sys.stderr)
         if new and publishes:
             publish(entry, folder, about, taken)
+        if stopped:
+            raise stopped
     finally:
         for name, value in before.items():
             if value is None:
