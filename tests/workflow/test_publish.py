@@ -201,7 +201,10 @@ def test_prune_keeps_what_is_linked_read_merged_or_unfinished(results: Path) -> 
     assert set(prune()) == {old, stale, dead, never_asked_for, full / "checkpoints"}
     assert (waiting / "checkpoints/step-000001").exists() and not (full / "checkpoints").exists()
     assert all(folder.exists() for folder in (shards, smoke, full, merged, waiting, unseen, report))
+    cache = results / ".cache/nf4/entry"
+    cache.mkdir(parents=True)
     assert set(prune(unfinished=True)) == {waiting, unseen, report}
+    assert cache.exists()  # is no version
 
 
 def test_prune_that_is_killed_leaves_no_half_deleted_version(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     folders = {
         f"{path.parent.name}/{path.name}": path
         for path in sorted(results.glob("*/*"))
-        if path.is_dir() and path.parent.name != "latest" and not path.name.startswith(".")
+        if path.is_dir() and path.parent.name != "latest" and not {path.name[0], path.parent.name[0]} & {"."}
     }
     read = {name: _read_by(path) for name, path in folders.items()}
     needed = {name for versions in published for name in _linked(versions)}
