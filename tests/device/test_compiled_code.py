@@ -72,7 +72,7 @@ def test_jobs_side_by_side_lose_nothing(caches: Caches) -> None:
 def test_nobody_waits_for_a_publisher(caches: Caches) -> None:
     job(caches, "a")
     entry = bundle(caches).parent
-    with entry.with_name(f".{entry.name}.lock").open() as lock:
+    with entry.with_name(f".{entry.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         job(caches, "b")
     assert job(caches) == {"a"}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import FIXTURES
-from dreamtune.device.caches import Caches, open_caches
+from dreamtune.device.caches import Caches, only_maker, open_caches
 from dreamtune.files import read_json
 from dreamtune.model import loading, nf4_cache
 from dreamtune.model.loading import load
@@ -138,13 +138,31 @@ def test_one_maker_and_nobody_waits(caches: Caches, monkeypatch: pytest.MonkeyPa
     abandoned = caches.folder / f"nf4/.{name}.0123"
     abandoned.mkdir()
     ways = reads(monkeypatch)
-    with (caches.folder / f"nf4/.{name}.lock").open() as lock:
+    with (caches.folder / f"nf4/.{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         load(base())
         assert ways == ["nf4"] and abandoned.exists() and not list(caches.folder.glob("nf4/*/cache.json"))
     load(base())
     assert not abandoned.exists() and entry(caches).name == name
-    assert sorted(path.name for path in (caches.folder / "nf4").iterdir()) == [f".{name}.lock", name]
+    assert [path.name for path in (caches.folder / "nf4").iterdir()] == [name]  # no lock is left
+
+
+def test_a_lock_that_its_holder_removes_meanwhile_is_no_lock(caches: Caches, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its next holder and the maker of a new lock file would both make the entry."""
+    file = caches.folder / ".entry.lock"
+    original = fcntl.flock
+
+    def removed(descriptor: int, how: int) -> None:
+        original(descriptor, how)
+        file.unlink()
+
+    monkeypatch.setattr(fcntl, "flock", removed)
+    with only_maker(caches.folder / "entry", lambda: False) as private:
+        assert private is None
+    monkeypatch.undo()
+    with only_maker(caches.folder / "entry", lambda: False) as private:
+        assert private is not None
+    assert [path.name for path in caches.folder.iterdir()] == ["entry"]
 
 
 def test_a_full_disk_costs_the_cache_only(

@@ -69,7 +69,7 @@ def only_maker(entry: Path, is_made: Callable[[], bool]) -> Iterator[Path | None
     finally:
         shutil.rmtree(private, ignore_errors=True)
         if locked is not None:
-            os.close(locked)
+            _unlock(entry, locked)
 
 
 def _prepare(entry: Path, private: Path, is_made: Callable[[], bool]) -> int | None:
@@ -77,7 +77,7 @@ def _prepare(entry: Path, private: Path, is_made: Callable[[], bool]) -> int | N
     locked = None
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        locked = _lock(entry.with_name(f".{entry.name}.lock"))
+        locked = _lock(_lock_file(entry))
         if locked is not None and not is_made():
             for left in entry.parent.glob(f".{entry.name}.*"):
                 if left.is_dir():
@@ -87,7 +87,7 @@ def _prepare(entry: Path, private: Path, is_made: Callable[[], bool]) -> int | N
     except OSError as error:
         _go_on_without(entry, error)
     if locked is not None:
-        os.close(locked)
+        _unlock(entry, locked)
     return None
 
 
@@ -95,8 +95,12 @@ def _go_on_without(entry: Path, error: OSError) -> None:
     print(f"cannot keep {entry} ({error.strerror or error}); going on without", file=sys.stderr)
 
 
+def _lock_file(entry: Path) -> Path:
+    return entry.with_name(f".{entry.name}.lock")
+
+
 def _lock(file: Path) -> int | None:
-    """Lock a file until the returned descriptor is closed; None if another process has locked it."""
+    """Lock a file until `_unlock` removes it; return its descriptor, None if another process has locked it."""
     descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,5 +108,15 @@ def _lock(file: Path) -> int | None:
         os.close(descriptor)
         return None
     except OSError:  # this file system has no locks: at worst two processes make the same
-        pass
-    return descriptor
+        return descriptor
+    with suppress(FileNotFoundError):
+        if os.fstat(descriptor).st_ino == file.stat().st_ino:
+            return descriptor
+    os.close(descriptor)  # its holder was done just now, and removed it
+    return None
+
+
+def _unlock(entry: Path, descriptor: int) -> None:
+    with suppress(OSError):
+        _lock_file(entry).unlink()
+    os.close(descriptor)
