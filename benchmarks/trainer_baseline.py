@@ -97,7 +97,7 @@ def trainer(bench: Bench, name: str, case: Case) -> dict[str, Any]:
         use_cpu=bench.toy,
     )
     training = DiffusionTrainer(
-        model=qlora_model(bench.model, case.modules, bench.device, "sdpa", reentrant=False),
+        model=qlora_model(Path(bench.base().path), case.modules, bench.device, "sdpa", reentrant=False),
         args=arguments,
         train_dataset=[{"input_ids": row} for row in rows],
         data_collator=lambda batch: pad(batch, special),
