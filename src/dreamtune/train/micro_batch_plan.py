@@ -7,7 +7,7 @@ Nothing here changes the objective. Five settings trade memory for time:
                          again in the backward pass (0 is none, all is full, anything between is selective)
     weights              packed (4-bit, unpacked at every use) or dequantised (the same numbers, four times the memory);
                          FP8 weights (`train.products`) count as dequantised
-    compile              torch.compile of each layer: fewer kernels and fewer stored intermediates, some 10 s once
+    compile              torch.compile of each layer: fewer kernels and fewer stored intermediates, a minute once
     graphs               CUDA graphs of whole micro-batches, where launching kernels takes longer than running them:
                          small models; they keep the activations a second time
 
