@@ -27,7 +27,6 @@ import polars as pl
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerFast
 
-from dreamtune.data.encode import columns_of
 from dreamtune.data.prepare import prepare_shards
 from dreamtune.data.template import render_segments
 from dreamtune.data.tokenizer import Tokenizer, load_tokenizer
@@ -101,7 +100,7 @@ def same_examples(data: DataConfig, folder: str) -> Map:
     start, end = [tokenizer.beginning_id], [tokenizer.end_id]
 
     def tokens_of(batch: Batch) -> dict[str, list[Any]]:
-        q, r, a = (batch[name] for name in columns_of(data))
+        q, r, a = (batch[name] for name in data.columns_read)
         n, ids = len(q), ids_of(tokenizer, render_segments(data.template, q, r, a))
         prompts = [start + prompt for prompt in ids[:n]]
         examples = [p + r + a + end for p, r, a in zip(prompts, ids[n : 2 * n], ids[2 * n :], strict=True)]
@@ -121,7 +120,7 @@ def wrapped(data: DataConfig, folder: str) -> Map:
 
 
 def texts_of(data: DataConfig, batch: Batch) -> list[str]:
-    rows = zip(*(batch[name] for name in columns_of(data)), strict=True)
+    rows = zip(*(batch[name] for name in data.columns_read), strict=True)
     return [data.template.format(question=q, reasoning=r, answer=a) for q, r, a in rows]
 
 

@@ -49,7 +49,8 @@ CHANGES: dict[str, dict[str, list[Any]]] = {
 NAMED_BY_CONTENT = "the files' content is hashed into the version in its place"
 ELSEWHERE = {
     **dict.fromkeys(
-        ("ModelConfig.path", "ModelConfig.revision", "DataConfig.files", "Benchmark.files"), NAMED_BY_CONTENT
+        ("ModelConfig.path", "ModelConfig.revision", "DataConfig.files", "DataConfig.chat_template", "Benchmark.files"),
+        NAMED_BY_CONTENT,
     ),
     "ModelConfig.cache": "tests/model/test_nf4_cache.py compares models, and a function knows no cache",
     **dict.fromkeys((f"ClusterConfig.{n}" for n in ("max_minutes", "max_mem_gb", "margin")), "a job does not read it"),

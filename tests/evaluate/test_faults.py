@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from dreamtune.canaries import window
+from dreamtune.canaries import turns, window
 from dreamtune.canaries.adapter import Trained, all_modules_learn
 from dreamtune.canaries.alignment import aligned
 from dreamtune.evaluate import hard_canaries
@@ -20,6 +20,7 @@ TRAINING = [("full", name, fault) for name, fault in window.FAULTS.items() if na
 LIKELIHOOD = [("likelihood", name, fault) for name, (fault, _) in hard_canaries.COUNTED.items()]
 OTHERS = [
     ("full", "rows_aligned", aligned([], "", "the loss read its predictions at the wrong position")["fault"]),
+    ("full", "later_turns_hidden", turns.FAULT),
     ("likelihood", "rows_aligned", hard_canaries.MISREAD),
     ("answers/test/greedy/tuned", "no_mask_left", "the sampler left mask tokens in the answers"),
 ]

@@ -13,7 +13,11 @@ import pytest
 from dreamtune.errors import UserError
 from dreamtune.formats.likelihood import FULL
 from dreamtune.formats.questions import QUESTIONS
+from dreamtune.report.audit_view import audit_facts
 from dreamtune.report.comparison_view import FASTER, SAMPLER, sampler
+from dreamtune.report.explorer import choose_answers
+from dreamtune.report.reads import Reads
+from dreamtune.report.text import reveal
 from dreamtune.scoring.references import gradability
 from dreamtune.scoring.score import score_answers
 from dreamtune.settings.generate import GenerateConfig
@@ -256,3 +260,15 @@ def test_what_answers_are_compared_with_and_both_readings_of_cut_ones_are_shown(
     assert "only 1 of 3 test rows can be graded" in html
     assert "base 5, of which 3 would be graded otherwise without the cut (2 right instead of 4)" in html
     assert summary["comparisons"]["test/greedy"]["base"]["scores"]["uncut_correct"] == 2
+
+
+def test_the_explorer_shows_which_turn_is_answered_and_what_was_said_before(tmp_path: Path) -> None:
+    reads = write_reads(tmp_path / "reads", questions=4)
+    said = {"example_id": [0, 1], "row": 0, "turn": [1, 2], "context": ["", f"user: Hi {BIDI}"], "reply": ["3", "5"]}
+    pl.DataFrame(said).write_parquet(reads["shards"] / "turns.parquet")
+    rows = {row["example_id"]: row for row in choose_answers(Reads(reads), 10)}
+    assert (rows[1]["turn"], rows[1]["context"]) == ("conversation 0, assistant turn 2", reveal(f"user: Hi {BIDI}"))
+    assert (rows[2]["turn"], rows[2]["context"]) == ("", "")
+    audit = {"conversations": {"turn_end": "<|im_end|>", "end": "<|endoftext|>", "rows": 7, "turns": 9, "most": 3}}
+    facts = dict(audit_facts(audit))
+    assert (facts["Conversations"], facts["Assistant turns"], facts["Closes a turn"]) == ("7", "9", "<|im_end|>")

@@ -130,3 +130,33 @@ def test_why_a_row_cannot_be_graded() -> None:
     assert checkable("How many?", " ", ScoreConfig()) == (None, "no reference")
     assert checkable("How many?", None, ScoreConfig()) == (None, "no reference")
     assert asks_for_a_proof("Show that it holds.") and not asks_for_a_proof("Show that it holds, and find x.")
+
+
+def test_the_extractor_of_a_turn_says_what_its_answers_are_graded_against() -> None:
+    """Of a chat's turn nothing is an answer but what the configuration names."""
+    said = "There are 7 days, so the final answer is: 7.\nOr \\boxed{8}?"
+    found = {name: checkable("How many?", said, ScoreConfig(answer=name))[0] for name in ("boxed", "final_answer", "x")}
+    assert found["boxed"] == "8" and found["final_answer"].startswith("7")
+    assert checkable("How many?", "Seven, I think, but who knows?", ScoreConfig(answer="boxed"))[0] is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(None, "conversations are not graded (score.answer is null)"), ("boxed", "1 of 1 test rows can be graded")],
+)
+def test_of_conversations_only_turns_with_a_reference_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], answer: str | None, said: str
+) -> None:
+    """Earlier turns have none, and are no rows that the user forgot to mark."""
+    reference = "" if answer is None else "It is \\boxed{4}."
+    rows = [{"example_id": n, "question": "2 + 2?", "answer": text} for n, text in enumerate(("", "", reference))]
+    (tmp_path / "test").mkdir()
+    table = pa.Table.from_pylist(rows)
+    with pa.OSFile(str(tmp_path / "test/0.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    splits = {"test": {"rows": 3, "files": ["test/0.arrow"]}}
+    (tmp_path / "shards.json").write_text(json.dumps({"splits": splits, "template": None}))
+    counts = audit_references(ScoreConfig(answer=answer), tmp_path, tmp_path)
+    assert counts["gradable"] == counts["rows"] == (answer is not None)
+    assert capsys.readouterr().err.startswith(f"references: {said}")
+    assert json.loads((tmp_path / "references.json").read_text())["warning"] is None

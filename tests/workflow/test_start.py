@@ -182,7 +182,8 @@ def test_a_file_is_opened_once_for_many_experiments_and_never_for_finished_versi
 def test_hub_files_are_left_to_their_download() -> None:
     file = f"hf://datasets/me/sums@{'0' * 40}/train.parquet"
     columns = {"question": "q", "reasoning": None, "answer": "a", "cluster": None}
-    spec = {"settings": {"data": {"columns": columns}}, "runtime": {"data": {"files": [file, "missing.parquet"]}}}
+    data = {"columns": columns, "template": "{question}{answer}"}
+    spec = {"settings": {"data": data}, "runtime": {"data": {"files": [file, "missing.parquet"]}}}
     assert hub_columns([spec, spec]) == [(file, "q"), (file, "a")]
     check_columns([{**spec, "runtime": {"data": {"files": [file]}}}])
 

@@ -28,4 +28,5 @@ if __name__ == "__main__":
             stage.part,
             stage.parts(),
             {name: Canvas(**values) for name, values in stage.spec.get("canvases", {}).items()},
+            stage.spec["settings"].get("graded"),
         )

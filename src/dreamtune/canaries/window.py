@@ -16,6 +16,7 @@ from torch import nn
 
 from dreamtune.canaries.leaks import Count, Watched, neighbour_leaks, other_tokens, rows_at, target_leaks, watch
 from dreamtune.canaries.short import shortened
+from dreamtune.canaries.turns import later_turns_hidden
 from dreamtune.checks import Check, check
 from dreamtune.model.logits import apply_head, row_losses
 from dreamtune.model.modes import evaluation_mode
@@ -70,9 +71,11 @@ def check_window(
             neighbours += neighbour_leaks(model, short, watched, ids)
         for short in map(shortened, others):
             neighbours += neighbour_leaks(model, short, watch(model, short), ids)
+        turns = [later_turns_hidden(batches, ids, padding)] if "turn_end_id" in ids else []
         return [
             targets_hidden(batches, ids["mask_id"]),
             loss_only_on_response(batches, stored, ids["end_id"], padding),
+            *turns,
             _targets_check(targets),
             _attention_check(blind),
             _documents_check(neighbours),

@@ -155,7 +155,7 @@ def _warnings(audit: dict[str, Any], data: DataConfig) -> list[str]:
     warnings += flag_warnings(audit["flags"], rows)
     if audit["unknown_tokens"]:
         warnings.append(f"the tokenizer could not write {audit['unknown_tokens']} tokens and replaced them")
-    if split_template(data.template)[0].endswith(" "):
+    if data.turns is None and split_template(data.layout.template)[0].endswith(" "):
         warnings.append("the template's prompt ends in a space; most tokenizers expect it at the start of the response")
     return warnings
 

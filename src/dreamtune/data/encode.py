@@ -11,6 +11,7 @@ from dreamtune.data.tokenizer import Tokenizer
 from dreamtune.errors import UserError
 from dreamtune.inputs.cells import Texts
 from dreamtune.settings.data import DataConfig
+from dreamtune.settings.placeholders import BRACED_WORD, Layout, names_in
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class EncodedRows:
         reasoning_ids, answer_ids: [rows] lists of tokens, without the end token.
         unknown: number of tokens in the batch that the vocabulary could not write.
         flags: [rows] oddities of the texts, with the columns of `oddities.FLAG_COLUMNS`.
+        references, contexts: [rows] texts of conversations' turns: what answers are graded against, and what was said
+            before the question; None for rows, whose answers are graded and which have no context.
     """
 
     questions: list[str]
@@ -35,6 +38,8 @@ class EncodedRows:
     answer_ids: list[list[int]]
     unknown: int
     flags: pl.DataFrame
+    references: list[str] | None = None
+    contexts: list[str] | None = None
 
     def lengths(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the numbers of tokens of prompt, reasoning and answer, [rows] int64 each."""
@@ -43,19 +48,13 @@ class EncodedRows:
         return prompt, reasoning, answer
 
 
-def columns_of(data: DataConfig) -> list[str]:
-    """Return the names of the columns that are read from the data, each once."""
-    names = (data.columns.question, data.columns.reasoning, data.columns.answer)
-    return list(dict.fromkeys(name for name in names if name is not None))
-
-
 def check_template(data: DataConfig, tokenizer: Tokenizer) -> None:
     """Check that the template's text does not spell out a special token (end, mask, beginning, padding).
 
     Raises:
         UserError: it does. Special tokens are added as tokens, never written as text.
     """
-    found = set(tokenizer.encode(data.template)) & tokenizer.special_ids()
+    found = set(tokenizer.encode(data.layout.template)) & tokenizer.special_ids()
     if found:
         names = ", ".join(sorted(str(tokenizer.backend.id_to_token(i)) for i in found))
         raise UserError(
@@ -72,14 +71,10 @@ def encode_rows(batch: dict[str, Texts], data: DataConfig, tokenizer: Tokenizer)
         data: gives columns, template and beginning token.
         tokenizer: of the base model.
     """
-    questions, answers = batch[data.columns.question], batch[data.columns.answer]
-    reasonings: Texts = batch[data.columns.reasoning] if data.columns.reasoning else [""] * len(questions)
-    needs_reasoning = has_reasoning(data.template)
-    texts_of_rows = zip(questions, reasonings, answers, strict=True)
-    dropped = np.array([_unusable(*row, needs_reasoning) for row in texts_of_rows], dtype=object)
+    laid = data.layout
+    dropped, (q, r, a) = usable_texts(batch, laid)
     usable = dropped == ""
-    q, r, a = (_blanked(column, usable) for column in (questions, reasonings, answers))
-    texts, n = render_segments(data.template, q, r, a), len(q)
+    texts, n = render_segments(laid.template, q, r, a), len(q)
     ids = tokenizer.encode_batch(texts)
     # A text that spells out a special token, such as the mask or the end token, would be encoded as that token. A mask
     # token that the tokenizer does not have (model.mask_token: new) has no text.
@@ -90,8 +85,41 @@ def encode_rows(batch: dict[str, Texts], data: DataConfig, tokenizer: Tokenizer)
     unknown = 0 if tokenizer.unknown_id is None else sum(tokens.count(tokenizer.unknown_id) for tokens in ids)
     start = [tokenizer.beginning_id] if data.beginning_token and tokenizer.beginning_id is not None else []
     prompts = [start + prompt for prompt in ids[:n]]
-    odd = row_flags(q, r if data.columns.reasoning else None, a)
+    odd = row_flags(q, r if laid.reasoning else None, a)
     return EncodedRows(q, r, a, dropped, prompts, ids[n : 2 * n], ids[2 * n :], unknown, odd)
+
+
+def usable_texts(batch: dict[str, Texts], laid: Layout) -> tuple[np.ndarray, tuple[list[str], list[str], list[str]]]:
+    """Return why each row cannot be used, [rows] object, "" for a usable one; and questions, reasonings and answers.
+
+    The texts of a row that cannot be used are empty.
+    """
+    questions, answers = question_texts(batch, laid.question), batch[laid.answer]
+    reasonings: Texts = batch[laid.reasoning] if laid.reasoning else [""] * len(questions)
+    needs_reasoning = has_reasoning(laid.template)
+    texts_of_rows = zip(questions, reasonings, answers, strict=True)
+    dropped = np.array([_unusable(*row, needs_reasoning) for row in texts_of_rows], dtype=object)
+    q, r, a = (_blanked(column, dropped == "") for column in (questions, reasonings, answers))
+    return dropped, (q, r, a)
+
+
+def question_texts(batch: dict[str, Texts], question: str) -> Texts:
+    """Return the questions of a batch: of one column, or of a text over several; null where all of them are null.
+
+    >>> question_texts({"instruction": ["Add.", "Hi", None], "input": ["1, 2", None, None]}, "{instruction}\\n{input}")
+    ['Add.\\n1, 2', 'Hi', None]
+    """
+    if not (names := names_in(question)):
+        return batch[question]
+    rows = zip(*(batch[name] for name in names), strict=True)
+    return [_fill(question, dict(zip(names, row, strict=True))) for row in rows]
+
+
+def _fill(question: str, row: dict[str, str | None]) -> str | None:
+    """Return the text over columns with a row's values in it, "" for null, without white space at its ends."""
+    if all(value is None for value in row.values()):
+        return None
+    return BRACED_WORD.sub(lambda word: row[word.group().strip("{} ")] or "", question).strip()
 
 
 def _unusable(question: str | None, reasoning: str | None, answer: str | None, needs_reasoning: bool) -> str:

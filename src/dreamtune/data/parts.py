@@ -17,9 +17,10 @@ from dreamtune.data.encode import EncodedRows
 PART = "part.arrow"
 TEXTS = ("questions", "reasonings", "answers")
 TOKENS = ("prompts", "reasoning_ids", "answer_ids")
+TURNS = ("references", "contexts")  # null in every row but those of conversations
 SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in (*TEXTS, "dropped")),
+        *((name, pa.string()) for name in (*TEXTS, "dropped", *TURNS)),
         *((name, pa.list_(pa.int32())) for name in TOKENS),
         ("unknown", pa.int64()),  # EncodedRows.unknown of the whole batch, repeated in each of its rows
         *oddities.FLAG_COLUMNS,
@@ -33,6 +34,8 @@ def write_part(batches: Iterable[EncodedRows], out: Path) -> int:
     with pa.ipc.new_stream(str(out / PART), SCHEMA, options=options) as stream:
         for rows in batches:
             columns = [pa.array(getattr(rows, name), pa.string()) for name in (*TEXTS, "dropped")]
+            nothing = [None] * len(rows.questions)
+            columns += [pa.array(getattr(rows, name) or nothing, pa.string()) for name in TURNS]
             columns += [_list_array(getattr(rows, name)) for name in TOKENS]
             columns += [pa.array(np.full(len(rows.questions), rows.unknown), pa.int64())]
             columns += [rows.flags[field.name].to_arrow().cast(field.type) for field in oddities.FLAG_COLUMNS]
@@ -50,6 +53,7 @@ def read_parts(folders: Iterable[Path]) -> Iterator[EncodedRows]:
                 assert isinstance(table, pl.DataFrame)
                 texts = (batch.column(name).to_pylist() for name in (*TEXTS, "dropped"))
                 questions, reasonings, answers, dropped = texts
+                references, contexts = (_filled(batch.column(name)) for name in TURNS)
                 tokens = (_lists(batch.column(name)) for name in TOKENS)
                 prompts, reasoning_ids, answer_ids = tokens
                 yield EncodedRows(
@@ -62,7 +66,14 @@ def read_parts(folders: Iterable[Path]) -> Iterator[EncodedRows]:
                     answer_ids=answer_ids,
                     unknown=batch.column("unknown")[0].as_py(),
                     flags=table,
+                    references=references,
+                    contexts=contexts,
                 )
+
+
+def _filled(column: pa.StringArray) -> list[str] | None:
+    """Return a column's texts, None if it holds none."""
+    return None if column.null_count else column.to_pylist()
 
 
 def _list_array(lists: Sequence[Sequence[int]]) -> pa.ListArray:

@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 
 from dreamtune.contamination.copies import Copies
+from dreamtune.contamination.hashing import mixed
 from dreamtune.contamination.ngrams import NgramIndex
-from dreamtune.contamination.questions import question_hash
 from dreamtune.contamination.templates import Templates, numbered
 from dreamtune.contamination.words import read_words
-from dreamtune.inputs.rows import Rows
+from dreamtune.data.source import Source
 from dreamtune.progress import Progress
 from dreamtune.settings.data import DataConfig, Split
 
@@ -29,12 +29,14 @@ class Survey:
     """Results of the first reading of the rows.
 
     Attributes:
-        hashes: [rows] uint64, hash of the normalised question; 0 for a row without one.
+        hashes: [rows] uint64, hash of the normalised question, see `source.Asked`; 0 for a row without one.
         splits: [rows] uint8, index into SPLIT_NAMES; NO_SPLIT for a row without a question.
         heldout: n-grams of the questions of validation and test.
         clusters: [rows] int32, each row's cluster as a number: its template, or the value of `data.columns.cluster`.
         identities: [rows] uint64, see `Templates`.
         places: the rows' places among all questions of the templates.
+        rows, turns: [documents] int32, the row of each document, and its assistant turn from 1, see `source`; None
+            where each row is one document.
     """
 
     hashes: np.ndarray
@@ -43,6 +45,8 @@ class Survey:
     clusters: np.ndarray
     identities: np.ndarray
     places: slice
+    rows: np.ndarray | None = None
+    turns: np.ndarray | None = None
 
     def groups(self) -> np.ndarray:
         """Return each row's question as a number, [rows] int32: rows with the same question have the same number."""
@@ -63,11 +67,32 @@ class Survey:
         """Return which rows are in validation or test, [rows] bool."""
         return (self.splits == VALIDATION) | (self.splits == TEST)
 
-    def copies(self, rows: Rows, data: DataConfig) -> Copies:
+    def copies(self, source: Source) -> Copies:
         """Return what finds training rows that nearly repeat a held-out question; reads the questions at risk."""
         asked = np.flatnonzero(self.in_heldout())
-        question, answer = (partial(rows.texts_at, name) for name in (data.columns.question, data.columns.answer))
-        return Copies(asked, self.identities[asked], self.identities[self.splits == TRAIN], question, answer)
+        question, answer = (partial(source.texts_at, part) for part in ("question", "answer"))
+        train = np.flatnonzero(self.splits == TRAIN)
+        return Copies(asked, self.with_context(asked), self.with_context(train), question, answer)
+
+    def with_context(self, documents: np.ndarray) -> np.ndarray:
+        """Return the identities of documents, those of later turns with all that was said before: [documents] uint64.
+
+        "Go on" repeats another "Go on" only in the same conversation.
+        """
+        own = self.identities[documents]
+        if self.turns is None:
+            return own
+        return np.where(self.turns[documents] > 1, mixed(own + self.hashes[documents]), own)
+
+    def rows_of(self, documents: np.ndarray) -> np.ndarray:
+        """Return the rows that documents are made from, [documents]."""
+        return documents if self.rows is None else self.rows[documents]
+
+    def conversations(self) -> dict[str, int]:
+        """Return the number of conversations, of their assistant turns, and of the turns of the longest."""
+        assert self.rows is not None, "conversations have turns"
+        turns = np.bincount(self.rows[self.splits != NO_SPLIT], minlength=1)
+        return {"rows": int(self.rows[-1]) + 1, "turns": int(turns.sum()), "most": int(turns.max())}
 
     def clusters_found(self) -> dict[str, int]:
         """Return the number of clusters of the rows with a question, and the rows of the largest."""
@@ -75,34 +100,37 @@ class Survey:
         return {"found": int((counts > 0).sum()), "largest": int(counts.max(initial=0))}
 
 
-def survey_questions(rows: Rows, data: DataConfig, templates: Templates) -> Survey:
-    """Read the question column once, and return what `Survey` says of each row.
+def survey_questions(source: Source, data: DataConfig, templates: Templates) -> Survey:
+    """Read the questions once, and return what `Survey` says of each document.
 
     The questions are added to the templates, which are finished here.
     """
-    hashes, splits = np.zeros(rows.rows, np.uint64), np.full(rows.rows, NO_SPLIT, np.uint8)
     index, start, first = NgramIndex(data.ngram), 0, templates.rows
-    column, named = data.columns.cluster, [np.empty(0, np.uint64)]
-    with Progress("reading questions", rows.rows) as progress:
-        for batch in rows.batches(list(dict.fromkeys([data.columns.question, column or data.columns.question]))):
-            questions = batch[data.columns.question]
+    columns: list[tuple[np.ndarray, ...]] = []  # hashes and splits of each batch, of conversations rows and turns, too
+    named = [np.empty(0, np.uint64)]
+    with Progress("reading questions", source.rows.rows) as progress:
+        for asked in source.asked():
+            questions = asked.questions
             there = np.array([bool(q and q.strip()) for q in questions])
-            batch_hashes = [question_hash(q, data.split.seed) if q else 0 for q in questions]
-            span = slice(start, start + len(questions))
-            hashes[span] = np.where(there, np.array(batch_hashes, np.uint64), 0)
-            splits[span] = np.where(there, assign(hashes[span], data.split), NO_SPLIT)
-            heldout = np.flatnonzero(there & (splits[span] != TRAIN))
+            splits = np.where(there, assign(asked.keys, data.split), NO_SPLIT).astype(np.uint8)
+            turns = (asked.rows, asked.turns) if data.columns.messages else ()
+            columns.append((np.where(there, asked.hashes, 0), splits, *turns))
+            heldout = np.flatnonzero(there & (splits != TRAIN))
             index.add([questions[i] or "" for i in heldout], heldout + start)
             templates.add(read_words([question or "" for question in questions]))
-            if column:
-                named.append(pl.Series(batch[column], dtype=pl.String).hash(1).to_numpy() * _filled(batch[column]))
+            if asked.clusters is not None:
+                named.append(pl.Series(asked.clusters, dtype=pl.String).hash(1).to_numpy() * _filled(asked.clusters))
             start += len(questions)
-            progress.advance(len(questions))
+            progress.advance(int(asked.rows[-1]) + 1 - progress.done)
     index.merge()
     templates.finish()
+    hashes, splits, *of_turns = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     places = slice(first, templates.rows)
-    clusters = numbered(np.concatenate(named) if column else templates.numbers[places].astype(np.uint64) + np.uint64(1))
-    return Survey(hashes, splits, index, clusters, templates.identities[places], places)
+    clusters = templates.numbers[places].astype(np.uint64) + np.uint64(1)
+    clusters = numbered(np.concatenate(named) if data.columns.cluster else clusters)
+    if of_turns:
+        clusters = clusters[np.searchsorted(of_turns[0], of_turns[0])]  # that of the conversation's first turn
+    return Survey(hashes, splits, index, clusters, templates.identities[places], places, *of_turns)
 
 
 def assign(hashes: np.ndarray, split: Split) -> np.ndarray:

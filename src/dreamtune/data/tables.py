@@ -10,6 +10,7 @@ from dreamtune.data.encode import EncodedRows
 from dreamtune.data.survey import SPLIT_NAMES
 from dreamtune.data.truncation import Fit
 from dreamtune.formats.shards import SHARD
+from dreamtune.formats.turns import TURNS
 
 LENGTHS = pa.schema(
     [
@@ -54,6 +55,7 @@ def shard_table(
     np.cumsum(outcome.tokens[chosen], out=offsets[1:])
     # One flat array with offsets: pa.array of nested lists takes ten times as long.
     flat = np.fromiter(chain.from_iterable(segments), np.int32, int(offsets[-1]))
+    references = rows.answers if rows.references is None else rows.references
     columns = [
         pa.array(ids[chosen], pa.int64()),
         pa.array(clusters, pa.int64()),
@@ -61,9 +63,24 @@ def shard_table(
         pa.array([len(rows.prompts[i]) for i in chosen], pa.int32()),
         pa.array(outcome.complete[chosen], pa.bool_()),
         pa.array([rows.questions[i] for i in chosen], pa.string()),
-        pa.array([rows.answers[i] for i in chosen], pa.string()),
+        pa.array([references[i] for i in chosen], pa.string()),
     ]
     return pa.Table.from_arrays(columns, schema=SHARD)
+
+
+def turns_table(
+    encoded: EncodedRows, ids: np.ndarray, rows: np.ndarray, turns: np.ndarray, shown: np.ndarray
+) -> pa.Table:
+    """Return the rows of turns.parquet, a table with the schema TURNS, for a batch of conversations' turns.
+
+    Args:
+        encoded: the batch.
+        ids, rows, turns: [documents] example ids, numbers of the conversations, and of the turns in them.
+        shown: [documents] bool, those whose texts are kept for the report.
+    """
+    texts = [pa.array(text, pa.string(), mask=~shown) for text in (encoded.contexts, encoded.answers)]
+    numbers = [pa.array(ids, pa.int64()), pa.array(rows, pa.int32()), pa.array(turns, pa.int32())]
+    return pa.Table.from_arrays([*numbers, *texts], schema=TURNS)
 
 
 def lengths_table(

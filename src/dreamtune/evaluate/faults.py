@@ -19,6 +19,7 @@ CHANGES = {
     "attends_both_ways": "name the model's right family, so that its causal mask is lifted; if it is right, undo the "
     "last edit of the attention's code",
     "documents_apart": NOT_A_SETTING.format("packs documents into micro-batches"),
+    "later_turns_hidden": NOT_A_SETTING.format("makes documents of a conversation's turns"),
     "loss_finite": "lower the learning rate, and check that the base model's files are complete",
     "starts_from_base": "delete this run's version folder and start again, so that it begins with a fresh adapter",
     "rows_aligned": "name the model's right family (Dream's predictions are shifted by one position, LLaDA's are not); "

@@ -16,7 +16,7 @@ import polars as pl
 from dreamtune.contamination.questions import question_hash
 from dreamtune.contamination.templates import Templates, first_members
 from dreamtune.contamination.words import read_words
-from dreamtune.data.template import render_prompt
+from dreamtune.data.prompter import Prompter
 from dreamtune.data.tokenizer import Tokenizer, load_tokenizer
 from dreamtune.device.compiled_code import compiled_code
 from dreamtune.device.gpus import resolve_device, take_gpu
@@ -61,26 +61,6 @@ class Question:
     shots: Sequence[int] = ()
 
 
-class Prompter:
-    """Turns questions into prompts, with the same tokens as `prepare_shards` gives them.
-
-    Args:
-        tokenizer: the model's.
-        template: text with `{question}`; the prompt ends where reasoning or answer begins.
-        beginning_token: whether the tokenizer's beginning token, if it has one, stands before the prompt.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, template: str, beginning_token: bool) -> None:
-        begins = beginning_token and tokenizer.beginning_id is not None
-        self.tokenizer, self.template = tokenizer, template
-        self.beginning = [tokenizer.beginning_id] if begins and tokenizer.beginning_id is not None else []
-
-    def __call__(self, questions: list[str]) -> list[list[int]]:
-        """Return the token ids of each question's prompt."""
-        prompts = self.tokenizer.encode_batch([render_prompt(self.template, question) for question in questions])
-        return [self.beginning + prompt for prompt in prompts]
-
-
 def generate_answers(
     generate: GenerateConfig,
     model: ModelConfig,
@@ -114,7 +94,8 @@ def generate_answers(
     """
     meta = read_meta(shards)
     tokenizer = load_tokenizer(model.path, model.revision, model.mask_token)
-    prompter = Prompter(tokenizer, meta["template"], meta["beginning_token"])
+    tokenizer.end_id = meta["tokenizer"]["end_id"]  # behind an answer in training; a chat's may be another than eos
+    prompter = Prompter.of(tokenizer, meta)
     dropped: dict[str, int] = {}
     if benchmark is None:
         questions = [*_test_questions(shards, meta, generate.max_prompts), *own_questions(generate.prompts, prompter)]

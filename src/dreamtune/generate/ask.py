@@ -14,12 +14,13 @@ from typing import Any
 
 import yaml
 
+from dreamtune.data.prompter import Prompter
 from dreamtune.data.tokenizer import load_tokenizer
 from dreamtune.device.gpus import take_gpu
 from dreamtune.errors import UserError
 from dreamtune.files import read_json
 from dreamtune.formats.shards import SHARDS_FILE
-from dreamtune.generate.answers import Prompter, answer, completion, own_questions, requests_of
+from dreamtune.generate.answers import answer, completion, own_questions, requests_of
 from dreamtune.generate.loading import load_to_generate
 from dreamtune.model.adapter_format import is_checkpoint, read_adapter_config, trained_weights
 from dreamtune.settings.base import Section
@@ -49,8 +50,10 @@ def answer_questions(
     weights: Path | None,
     questions: list[str],
     generate: GenerateConfig,
-    template: str,
+    template: str | None,
     beginning_token: bool = True,
+    chat: dict[str, Any] | None = None,
+    end_id: int | None = None,
 ) -> list[str]:
     """Return the completions of `questions`: `generate.samples` for the first question, then for the next.
 
@@ -58,13 +61,17 @@ def answer_questions(
         weights: adapter folder, or checkpoint of full fine-tuning; None for the base model.
         template: text with `{question}`; the prompt ends where reasoning or answer begins.
         beginning_token: whether the tokenizer's beginning token stands before the prompt.
+        chat: entry of shards.json on the chat template that renders the prompts; None for the template's text alone.
+        end_id: the token behind an answer in training; None takes the tokenizer's end token.
 
     Raises:
         UserError: a model or adapter that cannot be used.
     """
     take_gpu(model.device)
     tokenizer = load_tokenizer(model.path, model.revision, model.mask_token)
-    asked = requests_of(list(own_questions(questions, Prompter(tokenizer, template, beginning_token))), generate)
+    tokenizer.end_id = tokenizer.end_id if end_id is None else end_id
+    prompter = Prompter.of(tokenizer, {"template": template, "beginning_token": beginning_token, "chat": chat})
+    asked = requests_of(list(own_questions(questions, prompter)), generate)
     loaded = load_to_generate(model, weights, generate.products)
     return [completion(a, tokenizer) for a in answer(loaded, tokenizer, asked, generate)]
 
@@ -78,12 +85,12 @@ def ask(options: argparse.Namespace) -> int:
     try:
         known = Known() if options.adapter is None else known_of(options.adapter)
         model = _model(options, known)
-        template, beginning_token = _template(options, known)
+        rendering = _rendering(options, known)
         given = {name: value for name in _sampler_fields() if (value := getattr(options, name, None)) is not None}
         generate = GenerateConfig(**(known.generate | {name: yaml.safe_load(text) for name, text in given.items()}))
         if known.max_tail is not None and "lookahead" not in given:
             generate = as_trained(generate, known.max_tail)
-        completions = answer_questions(model, known.weights, options.prompt, generate, template, beginning_token)
+        completions = answer_questions(model, known.weights, options.prompt, generate, **rendering)
     except (ValueError, yaml.YAMLError) as error:  # ours, or that of a setting out of its range
         print(f"ask: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -190,16 +197,21 @@ def _model(options: argparse.Namespace, known: Known) -> ModelConfig:
     return ModelConfig(**settings)
 
 
-def _template(options: argparse.Namespace, known: Known) -> tuple[str, bool]:
-    """Return the template, and whether the tokenizer's beginning token stands before the prompt."""
+def _rendering(options: argparse.Namespace, known: Known) -> dict[str, Any]:
+    """Return how a question becomes a prompt: the last arguments of `answer_questions`."""
     shards = options.shards or known.shards
     if shards is not None and _is_version(shards.resolve(), "prepare_shards"):
         verify(shards.resolve(), SHARDS_FILE)
     meta = read_meta(shards) if shards is not None else {}
-    template = options.template or meta.get("template")
-    if template is None:
+    if options.template is None and "template" not in meta:
         raise UserError("no template is known: give --template 'Question: {question} …' or --shards FOLDER")
-    return template, meta.get("beginning_token", True)
+    chat = meta.get("chat") if options.template is None else None
+    return {
+        "template": options.template or meta.get("template"),
+        "beginning_token": meta.get("beginning_token", True),
+        "chat": chat,
+        "end_id": meta["tokenizer"]["end_id"] if chat else None,
+    }
 
 
 def _sampler_fields() -> Sequence[str]:

@@ -5,7 +5,8 @@ question it sees the format; `evaluate.few_shot` compares the tuned model with t
 
 Each question has examples of its own, drawn from the training split by seed and example id alone: all k with different
 questions, none with the question that is asked (a benchmark's may stand in the training split). An example has the
-tokens of its training row, without beginning and end token. Only rows whose answer was not cut are drawn.
+tokens of its training row, without beginning and end token. Only rows whose answer was not cut are drawn. Under
+`data.chat` the examples are earlier turns, rendered with the question by the chat template.
 """
 
 import re
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from dreamtune.contamination.questions import question_hash
+from dreamtune.data.prompter import Prompter
 from dreamtune.data.template import ANSWER, QUESTION, split_template
 from dreamtune.data.tokenizer import Tokenizer
 from dreamtune.errors import UserError
@@ -46,7 +48,9 @@ class WorkedExamples:
         self.few_shot, self.seed = few_shot, seed
         self.split = read_split(shards, "train")
         self.begins = int(meta["beginning_token"])
-        self.between = text_between(meta["template"], _special_texts(tokenizer))
+        self.tokenizer, self.prompter = tokenizer, Prompter.of(tokenizer, meta)
+        in_turns = self.prompter.chat is not None
+        self.between = "" if in_turns else text_between(meta["template"], _special_texts(tokenizer))
         self.joint = [tokenizer.end_id] if self.between is None else tokenizer.encode(self.between)
         table, limit = self.split.table, few_shot.example_tokens
         tokens = pc.list_value_length(table["input_ids"]).to_numpy() - self.begins - 1  # without the end token
@@ -72,6 +76,11 @@ class WorkedExamples:
             prompt: its prompt, beginning token included.
         """
         rows = self.split[[int(self.rows[place]) for place in self._drawn(example_id, question)]]
+        if self.prompter.chat is not None:
+            documents = zip(rows["input_ids"], rows["prompt_tokens"], strict=True)
+            replies = [self.tokenizer.decode(tokens[start:]) for tokens, start in documents]
+            turns = list(zip(rows["question"], replies, strict=True))
+            return self.prompter.behind(turns, question), rows["example_id"]
         tokens = prompt[: self.begins]
         for ids in rows["input_ids"]:
             tokens = tokens + ids[self.begins : -1] + self.joint

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ Texts = list[str | None]  # of a column; None for a missing value
 CELL_BYTES = 2**24  # most bytes of one text: 16 for each token of the longest sequence that the settings allow
 BATCH_BYTES = 2**25  # of a batch of rows, about: the longer the rows' texts, the fewer rows it has
 MOST_ROWS = 10**8  # of all files together: prepare_shards holds 33 bytes for each
+HINT = "; a column of whole conversations is named by data.columns.messages"
 EXPANSION, FREE_BYTES = 1_000, 2**28  # a file may hold this many times its own size in text, and this much in any case
 
 
@@ -57,3 +59,17 @@ def check_expansion(path: Path, count: int) -> None:
 def not_utf8(where: str) -> UserError:
     """Return the error for a cell (`where` names it) whose bytes are not UTF-8."""
     return UserError(f"{where} is not UTF-8; mend this cell, or convert the file (iconv -f latin1 -t utf8)")
+
+
+def cuts(sizes: np.ndarray) -> Iterator[slice]:
+    """Yield slices of rows that hold at most BATCH_BYTES in all, or one row; `sizes` [rows] are theirs.
+
+    >>> list(cuts(np.array([BATCH_BYTES // 2, BATCH_BYTES // 2, 1])))
+    [slice(0, 2, None), slice(2, 3, None)]
+    """
+    start, upto = 0, np.cumsum(sizes)
+    while start < len(sizes):
+        before = upto[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(upto, before + BATCH_BYTES, side="right")))
+        yield slice(start, stop)
+        start = stop

@@ -73,7 +73,7 @@ def download(
                 check_model(model_folder(model["path"], model["revision"]), model["family"], model["mask_token"])
         fetched += size
         if wanted := [name for file, name in columns if file == source]:
-            open_rows([data_file(source)], wanted, batch_rows=1)
+            open_rows([data_file(source)], wanted, 1, nested=wanted)  # whether one may hold lists, the plan knows
     say(f"everything is in {cache()}" if sources else "this configuration takes nothing from the hub")
     return fetched
 

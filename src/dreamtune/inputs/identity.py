@@ -27,6 +27,8 @@ TOKENIZER_FILES = {
     "vocab.json",
     "merges.txt",
     "config.json",
+    "chat_template.jinja",
+    "chat_template.json",
 }
 BASE_MODEL = ("model", "tokenizer", "card")  # inputs that are files of the base model
 MODEL_FILES = TOKENIZER_FILES | {"generation_config.json", "model.safetensors.index.json"}  # and all safetensors
@@ -113,7 +115,8 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
 
     Args:
         names: "model", "tokenizer" and "card" (of the base model; the card's files state its licence), "questions"
-            (the files of section "benchmark"), or the name of a section with a field `files`.
+            (the files of section "benchmark"), "chat_template" (the file that the section "data" names), or the name of
+            a section with a field `files`.
         runtime: the runtime fields of each section, by the section's name.
         digests: digests of files that were read before.
 
@@ -122,8 +125,11 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
     """
     found: dict[str, Any] = {}
     for name in names:
+        place: tuple[str, ...]
         if name in BASE_MODEL:
             place = (name, runtime["model"]["path"], runtime["model"]["revision"])
+        elif name == "chat_template":
+            place = ("files", runtime["data"]["chat_template"])
         else:
             place = ("files", *runtime["benchmark" if name == "questions" else name]["files"])
         if place not in digests.identified:

@@ -5,7 +5,7 @@ that a text which many rows repeat is in memory once.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +16,28 @@ from pyarrow import types
 
 from dreamtune.errors import UserError
 from dreamtune.inputs.cells import (
-    BATCH_BYTES,
     CELL_BYTES,
+    HINT,
     Texts,
     check_cell,
     check_expansion,
     check_names,
+    cuts,
     not_utf8,
     number_text,
 )
+from dreamtune.inputs.column_types import is_nested, is_text, is_text_or_number, leaves_of
 
+SHOWN = 80  # most characters of a type in a message
 PAGE_BYTES = 4096  # most bytes of a page's header beside the only text in it
 BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
-def survey_parquet(path: Path, columns: list[str]) -> tuple[int, float]:
+def survey_parquet(path: Path, columns: list[str], nested: Sequence[str] = ()) -> tuple[int, float]:
     """Check that a file has `columns` of text or numbers; return its number of rows and their mean size in bytes.
 
-    Only the file's footer is read. The mean is that of the row group where it is largest.
+    The columns `nested` may hold lists, too. Only the file's footer is read. The mean is that of the row group where it
+    is largest.
 
     Raises:
         UserError: the file is broken, a column is missing or of another type, or a text is too long.
@@ -42,12 +46,17 @@ def survey_parquet(path: Path, columns: list[str]) -> tuple[int, float]:
         schema = file.schema_arrow
         check_names(path, schema.names, columns)
         for name in columns:
-            if not _is_text_or_number(schema.field(name).type):
-                raise UserError(f"column {name!r} of {path} holds {schema.field(name).type}; expected text or numbers")
+            kind = schema.field(name).type
+            if not is_text_or_number(kind) and not (name in nested and is_nested(kind)):
+                what = str(kind) if len(str(kind)) <= SHOWN else f"{str(kind)[:SHOWN]}…"
+                hint = HINT if is_nested(kind) else ""
+                raise UserError(f"column {name!r} of {path} holds {what}; expected text or numbers{hint}")
         return file.metadata.num_rows, _bytes_per_row(path, file.metadata, columns)
 
 
-def read_parquet(path: Path, columns: list[str], batch_rows: int, among: range) -> Iterator[dict[str, Texts]]:
+def read_parquet(
+    path: Path, columns: list[str], batch_rows: int, among: range, _nested: Sequence[str] = ()
+) -> Iterator[dict[str, Texts]]:
     """Yield the rows of `columns` in order: those of each stretch of `batch_rows` rows that begins in `among`.
 
     A stretch with more than BATCH_BYTES of text comes in several batches.
@@ -57,7 +66,9 @@ def read_parquet(path: Path, columns: list[str], batch_rows: int, among: range) 
     """
     row, decoded = 0, 0
     try:
-        with _open(path, columns) as file:
+        with _open(path) as file:
+            leaves = leaves_of(file.metadata, columns)
+        with _open(path, leaves) as file:
             labels = class_labels(path, file.schema_arrow)
             for stretch in _stretches(file.iter_batches(batch_rows, columns=columns, use_threads=False), batch_rows):
                 if row >= among.stop:
@@ -67,7 +78,7 @@ def read_parquet(path: Path, columns: list[str], batch_rows: int, among: range) 
                     decoded += int(sizes.sum())
                     check_expansion(path, decoded)
                     texts = {name: _texts(path, name, stretch, row, labels.get(name)) for name in columns}
-                    for cut in _cuts(sizes):
+                    for cut in cuts(sizes):
                         yield {name: texts[name][cut] for name in columns}
                 row += sum(piece.num_rows for piece in stretch)
     except BROKEN as error:
@@ -96,7 +107,7 @@ def as_text(column: pa.Array, names: list[str] | None = None) -> Texts:
     Whole numbers lose their ".0", because pandas turns integers into floats as soon as one is missing.
 
     Args:
-        column: text, numbers, or a dictionary of them, whose values are returned.
+        column: text, numbers, or a dictionary of them, whose values are returned; or lists, returned as JSON text.
         names: of classes, where the column holds their numbers; -1 then stands for a missing one.
 
     >>> as_text(pa.array([42.0, 0.5, None, float("nan")]))
@@ -118,6 +129,8 @@ def as_text(column: pa.Array, names: list[str] | None = None) -> Texts:
         return [values[place] for place in places]
     if types.is_null(column.type):
         return [None] * len(column)
+    if is_nested(column.type):
+        return [None if value is None else json.dumps(value, ensure_ascii=False) for value in column.to_pylist()]
     if types.is_floating(column.type):
         # In the column's own precision: the float32 0.1 would be 0.10000000149011612 as a float64.
         return [number_text(value) for value in column.to_numpy(zero_copy_only=False)]
@@ -177,26 +190,18 @@ def _sizes(path: Path, name: str, stretch: list[pa.RecordBatch], row: int) -> np
 
 
 def _bytes_of(column: pa.Array) -> np.ndarray:
+    if types.is_struct(column.type):
+        return np.sum([np.zeros(len(column), np.int64), *map(_bytes_of, column.flatten())], axis=0)
+    if is_nested(column.type):
+        inner = np.concatenate([np.zeros(1, np.int64), np.cumsum(_bytes_of(column.flatten()))])
+        ends = np.cumsum(pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False))
+        return np.diff(inner[np.concatenate([[0], ends])])
     if types.is_dictionary(column.type):
         values, places = _used(column)
         return np.append(_bytes_of(values), 0)[places]
-    if not _is_text(column.type):
+    if not is_text(column.type):
         return np.zeros(len(column), np.int64)
     return pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-
-
-def _cuts(sizes: np.ndarray) -> Iterator[slice]:
-    """Yield slices of rows that hold at most BATCH_BYTES in all, or one row; `sizes` [rows] are theirs.
-
-    >>> list(_cuts(np.array([BATCH_BYTES // 2, BATCH_BYTES // 2, 1])))
-    [slice(0, 2, None), slice(2, 3, None)]
-    """
-    start, upto = 0, np.cumsum(sizes)
-    while start < len(sizes):
-        before = upto[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(upto, before + BATCH_BYTES, side="right")))
-        yield slice(start, stop)
-        start = stop
 
 
 def _stretches(pieces: Iterable[pa.RecordBatch], rows: int) -> Iterator[list[pa.RecordBatch]]:
@@ -243,28 +248,17 @@ def _open(path: Path, texts: Iterable[str] = ()) -> pq.ParquetFile:
         raise UserError(f"{path} is not a parquet file that can be read: {_line(error)}") from error
 
 
-def _is_text_or_number(kind: pa.DataType) -> bool:
-    if types.is_dictionary(kind):
-        return _is_text_or_number(kind.value_type)
-    number = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind)
-    return _is_text(kind) or number or types.is_null(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
-
-
 def _bytes_per_row(path: Path, metadata: pq.FileMetaData, columns: list[str]) -> float:
     """Return the mean uncompressed bytes of `columns` per row, in the row group where it is largest.
 
     Raises:
         UserError: a column chunk can only hold texts that are too long, or far more text than the file has bytes.
     """
-    largest, whole = 0.0, 0
+    largest, whole, leaves = 0.0, 0, leaves_of(metadata, columns)
     for g in range(metadata.num_row_groups):
         group = metadata.row_group(g)
         chunks = [group.column(c) for c in range(group.num_columns)]
-        chunks = [chunk for chunk in chunks if chunk.path_in_schema in columns]
+        chunks = [chunk for chunk in chunks if chunk.path_in_schema in leaves]
         for chunk in chunks:
             mean = chunk.total_uncompressed_size // max(chunk.num_values, 1)
             if mean > CELL_BYTES + PAGE_BYTES:

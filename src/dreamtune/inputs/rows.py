@@ -1,6 +1,6 @@
 """Read columns of the user's files as text: first all files are checked, then rows come in bounded batches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,13 @@ class Rows:
         files: the files, in order.
         counts: number of rows of each file.
         batch_rows: most rows that are read at a time.
+        nested: columns that may hold lists, which are read as JSON text.
     """
 
     files: tuple[Path, ...]
     counts: tuple[int, ...]
     batch_rows: int
+    nested: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -32,13 +34,22 @@ class Rows:
 
     def texts_at(self, column: str, rows: Iterable[int]) -> dict[int, str]:
         """Return the texts of a few rows of `column` by row number, "" for null; reads up to the last of these rows."""
-        wanted, found, start = sorted(set(rows), reverse=True), dict[int, str](), 0
-        for batch in self.batches([column]) if wanted else ():
-            texts = batch[column]
-            while wanted and wanted[-1] < start + len(texts):
-                row = wanted.pop()
-                found[row] = texts[row - start] or ""
-            if not wanted:
+        return self.read_at([column], lambda batch: batch[column], rows)
+
+    def read_at(
+        self, columns: list[str], texts_of: Callable[[dict[str, Texts]], Texts], wanted: Iterable[int]
+    ) -> dict[int, str]:
+        """Return a few of the texts that `texts_of` makes of each batch of `columns`, by number; "" for null.
+
+        Reads up to the last of them.
+        """
+        left, found, start = sorted(set(wanted), reverse=True), dict[int, str](), 0
+        for batch in self.batches(columns) if left else ():
+            texts = texts_of(batch)
+            while left and left[-1] < start + len(texts):
+                number = left.pop()
+                found[number] = texts[number - start] or ""
+            if not left:
                 break
             start += len(texts)
         return found
@@ -61,14 +72,15 @@ class Rows:
                 continue
             read = read_parquet if kind_of(path) == "parquet" else read_text
             here = range(max(0, among.start - row), min(count, among.stop - row))
-            yield from read(path, columns, self.batch_rows, here)
+            yield from read(path, columns, self.batch_rows, here, self.nested)
 
 
-def open_rows(files: list[Path], columns: list[str], batch_rows: int) -> Rows:
+def open_rows(files: list[Path], columns: list[str], batch_rows: int, nested: Sequence[str] = ()) -> Rows:
     """Check that every file is parquet, CSV or JSON lines and has `columns` of text or numbers; return its rows.
 
     Args:
         batch_rows: most rows read at a time; long rows make it fewer.
+        nested: columns that may hold lists, too; these are read as JSON text.
 
     Raises:
         UserError: a file is empty or of another kind, a column is missing or of another type, there are no rows at
@@ -77,11 +89,11 @@ def open_rows(files: list[Path], columns: list[str], batch_rows: int) -> Rows:
     counts, row_bytes = [], 1.0
     for path in files:
         survey = survey_parquet if kind_of(path) == "parquet" else survey_text
-        count, mean = survey(path, columns)
+        count, mean = survey(path, columns, nested)
         counts.append(count)
         row_bytes = max(row_bytes, mean)
     if not sum(counts):
         raise UserError(f"no rows in {', '.join(map(str, files[:3]))}{' …' if len(files) > 3 else ''}")
     if sum(counts) > MOST_ROWS:
         raise UserError(f"{sum(counts):,} rows in {files[0]} and on; at most {MOST_ROWS:,} can be read, so name fewer")
-    return Rows(tuple(files), tuple(counts), max(1, min(batch_rows, int(BATCH_BYTES / row_bytes))))
+    return Rows(tuple(files), tuple(counts), max(1, min(batch_rows, int(BATCH_BYTES / row_bytes))), tuple(nested))

@@ -6,13 +6,13 @@ lines: one object a line; a key that a row lacks is a missing value, and numbers
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from dreamtune.errors import UserError
-from dreamtune.inputs.cells import CELL_BYTES, Texts, check_cell, check_names, not_utf8, number_text
+from dreamtune.inputs.cells import CELL_BYTES, HINT, Texts, check_cell, check_names, not_utf8, number_text
 from dreamtune.inputs.kinds import kind_of
 
 LINE_BYTES = 4 * CELL_BYTES  # most characters of a line
@@ -21,7 +21,7 @@ BLANK = " \t\r\n"
 csv.field_size_limit(CELL_BYTES)
 
 
-def survey_text(path: Path, columns: list[str]) -> tuple[int, float]:
+def survey_text(path: Path, columns: list[str], _nested: Sequence[str] = ()) -> tuple[int, float]:
     """Check that a file has `columns`; return its number of rows and their mean size in bytes. Reads all of it.
 
     Raises:
@@ -42,14 +42,18 @@ def survey_text(path: Path, columns: list[str]) -> tuple[int, float]:
     return rows, path.stat().st_size / max(rows, 1)
 
 
-def read_text(path: Path, columns: list[str], batch_rows: int, among: range) -> Iterator[dict[str, Texts]]:
+def read_text(
+    path: Path, columns: list[str], batch_rows: int, among: range, nested: Sequence[str] = ()
+) -> Iterator[dict[str, Texts]]:
     """Yield the rows of `columns` in order, `batch_rows` at a time: the batches that begin in the range `among`.
+
+    Lists in the columns `nested` of JSON lines are returned as JSON text.
 
     Raises:
         UserError: a line is no row, or a cell is not text; the message names the line and the column.
     """
     with _open(path) as file:
-        rows = _csv(path, file, columns) if kind_of(path) == "csv" else _jsonl(path, file, columns)
+        rows = _csv(path, file, columns) if kind_of(path) == "csv" else _jsonl(path, file, columns, nested)
         for start in range(0, among.stop, batch_rows):
             batch = list(islice(rows, batch_rows))
             if batch and start in among:
@@ -66,14 +70,18 @@ def _csv(path: Path, file: TextIO, columns: list[str]) -> Iterator[Texts]:
         yield [_checked(cells[place], path, line, name) or None for name, place in places.items()]
 
 
-def _jsonl(path: Path, file: TextIO, columns: list[str]) -> Iterator[Texts]:
+def _jsonl(path: Path, file: TextIO, columns: list[str], nested: Sequence[str]) -> Iterator[Texts]:
     for line, row in _objects(path, file):
-        yield [_json_text(row.get(name), path, line, name) for name in columns]
+        yield [_json_text(row.get(name), path, line, name, name in nested) for name in columns]
 
 
-def _json_text(value: Any, path: Path, line: int, column: str) -> str | None:
+def _json_text(value: Any, path: Path, line: int, column: str, nested: bool) -> str | None:
     if isinstance(value, list | dict):
-        raise UserError(f"{path}, line {line}, column {column!r}: {json.dumps(value)[:40]}; expected text or a number")
+        if nested:
+            return _checked(json.dumps(value, ensure_ascii=False), path, line, column)
+        raise UserError(
+            f"{path}, line {line}, column {column!r}: {json.dumps(value)[:40]}; expected text or a number{HINT}"
+        )
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

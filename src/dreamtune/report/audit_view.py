@@ -12,7 +12,12 @@ Table = list[dict[str, Any]]
 
 def audit_facts(audit: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the data audit as pairs of name and value, without those that the audit does not have."""
-    facts = [("Source rows", number(audit.get("source_rows")))]
+    said = audit.get("conversations")
+    facts = [("Source rows", number(audit.get("source_rows")))] if not said else []
+    if said:
+        facts += [("Conversations", number(said["rows"])), ("Assistant turns", number(said["turns"]))]
+        facts += [("Most turns of a conversation", number(said["most"]))]
+        facts += [("Closes a turn", reveal(said["turn_end"])), ("Follows it and fills the canvas", reveal(said["end"]))]
     facts += [(f"Rows in {name}", number(rows)) for name, rows in (audit.get("rows") or {}).items()]
     facts += [(f"Dropped: {reveal(str(why))}", number(n)) for why, n in (audit.get("dropped") or {}).items()]
     repeats, leak = audit.get("duplicates") or {}, audit.get("contamination") or {}
@@ -54,8 +59,11 @@ def leak_facts(audit: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def reference_view(references: dict[str, Any]) -> dict[str, Any] | None:
-    """Return how many test rows can be graded, in a sentence, and examples of what answers are compared with."""
-    if not references:
+    """Return how many test rows can be graded, in a sentence, and examples of what answers are compared with.
+
+    None where nothing is to be graded, as for conversations without score.answer.
+    """
+    if not references or not references["rows"]:
         return None
     rows = [
         (

@@ -120,6 +120,8 @@ def _body(
         end=ids.get("end_id"),
         new_row=not full and model.get("mask_token") == "new",
         template=meta.get("template"),
+        chat=(meta.get("chat") or {}).get("template"),
+        system=(meta.get("chat") or {}).get("system"),
         beginning=meta.get("beginning_token"),
         recipe=recipe_rows(recipe),
         rows=", ".join(f"{rows:,} {split}" for split, rows in (audit.get("rows") or {}).items()),

@@ -13,6 +13,7 @@ from markupsafe import escape
 from dreamtune.formats.answers import ANSWERS_FILE
 from dreamtune.formats.names import BASE, FEW_SHOT_BASE, TUNED
 from dreamtune.formats.scores import SCORES_FILE
+from dreamtune.formats.turns import TURNS_FILE
 from dreamtune.report.reads import Reads
 from dreamtune.report.text import json_for_script, reveal
 
@@ -55,7 +56,7 @@ def choose_examples(reads: Reads, questions: str, setting: str, count: int) -> l
     counts = shares({kind: rows.height for kind, rows in of_kind.items()}, count)
     drawn = [rows[[i * rows.height // counts[kind] for i in range(counts[kind])]] for kind, rows in of_kind.items()]
     chosen = pl.concat([own, pl.concat(drawn).sort(KEYS)])
-    both = _joined(reads, f"{questions}/{setting}", chosen)
+    both = _with_turns(reads, questions, _joined(reads, f"{questions}/{setting}", chosen))
     return [] if both is None else [_row(row, f"{questions} · {setting}") for row in both.iter_rows(named=True)]
 
 
@@ -139,6 +140,15 @@ def _joined(reads: Reads, key: str, chosen: pl.DataFrame) -> pl.DataFrame | None
     return chosen
 
 
+def _with_turns(reads: Reads, questions: str, chosen: pl.DataFrame | None) -> pl.DataFrame | None:
+    """Return the chosen rows with conversation, turn, what was said before and the reply, where there is one."""
+    turns = reads.lazy("shards", TURNS_FILE) if questions == "test" else None
+    if chosen is None or turns is None:
+        return chosen
+    said = turns.join(chosen.lazy().select("example_id").unique(), on="example_id", how="semi").collect()
+    return chosen.join(said, on="example_id", how="left", maintain_order="left")
+
+
 def _row(row: dict[str, Any], where: str) -> dict[str, Any]:
     return {
         "where": where,
@@ -148,11 +158,18 @@ def _row(row: dict[str, Any], where: str) -> dict[str, Any]:
         "kind": row["kind"],
         "changed": row["completion_base"] != row["completion_tuned"],
         "question": reveal(row["question"]),
-        "reference": reveal(row["answer"], 600),
+        "reference": reveal(row["answer"] or row.get("reply"), 600),
+        "turn": _turn(row),
+        "context": reveal(row.get("context") or "", 4_000),
         "base": _side(row, "base"),
         "tuned": _side(row, "tuned"),
         "few_shot": _side(row, "few_shot") if row.get("completion_few_shot") is not None else None,
     }
+
+
+def _turn(row: dict[str, Any]) -> str:
+    """Return which turn of which conversation a question belongs to, in words; "" for a row that is no conversation."""
+    return f"conversation {row['row']}, assistant turn {row['turn']}" if row.get("turn") is not None else ""
 
 
 def _side(row: dict[str, Any], who: str) -> dict[str, Any]:
@@ -183,7 +200,7 @@ def _bounded(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     size = 0
     for row in rows:
         sides = [row[who] for who in WHO if row[who]]
-        texts = [row["question"], row["reference"], *(side["completion"] for side in sides)]
+        texts = [row["question"], row["reference"], row["context"], *(side["completion"] for side in sides)]
         size += sum(len(escape(text).encode()) for text in texts)
         size += len(json_for_script([side["replay"] for side in sides]))
         if size > MAX_BYTES:

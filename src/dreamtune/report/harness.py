@@ -188,7 +188,7 @@ def _about(reads: Reads, summary: Json, who: str, date: str) -> dict[str, Any]:
         "model_name": name,
         "model_name_sanitized": name.replace("/", "__"),
         "system_instruction": None,
-        "chat_template": None,
+        "chat_template": (reads.json("shards", SHARDS_FILE).get("chat") or {}).get("template"),
         "fewshot_as_multiturn": None,
         "total_evaluation_time_seconds": str(sum(wall)),
     }

@@ -14,7 +14,7 @@ from dreamtune.scoring.boxes import closed_boxes, last_box
 from dreamtune.scoring.characters import visible
 from dreamtune.scoring.displays import block, on_one_line
 from dreamtune.scoring.equivalence import equivalent
-from dreamtune.scoring.extraction import SPECIAL_TOKEN
+from dreamtune.scoring.extraction import SPECIAL_TOKEN, extract
 from dreamtune.scoring.turns import without_reasoning
 from dreamtune.settings.score import ScoreConfig
 from dreamtune.shards import read_meta, read_split
@@ -29,6 +29,7 @@ REMEDY = (
     r"accuracy will say little; mark each reference's answer (\boxed{…}, #### 18, Answer: 18, or the words of "
     "score.marker)"
 )
+UNGRADED = "conversations are not graded (score.answer is null): their likelihood alone decides"
 COMMAND = re.compile(r"\\[A-Za-z]+")
 WORD = re.compile(r"[^\W\d_]{2,}")
 CALCULATION = re.compile(r"<<[^<>\n]{0,80}>>")  # GSM8K's
@@ -121,6 +122,14 @@ def asks_for_a_proof(question: str) -> bool:
     return bool(PROOF.search(question)) and not ASKS.search(question)
 
 
+def _reference(solution: str, score: ScoreConfig) -> str | None:
+    """Return the checkable answer of a reference; of a conversation's turn, what score.answer extracts of it."""
+    if score.answer_extractor is None:
+        return reference_answer(solution, score.marker)
+    found, _ = extract(without_reasoning(visible(solution)), [score.answer_extractor], score.marker)
+    return _checkable(found or "", MAX_CHARACTERS)
+
+
 def checkable(question: str, solution: str | None, score: ScoreConfig) -> tuple[str | None, str]:
     """Return what answers to a question are compared with, and "gradable"; else None and the reason why not.
 
@@ -131,7 +140,7 @@ def checkable(question: str, solution: str | None, score: ScoreConfig) -> tuple[
         return None, "no reference"
     if asks_for_a_proof(question):
         return None, "asks for a proof"
-    reference = reference_answer(solution, score.marker)
+    reference = _reference(solution, score)
     return reference, "no short answer is marked" if reference is None else "gradable"
 
 
@@ -149,7 +158,11 @@ def audit_references(score: ScoreConfig, shards: Path, out: Path) -> dict[str, A
     rows: Iterable[Mapping[str, Any]] = (
         read_split(shards, "test") if read_meta(shards)["splits"]["test"]["rows"] else []
     )
-    audit = gradability(rows, score)
+    conversations = "template" in (meta := read_meta(shards)) and meta["template"] is None
+    # Of a conversation only the last turn has a reference, and may be graded.
+    audit = gradability((row for row in rows if row["answer"] or not conversations), score)
+    if conversations and score.answer is None:
+        audit |= {"sentence": UNGRADED, "warning": None}
     write_json(out / REFERENCES_FILE, audit)
     print("\n".join([f"references: {audit['sentence']}", *map(_shown, audit["examples"])]), file=sys.stderr)
     return {name: audit[name] for name in ("rows", "gradable", "reasons")}

@@ -1,6 +1,6 @@
 """Settings of the grading of completions."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from dreamtune.settings.base import Section, result
 
@@ -25,6 +25,12 @@ class ScoreConfig(Section):
     stop_texts: list[str] | None = result(
         None, "texts with which another question begins, besides the usual ones; null takes those of data.template"
     )
+    answer: str | None = result(
+        None,
+        "conversations (columns.messages) only: what answers to a conversation's last turn are graded against: a "
+        "column, or one of the extractors, applied to that turn; null grades none, and likelihood alone decides",
+        min_length=1,
+    )
     timeout_s: int = result(
         1,
         "CPU seconds for comparing an answer with its reference; a second try has ten times as many, and after that "
@@ -32,3 +38,13 @@ class ScoreConfig(Section):
         ge=1,
         le=3600,
     )
+
+    @property
+    def answer_extractor(self) -> str | None:
+        """The extractor that `answer` names; None if it names a column or nothing."""
+        return self.answer if self.answer in get_args(Extractor) else None
+
+    @property
+    def answer_column(self) -> str | None:
+        """The column that `answer` names; None if it names an extractor or nothing."""
+        return None if self.answer in get_args(Extractor) else self.answer

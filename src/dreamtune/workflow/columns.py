@@ -10,18 +10,17 @@ from typing import Any
 
 from dreamtune.inputs.files import resolve_files
 from dreamtune.inputs.hub import HUB
+from dreamtune.settings.data import DataConfig
 
-Read = tuple[tuple[str, ...], tuple[str, ...]]  # files, and columns of each of them
+Read = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # files, their columns, and those that hold lists
 
 
 def columns_read(specs: Iterable[Mapping[str, Any]]) -> dict[Read, None]:
     """Return the files and columns that the jobs of these versions read, each combination once.
 
-    >>> list(columns_read([{
-    ...     "settings": {"data": {"columns": {"question": "q", "reasoning": None, "answer": "a", "cluster": None}}},
-    ...     "runtime": {"data": {"files": ["rows.parquet"]}},
-    ... }]))
-    [(('rows.parquet',), ('q', 'a'))]
+    >>> data = {"columns": {"question": "{q}, {p}", "reasoning": None, "answer": "a"}, "template": "{question}{answer}"}
+    >>> list(columns_read([{"settings": {"data": data}, "runtime": {"data": {"files": ["rows.parquet"]}}}]))
+    [(('rows.parquet',), ('q', 'p', 'a'), ())]
     """
     return {found: None for spec in specs for found in _of(spec["settings"], spec["runtime"])}
 
@@ -29,12 +28,14 @@ def columns_read(specs: Iterable[Mapping[str, Any]]) -> dict[Read, None]:
 def _of(settings: Mapping[str, Any], runtime: Mapping[str, Any]) -> Iterator[Read]:
     for name, section in settings.items():
         if name == "data":
-            columns: list[str | None] = list(section["columns"].values())
+            data = DataConfig.model_validate(section | runtime[name])
+            columns = [*data.columns_read, *data.columns_asked, *filter(None, [settings.get("graded")])]
+            nested = [data.columns.messages] if data.columns.messages else []
         elif name.partition("/")[0] == "benchmark":
-            columns = [section["question"], section["answer"]]
+            columns, nested = [section["question"], section["answer"]], []
         else:
             continue
-        yield tuple(runtime[name]["files"]), tuple(dict.fromkeys(filter(None, columns)))
+        yield tuple(runtime[name]["files"]), tuple(dict.fromkeys(columns)), tuple(nested)
 
 
 def check_columns(specs: Iterable[Mapping[str, Any]]) -> None:
@@ -43,18 +44,17 @@ def check_columns(specs: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         UserError: a file is of no known kind, a column is missing or of another type, or there are no rows.
     """
-    for files, columns in columns_read(specs):
+    for files, columns, nested in columns_read(specs):
         local = [file for file in files if not file.startswith(HUB)]
         if local:
             try:
                 from dreamtune.inputs.rows import open_rows
             except ImportError:  # numpy or pyarrow is not installed, or cannot be loaded
                 return
-            open_rows(resolve_files(local), list(columns), batch_rows=1)
+            open_rows(resolve_files(local), list(columns), 1, nested)
 
 
 def hub_columns(specs: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Return the files on the hub that these versions read, each with the name of a column that it must have."""
-    return [
-        (file, name) for files, names in columns_read(specs) for file in files if file.startswith(HUB) for name in names
-    ]
+    found = columns_read(specs)
+    return [(file, name) for files, names, _ in found for file in files if file.startswith(HUB) for name in names]

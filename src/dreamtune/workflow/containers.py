@@ -167,7 +167,9 @@ def named_paths(specs: Iterable[dict[str, Any]]) -> Iterator[Path]:
     In a linked git worktree, the main repository's HEAD is yielded, too: manifests record the commit.
     """
     sections = [section for spec in specs for section in spec["runtime"].values()]
-    for pattern in {pattern: None for section in sections for pattern in section.get("files", [])}:
+    named = {pattern: None for section in sections for pattern in section.get("files", [])}
+    named |= {section["chat_template"]: None for section in sections if section.get("chat_template")}
+    for pattern in named:
         if not pattern.startswith(HUB):
             yield from resolve_files([pattern])
     for folder in {Path(section["path"]): None for section in sections if "path" in section}:

@@ -46,9 +46,9 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
     shards = plan.add(
         "prepare_shards",
         {"data": e.data, **avoided},
-        ("data", "tokenizer", *avoided),
+        ("data", "tokenizer", *(["chat_template"] if e.data.chat_template else []), *avoided),
         unhashed={"model": e.model},
-        names={"mask_token": e.model.mask_token},
+        names={"mask_token": e.model.mask_token, **_chat_names(e)},
     )
     # Before anybody trains; order only, so that an edit of the grader trains nothing again.
     references = plan.add("audit_references", {"score": _score(e)}, reads={"shards": shards})
@@ -76,7 +76,7 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
             )
     report = plan.add(
         "render_report",
-        {"report": e.report, "comparison": e.evaluate.comparison},
+        {"report": e.report, "comparison": e.comparison},
         ("card",),
         folders,
         unhashed={"model": e.model},
@@ -85,11 +85,19 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
     return folders | {"report": report}
 
 
+def _chat_names(e: Experiment) -> dict[str, str | None]:
+    """Return what else decides how a chat template renders data; {} for data without one."""
+    if e.data.turns is None:
+        return {}
+    return {"family": e.model.family} | ({"graded": e.graded} if e.data.columns.messages else {})
+
+
 def _score(e: Experiment) -> ScoreConfig:
     """Return the settings of grading, with the template's own texts where the configuration names none."""
     if e.score.stop_texts is not None:
         return e.score
-    return e.score.model_copy(update={"stop_texts": prompt_lines(e.data.template)})
+    lines = [] if e.data.columns.messages else prompt_lines(e.data.layout.template)
+    return e.score.model_copy(update={"stop_texts": lines})
 
 
 def _plan_training(plan: Plan, e: Experiment, run: str, shards: Path, before: Folders) -> Path:
