@@ -8,7 +8,7 @@ smaller than five pairs can resolve.) Besides, the gradients of the adapter that
 with float32: relative error and cosine, in bf16 and in FP8.
 
 usage   python benchmarks/fp8_quality.py --work /tmp/fp8 --model SMOLLM2 --data gsm8k_train.parquet --check
-        SMOLLM2 is written by benchmarks/smollm2.py
+        SMOLLM2 is written by workflow/scripts/convert_gguf.py
 """
 
 import argparse

@@ -82,7 +82,7 @@ def test_a_home_folder_is_that_of_the_user_who_plans(monkeypatch: pytest.MonkeyP
         ({"evaluate": {"decoders": [{"name": "x" * 300}]}}, "evaluate.decoders.0.name: string should have at most 64"),
         ({"model": {}}, "model.path: this key is required"),
         ({"model": None}, "model: this key is required"),
-        ({"model": {"path": "x", "attention": "causal"}}, "unknown key 'model.attention'"),
+        ({"model": {"path": "x", "attention": "both"}}, "model.attention: input should be 'bidirectional' or 'causal'"),
         ({"evaluate": {"benchmarks": [{"name": "test", "files": ["y"]}]}}, "cannot be named test"),
         ({"evaluate": {"benchmarks": [{"name": "x", "files": ["y"]}] * 2}}, "two benchmarks are named x"),
         ({"evaluate": {"canvases": [32, 64, 32]}}, "32 is listed twice"),

@@ -23,12 +23,18 @@ class Canvas:
 
     @classmethod
     def of(cls, train: Mapping[str, Any], generate: Mapping[str, Any]) -> "Canvas":
-        """Return the canvases of two sections of the configuration, `train` and `generate`, as plain values."""
+        """Return the canvases of two sections of the configuration, `train` and `generate`, as plain values.
+
+        A causal model sees no canvas. Its answers have a limit all the same, which is all that is left to warn of.
+        """
+        limit = generate["max_new_tokens"]
+        if train.get("objective") == "causal":
+            return cls(limit, True, limit, None, None)
         long = train.get("long_tail", 0) if train.get("long_tail_share") else 0
         return cls(
             longest_tail=max(train["max_tail"], long),
             cuts=bool(train.get("cut_share")),
-            max_new_tokens=generate["max_new_tokens"],
+            max_new_tokens=limit,
             block_length=generate.get("block_length"),
             lookahead=generate.get("lookahead"),
         )

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from dreamtune.config_file import read_file
+from dreamtune.contradictions import causal_problem, causal_settings, contradiction
 from dreamtune.errors import UserError
 from dreamtune.formats.names import CANVAS
 from dreamtune.settings.base import NAME, Section
@@ -72,44 +73,6 @@ class Experiment(Section):
         settings |= {decoder.name: decoder.applied_to(headline) for decoder in self.evaluate.decoders}
         return {name: as_trained(generate, self.train.max_tail) for name, generate in settings.items()}
 
-    def contradiction(self) -> str | None:
-        """Return one line that says which sections do not fit together, each valid by itself; None if all fit."""
-        if self.train.finetuning == "full" and self.model.quantization != "none":
-            return f"train.finetuning full trains no {self.model.quantization} weights; set model.quantization to none"
-        if self.train.finetuning == "full" and self.train.optimizer != "adamw":
-            return "train.finetuning full needs train.optimizer adamw, whose state can be shared out over GPUs"
-        if self.train.products == "fp8" and self.train.finetuning == "full":
-            return "train.products fp8 is for frozen weights, and train.finetuning full has none; set it to bf16"
-        if self.train.products == "fp8" and self.train.weights == "packed":
-            return "train.products fp8 is made of dequantised weights; set train.weights to auto"
-        if self.train.products == "fp8" and (self.model.device == "cpu" or self.model.dtype != "bfloat16"):
-            return "train.products fp8 needs model.device auto or cuda, and model.dtype bfloat16; set products to bf16"
-        if self.train.optimizer == "paged_adamw_8bit" and self.model.device == "cpu":
-            return "train.optimizer paged_adamw_8bit needs a GPU, and model.device is cpu; set the optimizer to adamw"
-        decoded = [self.generate, *self.evaluate.decoders]
-        if self.model.quantization != "nf4" and any(setting.products == "nf4" for setting in decoded):
-            return (
-                f"products nf4 needs 4-bit weights, and model.quantization is {self.model.quantization}; set it to nf4"
-            )
-        ungraded = self.data.columns.messages is not None and self.score.answer is None
-        if ungraded and self.evaluate.primary == "accuracy" and "primary" in self.evaluate.model_fields_set:
-            return (
-                "evaluate.primary is accuracy, and conversations have no answers to grade; name a column or an "
-                "extractor in score.answer, or leave primary out"
-            )
-        if self.score.answer is not None and self.data.columns.messages is None:
-            return "score.answer is for conversations (data.columns.messages); rows are graded against columns.answer"
-        if self.evaluate.few_shot and self.data.columns.messages is not None:
-            return "evaluate.few_shot makes worked examples of rows, and the data are conversations; set it to 0"
-        if self.evaluate.few_shot_tuned and not self.evaluate.few_shot:
-            return "evaluate.few_shot_tuned needs worked examples; set evaluate.few_shot to their number"
-        for decoder in self.evaluate.decoders:
-            try:
-                decoder.applied_to(self.generate.headline)
-            except ValidationError as error:
-                return f"evaluate.decoders, {decoder.name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
-        return None
-
 
 class Config(BaseModel):
     """The experiments of one configuration file, by name."""
@@ -154,9 +117,9 @@ def _experiment(name: str, defaults: dict[str, Any], changes: Any) -> Experiment
         experiment = Experiment.model_validate(_merge(defaults, _written(changes or {})))
     except ValidationError as error:
         raise UserError(_one_line(error)) from None
-    if problem := experiment.contradiction():
+    if problem := causal_problem(experiment) or contradiction(experiment):
         raise UserError(f"experiments.{name}: {problem}")
-    return experiment
+    return experiment.model_copy(update=causal_settings(experiment))
 
 
 def _merge(defaults: Any, changes: Any) -> Any:

@@ -245,7 +245,8 @@ def _compare(
     Args:
         evaluated, exported: model and adapter, None for a checkpoint that holds it.
     """
-    examples, mask_id = read_examples(shards, "test", likelihood.max_rows), read_meta(shards)["tokenizer"]["mask_id"]
+    examples = read_examples(shards, "test", likelihood.max_rows)
+    mask_id = None if evaluated[0].causal else read_meta(shards)["tokenizer"]["mask_id"]
     if not examples:
         return {"rows": 0, "merged": None, "evaluated": None}
     take_gpu(resolve_device(evaluated[0].device))

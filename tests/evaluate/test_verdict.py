@@ -187,7 +187,9 @@ def test_the_likelihoods_reason_says_what_it_is_and_how_sure() -> None:
     def reasons(rows: int) -> tuple[str, ...]:
         return verdict(changed(20, 20), nll(-0.5, rows)).reasons
 
-    assert "skewness-corrected t test over rows, level 0.05; given the length of each response" in reasons(60)[1]
+    assert (
+        "skewness-corrected t test over rows, level 0.05; a bound, given the length of each response" in reasons(60)[1]
+    )
     assert any(reason.startswith("the likelihood rests on 60 rows, fewer than 100") for reason in reasons(60))
     assert any("better by chance more often than the level says, and worse more seldom" in r for r in reasons(60))
     assert not any("fewer than 100" in reason for reason in reasons(100))

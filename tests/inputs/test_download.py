@@ -76,7 +76,13 @@ def test_fetches_what_is_read_and_nothing_the_second_time(hub: FakeHub, tmp_path
 
 
 def test_a_model_is_checked_right_after_its_download(hub: FakeHub, tmp_path: Path) -> None:
-    model = {"path": "owner/tiny", "revision": REVISION, "family": None, "mask_token": "<|endoftext|>"}
+    model = {
+        "path": "owner/tiny",
+        "revision": REVISION,
+        "family": None,
+        "mask_token": "<|endoftext|>",
+        "attention": "bidirectional",
+    }
     source = command("--out", str(tmp_path / "marker"), TINY, "--models", json.dumps(model))
     done = subprocess.run(source, env=environment(hub, tmp_path), capture_output=True, text=True)
     assert done.returncode == 1 and not (tmp_path / "marker").exists()

@@ -14,6 +14,7 @@ from conftest import ROOT
 SCRIPTS = ROOT / "workflow" / "scripts"
 RUNNABLE = sorted(path for path in SCRIPTS.glob("*.py") if path.name != "_src.py")
 WITH_A_MODEL = {"train_adapter", "generate_answers", "evaluate_likelihood", "merge_adapter", "ask", "torchrun"}
+WITH_A_MODEL |= {"convert_gguf"}
 BY_HAND = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 

@@ -23,6 +23,6 @@ if __name__ == "__main__":
             stage.reads()["shards"],
             stage.section("benchmark", Benchmark),
             stage.spec["settings"]["ngram"],
-            load_tokenizer(model.path, model.revision, model.mask_token).decode,
+            load_tokenizer(model.path, model.revision, model.mask_token, not model.causal).decode,
             stage.out,
         )

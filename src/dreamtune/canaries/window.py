@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from dreamtune.canaries.backwards import forgetful_scores, later_leaks
 from dreamtune.canaries.leaks import Count, Watched, neighbour_leaks, other_tokens, rows_at, target_leaks, watch
 from dreamtune.canaries.short import shortened
 from dreamtune.canaries.turns import later_turns_hidden
@@ -29,6 +30,8 @@ FAULTS = {
     "loss_only_on_response": "prompt or the end of a cut answer was trained on",
     "targets_do_not_matter": "predictions changed with the very token they predict",
     "attends_both_ways": "the model did not see the tokens that follow a mask",
+    "later_tokens_hidden": "a causal model saw tokens that come after the one it had to predict",
+    "attends_back": "a causal model did not see the tokens before the last one",
     "documents_apart": "documents that share a micro-batch saw each other",
     "loss_finite": "the loss was not finite",
     "loss_plausible": "the loss was implausible: near zero, or worse than a uniform guess",
@@ -43,6 +46,7 @@ def check_window(
     ids: dict[str, int],
     others: Sequence[Batch] = (),
     padding: Sequence[int] = (),
+    causal: bool = False,
 ) -> list[Check]:
     """Return the checks of every canary that needs only one window, made as training makes it.
 
@@ -57,27 +61,33 @@ def check_window(
         ids: special tokens and vocabulary size, as in shards.json.
         others: micro-batches of other steps whose documents must not see each other either.
         padding: tokens that may stand in a tail in place of the end token.
+        causal: whether the settings ask for a causal model; the canaries of attention then turn round (`backwards`).
     """
-    targets, blind, neighbours, losses = Count(), Count(), Count(), []
+    targets, later, blind, neighbours, losses = Count(), Count(), Count(), Count(), []
     with evaluation_mode(model):
         for batch in batches:
             watched = watch(model, batch)
-            targets += target_leaks(model, batch, watched, ids)
+            if causal:
+                own, behind = later_leaks(model, batch, watched, ids)
+                targets, later = targets + own, later + behind
+            else:
+                targets += target_leaks(model, batch, watched, ids)
             losses.append(watched_losses(model, batch, watched))
             if (short := shortened(batch)) is not batch:
                 neighbours += neighbour_leaks(model, batch, watched, ids, thorough=False)
                 watched = watch(model, short)
-            blind += blind_scores(model, short, watched, ids)
+            blind += (forgetful_scores if causal else blind_scores)(model, short, watched, ids)
             neighbours += neighbour_leaks(model, short, watched, ids)
         for short in map(shortened, others):
             neighbours += neighbour_leaks(model, short, watch(model, short), ids)
         turns = [later_turns_hidden(batches, ids, padding)] if "turn_end_id" in ids else []
+        attention = [_later_check(later), _back_check(blind)] if causal else [_attention_check(blind)]
         return [
-            targets_hidden(batches, ids["mask_id"]),
+            *([] if causal else [targets_hidden(batches, ids["mask_id"])]),  # a causal model is shown what came before
             loss_only_on_response(batches, stored, ids["end_id"], padding),
             *turns,
             _targets_check(targets),
-            _attention_check(blind),
+            *attention,
             _documents_check(neighbours),
             *loss_checks(torch.cat(losses), ids["vocab_size"]),
         ]
@@ -214,6 +224,16 @@ def _targets_check(count: Count) -> Check:
 def _attention_check(count: Count) -> Check:
     passed, expected = count.moved == 0 < count.tested, f"0 of {count.tested} scores blind to later tokens"
     return _check("attends_both_ways", passed, count.moved, expected)
+
+
+def _later_check(count: Count) -> Check:
+    passed, expected = count.moved == 0 < count.tested, f"0 of {count.tested} scores move with later tokens"
+    return _check("later_tokens_hidden", passed, count.moved, expected)
+
+
+def _back_check(count: Count) -> Check:
+    passed, expected = count.moved == 0 < count.tested, f"0 of {count.tested} scores blind to earlier tokens"
+    return _check("attends_back", passed, count.moved, expected)
 
 
 def _documents_check(count: Count) -> Check:

@@ -86,7 +86,7 @@ def prepare_shards(
     Raises:
         UserError: unreadable or missing data or benchmark, no usable tokenizer, or no training row left.
     """
-    tokenizer = load_tokenizer(model.path, model.revision, model.mask_token)
+    tokenizer = load_tokenizer(model.path, model.revision, model.mask_token, not model.causal)
     source = open_source(data, model, tokenizer, graded)
     rows = source.rows
     if part:

@@ -29,7 +29,7 @@ class Tokenizer:
     """A fast tokenizer and the ids of its special tokens.
 
     Attributes:
-        mask_id: the mask token, in the place of a token that is not known yet.
+        mask_id: the mask token, in the place of a token that is not known yet; None if a causal model has none.
         end_id: the token after a complete response.
         beginning_id: the token before a prompt, None if the tokenizer has none.
         pad_id: the padding token; the end token if the tokenizer has none.
@@ -38,7 +38,7 @@ class Tokenizer:
     """
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, mask_id: int, end_id: int, beginning_id: int | None, pad_id: int
+        self, backend: tokenizers.Tokenizer, mask_id: int | None, end_id: int, beginning_id: int | None, pad_id: int
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
@@ -46,7 +46,7 @@ class Tokenizer:
         self.mask_id, self.end_id, self.beginning_id, self.pad_id = mask_id, end_id, beginning_id, pad_id
         unknown = getattr(backend.model, "unk_token", None)
         self.unknown_id = None if unknown is None else backend.token_to_id(unknown)
-        largest = max(mask_id, end_id, pad_id, beginning_id or 0)
+        largest = max(mask_id or 0, end_id, pad_id, beginning_id or 0)
         self.vocab_size = max(backend.get_vocab_size(with_added_tokens=True), largest + 1)
 
     def encode(self, text: str) -> list[int]:
@@ -101,7 +101,9 @@ class Tokenizer:
         }
 
 
-def load_tokenizer(path: str, revision: str | None = None, mask_token: str | None = None) -> Tokenizer:
+def load_tokenizer(
+    path: str, revision: str | None = None, mask_token: str | None = None, masks: bool = True
+) -> Tokenizer:
     """Return the tokenizer of a local folder, or of a hub repository at a pinned revision.
 
     Args:
@@ -109,6 +111,7 @@ def load_tokenizer(path: str, revision: str | None = None, mask_token: str | Non
         revision: the hub commit, 40 hex digits.
         mask_token: text of the entry that is the mask token, in place of the one that the files name; "new" for none
             of them, so that no text is ever encoded as the mask token.
+        masks: whether a mask token is needed, as it is for all but causal models.
 
     Raises:
         UserError: no such folder, no tokenizer in it, or one without a usable mask and end token.
@@ -116,9 +119,9 @@ def load_tokenizer(path: str, revision: str | None = None, mask_token: str | Non
     folder = model_folder(path, revision)
     model_config = read_json_object(folder / "config.json")
     backend = _backend(folder, read_json_object(folder / "tokenizer_config.json"), model_config)
-    ids = check_special_tokens(folder, model_config, None, mask_token)
+    ids = check_special_tokens(folder, model_config, None, mask_token, masks)
     mask, end, beginning, pad = (ids[name] for name in ("mask", "eos", "bos", "pad"))
-    assert mask is not None and end is not None, "check_special_tokens refuses a tokenizer without them"
+    assert end is not None, "check_special_tokens refuses a tokenizer without one"
     # Dream's and Qwen2's config.json give the end token as bos_token_id: that is not a beginning token.
     return Tokenizer(backend, mask, end, None if beginning == end else beginning, end if pad is None else pad)
 

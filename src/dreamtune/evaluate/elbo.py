@@ -25,6 +25,10 @@ such number is given the length of what can be masked. There are two readings:
   number as before, the response's tokens without the tail, so that the two readings differ by the price of the tail.
 
 A row whose answer was cut has no end token and no tail, and counts up to its cut.
+
+**A causal model** needs no estimate: Σ −log p(x_i | prompt, x before i) over the response and its end token is the
+negative log-likelihood itself. It is one job, under which every position is scored and none is hidden (a mask token of
+None). This number is exact and pays for the length, the bound above is given the length, so the two are not compared.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -53,12 +57,13 @@ Side = Callable[[], AbstractContextManager[Any]]  # makes a model base or tuned 
 
 @dataclass(frozen=True)
 class Job:
-    """One example with one mask, for one forward pass.
+    """One example with one mask, for one forward pass; a causal model has one job per example, without a mask.
 
     Attributes:
         example: prompt and response.
         draw: number of the mask, from 0, or EVERYTHING.
-        masked: the masked positions, counted from the start of the response.
+        masked: the masked positions, counted from the start of the response; for a causal model all of them, which
+            are scored and not masked.
     """
 
     example: Example
@@ -81,8 +86,13 @@ def mask_positions(seed: int, example_id: int, draw: int, draws: int, length: in
     return tuple(sorted(order[:count].tolist()))
 
 
-def plan_jobs(examples: Sequence[Example], likelihood: LikelihoodConfig) -> list[Job]:
-    """Return a job for each draw of each example, and one per example that masks everything."""
+def plan_jobs(examples: Sequence[Example], likelihood: LikelihoodConfig, causal: bool = False) -> list[Job]:
+    """Return a job for each draw of each example, and one per example that masks everything.
+
+    A causal model has one job per example, number 0.
+    """
+    if causal:
+        return [Job(e, 0, tuple(range(e.response))) for e in examples]
     jobs = []
     for e in examples:
         for draw in range(likelihood.draws):
@@ -109,8 +119,14 @@ def batches(jobs: Sequence[Job], batch_tokens: int) -> Iterator[list[int]]:
 
 
 @torch.inference_mode()
-def summed_cross_entropy(model: Any, jobs: Sequence[Job], mask_id: int) -> np.ndarray:
-    """Return each job's cross entropy summed over its masked positions (ΣCE), [jobs] float64, in nats."""
+def summed_cross_entropy(model: Any, jobs: Sequence[Job], mask_id: int | None) -> np.ndarray:
+    """Return each job's cross entropy summed over its masked positions (ΣCE), [jobs] float64, in nats.
+
+    Args:
+        model: from `dreamtune.model.loading`.
+        jobs: one batch.
+        mask_id: the mask token; None hides nothing, for a causal model.
+    """
     longest = max(len(job.example.tokens) for job in jobs)
     inputs = torch.zeros(len(jobs), longest, dtype=torch.long)  # [B, L]; padding is hidden, so any id will do
     seen = torch.zeros(len(jobs), longest, dtype=torch.long)
@@ -120,7 +136,8 @@ def summed_cross_entropy(model: Any, jobs: Sequence[Job], mask_id: int) -> np.nd
     rows = torch.tensor([row for row, job in enumerate(jobs) for _ in job.masked])  # [M]
     columns = torch.tensor([job.example.prompt + p for job in jobs for p in job.masked])  # [M]
     targets = inputs[rows, columns]  # [M]
-    inputs[rows, columns] = mask_id
+    if mask_id is not None:
+        inputs[rows, columns] = mask_id
     device = next(model.parameters()).device
     hidden = hidden_states(model, inputs.to(device), None if bool(seen.all()) else seen.to(device))  # [B, L, D]
     picked = hidden[rows.to(device), columns.to(device)]  # [M, D]
@@ -132,7 +149,7 @@ def evaluate_jobs(
     model: Any,
     sides: Sequence[Side],
     jobs: Sequence[Job],
-    mask_id: int,
+    mask_id: int | None,
     todo: Sequence[Sequence[int]],
     label: str,
     measure: Measure | None = None,
@@ -143,7 +160,7 @@ def evaluate_jobs(
         model: from `dreamtune.model.loading`; it is put into evaluation mode.
         sides: see `base_and_tuned`.
         jobs: all jobs.
-        mask_id: the mask token.
+        mask_id: see `summed_cross_entropy`.
         todo: the `batches` of jobs to evaluate; jobs in none of them get NaN.
         label: name of the progress bar.
         measure: takes a side's number and a batch, and returns what `summed_cross_entropy` returns for it; the default.
@@ -170,12 +187,14 @@ def base_and_tuned(model: Any) -> list[Side]:
     return [model.disable_adapter, nullcontext]
 
 
-def heldout_nll(model: Any, examples: Sequence[Example], likelihood: LikelihoodConfig, mask_id: int) -> pl.DataFrame:
+def heldout_nll(
+    model: Any, examples: Sequence[Example], likelihood: LikelihoodConfig, mask_id: int | None
+) -> pl.DataFrame:
     """Return the NLL of each example and draw under `model` as it is, whether or not an adapter is on.
 
     Columns: those of `jobs_frame`, and nll = (L/k)·ΣCE in nats.
     """
-    jobs = plan_jobs(examples, likelihood)
+    jobs = plan_jobs(examples, likelihood, causal=mask_id is None)
     todo = list(batches(jobs, likelihood.batch_tokens))
     sums = evaluate_jobs(model, [nullcontext], jobs, mask_id, todo, "likelihood")
     return jobs_frame(jobs, nll=sums[0])

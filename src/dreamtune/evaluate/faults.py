@@ -14,10 +14,13 @@ OBJECTIVE = (
 # What to change, by the beginning of a canary's name, if it failed in training or in answers.
 CHANGES = {
     "targets_hidden": OBJECTIVE.format("masks the targets"),
-    "targets_do_not_matter": OBJECTIVE.format("masks the targets, or of attention, which shows them elsewhere"),
+    "targets_do_not_matter": OBJECTIVE.format("masks the targets, or of attention, which shows them elsewhere")
+    + "; for a causal model no setting does this: undo the last edit of the shift or of attention",
     "loss_only_on_response": OBJECTIVE.format("chooses the tokens that carry loss"),
     "attends_both_ways": "name the model's right family, so that its causal mask is lifted; if it is right, undo the "
     "last edit of the attention's code",
+    "later_tokens_hidden": NOT_A_SETTING.format("keeps later tokens from a causal model"),
+    "attends_back": NOT_A_SETTING.format("runs a causal model"),
     "documents_apart": NOT_A_SETTING.format("packs documents into micro-batches"),
     "later_turns_hidden": NOT_A_SETTING.format("makes documents of a conversation's turns"),
     "loss_finite": "lower the learning rate, and check that the base model's files are complete",

@@ -36,6 +36,14 @@ COUNTED = {
         "in the held-out likelihood the model did not see the tokens that follow a mask, as under a causal mask",
         "scores blind to later tokens",
     ),
+    "later_tokens_hidden": (
+        "in the held-out likelihood a causal model saw tokens that come after the one it had to predict",
+        "scores move with later tokens",
+    ),
+    "attends_back": (
+        "in the held-out likelihood a causal model did not see the tokens before the last one",
+        "scores blind to earlier tokens",
+    ),
     "documents_apart": (
         "rows that share a batch of the held-out likelihood saw each other, so a row's NLL depends on its neighbours",
         "scores move with another row of the batch",
@@ -45,6 +53,8 @@ COUNTED = {
         "sums that differ from the cross entropy of the hidden tokens",
     ),
 }
+BIDIRECTIONAL = {"targets_hidden", "attends_both_ways"}  # not for a causal model,
+CAUSAL = {"later_tokens_hidden", "attends_back"}  # and only for one
 MISREAD = "the held-out likelihood read its predictions at the wrong position: a neighbouring token was scored"
 TOLERANCE = 1e-3  # relative difference of two float32 sums of the same cross entropies
 COLUMNS = [column for name in COUNTED for column in (name, f"{name}_of")]
@@ -67,6 +77,11 @@ class Witness:
     ids: dict[str, int]
     examined: frozenset[int]
     table: np.ndarray
+
+    @property
+    def mask_id(self) -> int | None:
+        """The mask token, which hides what is scored."""
+        return self.ids["mask_id"]
 
     def watch(self, model: Any, names: Sequence[str]) -> Measure:
         """Return the function for `evaluate_jobs` that measures a batch and writes down what it sees.
@@ -93,14 +108,16 @@ class Witness:
         """
         jobs = [self.jobs[i] for i in batch]
         with torch.inference_mode():
-            seen, owner = see(model, jobs, self.ids["mask_id"]), owners(jobs)
-            found = {"targets_hidden": _by_job(visible_targets(seen, jobs, self.ids["mask_id"]), owner, len(jobs))}
+            seen, owner = see(model, jobs, self.mask_id), owners(jobs)
+            found = {}
+            if self.mask_id is not None:
+                found["targets_hidden"] = by_job(visible_targets(seen, jobs, self.mask_id), owner, len(jobs))
             own = np.bincount(owner, seen.losses.double().cpu().numpy(), len(jobs))
             wrong = ~(np.abs(own - seen.sums) <= TOLERANCE * (1 + np.abs(own)))
             found["targets_scored"] = np.stack([wrong, np.ones(len(jobs))])
             if examine and batch[0] in self.examined:
                 found |= self.examine(model, jobs, seen)
-            leads = row_leads(model, jobs, seen) if untouched else None
+            leads = row_leads(model, jobs, seen, self.mask_id is None) if untouched else None
         for name, counts in found.items():
             self._add(batch, COLUMNS.index(name), counts.T)
         if leads is not None:
@@ -120,12 +137,16 @@ class Witness:
             watched = [jobs[most[job.example.example_id]] for job in jobs]
             altered = [self._other_targets(job, other) for job, other in zip(jobs, watched, strict=True)]
             targets += self._moved(model, seen, jobs, altered, np.isin(np.arange(count), list(most.values())))
-        apart = np.zeros((2, count))
-        for chosen in separating_sets(count):
-            replaced = [self._replaced(job) if i in chosen else job for i, job in enumerate(jobs)]
-            apart += self._moved(model, seen, jobs, replaced, ~np.isin(np.arange(count), chosen))
-        blind = self._blind(model, seen, jobs)
+        apart, blind = self._apart(model, seen, jobs), self._blind(model, seen, jobs)
         return {"targets_do_not_matter": targets, "attends_both_ways": blind, "documents_apart": apart}
+
+    def _apart(self, model: Any, seen: Seen, jobs: list[Job]) -> np.ndarray:
+        """Return for each job [2, B] how many of its rows differ while other jobs are replaced, of how many."""
+        found = np.zeros((2, len(jobs)))
+        for chosen in separating_sets(len(jobs)):
+            replaced = [self._replaced(job) if i in chosen else job for i, job in enumerate(jobs)]
+            found += self._moved(model, seen, jobs, replaced, ~np.isin(np.arange(len(jobs)), chosen))
+        return found
 
     def _moved(
         self, model: Any, seen: Seen, jobs: Sequence[Job], altered: Sequence[Job], watched: np.ndarray
@@ -137,9 +158,9 @@ class Witness:
         """
         owner, altered_owner = owners(jobs), owners(altered)
         before = seen.rows[torch.from_numpy(watched[owner])]
-        after = see(model, altered, self.ids["mask_id"]).rows[torch.from_numpy(watched[altered_owner])]
+        after = see(model, altered, self.mask_id).rows[torch.from_numpy(watched[altered_owner])]
         differ = (before != after).any(dim=-1).cpu().numpy()  # [rows of the watched jobs]
-        return _by_job(differ, owner[watched[owner]], len(jobs))
+        return by_job(differ, owner[watched[owner]], len(jobs))
 
     def _blind(self, model: Any, seen: Seen, jobs: Sequence[Job]) -> np.ndarray:
         """Return for each job [2, B] whether the row of its first masked position ignores all tokens after it.
@@ -148,7 +169,7 @@ class Witness:
         """
         judged = np.array([job.masked[0] < job.example.response - 1 for job in jobs])
         altered = [self._other_later(job) if one else job for job, one in zip(jobs, judged, strict=True)]
-        after = see(model, altered, self.ids["mask_id"]).rows
+        after = see(model, altered, self.mask_id).rows
         first, altered_first = (np.unique(owners(these), return_index=True)[1] for these in (jobs, altered))
         same = (seen.rows[torch.from_numpy(first)] == after[torch.from_numpy(altered_first)]).all(dim=-1)
         return np.stack([same.cpu().numpy() & judged, judged]).astype(float)
@@ -192,14 +213,17 @@ def telling_batches(batches: Sequence[Sequence[int]], jobs: Sequence[Job]) -> fr
     return frozenset(batch[0] for batch in shapes.values())
 
 
-def hard_canaries(evidence: pl.DataFrame) -> list[Check]:
+def hard_canaries(evidence: pl.DataFrame, causal: bool = False) -> list[Check]:
     """Return the six hard canaries.
 
     Args:
         evidence: example_id and EVIDENCE of each job; NaN where a job was not looked at.
+        causal: whether they are those of a causal model.
     """
-    checks = []
+    checks, others = [], BIDIRECTIONAL if causal else CAUSAL
     for name, (fault, what) in COUNTED.items():
+        if name in others:
+            continue
         value, tested = (int(np.nansum(evidence[column].to_numpy())) for column in (name, f"{name}_of"))
         checks.append(check(name, value == 0 if tested else None, value, f"0 of {tested} {what}", fault))
     examples, document = np.unique(evidence["example_id"].to_numpy(), return_inverse=True)
@@ -219,6 +243,6 @@ def most_masked(jobs: Sequence[Job]) -> dict[int, int]:
     return most
 
 
-def _by_job(failed: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
+def by_job(failed: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
     """Return [2, jobs]: how many scores of each job failed, of how many."""
     return np.stack([np.bincount(owner, failed, count), np.bincount(owner, minlength=count)]).astype(float)

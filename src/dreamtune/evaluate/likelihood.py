@@ -1,7 +1,7 @@
 """Measure the held-out negative log-likelihood (NLL) of base and tuned, on identical masks.
 
-The estimator is derived in `elbo.py`. An adapter is loaded with its base once, and switched off and on; after full
-fine-tuning, base and tuned are loaded one after the other.
+The estimator is derived in `elbo.py`; a causal model's NLL is exact. An adapter is loaded with its base once, and
+switched off and on; after full fine-tuning, base and tuned are loaded one after the other.
 
 Reads the shards' test split and the adapter or checkpoint. Writes OUT/likelihood.parquet; OUT/likelihood_full.parquet,
 for the responses with the tails that training appends (see `formats.likelihood`); and OUT/likelihood.json (sums, bins
@@ -22,7 +22,8 @@ import polars as pl
 from dreamtune.device.gpus import take_gpu
 from dreamtune.device.memory import out_of_memory
 from dreamtune.errors import UserError
-from dreamtune.evaluate.draws import EVERYTHING, nats_per_token
+from dreamtune.evaluate.causal_canaries import CausalWitness
+from dreamtune.evaluate.draws import EVERYTHING, nats_per_token, per_example
 from dreamtune.evaluate.elbo import (
     Job,
     Side,
@@ -37,7 +38,7 @@ from dreamtune.evaluate.hard_canaries import EVIDENCE, Witness, hard_canaries, t
 from dreamtune.evaluate.soft_canaries import shuffled_prompts, soft_canaries
 from dreamtune.evaluate.tails import with_tail
 from dreamtune.files import read_json, write_json
-from dreamtune.formats.likelihood import BINS_FILE, FULL, FULL_FILE, LIKELIHOOD, LIKELIHOOD_FILE
+from dreamtune.formats.likelihood import BINS_FILE, BOUND, EXACT, FULL, FULL_FILE, LIKELIHOOD, LIKELIHOOD_FILE
 from dreamtune.formats.training import TRAINING_FILE
 from dreamtune.gather import gather
 from dreamtune.model.adapter_format import is_checkpoint
@@ -95,7 +96,7 @@ def evaluate_likelihood(
         UserError: a likelihood that is not finite, or parts that do not fit together.
     """
     examples = read_examples(shards, "test", likelihood.max_rows)
-    tasks = plan_tasks(likelihood, shards, trained, examples, train) if examples else []
+    tasks = plan_tasks(likelihood, shards, trained, examples, train, model.causal) if examples else []
     if parts:
         table = gather([pl.read_parquet(folder / PART) for folder in parts], sum(len(task.jobs) for task in tasks))
     else:
@@ -105,12 +106,12 @@ def evaluate_likelihood(
     if part:
         table.write_parquet(out / PART)
         return {"rows": table.height}
-    frame, full, canaries = _conclude(tasks, table, likelihood, trained)
+    frame, full, canaries = _conclude(tasks, table, likelihood, trained, model.causal)
     frame = frame.with_columns(everything_masked=pl.col("draw") == EVERYTHING)
     for made, schema, file in ((frame, LIKELIHOOD, LIKELIHOOD_FILE), (full, FULL, FULL_FILE)):
         assert made.schema == schema, f"the table has other columns than {schema}: {made.schema}"
         made.write_parquet(out / file)
-    summary = summarise(frame, full, likelihood, canaries)
+    summary = summarise(frame, full, likelihood, canaries, model.causal)
     write_json(out / BINS_FILE, summary)
     return {"rows": summary["rows"], "draws": likelihood.draws, "tokens": summary["tokens"]}
 
@@ -121,10 +122,11 @@ def plan_tasks(
     trained: Path,
     examples: Sequence[Example],
     train: TrainConfig | None = None,
+    causal: bool = False,
 ) -> tuple[Task, Task, Task, Task]:
     """Return the jobs for the headline, for the soft canaries (shuffled prompts, training rows), for full responses.
 
-    There are none for full responses where training appends no tail.
+    There are none for full responses where training appends no tail, as for a causal model.
     """
     few = likelihood.model_copy(update={"draws": min(FEW_DRAWS, likelihood.draws)})
     rows = read_json(trained.parent / TRAINING_FILE)["rows"]
@@ -134,9 +136,9 @@ def plan_tasks(
         end_id = read_meta(shards)["tokenizer"]["end_id"]
         full = [with_tail(example, end_id, train, likelihood.seed) for example in examples]
     return (
-        Task("likelihood", plan_jobs(examples, likelihood)),
+        Task("likelihood", plan_jobs(examples, likelihood, causal)),
         Task("shuffled prompts", shuffled_prompts(examples), ("tuned",)),
-        Task("training rows", [job for job in plan_jobs(training, few) if job.draw != EVERYTHING]),
+        Task("training rows", [job for job in plan_jobs(training, few, causal) if job.draw != EVERYTHING]),
         Task("full responses", [job for job in plan_jobs(full, few) if job.draw != EVERYTHING]),
     )
 
@@ -166,13 +168,14 @@ def run_tasks(
     evidence = [np.full((len(task.jobs), len(EVIDENCE)), np.nan) for task in tasks]
     if any(todo):
         ids = read_meta(shards)["tokenizer"]
-        witness = Witness(tasks[0].jobs, ids, telling_batches(every[0], tasks[0].jobs), evidence[0])
+        kind, mask_id = (CausalWitness, None) if config.causal else (Witness, ids["mask_id"])
+        witness = kind(tasks[0].jobs, ids, telling_batches(every[0], tasks[0].jobs), evidence[0])
         for model, sides in models_of(config, trained):
             for task, mine, table in zip(tasks, todo, sums, strict=True):
                 names = [name for name in task.sides if name in sides]
                 chosen = [sides[name] for name in names]
                 measure = witness.watch(model, names) if task is tasks[0] else None
-                found = evaluate_jobs(model, chosen, task.jobs, ids["mask_id"], mine, task.label, measure)
+                found = evaluate_jobs(model, chosen, task.jobs, mask_id, mine, task.label, measure)
                 table[:, [SIDES.index(name) for name in names]] = found.T  # found: [sides, jobs]
     columns = [*SIDES, *EVIDENCE]
     first, tables = 0, [pl.DataFrame(schema={"row": pl.Int64} | dict.fromkeys(columns, pl.Float64))]
@@ -194,7 +197,7 @@ def models_of(config: ModelConfig, trained: Path) -> Iterator[tuple[Any, dict[st
 
 
 def _conclude(
-    tasks: Sequence[Task], table: pl.DataFrame, likelihood: LikelihoodConfig, trained: Path
+    tasks: Sequence[Task], table: pl.DataFrame, likelihood: LikelihoodConfig, trained: Path, causal: bool
 ) -> tuple[pl.DataFrame, pl.DataFrame, list[dict[str, Any]]]:
     """Return the table of the test split (see `jobs_frame`), that of its full responses, and the canaries."""
     if not tasks:
@@ -210,33 +213,41 @@ def _conclude(
     tails = pl.Series([job.example.tail for job in tasks[-1].jobs], dtype=pl.Int32)
     full = full.with_columns(tail_tokens=tails).select(FULL.names())
     evidence = table.head(len(tasks[0].jobs)).select(EVIDENCE).with_columns(example_id=frame["example_id"])
-    canaries = [*soft_canaries(frame, shuffled, training, seed=likelihood.seed), *hard_canaries(evidence)]
-    return frame, full, canaries
+    soft = soft_canaries(frame, shuffled, training, likelihood.seed, causal)
+    return frame, full, [*soft, *hard_canaries(evidence, causal)]
 
 
 def summarise(
-    frame: pl.DataFrame, full: pl.DataFrame, likelihood: LikelihoodConfig, canaries: list[dict[str, Any]]
+    frame: pl.DataFrame,
+    full: pl.DataFrame,
+    likelihood: LikelihoodConfig,
+    canaries: list[dict[str, Any]],
+    causal: bool = False,
 ) -> dict[str, Any]:
     """Return the content of likelihood.json: point estimates in nats per response token, None for no rows.
 
-    "nll" is up to the first end token and "full" with the tails, each given its length (see `elbo`).
+    "nll" is up to the first end token and "full" with the tails, each given its length (see `elbo`); "kind" says
+    whether they are bounds or, as for a causal model, exact. Such a model has no mask rates.
 
     The report adds the intervals.
     """
-    everything = frame.filter("everything_masked")
-    tokens = int(everything["response_tokens"].sum())
+    everything, rows = frame.filter("everything_masked"), per_example(frame)
+    tokens = int(rows["response_tokens"].sum())
     names = ("nll_base", "nll_tuned")
     return {
         "format": 1,
-        "rows": everything.height,
+        "kind": EXACT if causal else BOUND,
+        "rows": rows.height,
         "tokens": tokens,
         "draws": likelihood.draws,
         "seed": likelihood.seed,
         "nll": {name[4:]: nats_per_token(frame, name) if tokens else None for name in names},
         "full": {name[4:]: nats_per_token(full, name) if full.height else None for name in names}
         | {"tail_tokens": int(full.filter(pl.col("draw") == 0)["tail_tokens"].sum())},
-        "everything_masked": {name[4:]: float(everything[name].sum() / tokens) if tokens else None for name in names},
-        "by_mask_rate": by_mask_rate(frame),
+        "everything_masked": {
+            name[4:]: float(everything[name].sum() / tokens) if everything.height else None for name in names
+        },
+        "by_mask_rate": [] if causal else by_mask_rate(frame),
         "canaries": canaries,
     }
 

@@ -32,13 +32,13 @@ class Seen:
     losses: Tensor  # [M] cross entropy of the token at each masked position under its row, float32
 
 
-def see(model: Any, jobs: Sequence[Job], mask_id: int) -> Seen:
+def see(model: Any, jobs: Sequence[Job], mask_id: int | None) -> Seen:
     """Call `summed_cross_entropy` and return what went in and out of the model.
 
     Args:
         model: from `dreamtune.model.loading`, with or without an adapter.
         jobs: one batch.
-        mask_id: the mask token.
+        mask_id: see `summed_cross_entropy`.
     """
     shown: list[Tensor] = []
     hidden: list[Tensor] = []
@@ -66,7 +66,7 @@ def see(model: Any, jobs: Sequence[Job], mask_id: int) -> Seen:
     return Seen(sums, *(torch.cat(parts) for parts in (shown, hidden, rows, losses)))
 
 
-def row_leads(model: Any, jobs: Sequence[Job], seen: Seen) -> np.ndarray:
+def row_leads(model: Any, jobs: Sequence[Job], seen: Seen, causal: bool = False) -> np.ndarray:
     """Return by how much the rows that were read lead their neighbours in preference for their token, by job.
 
     This is `canaries.alignment.leads`, for rows that are found again among the hidden states by their bits. At most
@@ -75,12 +75,13 @@ def row_leads(model: Any, jobs: Sequence[Job], seen: Seen) -> np.ndarray:
 
     Args:
         model: as it was when `seen` was seen.
+        causal: whether the model is causal; its jobs mask nothing, so all are looked at.
 
     Returns:
         [jobs, 2, offsets]: for each of `OFFSETS` the number of leads, and their sum in nats.
     """
     owner = owners(jobs)
-    few = np.array([2 * len(job.masked) <= job.example.response for job in jobs])
+    few = np.array([causal or 2 * len(job.masked) <= job.example.response for job in jobs])
     first = np.searchsorted(owner, np.arange(len(jobs)))
     chosen = [
         start + np.arange(0, len(job.masked), max(1, len(job.masked) // PLACES))

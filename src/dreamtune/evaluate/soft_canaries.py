@@ -39,14 +39,19 @@ def shuffled_prompts(examples: Sequence[Example]) -> list[Job]:
     return jobs
 
 
-def soft_canaries(heldout: pl.DataFrame, shuffled: pl.DataFrame, training: pl.DataFrame, seed: int) -> list[Check]:
-    """Return the three soft canaries.
+def soft_canaries(
+    heldout: pl.DataFrame, shuffled: pl.DataFrame, training: pl.DataFrame, seed: int, causal: bool = False
+) -> list[Check]:
+    """Return the three soft canaries; two for a causal model, which has no masks among visible context.
 
     Args:
         heldout, shuffled, training: tables of `jobs_frame` for held-out rows, for `shuffled_prompts` of them (tuned
             only), and for training rows.
         seed: of the bootstrap.
+        causal: whether the model is causal; one job then scores the whole response, as one that masks everything does.
     """
+    if causal:
+        return [prompt_matters(heldout, shuffled, seed, whole=0), no_gap(heldout, training, seed)]
     return [context_helps(heldout, seed), prompt_matters(heldout, shuffled, seed), no_gap(heldout, training, seed)]
 
 
@@ -67,9 +72,14 @@ def context_helps(heldout: pl.DataFrame, seed: int) -> Check:
     )
 
 
-def prompt_matters(heldout: pl.DataFrame, shuffled: pl.DataFrame, seed: int) -> Check:
-    """Check that exchanging the examples' prompts raises the NLL; otherwise the model does not read its prompt."""
-    own = heldout.filter(pl.col("draw") == EVERYTHING).select("example_id", "cluster", "response_tokens", "nll_tuned")
+def prompt_matters(heldout: pl.DataFrame, shuffled: pl.DataFrame, seed: int, whole: int = EVERYTHING) -> Check:
+    """Check that exchanging the examples' prompts raises the NLL; otherwise the model does not read its prompt.
+
+    Args:
+        heldout, shuffled, seed: see `soft_canaries`.
+        whole: number of the draw that scores the whole response.
+    """
+    own = heldout.filter(pl.col("draw") == whole).select("example_id", "cluster", "response_tokens", "nll_tuned")
     both = own.join(shuffled.select("example_id", other="nll_tuned"), on="example_id").sort("example_id")
     return _canary(
         "shuffled prompts hurt: NLL behind another prompt minus NLL behind its own",

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from dreamtune.evaluate.faults import count_passed, find_faults
 from dreamtune.evaluate.few_shot import few_shot_fact, few_shot_name, format_not_shown
+from dreamtune.formats.likelihood import BOUND, KINDS
 from dreamtune.readable import nats, number, p_value, points
 from dreamtune.settings.report import Comparison
 
@@ -98,7 +99,7 @@ def decide(
     reasons = (
         _reason("accuracy", accuracy["gain"], accuracy_says, comparison, *_accuracy_words(accuracy)),
         *([_few_shot_reason(few_shot, few_shot_says, comparison)] if few_shot and few_shot_says else []),
-        _reason("likelihood", nll["delta"], nll_says, comparison, *_nll_words(nll)),
+        _reason("likelihood", nll["delta"], nll_says, comparison, *_nll_words(nll), kind=nll.get("kind", BOUND)),
         _detectable_words(comparison, accuracy if comparison.primary == "accuracy" else nll),
         *_few_rows_words(nll),
         *_not_told_apart(few_shot),
@@ -221,14 +222,14 @@ def _change_words(change: Mapping[str, Any], level: float, value: str, show: Cal
 
 
 def _reason(
-    what: str, change: Mapping[str, Any], says: str, comparison: Comparison, fact: str, numbers: str
-) -> str:  # fmt: skip
+    what: str, change: Mapping[str, Any], says: str, comparison: Comparison, fact: str, numbers: str, kind: str = ""
+) -> str:
     measure = "nll" if what == "likelihood" else "accuracy"
     role = "decides" if comparison.primary == measure else "does not decide"
     if says == "no data":
         return f"{what} ({role}): {'; '.join(filter(None, (fact, numbers)))}"
     said = {"better": "better", "worse": "worse", "unproven": "no evidence of change"}[says]
-    given = "; given the length of each response" if what == "likelihood" else ""
+    given = f"; {KINDS[kind]}" if kind else ""
     return f"{what} ({role}): {said}; {fact}; {numbers}; {change['test']}, level {comparison.alpha:g}{given}"
 
 

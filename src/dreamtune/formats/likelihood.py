@@ -5,6 +5,11 @@ import polars as pl
 LIKELIHOOD_FILE = "likelihood.parquet"  # the table LIKELIHOOD: responses up to the first end token
 FULL_FILE = "likelihood_full.parquet"  # the table FULL: responses with the tail of end tokens that training appends
 BINS_FILE = "likelihood.json"  # sums, bins by mask rate, canaries
+BOUND, EXACT = "bound", "exact"  # kinds of NLL: of a diffusion model, and of a causal one
+KINDS = {  # what each is, in words; numbers of different kinds are never compared
+    BOUND: "a bound, given the length of each response",
+    EXACT: "exact, and it pays for the end of each response",
+}
 
 # One row per example of the test split and mask draw; `evaluate/draws.py` computes statistics from it.
 LIKELIHOOD = pl.Schema(

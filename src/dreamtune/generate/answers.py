@@ -25,6 +25,7 @@ from dreamtune.files import write_json
 from dreamtune.formats.answers import ANSWERS, ANSWERS_FILE, GENERATION_FILE, TIMINGS, TIMINGS_FILE
 from dreamtune.generate.few_shot import WorkedExamples, check_fit
 from dreamtune.generate.layers import pays_to_compile, prepare_for_generation
+from dreamtune.generate.left_to_right import write_on
 from dreamtune.generate.loading import load_to_generate
 from dreamtune.generate.parts import read_parts, write_part
 from dreamtune.generate.sampler import Answer, Request, denoise, no_mask_left
@@ -32,6 +33,7 @@ from dreamtune.inputs.checkpoint_format import context_tokens, read_config
 from dreamtune.inputs.files import resolve_files
 from dreamtune.inputs.hub import model_folder
 from dreamtune.inputs.rows import open_rows
+from dreamtune.model.facts import loaded_as_causal
 from dreamtune.model.logits import unwrap
 from dreamtune.part import Part
 from dreamtune.progress import Progress
@@ -93,7 +95,7 @@ def generate_answers(
             examples that do not fit into the model's context, which is known before the model is loaded.
     """
     meta = read_meta(shards)
-    tokenizer = load_tokenizer(model.path, model.revision, model.mask_token)
+    tokenizer = load_tokenizer(model.path, model.revision, model.mask_token, not model.causal)
     tokenizer.end_id = meta["tokenizer"]["end_id"]  # behind an answer in training; a chat's may be another than eos
     prompter = Prompter.of(tokenizer, meta)
     dropped: dict[str, int] = {}
@@ -125,7 +127,7 @@ def generate_answers(
     if benchmark is not None:
         questions = clustered(questions)
     _write(questions, answers, tokenizer, generate, out)
-    summary = summarise(questions, answers, dropped, tokenizer, generate)
+    summary = summarise(questions, answers, dropped, None if model.causal else tokenizer.mask_id, generate)
     summary["few_shot"] = worked.describe(question.prompt for question in questions) if worked else None
     write_json(out / GENERATION_FILE, summary)
     return {key: summary[key] for key in ("questions", "rows", "dropped", "tokens", "ended", "seconds")}
@@ -135,10 +137,13 @@ def summarise(
     questions: list[Question],
     answers: list[Answer],
     dropped: dict[str, int],
-    tokenizer: Tokenizer,
+    mask_id: int | None,
     generate: GenerateConfig,
 ) -> dict[str, Any]:
-    """Return the content of generation.json; `seconds` is the time of all forward passes, over all parts."""
+    """Return the content of generation.json; `seconds` is the time of all forward passes, over all parts.
+
+    `mask_id` is the mask token, which no answer may hold; None for a causal model, to which it means nothing.
+    """
     tokens, passes = sum(len(a.tokens) for a in answers), sum(a.passes for a in answers)
     seconds = sum(a.seconds for a in answers)
     return {
@@ -147,7 +152,7 @@ def summarise(
         "questions": len(questions),
         "rows": len(answers),
         "dropped": dropped,
-        "canaries": [no_mask_left(answers, tokenizer.mask_id)] if answers else [],
+        "canaries": [no_mask_left(answers, mask_id)] if answers and mask_id is not None else [],
         "tokens": tokens,
         "tokens_per_pass": round(tokens / passes, 3) if answers else None,
         "ended": sum(a.ended for a in answers) / len(answers) if answers else None,
@@ -168,17 +173,18 @@ def answer(
 
     Args:
         model, tokenizer: from `load_to_generate` and `load_tokenizer`.
-        requests, generate: see `denoise`.
+        requests, generate: see `denoise`, and `write_on` for a causal model.
         planned: requests of all parts together, so that a GPU computes each in the same way; by default of this one.
     """
     base = unwrap(model)
     config = base.config
-    prepare_for_generation(base, pays_to_compile(planned or len(requests), generate, config.num_hidden_layers))
+    if not (causal := loaded_as_causal(config)):
+        prepare_for_generation(base, pays_to_compile(planned or len(requests), generate, config.num_hidden_layers))
     # Mask and end token are the ones in the shards, which the adapter was trained with.
     config.mask_token_id, config.eos_token_id = tokenizer.mask_id, tokenizer.end_id
     answers: list[Answer | None] = [None] * len(requests)
     with Progress("answers", len(requests)) as progress:
-        for index, done in denoise(model, requests, generate):
+        for index, done in (write_on if causal else denoise)(model, requests, generate):
             answers[index] = done
             progress.advance(note=f"{len(done.tokens)} tokens in {done.passes} passes")
     return [a for a in answers if a is not None]

@@ -31,6 +31,7 @@ from dreamtune.shards import read_meta
 from dreamtune.workflow.verification import MANIFEST, read_manifest, verify
 
 HEADLINE = "answers/test/greedy/tuned"  # name of the tuned model's headline answers among an experiment's links
+CHOSEN = ("attention", "quantization", "dtype", "device")  # settings of the model that are options, too
 NOT_ASKED = ("prompts", "max_prompts", "scatter")  # settings that mean nothing for questions that are typed in
 
 
@@ -68,7 +69,7 @@ def answer_questions(
         UserError: a model or adapter that cannot be used.
     """
     take_gpu(model.device)
-    tokenizer = load_tokenizer(model.path, model.revision, model.mask_token)
+    tokenizer = load_tokenizer(model.path, model.revision, model.mask_token, not model.causal)
     tokenizer.end_id = tokenizer.end_id if end_id is None else end_id
     prompter = Prompter.of(tokenizer, {"template": template, "beginning_token": beginning_token, "chat": chat})
     asked = requests_of(list(own_questions(questions, prompter)), generate)
@@ -120,6 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="entry of the tokenizer that is the mask token; default: as in the training",
     )
+    add("--attention", choices=("bidirectional", "causal"), help="default: that of the training, or bidirectional")
     add("--quantization", choices=("none", "nf4"), help="default: that of the training")
     add("--dtype", choices=("bfloat16", "float32"), help="default: that of the training")
     add("--device", choices=("auto", "cpu", "cuda"), help="default: that of the training")
@@ -188,7 +190,7 @@ def _section(spec: dict[str, Any], name: str, kind: type[Section]) -> dict[str, 
 
 
 def _model(options: argparse.Namespace, known: Known) -> ModelConfig:
-    given = {name: getattr(options, name) for name in ("revision", "mask_token", "quantization", "dtype", "device")}
+    given = {name: getattr(options, name) for name in ("revision", "mask_token", *CHOSEN)}
     settings = known.model | {name: value for name, value in given.items() if value is not None}
     if options.model is not None:
         settings |= {"path": options.model, "revision": options.revision}

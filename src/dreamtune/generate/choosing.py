@@ -105,12 +105,24 @@ def choose(
         tokens [N] int64, and confidence [N] float64: positions of higher confidence are revealed earlier.
     """
     logits = _without(logits, mask_id)  # [N, V]
-    filtered = logits / settings.temperature if settings.temperature > 0 else logits
-    filtered = _keep_likely(filtered, settings.top_p, settings.top_k)
+    filtered = _tempered(logits, settings)
     # The official sampler filters at temperature 0 too, which cannot change the likeliest token, only the ranking.
     tokens = _sample(filtered, uniform) if settings.temperature > 0 else filtered.argmax(dim=-1)
     ranked = filtered if settings.ranking == "official" else logits
     return tokens, _confidence(ranked.softmax(dim=-1), tokens, settings.order)
+
+
+def next_tokens(logits: torch.Tensor, uniform: torch.Tensor, settings: GenerateConfig) -> torch.Tensor:
+    """Return the next token of each row of a causal model's logits, [N] int64: the likeliest at temperature 0.
+
+    Args:
+        logits: [N, V].
+        uniform: [N] float64 inside (0, 1), the noise of each row; unused at temperature 0.
+        settings: temperature, top_p and top_k.
+    """
+    if settings.temperature == 0:
+        return logits.float().argmax(dim=-1)
+    return _sample(_tempered(logits.to(PRECISE), settings), uniform)
 
 
 def untempered_probability(logits: torch.Tensor, tokens: torch.Tensor, mask_id: int) -> torch.Tensor:
@@ -153,6 +165,12 @@ def surest(logits: torch.Tensor, mask_id: int) -> tuple[torch.Tensor, torch.Tens
 def _without(logits: torch.Tensor, mask_id: int) -> torch.Tensor:
     """Return the logits in `PRECISE`, with −inf for the mask token; out of place, so that a compiler can fuse it."""
     return logits.to(PRECISE).masked_fill(torch.arange(logits.shape[-1], device=logits.device) == mask_id, -torch.inf)
+
+
+def _tempered(logits: torch.Tensor, settings: GenerateConfig) -> torch.Tensor:
+    """Return the logits [N, V] divided by the temperature, if that is not 0, and filtered by top-p and top-k."""
+    divided = logits / settings.temperature if settings.temperature > 0 else logits
+    return _keep_likely(divided, settings.top_p, settings.top_k)
 
 
 def _keep_likely(logits: torch.Tensor, top_p: float | None, top_k: int | None) -> torch.Tensor:

@@ -33,9 +33,11 @@ from dreamtune.generate.canvases import NotFiniteError, by_width, canvases, stop
 from dreamtune.generate.choosing import WIDTH, choose_all
 from dreamtune.generate.cuda_graphs import GRAPH_ROWS, Captured
 from dreamtune.generate.layers import prepare_for_generation
+from dreamtune.generate.left_to_right import write_on
 from dreamtune.generate.packed_rows import packed_rows
 from dreamtune.generate.row import TOKEN, Answer, Request, Row, Special, plan_blocks, reveal_shares
 from dreamtune.model.attention import packs, row_boundaries
+from dreamtune.model.facts import loaded_as_causal
 from dreamtune.model.logits import apply_head, hidden_states, unwrap
 from dreamtune.model.nonfinite import first_nonfinite
 from dreamtune.noise import INCREMENT
@@ -64,7 +66,8 @@ def generate(model: Any, prompts: list[list[int]], settings: GenerateConfig) -> 
         repeat = seen[tuple(prompt)] = seen.get(tuple(prompt), -1) + 1
         requests.append(Request(prompt, _fingerprint(prompt), repeat))
     answers: list[list[int]] = [[] for _ in prompts]
-    for index, answer in denoise(model, requests, settings):
+    write = write_on if loaded_as_causal(unwrap(model).config) else denoise
+    for index, answer in write(model, requests, settings):
         answers[index] = answer.tokens
     return answers
 
@@ -193,7 +196,7 @@ def _check(model: Any, requests: Sequence[Request]) -> Special:
         if getattr(config, name, None) is None:
             raise UserError(f"the model names no {name}; set it in its config.json")
     if config.is_causal:
-        raise UserError("the model attends causally, so it cannot fill in masks; load it by `load_model`")
+        raise UserError("the model attends causally, so it cannot fill in masks; `write_on` decodes it")
     for number, request in enumerate(requests):
         if not request.prompt:
             raise UserError(f"prompt {number} is empty and has no beginning token, so nothing scores its first token")

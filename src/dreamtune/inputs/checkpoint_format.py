@@ -30,6 +30,7 @@ MOST = {
     "vocab_size": 2**22,
     "embedding_size": 2**22,
 }
+CAUSAL = ("qwen2", "llama")  # families of autoregressive checkpoints, which model.attention causal is for
 LLADA_TOP = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
 LLADA_BLOCK = {
     "attn_norm": "input_layernorm",
@@ -126,6 +127,21 @@ def family_of(raw: dict[str, Any], family: str | None = None, folder: Path | Non
         remedy = "leave it null" if kind in FAMILIES else f"set it to {known}" if possible else "take another model"
         raise UserError(f"model.family is {family!r}, and {where} (model_type {kind!r}) can be {known} only; {remedy}")
     return family or FAMILIES[str(kind)]
+
+
+def check_attention(family: str, attention: str, folder: Path) -> None:
+    """Raise a UserError if the setting model.attention is causal, and the checkpoint is a diffusion model.
+
+    Args:
+        family: of the checkpoint.
+        attention: the setting.
+        folder: of the checkpoint, for the message.
+    """
+    if attention == "causal" and family not in CAUSAL:
+        raise UserError(
+            f"model.attention is causal, and {folder} is a {family} model, whose tokens see each other both ways; set "
+            f"it to bidirectional, or take a checkpoint of {' or '.join(CAUSAL)} (model.family)"
+        )
 
 
 def native_fields(raw: dict[str, Any], family: str) -> dict[str, Any]:

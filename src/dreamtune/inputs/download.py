@@ -52,8 +52,8 @@ def download(
     Args:
         sources: pinned addresses of models and data files, as `hub.hub_sources` returns them.
         say: called with each line of progress.
-        models: settings path, revision, family and mask_token of models among the sources, which are checked as soon
-            as they are fetched.
+        models: settings path, revision, family, mask_token and attention of models among the sources, which are checked
+            as soon as they are fetched.
         columns: data files' addresses, each with the name of a column that it must have.
 
     Raises:
@@ -70,7 +70,8 @@ def download(
         say(f"{source}: {done}")
         for model in models:
             if source == f"{model['path']}@{model['revision']}":
-                check_model(model_folder(model["path"], model["revision"]), model["family"], model["mask_token"])
+                folder = model_folder(model["path"], model["revision"])
+                check_model(folder, model["family"], model["mask_token"], model["attention"])
         fetched += size
         if wanted := [name for file, name in columns if file == source]:
             open_rows([data_file(source)], wanted, 1, nested=wanted)  # whether one may hold lists, the plan knows

@@ -50,6 +50,7 @@ def model_folder(path: str, revision: str | None) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
+    refuse_gguf(path)
     if not HUB_MODEL.fullmatch(f"{path}@{'0' * 40}"):
         raise UserError(f"the model folder {path} does not exist")
     if revision is None or not HUB_MODEL.fullmatch(f"{path}@{revision}"):
@@ -61,6 +62,15 @@ def model_folder(path: str, revision: str | None) -> Path:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{path} at {revision}: {missing[0]}{more} is not in {cache()}; {FETCH}")
     return cached_file(path, "config.json", revision).parent  # type: ignore[union-attr]
+
+
+def refuse_gguf(path: str) -> None:
+    """Raise a UserError that says how to convert it, if a model's path is that of a GGUF file."""
+    if path.lower().endswith(".gguf"):
+        raise UserError(
+            f"model.path is {path}, a GGUF file; make a folder of it once, and name that: python "
+            "workflow/scripts/convert_gguf.py FILE FOLDER"
+        )
 
 
 def cached_model(path: str, revision: str | None) -> Path | None:

@@ -15,7 +15,7 @@ from dreamtune.errors import UserError
 from dreamtune.files import read_json, write_json
 from dreamtune.inputs.base_card import FILES as CARD_FILES
 from dreamtune.inputs.files import resolve_files
-from dreamtune.inputs.hub import HUB, pinned_file
+from dreamtune.inputs.hub import HUB, pinned_file, refuse_gguf
 from dreamtune.inputs.weight_files import weight_files
 
 DIGESTS = Path("results/.digests.json")
@@ -98,6 +98,7 @@ class FileDigests:
         folder = Path(path)
         if folder.is_dir():
             return {file.name: self.of(file) for file in sorted(folder.iterdir()) if file.is_file() and counts(file)}
+        refuse_gguf(path)
         if folder.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
             raise UserError(
                 f"model.path: there is no folder {path!r}; give a checkpoint folder or a hub name OWNER/NAME"

@@ -112,7 +112,7 @@ def _special_id(
 
 
 def check_special_tokens(
-    folder: Path, model_config: Mapping[str, Any], rows: int | None, mask_token: str | None = None
+    folder: Path, model_config: Mapping[str, Any], rows: int | None, mask_token: str | None = None, masks: bool = True
 ) -> dict[str, int | None]:
     """Check the special tokens of a model against its tokenizer and its embeddings; return the `special_ids`.
 
@@ -121,6 +121,7 @@ def check_special_tokens(
         model_config: the content of its config.json.
         rows: of its embeddings; None if they are not known.
         mask_token: the setting model.mask_token.
+        masks: whether a mask token is needed, as it is for all but causal models.
 
     Raises:
         UserError: the tokenizer has more entries than the embeddings have rows; there is no mask or no end token, or
@@ -133,14 +134,14 @@ def check_special_tokens(
     if mask_token not in (None, NEW) and mask_token not in vocabulary.added:
         what = "a part of ordinary text" if mask_token in vocabulary.ids else "no token of its tokenizer"
         raise UserError(f"model.mask_token is {mask_token!r}, which for {folder} is {what}; {remedy}")
-    if mask is None:
+    if mask is None and masks:
         raise UserError(
             f"the tokenizer in {folder} has no mask token, without which no diffusion model can be trained; {remedy}"
         )
     if end is None:
         raise UserError(f"the tokenizer in {folder} has no end token; set eos_token in its tokenizer_config.json")
     for name in ("eos", "bos"):
-        if mask == ids[name]:
+        if mask is not None and mask == ids[name]:
             raise UserError(f"the mask token of {folder} is its {NAMES[name]} too (id {mask}); {remedy}")
     if rows is None:
         return ids

@@ -3,6 +3,8 @@
 Packed documents need no padding, and every layer but attention sees one long row. On a GPU that has FlashAttention, its
 kernel for sequences of varying length (torch.nn.attention.varlen) takes the whole row at once; elsewhere each document
 goes through `scaled_dot_product_attention` by itself, which computes the same.
+
+In a causal model (`config.is_causal`) each token sees itself and those before it in its document, by all of these ways.
 """
 
 from itertools import pairwise
@@ -22,6 +24,7 @@ from dreamtune.model.facts import facts_of
 NAME = "sdpa_or_packed"
 FLASH_TYPES = (torch.bfloat16, torch.float16)
 AMPERE = (8, 0)  # compute capability from which torch's FlashAttention runs
+CAUSAL: dict[str, Any] = {"window_size": (-1, 0)}  # of varlen_attn: a query sees the keys up to its own place
 
 
 class Stored(Protocol):
@@ -53,7 +56,8 @@ def attend(
         attention_mask: as transformers makes it; ignored where documents are packed.
         cu_seq_lens_q: [documents + 1] int32, where each document begins, and T. The name is transformers'.
         max_length_q: tokens of the longest document.
-        cu_seq_lens_k: where each document begins among keys and values, if queries are only some of its rows.
+        cu_seq_lens_k: where each document begins among keys and values, if queries are only some of its rows; not for
+            causal models, where a query's place decides what it sees.
         stored: cache that takes this layer's keys and values and gives those to attend to, see `block_cache`.
 
     Returns:
@@ -67,26 +71,37 @@ def attend(
             return _grouped(query, key, value, attention_mask), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     config: Any = module.config
+    causal = config.is_causal
+    assert cu_seq_lens_k is None or not causal, "queries of a causal model are all rows of their documents"
     count, length = cu_seq_lens_q.shape[0] - 1, query.shape[2]
     starts = cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k
-    if not config.is_causal and cu_seq_lens_k is None and count > 1 and count * max_length_q == length:
+    if cu_seq_lens_k is None and count > 1 and count * max_length_q == length:
         # Documents of one length are a batch, for which faster kernels exist. These kernels are planned once for each
         # length they meet, so a single document, whose length is new nearly every time, does not take this way.
         batch = [
             tensor.view(tensor.shape[1], count, -1, tensor.shape[3]).transpose(0, 1) for tensor in (query, key, value)
         ]
-        batched = scaled_dot_product_attention(batch[0], batch[1], batch[2], enable_gqa=groups > 1)
+        batched = scaled_dot_product_attention(batch[0], batch[1], batch[2], is_causal=causal, enable_gqa=groups > 1)
         return batched.transpose(1, 2).reshape(1, length, query.shape[1], -1), None
-    if not config.is_causal and facts_of(config).flash and query.dtype in FLASH_TYPES:
+    if facts_of(config).flash and query.dtype in FLASH_TYPES:
         rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # [T, heads, d]
         rows[1:] = [tensor.repeat_interleave(groups, dim=1) for tensor in rows[1:]]
-        out = varlen_attn(rows[0], rows[1], rows[2], cu_seq_lens_q, starts, max_length_q, max_length_q)
+        out = varlen_attn(
+            rows[0],
+            rows[1],
+            rows[2],
+            cu_seq_lens_q,
+            starts,
+            max_length_q,
+            max_length_q,
+            **CAUSAL if causal else {},
+        )
         assert isinstance(out, torch.Tensor)  # a pair only where the weights' normaliser is asked for
         return out[None], None
     queries, keys = ([slice(*ends) for ends in pairwise(cu.tolist())] for cu in (cu_seq_lens_q, starts))
     documents = [
         scaled_dot_product_attention(
-            query[:, :, some], key[:, :, span], value[:, :, span], is_causal=config.is_causal, enable_gqa=True
+            query[:, :, some], key[:, :, span], value[:, :, span], is_causal=causal, enable_gqa=True
         )
         for some, span in zip(queries, keys, strict=True)
     ]

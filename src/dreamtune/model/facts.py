@@ -18,12 +18,14 @@ class Facts(NamedTuple):
         revision: commit of the hub repository it was loaded from; None for a local folder.
         new_row: row of the embeddings of a mask token that the base lacks (see `new_row`); None if it has one.
         flash: whether torch's own FlashAttention runs on the device that it was loaded onto.
+        causal: whether each token sees only itself and those before it.
     """
 
     family: str
     revision: str | None = None
     flash: bool = False
     new_row: int | None = None
+    causal: bool = False
 
     @property
     def shifted(self) -> bool:
@@ -40,3 +42,9 @@ def facts_of(config: PretrainedConfig) -> Facts:
     """Return the facts of the model that a configuration belongs to."""
     facts: Facts = config.dreamtune  # type: ignore[attr-defined]
     return facts
+
+
+def loaded_as_causal(config: PretrainedConfig) -> bool:
+    """Return whether a model was loaded as causal; one that only its `is_causal` calls so was turned by mistake."""
+    facts: Facts | None = getattr(config, "dreamtune", None)
+    return facts is not None and facts.causal

@@ -1,4 +1,4 @@
-"""Loading a model: as transformers' own class, bidirectional, optionally in NF4 and with an adapter on top.
+"""Loading a model: as transformers' own class, bidirectional or causal, optionally in NF4 and with an adapter on top.
 
 No code that comes with a checkpoint is executed. Loaded models answer through `logits.token_logits`, whose row i scores
 token i in every family.
@@ -6,6 +6,7 @@ token i in every family.
 
 import os
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from torch import nn
-from transformers import LlamaForCausalLM, Qwen2ForCausalLM
+from transformers import LlamaForCausalLM, PretrainedConfig, Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from dreamtune.device.caches import job_caches
@@ -22,7 +23,13 @@ from dreamtune.device.gpus import resolve_device
 from dreamtune.device.memory import numbered
 from dreamtune.device.phases import phase
 from dreamtune.errors import UserError
-from dreamtune.inputs.checkpoint_format import family_of, key_patterns, native_fields, read_config
+from dreamtune.inputs.checkpoint_format import (
+    check_attention,
+    family_of,
+    key_patterns,
+    native_fields,
+    read_config,
+)
 from dreamtune.inputs.hub import model_folder
 from dreamtune.inputs.shapes import check_shapes
 from dreamtune.inputs.special_tokens import NEW, check_rows, special_ids
@@ -68,6 +75,7 @@ def load_model(
     family: str | None = None,
     mask_token: str | None = None,
     kept: bool = False,
+    attention: str = "bidirectional",
 ) -> Any:
     """Return the model in evaluation mode; `model(input_ids=, attention_mask=).logits` are the official raw logits.
 
@@ -83,6 +91,7 @@ def load_model(
         mask_token: text of the tokenizer's entry that is the mask token, in place of the one that the files name; "new"
             for a row of the embeddings that has no token.
         kept: whether the checkpoint is the base model of the job, whose caches may hold it in NF4.
+        attention: "bidirectional", or "causal" for a qwen2 or llama checkpoint as the autoregressive model that it is.
 
     Raises:
         UserError: no such checkpoint, not in a known format or not of that family, no safetensors, a tensor of another
@@ -90,14 +99,17 @@ def load_model(
     """
     _check(quantization, ("none", "nf4"), "quantization")
     _check(dtype, tuple(DTYPES), "dtype")
+    _check(attention, ("bidirectional", "causal"), "attention")
     folder = model_folder(str(path), revision)
     raw = read_config(folder)
-    kind = family_of(raw, family, folder)
+    kind, causal = family_of(raw, family, folder), attention == "causal"
+    check_attention(kind, attention, folder)
     files = weight_files(folder)
     headers = read_headers(files)
     check_shapes(folder, native_fields(raw, kind), kind, headers)  # before any number of layers is built
     check_shapes(folder, native_config(raw, kind).to_dict(), kind, headers)  # with transformers' defaults
-    read = partial(_from_pretrained, raw=raw, family=kind, dtype=DTYPES[dtype], device=numbered(device))
+    described = partial(native_config, raw, kind, causal)
+    read = partial(_from_pretrained, described=described, family=kind, dtype=DTYPES[dtype], device=numbered(device))
     entry = Nf4Entry.of(job_caches(), kind, DTYPES[dtype], numbered(device)) if kept and quantization == "nf4" else None
     model = entry.read(read) if entry else None
     if model is None:
@@ -110,7 +122,7 @@ def load_model(
     ids = special_ids(folder, raw, mask_token)
     check_rows(folder, ids, len(model.get_input_embeddings().weight), mask_token)
     new_row = ids["mask"] if mask_token == NEW else None
-    set_facts(model.config, Facts(kind, revision, attention_kinds.flash_runs(model.device), new_row))
+    set_facts(model.config, Facts(kind, revision, attention_kinds.flash_runs(model.device), new_row, causal))
     model.config.mask_token_id, model.config.eos_token_id = ids["mask"], ids["eos"]
     if new_row is not None:
         set_mean_row(model.get_input_embeddings().weight, new_row)
@@ -143,6 +155,7 @@ def load(config: ModelConfig, trained: Path | None = None) -> Any:
         family=config.family,
         mask_token=None if tuned else config.mask_token,  # a checkpoint names the one that it was trained with
         kept=not tuned,
+        attention=config.attention,
     )
 
 
@@ -235,11 +248,16 @@ def _check(value: str, allowed: tuple[str, ...], name: str) -> None:
 
 
 def _from_pretrained(
-    folder: Path, quantization: str, raw: dict[str, Any], family: str, dtype: torch.dtype, device: str
+    folder: Path,
+    quantization: str,
+    described: Callable[[], PretrainedConfig],
+    family: str,
+    dtype: torch.dtype,
+    device: str,
 ) -> Any:
     """Load by transformers' own class; `quantization` may also be "kept": as `nf4_cache` has written the files."""
     options: dict[str, Any] = {"quantization_config": nf4_config(dtype)} if quantization == "nf4" else {}
-    config, kept = native_config(raw, family), quantization == "kept"
+    config, kept = described(), quantization == "kept"
     if kept:
         config.quantization_config = nf4_config(dtype).to_dict()
     try:

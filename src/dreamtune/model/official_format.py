@@ -13,10 +13,15 @@ from dreamtune.inputs.checkpoint_format import llada_fields
 NOT_ARCHITECTURE = {"model_type", "architectures", "auto_map", "torch_dtype", "dtype", "transformers_version"}
 
 
-def native_config(raw: dict[str, Any], family: str) -> PretrainedConfig:
+def native_config(raw: dict[str, Any], family: str, causal: bool = False) -> PretrainedConfig:
     """Return the transformers configuration that a config.json of `family` stands for, with `is_causal` set on it.
 
     Setting the layers' `is_causal` instead is a trap: with a 2-D padding mask the model silently turns causal.
+
+    Args:
+        raw: the content of config.json.
+        family: "dream", "llada", "qwen2" or "llama".
+        causal: whether each token shall see only itself and those before it.
 
     Raises:
         UserError: a LLaDA variant that Llama cannot express, or a field of another type than transformers expects.
@@ -29,6 +34,6 @@ def native_config(raw: dict[str, Any], family: str) -> PretrainedConfig:
     except (StrictDataclassError, TypeError, ValueError, ArithmeticError) as error:
         said = " ".join(str(error).split())
         raise UserError(f"config.json of the model: {said}; correct that field, or download the file again") from error
-    config.is_causal = False
+    config.is_causal = causal
     config.use_cache = False
     return config

@@ -27,6 +27,10 @@ masks, that is the mean of its tokens' expected w * CE. Step by step:
     10. sum      add up gradients over micro-batches                         train.micro_batches.accumulate
                  and over processes; then the optimiser steps                train.train.fit
 
+A causal model (`model.attention: causal`) takes the same steps with other third and fourth ones: nothing is hidden, and
+each response token up to the end token is predicted from those before it (`next_tokens`). The loss is then the negative
+log-likelihood itself, and there is no tail: behind the end token nothing is left to learn.
+
 No random number comes from a generator that advances. Each is a hash of what it is drawn for (seed, epoch, example,
 position), so that micro-batches, the number of processes and resuming cannot change it.
 """
@@ -70,7 +74,7 @@ class Document:
 class Noise:
     """The settings of one corruption. With equal `Noise`, `corrupt` hides the same positions of a document again."""
 
-    objective: str  # elbo, cart, uniform or copy
+    objective: str  # elbo, cart, uniform or copy; or causal
     rate: float  # t, the probability that a response token is hidden
     seed: int
     epoch: int
@@ -133,6 +137,8 @@ def corrupt(document: Document, noise: Noise) -> Noised:
     >>> noised.weights.tolist()[4:], noised.loss_tokens, noised.nll_tokens
     ([0.0, 2.0, 2.0, 2.0, 1.0, 0.0], 5, 4)
     """
+    if noise.objective == "causal":
+        return next_tokens(document, noise)
     length = len(document.tokens)
     response = np.arange(length) >= max(document.prompt_tokens, 1)
     if noise.objective == "copy":
@@ -158,6 +164,22 @@ def corrupt(document: Document, noise: Noise) -> Noised:
         loss_tokens=counted,
         nll_tokens=int(reported.sum()),
     )
+
+
+def next_tokens(document: Document, noise: Noise) -> Noised:
+    """Return a document whose response tokens, up to the end token, a causal model predicts from those before them.
+
+    Nothing is hidden, and every weight is 1: the sum of the cross entropies is −log p(response | prompt), exactly.
+
+    >>> document = Document(example_id=7, tokens=np.array([5, 6, 7, 8, 2]), prompt_tokens=2, tail_tokens=0)
+    >>> noised = corrupt(document, Noise("causal", rate=1.0, seed=0, epoch=0, mask_id=99))
+    >>> noised.input_ids.tolist(), noised.weights.tolist(), noised.loss_tokens
+    ([5, 6, 7, 8, 2], [0.0, 0.0, 1.0, 1.0, 1.0], 3)
+    """
+    places = np.arange(len(document.tokens))
+    supervised = (places >= max(document.prompt_tokens, 1)) & (places < len(places) - document.tail_tokens)
+    weights, count = supervised.astype(np.float32), int(supervised.sum())
+    return Noised(document, noise, document.tokens, supervised, weights, weights, count, count)
 
 
 def _weights(objective: str, supervised: np.ndarray, elbo: np.ndarray) -> np.ndarray:

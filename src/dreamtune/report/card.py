@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from dreamtune.formats.likelihood import BOUND, EXACT
 from dreamtune.formats.names import HEADLINE
 from dreamtune.formats.shards import AUDIT_FILE, SHARDS_FILE
 from dreamtune.inputs.checkpoint_format import SHIFTED, key_patterns
@@ -27,6 +28,7 @@ CARD_FILE = "README.md"
 HUB_DATA = "hf://datasets/"
 CLASSES = {"dream": "Qwen2", "qwen2": "Qwen2", "llada": "Llama", "llama": "Llama"}
 INVALID = "invalid"
+NLL_NAMES = {BOUND: "bound on the NLL (ELBO)", EXACT: "exact NLL"}
 Json = Mapping[str, Any]
 
 
@@ -61,7 +63,7 @@ def model_card(report: ReportConfig, reads: Reads, summary: Json, licence: Mappi
     return str(card.content)
 
 
-def loading_code(family: str, base: str, revision: str | None, model: Json, adapter: bool) -> str:
+def loading_code(family: str, base: str, revision: str | None, model: Json, adapter: bool, causal: bool = False) -> str:
     """Return Python that loads the weights from the working folder as `model`, with PEFT and transformers alone.
 
     Args:
@@ -70,6 +72,7 @@ def loading_code(family: str, base: str, revision: str | None, model: Json, adap
         revision: the hub commit.
         model: the settings quantization and dtype.
         adapter: whether the weights are an adapter, or else a whole checkpoint in the base's format.
+        causal: whether the model is autoregressive, as transformers takes it to be.
     """
     name, quantization = CLASSES[family], model.get("quantization")
     imports = {f"{name}Config", f"{name}ForCausalLM"}
@@ -87,6 +90,7 @@ def loading_code(family: str, base: str, revision: str | None, model: Json, adap
         model=f"{name}ForCausalLM",
         dtype=model.get("dtype", "bfloat16"),
         quantization=quantization,
+        causal=causal,
     ).strip()
 
 
@@ -100,9 +104,10 @@ def _body(
     family, ids = training.get("family"), meta.get("tokenizer", {})
     packages = {name: manifest.get("packages", {}).get(name) for name in ("torch", "transformers", "peft")}
     about = {name: value for name, value in model.items() if name != "path"}  # a local one is nobody else's business
-    invalid = summary["verdict"] == INVALID
+    invalid, causal = summary["verdict"] == INVALID, model.get("attention") == "causal"
     return _render(
         "card.md.j2",
+        causal=causal,
         title=reveal(report.title or summary["experiment"], 200),
         kind="All weights, fine-tuned," if full else "A LoRA adapter",
         base=base["shown"],
@@ -114,7 +119,7 @@ def _body(
         alpha=summary["alpha"],
         reasons=[reveal(reason) for reason in summary["reasons"]],
         adapter=not full,
-        code=loading_code(family, base["shown"] or "", base["revision"], model, not full) if family else "",
+        code=loading_code(family, base["shown"] or "", base["revision"], model, not full, causal) if family else "",
         shifted=family in SHIFTED,
         mask=ids.get("mask_id"),
         end=ids.get("end_id"),
@@ -185,7 +190,8 @@ def _datasets(files: list[str]) -> list[str]:
 def _tags(recipe: Json) -> list[str]:
     masked = ["masked-diffusion"] if recipe["objective"] in ("elbo", "cart", "uniform") else []
     method = "full-fine-tuning" if recipe["finetuning"] == "full" else "lora"
-    return ["diffusion-language-model", *masked, method, "dreamtune"]
+    kind = ["autoregressive"] if recipe["objective"] == "causal" else ["diffusion-language-model", *masked]
+    return [*kind, method, "dreamtune"]
 
 
 def _results(summary: Json) -> list[EvalResult]:
@@ -209,7 +215,7 @@ def _results(summary: Json) -> list[EvalResult]:
         said = {"verdict": summary["verdict"]} if summary["primary"] == "nll" else {}
         about = _asked("test", summary)
         found += [
-            _result(about, "nll", "bound on the NLL (ELBO), nats per response token", nll["tuned"], nll),
+            _result(about, "nll", f"{NLL_NAMES[nll['kind']]}, nats per response token", nll["tuned"], nll),
             _result(about, "nll", "the same, minus the base's; negative is better", nll["delta"], nll, **said),
         ]
     return found
@@ -249,7 +255,7 @@ def _measured(summary: Json) -> list[tuple[str, ...]]:
         delta = nll["delta"]
         change = f"{nats(delta['value'], True)}{_limits(delta, lambda value: nats(value, True))}"
         sides = (nats(nll[who]["value"]) for who in ("base", "tuned"))
-        rows.append(("test: bound on the NLL, nats per token", *sides, change, str(nll["rows"])))
+        rows.append((f"test: {NLL_NAMES[nll['kind']]}, nats per token", *sides, change, str(nll["rows"])))
     return rows
 
 

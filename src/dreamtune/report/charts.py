@@ -132,7 +132,7 @@ def training_figures(log: Sequence[dict[str, Any]]) -> list[Figure]:
     validations = [row for row in log if row.get("validation_nll") is not None]
     figures = [_loss(_thin(steps))] if steps else []
     if validations:
-        title, caption = "Validation", "NLL of validation rows on masks that never change. Lower is better."
+        title, caption = "Validation", "NLL of validation rows, on masks that never change. Lower is better."
         figures.append(
             _curve("validation", title, caption, validations, "validation_nll", "nats per token", points=True)
         )

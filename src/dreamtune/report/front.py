@@ -26,7 +26,7 @@ def tiles(summary: dict[str, Any]) -> Table:
         },
         *_few_shot_tile(summary["few_shot"]),
         {
-            "label": "Held-out NLL",
+            "label": f"Held-out NLL, {nll['kind']}",
             "value": arrow(nats(nll["base"]["value"]), nats(nll["tuned"]["value"])),
             "mood": "",
             "note": with_limits(lambda v: nats(v, True), nll["delta"], "nats")

@@ -59,13 +59,16 @@ def _measures(summary: dict[str, Any]) -> list[tuple[str, str]]:
     limits = f"{points(gain['low'])} to {points(gain['high'])}" if gain["low"] is not None else ""
     delta = nll["delta"]
     nll_limits = f"{nats(delta['low'], True)} to {nats(delta['high'], True)}" if delta["low"] is not None else ""
+    kind = (
+        nll.get("kind") if nll["base"]["n"] else ""
+    )  # bounds and exact numbers stand in one column, and are not compared
     return [
         (
             arrow(percent(accuracy["base"]["value"]), percent(accuracy["tuned"]["value"])),
             f"n = {accuracy['base']['n']}",
         ),
         (points(gain["value"]), limits),
-        (arrow(nats(nll["base"]["value"]), nats(nll["tuned"]["value"])), nll_limits),
+        (arrow(nats(nll["base"]["value"]), nats(nll["tuned"]["value"])), ", ".join(filter(None, (kind, nll_limits)))),
     ]
 
 

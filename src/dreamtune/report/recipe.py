@@ -11,6 +11,7 @@ OBJECTIVES = {
     "elbo": "masked diffusion, losses weighted by 1/t",
     "cart": "masked diffusion, losses weighted by visible neighbours (CART)",
     "uniform": "masked diffusion, losses unweighted",
+    "causal": "autoregressive: cross entropy of the next token",
     "copy": "copy: nothing is masked, so the input holds the answer",
 }
 Json = Mapping[str, Any]

@@ -29,7 +29,7 @@ from dreamtune.evaluate.decoders import agreement, compare_settings
 from dreamtune.evaluate.verdict import Verdict, decide
 from dreamtune.files import finite
 from dreamtune.formats.answers import GENERATION_FILE
-from dreamtune.formats.likelihood import BINS_FILE, FULL_FILE, LIKELIHOOD_FILE
+from dreamtune.formats.likelihood import BINS_FILE, BOUND, FULL_FILE, LIKELIHOOD_FILE
 from dreamtune.formats.names import BASE, FEW_SHOT_BASE, HEADLINE, SAMPLED, TUNED
 from dreamtune.formats.questions import QUESTIONS_FILE
 from dreamtune.formats.scores import RATES_FILE, SCORES_FILE
@@ -60,6 +60,8 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
     headline = comparisons.get("test/greedy") or {name: nothing("questions") for name in READINGS}
     draws = reads.table("likelihood", LIKELIHOOD_FILE)
     nll = nothing("rows") if draws is None else compare_nll(draws, comparison)
+    measured = reads.json("likelihood", BINS_FILE)
+    nll["kind"] = measured.get("kind", BOUND)
     nll["full"] = compare_full(reads.table("likelihood", FULL_FILE), comparison)
     canaries = collect_canaries(reads)
     collapse = headline.get("tuned", {}).get("scores", {}).get("collapse", [])
@@ -92,7 +94,7 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
         "claims": claims,
         **{name: headline[name] for name in READINGS},
         "few_shot": few_shot,
-        "nll": nll | {"draws": reads.json("likelihood", BINS_FILE).get("draws")},
+        "nll": nll | {"draws": measured.get("draws")},
         "comparisons": comparisons,
         "decoding": decoding,
         "warnings": [

@@ -1,6 +1,6 @@
 """The base model: which checkpoint, in which precision, on which device."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from dreamtune.settings.base import Section, UserPath, result, runtime
 
@@ -14,6 +14,11 @@ class ModelConfig(Section):
     )
     family: Literal["dream", "llada", "qwen2", "llama"] | None = result(
         None, "architecture of the checkpoint; null reads it from the checkpoint's config.json"
+    )
+    attention: Literal["bidirectional", "causal"] = result(
+        "bidirectional",
+        "bidirectional for a diffusion model; causal trains, measures and decodes a qwen2 or llama checkpoint as the "
+        "autoregressive model that it is, on the same rows (docs/causal.md)",
     )
     mask_token: str | None = result(
         None,
@@ -34,3 +39,18 @@ class ModelConfig(Section):
         "deleted at any time; null keeps nothing",
     )
     threads: int = runtime(0, "CPU threads that torch uses; 0 leaves the number to torch", rounds=True, ge=0, le=4096)
+
+    def by_kind(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return result and runtime fields as every section does, but name the attention only where it is causal.
+
+        So the versions of diffusion models are those from before there was a choice.
+        """
+        results, runtimes = super().by_kind()
+        if self.attention == "bidirectional":
+            del results["attention"]
+        return results, runtimes
+
+    @property
+    def causal(self) -> bool:
+        """Whether the model is autoregressive: each token sees itself and those before it."""
+        return self.attention == "causal"

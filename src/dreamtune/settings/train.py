@@ -11,10 +11,11 @@ from dreamtune.settings.lora import LoraSettings
 class TrainConfig(Section):
     """Settings of a training run. `smoke` and `full` override `rows`, `epochs`, `max_steps` and `log_every`."""
 
-    objective: Literal["elbo", "cart", "uniform", "copy"] = result(
+    objective: Literal["elbo", "cart", "uniform", "copy", "causal"] = result(
         "elbo",
         "weight of a masked token's loss at masking rate t: 1/t (elbo), more with visible tokens nearby (cart), or 1 "
-        "(uniform); copy masks nothing, so the input holds the answer: it is kept to show that the canaries catch it",
+        "(uniform); copy masks nothing, so the input holds the answer: it is kept to show that the canaries catch it; "
+        "causal (next-token cross entropy, weight 1) is what model.attention causal sets it to",
     )
     complementary: bool = result(
         False, "train on each document twice per optimiser step: with a random mask, and with its complement"

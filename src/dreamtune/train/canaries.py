@@ -47,7 +47,8 @@ def run_canaries(run: Run, moment: str) -> list[Check]:
     first, batches = moment == "first_window", whole_window(run, step)
     others = one_of_each_shape(first_epochs(run), batches) if first else []
     stored, padding = run.windows.stored(step), run.train.padding_tokens
-    checks = canaries.check_window(run.model, batches, stored, run.windows.ids, others, padding)
+    causal = run.base.causal  # as the settings ask; the model itself could be wrong
+    checks = canaries.check_window(run.model, batches, stored, run.windows.ids, others, padding, causal)
     if any(check["name"] == "loss_finite" and not check["passed"] for check in checks):
         with blamed(run, batches):
             raise UserError(f"loss_finite_{moment}: the loss is not finite; {DAMAGED if first else DIVERGED}")

@@ -87,8 +87,9 @@ def prepare_run(
         full_run: for smoke the settings of the full run, whose work decides whether layers are compiled.
 
     Raises:
-        UserError: missing or damaged data or model, a weight that is not finite, padding tokens that the model does not
-            have, a device without FP8 products, fewer GPUs than processes, or too little memory for any plan.
+        UserError: missing or damaged data or model, a weight that is not finite, an objective that is not for the
+            model's attention, padding tokens that the model does not have, a device without FP8 products, fewer GPUs
+            than processes, or too little memory for any plan.
     """
     state = PartialState(cpu=check_gpus(resolve_device(base.device)) == "cpu", timeout=SLOWEST_WRITE)
     full = train.finetuning == "full"
@@ -99,6 +100,7 @@ def prepare_run(
     if share.process == 0:
         prune(work / "checkpoints", train.keep_checkpoints)  # the last attempt may have been killed before it did
     meta, split = read_meta(shards), read_split(shards, "train")
+    check_objective(train, base, meta["tokenizer"])
     windows = TrainingWindows(split, meta, train)
     limit_memory(share.device, train.memory_gib)
     loaded = load(base)
@@ -132,6 +134,27 @@ def prepare_run(
         fingerprint={"train": train.by_kind()[0], "model": base.by_kind()[0], "splits": meta["splits"]},
         history=History(),
     )
+
+
+def check_objective(train: TrainConfig, base: ModelConfig, ids: dict[str, Any]) -> None:
+    """Check that the objective is one for the model's attention, and that masked diffusion has its mask token.
+
+    Args:
+        train: settings of the run.
+        base: settings of the base model.
+        ids: special tokens, as in shards.json.
+
+    Raises:
+        UserError: they do not fit together.
+    """
+    if (train.objective == "causal") != base.causal:
+        raise UserError(
+            f"train.objective is {train.objective}, and model.attention {base.attention}: causal goes with causal only"
+        )
+    if ids["mask_id"] is None and not base.causal:
+        raise UserError(
+            "the shards name no mask token, without which no diffusion model can be trained; make them again"
+        )
 
 
 def check_gpus(device: str) -> str:

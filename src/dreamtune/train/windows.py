@@ -223,6 +223,7 @@ def validation_batches(
     """Yield this process's micro-batches of the first `train.validation_rows` rows, under masks that never change.
 
     Rows have no tails and, whatever the trained objective, are masked for the 1/t bound, with one stratified t each.
+    For a causal model nothing is masked, and the bound is the likelihood itself.
 
     Args:
         split: the validation split.
@@ -234,10 +235,11 @@ def validation_batches(
     rows = min(train.validation_rows, len(split))
     rates = mask_rates(np.arange(rows), train.seed, VALIDATION_EPOCH)
     mask_id, end_id = (meta["tokenizer"][name] for name in ("mask_id", "end_id"))
+    objective = "causal" if train.objective == "causal" else "elbo"
     noised = [
         corrupt(
             make_document(split[row], 0, end_id, meta["max_tokens"]),
-            Noise("elbo", float(rates[row]), train.seed, VALIDATION_EPOCH, mask_id),
+            Noise(objective, float(rates[row]), train.seed, VALIDATION_EPOCH, mask_id),
         )
         for row in range(rows)
     ]

@@ -8,7 +8,7 @@ from dreamtune.config import Config
 from dreamtune.inputs.hub import cached_model
 from dreamtune.inputs.model_check import check_model
 
-CHECKED = ("path", "revision", "family", "mask_token")  # fields of section `model` that a check depends on
+CHECKED = ("path", "revision", "family", "mask_token", "attention")  # fields of section `model` that a check depends on
 
 
 def distinct_models(config: Config) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def check_models(config: Config) -> None:
         folder = Path(model["path"]) if Path(model["path"]).is_dir() else None
         folder = folder or cached_model(model["path"], model["revision"])
         if folder:
-            check_model(folder, model["family"], model["mask_token"])
+            check_model(folder, model["family"], model["mask_token"], model["attention"])
 
 
 def models_from(config: Config, source: str) -> list[str]:
