@@ -26,7 +26,7 @@ def test_the_examples_in_docstrings_are_right(module: str) -> None:
 
 def test_the_steps_of_the_objective_name_functions_that_exist() -> None:
     steps = re.findall(r"  ([a-z_]+(?:\.[a-z_]+)+)$", diffusion.__doc__ or "", re.MULTILINE)
-    assert len(steps) == 12
+    assert len(steps) == 13
     for step in steps:
         module, _, name = step.rpartition(".")
         assert callable(getattr(importlib.import_module(f"dreamtune.{module}"), name))

@@ -9,7 +9,8 @@ from dreamtune.settings.train import TrainConfig
 def training_tokens(train: TrainConfig, rows: int, mean_tokens: float) -> float:
     """Return the number of tokens that a run is expected to train on, tails included.
 
-    That some rows are cut (`train.cut_share`) is left out, so that such a run takes less time than predicted.
+    That some rows are cut (`train.cut_share`), or stand alone in place of a pair (one in L with exact counts), is left
+    out, so that such a run takes less time than predicted.
 
     Args:
         rows: number of rows in the training split.

@@ -58,6 +58,25 @@ def test_honest_objectives_pass(model: PeftModel, shards: Path, objective: str, 
         assert set(check) == {"name", "hard", "passed", "value", "expected", "fault"}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mask_counts": "exact", "complementary": True},
+        {"mask_counts": "exact", "complementary": True, "pairs": "mirror", "rate_density": [1.0, 3.0]},
+        {"complementary": True, "pairs": "mirror", "tail_masks": "together"},
+        {"mask_counts": "exact", "mask_block": 4, "rate_draws": "per_document"},
+        {"rate_range": [0.3, 0.8], "rate_draws": "independent", "cut_share": 0.5},
+    ],
+    ids=lambda changes: " ".join(changes),
+)
+def test_every_way_to_mask_passes(model: PeftModel, shards: Path, changes: dict[str, Any]) -> None:
+    for tokens in (40, 1000):  # pairs stand apart, and in one micro-batch
+        for step in range(1, 7):
+            batches, stored = window(shards, step, tokens, **changes)
+            checks = [*canaries.check_window(model, batches, stored, IDS), canaries.starts_from_base(model, batches)]
+            assert failing([check for check in checks if check["hard"]]) == set()
+
+
 def test_copy_fails_by_what_is_seen(model: PeftModel, shards: Path) -> None:
     batches, stored = window(shards, objective="copy")
     checks = canaries.check_window(model, batches, stored, IDS)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -68,6 +69,28 @@ def test_resumed_is_uninterrupted_in_nf4(train: Train, base: ModelConfig, monkey
         kill_after(7, patch)
         train("killed", model=nf4, complementary=True)
     assert adapter(train("killed", model=nf4, complementary=True)) == adapter(whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "bounded"),
+    [
+        ({"mask_counts": "exact", "complementary": True, "rate_draws": "per_document", "rate_density": [1, 2]}, True),
+        ({"mask_block": 4, "complementary": True, "pairs": "mirror", "tail_masks": "together"}, False),
+    ],
+    ids=["exact pairs", "blocks"],
+)
+def test_resumed_is_uninterrupted_however_masks_are_drawn(
+    train: Train, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], bounded: bool
+) -> None:
+    """And the log has a bound only where the masks estimate it."""
+    whole = train("whole", **changes)
+    assert read(whole, "gate.json")["passed"]
+    assert all((line["elbo"] is not None) == bounded for line in log(whole) if "loss" in line)
+    assert all(line["validation_nll"] > 0 for line in log(whole) if "validation_nll" in line)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(8, patch)
+        train("killed", checkpoint_steps=3, **changes)
+    assert adapter(train("killed", checkpoint_steps=3, **changes)) == adapter(whole)
 
 
 def test_resumed_twice_and_at_the_very_end(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Order, windows, tails: all of them functions of the step and the settings."""
 
+import hashlib
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -96,6 +97,62 @@ def test_complementary_pairs_stand_in_one_window(shards: Path) -> None:
     doubled = 2 * single.window(1, Share(), plan(40)).loss_tokens
     assert paired.window(1, Share(), plan(40)).loss_tokens == doubled  # so the loss keeps its scale
     assert len(windows(shards, complementary=True, objective="copy").noised(1)) == 4
+
+
+TODAY = {  # digests of windows as they were before masks and rates could be chosen
+    "e86584903703875c": {},
+    "a883be7a04a464cb": {"complementary": True},
+    "20376440253bf07f": {"objective": "cart"},
+    "727e13a8e8064a27": {"objective": "uniform", "tail_loss": "each"},
+    "abdd165c7c556f68": {"objective": "copy", "complementary": True},
+    "5d2e58b6afbe5b54": {"cut_share": 0.3, "long_tail": 9, "long_tail_share": 0.5, "complementary": True, "seed": 5},
+}
+
+
+@pytest.mark.parametrize("digest", TODAY)
+def test_masks_of_every_setting_of_before_keep_each_bit(shards: Path, digest: str) -> None:
+    made, found = windows(shards, **TODAY[digest]), hashlib.sha256()
+    for noised in chain.from_iterable(map(made.noised, range(1, made.total + 1))):
+        for array in (noised.input_ids, noised.supervised, noised.weights, noised.elbo_weights):
+            found.update(array.tobytes())
+        numbers = (noised.loss_tokens, noised.nll_tokens, noised.noise.rate, noised.noise.complement)
+        found.update(repr(numbers).encode())
+    assert found.hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("pairs", ["complement", "mirror"])
+def test_exact_pairs_keep_the_scale_of_the_loss(shards: Path, pairs: str) -> None:
+    """A document that stands alone, all masked, counts as two and weighs as two: denominators never depend on it."""
+    single, paired = windows(shards), windows(shards, complementary=True, mask_counts="exact", pairs=pairs)
+    alone = 0
+    for step in range(1, single.total + 1):
+        one, two = (made.window(step, Share(), plan(40)) for made in (single, paired))
+        assert (two.loss_tokens, two.nll_tokens) == (2 * one.loss_tokens, 2 * one.nll_tokens)
+        rows = paired.noised(step)
+        assert 4 <= len(rows) <= 8 == paired.documents
+        for example in {row.document.example_id for row in rows}:
+            halves = [row for row in rows if row.document.example_id == example]
+            response = np.arange(len(halves[0].input_ids)) >= halves[0].document.prompt_tokens
+            counts = [int(half.supervised.sum()) for half in halves]
+            if len(halves) == 1:
+                alone += 1
+                assert (halves[0].supervised == response).all() and set(halves[0].elbo_weights) == {0.0, 2.0}
+            elif pairs == "mirror":
+                assert counts[0] == counts[1] < response.sum()
+            else:
+                assert (halves[0].supervised ^ halves[1].supervised == response).all() and min(counts) > 0
+    assert 0 < alone < 24
+
+
+def test_masks_of_each_epoch_are_new_and_reproducible(shards: Path) -> None:
+    changes = {"mask_counts": "exact", "complementary": True, "rate_draws": "per_document", "rate_density": [1.0, 2.0]}
+    first, again = windows(shards, **changes), windows(shards, **changes)
+    for step in (9, 3):  # as a resumed run would ask
+        for one, two in zip(first.noised(step), again.noised(step), strict=True):
+            assert one.noise == two.noise and (one.input_ids == two.input_ids).all()
+    rates = [{row.document.example_id: row.noise.rate for row in first.noised(step)} for step in range(1, 13)]
+    early, late = ({k: v for part in rates[half : half + 6] for k, v in part.items()} for half in (0, 6))
+    assert all(early[example] != late[example] for example in range(24))
 
 
 def test_tail_lengths_are_even_and_redrawn_each_epoch() -> None:

@@ -1,4 +1,4 @@
-"""The objective: which tokens are hidden, and how their prediction is scored. This module has steps 3 and 4.
+"""The objective: which tokens are hidden, and how their prediction is scored. This module has step 4.
 
 Masked diffusion (Sahoo et al. 2024, arXiv 2406.07524; Shi et al. 2024, arXiv 2406.04329) draws a mask rate t for a
 document, replaces each *response* token by the mask token with probability t, and trains the model to predict the
@@ -7,7 +7,8 @@ replaced tokens. One optimiser step minimises
     sum of w * CE over the masked tokens / number of response tokens,
 
 both sums over the whole window of `global_batch` documents. With w = 1/t this is an upper bound (the negative ELBO) on
-the negative log-likelihood, in nats per response token. Whatever w is trained, this bound is reported.
+the negative log-likelihood, in nats per response token. Whatever w is trained, this bound is reported, wherever the
+masks estimate it. `objective.masks` says which do, and with which weight in place of 1/t.
 
 A tail shows how much room can lie behind an answer; it holds no more information than one token does. So it counts as
 one (`tail_loss: one`): its n tokens have the weight w/n each, and it adds 1 to the number of response tokens. Over the
@@ -16,8 +17,9 @@ masks, that is the mean of its tokens' expected w * CE. Step by step:
     1. order     shuffle the epoch's rows, and cut the order into windows    train.windows.epoch_order
     2. tail      append 0 to `max_tail` further end tokens to a response     train.documents.make_document
                  or show only its beginning (cut_length, make_beginning)
-    3. rate      draw t for each document, spread evenly over the order      objective.diffusion.mask_rates
-    4. corrupt   hide response tokens with probability t; weigh them by w    objective.diffusion.corrupt
+    3. rate      draw t for each document                                    objective.rates.drawn_rates
+    4. corrupt   hide response tokens with probability t, or exactly k;      objective.masks.draw_mask
+                 weigh them by w                                             objective.diffusion.corrupt
     5. split     share the window's documents out among micro-batches        objective.packing.split_window
                  and give every process its turns at them                    train.windows.micro_batches
     6. collate   pack a micro-batch's documents into one row [T]             objective.packing.collate
@@ -35,12 +37,13 @@ No random number comes from a generator that advances. Each is a hash of what it
 position), so that micro-batches, the number of processes and resuming cannot change it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
 
 from dreamtune.noise import uniforms
+from dreamtune.objective.masks import Mask, Masking, draw_mask
 
 GOLDEN_RATIO = 0.6180339887  # steps of this size, wrapped at 1, fill [0, 1) evenly after any number of steps
 MIN_RATE = 1e-3  # bounds the weight 1/t
@@ -57,6 +60,8 @@ class Draw(IntEnum):
     TAIL = 4
     DROPOUT = 5
     CUT = 6
+    STRATUM = 7
+    BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -75,13 +80,16 @@ class Noise:
     """The settings of one corruption. With equal `Noise`, `corrupt` hides the same positions of a document again."""
 
     objective: str  # elbo, cart, uniform or copy; or causal
-    rate: float  # t, the probability that a response token is hidden
+    rate: float  # t, the probability that a response token is hidden; with exact counts k = 1 + floor(t L)
     seed: int
     epoch: int
     mask_id: int
     draw: int = 0  # counts several masks of one document in one epoch
-    complement: bool = False  # hide the response tokens that the mask shows, so with probability 1 - t
+    complement: bool = False  # the second mask of a pair: what the first shows, so with probability 1 - t
     tail_as_one: bool = False  # a tail counts in the loss as one token, else each of its tokens does
+    masking: Masking = Masking()  # noqa: RUF009, immutable
+    scale: float = 1.0  # 1/p(t) where rates are drawn with a density p (`objective.density`)
+    bounds: bool = True  # whether the weights 1/t estimate the reported bound; not for a part of the rates
 
 
 @dataclass(frozen=True)
@@ -93,16 +101,18 @@ class Noised:
     input_ids: np.ndarray  # int64, what the model sees: the mask token at hidden positions
     supervised: np.ndarray  # bool, positions whose token is predicted
     weights: np.ndarray  # float32, w of the trained loss
-    elbo_weights: np.ndarray  # float32, w of the reported bound: 1/t up to the first end token, 0 in the tail
+    elbo_weights: np.ndarray  # float32, w of the reported bound: 1/t or L/k up to the first end token, 0 in the tail
     loss_tokens: int  # tokens that this document adds to the denominator of the loss
-    nll_tokens: int  # the same for the reported bound; 0 under `copy`, which hides nothing and so has no bound
+    nll_tokens: int  # the same for the reported bound; 0 where there is none: `copy`, blocks, a part of the rates
 
 
 def mask_rates(places: np.ndarray, seed: int, epoch: int, highest: float = 1.0) -> np.ndarray:
     """Return t of the documents at these places of the epoch's order, in [MIN_RATE, highest].
 
-    Successive places are a golden-ratio step apart, so that every window holds small, middle and large rates. Most of
-    the bound's variance comes from t, and this takes it out.
+    Successive places are a golden-ratio step apart, so that every window holds small, middle and large rates. This
+    steadies the *loss* from window to window, and the validation's bound. It does next to nothing for the gradient:
+    most of its variance lies between masks of one rate, and of the rest only what all documents share is taken away. On
+    fixed windows 4 to 18 % lay between mask rates (docs/recipes.md has more figures).
 
     Args:
         places: [n], counted from 0.
@@ -119,6 +129,10 @@ def mask_rates(places: np.ndarray, seed: int, epoch: int, highest: float = 1.0) 
 
 def corrupt(document: Document, noise: Noise) -> Noised:
     """Hide response tokens at random; the prompt and position 0 (which a shifted head cannot score) stay visible.
+
+    Its mean over masks and rates is the bound: with exact counts to the last bit of the weights, with random counts but
+    for the rates below MIN_RATE, which are never drawn. `noise.masking.block` and a part of the rates estimate other
+    losses (tests/objective/test_unbiased.py enumerates each).
 
     `copy` is the objective of the notebook that this project replaces, kept to show its failure: it hides nothing and
     supervises every token, so that each target stands in its own input.
@@ -146,19 +160,19 @@ def corrupt(document: Document, noise: Noise) -> Noised:
         nothing = np.zeros(length, np.float32)
         weights = supervised.astype(np.float32)
         return Noised(document, noise, document.tokens, supervised, weights, nothing, int(supervised.sum()), 0)
-    chance = uniforms((Draw.MASK, noise.seed, noise.epoch, document.example_id, noise.draw), np.arange(length))
-    supervised = ((chance < noise.rate) != noise.complement) & response
-    elbo = supervised / (1 - noise.rate if noise.complement else noise.rate)
-    reported = response & (np.arange(length) < length - document.tail_tokens)
-    weights, counted = _weights(noise.objective, supervised, elbo), int(response.sum())
+    mask = _mask(document, noise, response)
+    elbo = mask.supervised * (noise.scale * mask.inverse)
+    reported = response & (np.arange(length) < length - document.tail_tokens) & _has_bound(noise)
+    weights, counted = _weights(noise.objective, mask, elbo, noise.scale), int(response.sum())
     if noise.tail_as_one and document.tail_tokens > 1:
-        weights = np.where(reported, weights, weights / document.tail_tokens)
+        tail = np.arange(length) >= length - document.tail_tokens
+        weights = np.where(tail, weights / document.tail_tokens, weights)
         counted += 1 - document.tail_tokens
     return Noised(
         document,
         noise,
-        input_ids=np.where(supervised, noise.mask_id, document.tokens),
-        supervised=supervised,
+        input_ids=np.where(mask.hidden, noise.mask_id, document.tokens),
+        supervised=mask.supervised,
         weights=weights.astype(np.float32),
         elbo_weights=(elbo * reported).astype(np.float32),
         loss_tokens=counted,
@@ -182,19 +196,49 @@ def next_tokens(document: Document, noise: Noise) -> Noised:
     return Noised(document, noise, document.tokens, supervised, weights, weights, count, count)
 
 
-def _weights(objective: str, supervised: np.ndarray, elbo: np.ndarray) -> np.ndarray:
+def corrupt_pair(document: Document, noise: Noise) -> list[Noised]:
+    """Return a document under two masks, each at half weight since both count in the window's denominators.
+
+    Where exact counts hide all L positions, the document stands alone. It counts twice and weighs twice, which is its
+    full weight: the complement would be empty, and the mirrored mask the same.
+    """
+    first = corrupt(document, noise)
+    second = corrupt(document, replace(noise, complement=True))
+    complement = replace(noise, complement=True, masking=replace(noise.masking, mirror=False))
+    if not noise.masking.exact or corrupt(document, complement).supervised.any():
+        return [first, second]
+    alone = replace(first, weights=2 * first.weights, elbo_weights=2 * first.elbo_weights)
+    return [replace(alone, loss_tokens=2 * first.loss_tokens, nll_tokens=2 * first.nll_tokens)]
+
+
+def _mask(document: Document, noise: Noise, response: np.ndarray) -> Mask:
+    """Return the positions that `corrupt` hides: a function of the document's length and of the noise alone."""
+    key = (noise.seed, noise.epoch, document.example_id, noise.draw)
+    chance = uniforms((Draw.MASK, *key), np.arange(len(response)))
+    place = float(uniforms((Draw.BLOCK, *key), np.zeros(1))[0]) if noise.masking.block else 0.0
+    return draw_mask(chance, response, document.tail_tokens, noise.rate, noise.masking, noise.complement, place)
+
+
+def _has_bound(noise: Noise) -> bool:
+    """Return whether CE with the weights 1/t adds up to the reported bound, of the response as a whole."""
+    return noise.bounds and noise.masking.block is None
+
+
+def _weights(objective: str, mask: Mask, elbo: np.ndarray, scale: float) -> np.ndarray:
     """Return w of an objective by its name, [L], 0 at positions that are not supervised.
 
     Args:
-        supervised: [L] bool.
-        elbo: [L], 1/t at supervised positions, else 0.
+        mask: the mask.
+        elbo: [L], 1/t at supervised positions, else 0; times `scale`.
+        scale: of importance sampling.
     """
     if objective == "elbo":
         return elbo
+    once = mask.supervised * (scale * mask.spread)
     if objective == "uniform":
-        return supervised.astype(float)
+        return once
     assert objective == "cart", f"unknown objective {objective!r}; expected elbo, cart, uniform or copy"
-    return cart_weights(~supervised) * supervised
+    return cart_weights(~mask.hidden) * once
 
 
 def cart_weights(visible: np.ndarray, p: float = CART_P) -> np.ndarray:

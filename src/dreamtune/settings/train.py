@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dreamtune.settings.base import LONG, MANY, SEED, Float, Section, result, runtime
 from dreamtune.settings.lora import LoraSettings
@@ -17,8 +17,50 @@ class TrainConfig(Section):
         "(uniform); copy masks nothing, so the input holds the answer: it is kept to show that the canaries catch it; "
         "causal (next-token cross entropy, weight 1) is what model.attention causal sets it to",
     )
+    mask_counts: Literal["random", "exact"] = result(
+        "random",
+        "how response tokens are chosen: each by itself with probability t, or exactly k of L of them, k evenly from 1 "
+        "to L, with the weight L/k in place of 1/t (arXiv 2502.09992, eq. 6): the same bound, a less noisy gradient",
+    )
     complementary: bool = result(
         False, "train on each document twice per optimiser step: with a random mask, and with its complement"
+    )
+    pairs: Literal["complement", "mirror"] = result(
+        "complement",
+        "the second mask that complementary trains: what the first shows, at the rate 1 - t; or mirror, at the rate t "
+        "again, the tokens with the largest random numbers where the first takes the smallest (arXiv 2511.18159)",
+    )
+    rate_draws: Literal["even", "independent", "per_document"] = result(
+        "even",
+        "how mask rates are spread: evenly over successive documents, each document by itself, or evenly over the "
+        "epochs of each document",
+    )
+    rate_density: list[Annotated[Float, Field(gt=0.0, le=1e9)]] = result(
+        list,
+        "relative density with which mask rates are drawn, at evenly spaced rates from the lowest to the highest, "
+        "linear between; losses are divided by it, so no expectation changes; empty is uniform; "
+        "benchmarks/objectives.py density measures that of P-POTS (arXiv 2511.18159)",
+        max_length=10_000,
+    )
+    rate_range: list[Annotated[Float, Field(ge=0.0, le=1.0)]] = result(
+        lambda: [0.0, 1.0],
+        "lowest and highest mask rate (clipped t); a narrower range than 0 to 1 trains another loss than the bound: "
+        "it is biased for it, so train_log.jsonl has no elbo then",
+        min_length=2,
+        max_length=2,
+    )
+    mask_block: int | None = result(
+        None,
+        "mask only a block of this many response tokens, drawn for each document and epoch, with all before it visible "
+        "and all behind it hidden (arXiv 2508.19529): this bounds the likelihood of writing block by block, another "
+        "one than is reported, so train_log.jsonl has no elbo then; null masks over the whole response",
+        ge=1,
+        le=LONG,
+    )
+    tail_masks: Literal["each", "together"] = result(
+        "each",
+        "whether the end tokens behind an answer are hidden one by one, or the first and its tail together, as one of "
+        "the tokens: a tail then never gives away where the answer ends",
     )
     max_tail: int = result(
         64,
@@ -48,7 +90,8 @@ class TrainConfig(Section):
     cut_share: Float = result(
         0.0,
         "share of the rows (0 to 1) of which only the beginning is shown, cut at a random token of the response, with "
-        "neither end token nor tail: training then also shows canvases that end before the answer does",
+        "neither end token nor tail: training then also shows canvases that end before the answer does; for these rows "
+        "loss and elbo bound the likelihood of the beginning that is shown",
         ge=0.0,
         lt=1.0,
     )
@@ -168,9 +211,33 @@ class TrainConfig(Section):
         share = self.long_tail_share if self.long_tail else 0.0
         return (1 - self.cut_share) * ((1 - share) * self.max_tail + share * self.long_tail) / 2
 
+    @field_validator("rate_density")
+    @classmethod
+    def density_has_two_points(cls, density: list[float]) -> list[float]:
+        if len(density) == 1:
+            raise ValueError("expected two densities at least, for the lowest and the highest rate, or none")
+        return density
+
+    @field_validator("rate_range")
+    @classmethod
+    def range_is_not_empty(cls, bounds: list[float]) -> list[float]:
+        if bounds[0] >= bounds[1]:
+            raise ValueError("expected the lowest and then the highest rate, such as [0.2, 0.8]")
+        return bounds
+
+    @property
+    def exact_counts(self) -> bool:
+        """Whether exactly k of L response tokens are masked."""
+        return self.mask_counts == "exact"
+
+    @property
+    def all_rates(self) -> bool:
+        """Whether mask rates are drawn from all of 0 to 1, as the reported bound takes them."""
+        return self.rate_range == [0.0, 1.0]
+
     @property
     def pairs_masks(self) -> bool:
-        """Whether each document stands in its window twice, with complementary masks; `copy` has no masks to pair."""
+        """Whether each document stands in its window twice, under a pair of masks; `copy` has no masks to pair."""
         return self.complementary and self.objective != "copy"
 
 

@@ -15,8 +15,9 @@ import pyarrow.compute
 import torch
 
 from dreamtune.noise import counter_hash
-from dreamtune.objective.diffusion import MIN_RATE, Document, Draw, Noise, Noised, corrupt, mask_rates
+from dreamtune.objective.diffusion import Document, Draw, Noise, Noised, corrupt, corrupt_pair, mask_rates
 from dreamtune.objective.packing import Batch, collate, split_window
+from dreamtune.objective.rates import noises
 from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import Split
 from dreamtune.train.documents import cut_length, make_beginning, make_document, tail_length, with_padding
@@ -43,7 +44,7 @@ class Window:
     epoch: int  # from 0
     batches: tuple[Batch, ...]  # this process's micro-batches
     loss_tokens: int  # denominator of the loss: response tokens and what their tails count for
-    nll_tokens: int  # denominator of the reported bound, without tails; 0 under the objective `copy`
+    nll_tokens: int  # denominator of the reported bound, without tails; 0 where there is none, see `Noised`
     tokens: int  # tokens that run through the model, padding not counted
     tail_tokens: int = 0  # of these, tokens behind an end token
     cut_documents: int = 0  # documents of which only the beginning is shown
@@ -110,6 +111,12 @@ def without_targets(noised: Noised) -> Noised:
     return replace(noised, supervised=nothing.astype(bool), weights=nothing, elbo_weights=nothing, nll_tokens=0)
 
 
+def corrupted(train: TrainConfig, documents: Sequence[Document], noise: Sequence[Noise]) -> list[Noised]:
+    """Return documents under their noise, in pairs where `train` says so."""
+    masks = corrupt_pair if train.pairs_masks else lambda *given: [corrupt(*given)]
+    return [noised for given in zip(documents, noise, strict=True) for noised in masks(*given)]
+
+
 class TrainingWindows:
     """The windows of one training run; `window` makes one at a time.
 
@@ -145,29 +152,15 @@ class TrainingWindows:
         )
 
     def noised(self, step: int) -> list[Noised]:
-        """Return the corrupted documents of a step; with complementary masks each document occurs twice, as a pair."""
+        """Return the corrupted documents of a step; in pairs each document occurs twice, or alone at twice the weight.
+
+        See `corrupt_pair`.
+        """
         train, (epoch, place) = self.train, divmod(step - 1, self.per_epoch)
         places = np.arange(place * train.global_batch, min((place + 1) * train.global_batch, self.rows))
-        # In a pair, the second half has the rate 1 - t and the weight 1 / (1 - t), so 1 - t must not vanish either.
-        rates = mask_rates(places, train.seed, epoch, highest=1 - MIN_RATE if train.complementary else 1.0)
         documents = self._documents(self.order(epoch)[places], epoch)
-        halves = (False, True) if train.pairs_masks else (False,)
-        return [
-            corrupt(
-                document,
-                Noise(
-                    train.objective,
-                    float(rate),
-                    train.seed,
-                    epoch,
-                    self.ids["mask_id"],
-                    complement=half,
-                    tail_as_one=train.tail_loss == "one",
-                ),
-            )
-            for document, rate in zip(documents, rates, strict=True)
-            for half in halves
-        ]
+        examples = [document.example_id for document in documents]
+        return corrupted(train, documents, noises(train, places, examples, epoch, self.ids["mask_id"]))
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -181,7 +174,7 @@ class TrainingWindows:
 
     @property
     def documents(self) -> int:
-        """Number of documents of a full window; with complementary masks each row makes two."""
+        """Most documents of a full window; in pairs a row makes two, or one alone."""
         halves = 2 if self.train.pairs_masks else 1
         return halves * min(self.train.global_batch, self.rows)
 
