@@ -110,9 +110,9 @@ def mask_rates(places: np.ndarray, seed: int, epoch: int, highest: float = 1.0) 
     """Return t of the documents at these places of the epoch's order, in [MIN_RATE, highest].
 
     Successive places are a golden-ratio step apart, so that every window holds small, middle and large rates. This
-    steadies the *loss* from window to window, and the validation's bound. It does next to nothing for the gradient:
-    most of its variance lies between masks of one rate, and of the rest only what all documents share is taken away. On
-    fixed windows 4 to 18 % lay between mask rates (docs/recipes.md has more figures).
+    steadies the *loss* from window to window, and the validation's bound. For the gradient it can do little: most of
+    its variance lies between masks of one rate (on fixed windows 4 to 37 % lay between rates, docs/recipes.md), and of
+    the rest only what all documents share is taken away.
 
     Args:
         places: [n], counted from 0.
