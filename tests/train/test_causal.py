@@ -32,7 +32,7 @@ from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
-from dreamtune.train.graphs import Padded, Shape
+from dreamtune.train.graphs import BatchShape, Padded
 from dreamtune.train.layers import prepare_layers
 from dreamtune.train.train import train_adapter
 from planted import BASE, QUICK, Plant, checks
@@ -124,7 +124,7 @@ def test_the_last_layer_computes_only_the_rows_that_are_scored(lengths: tuple[in
     whole = hidden_rows(model, batch := collate(window(lengths)))[batch.positions]
     prepare_layers(model, plan())
     seen: list[int] = []
-    model.get_base_model().model.layers[-1].mlp.down_proj.register_forward_hook(
+    model.get_base_model().model.layers[-1].mlp.down_proj.base_layer.register_forward_hook(
         lambda _, given, __: seen.append(given[0].shape[1])
     )
     found = supervised_rows(model, batch)
@@ -289,7 +289,7 @@ def test_an_objective_that_is_not_for_the_models_attention(run: Run) -> None:
 def test_padding_to_the_shape_of_a_cuda_graph_changes_neither_sums_nor_gradient(tmp_path: Path) -> None:
     model = attach_lora(load(write_model(tmp_path / "qwen2", "qwen2", initializer_range=0.1)), ALL, 0)
     prepare_layers(model, plan())
-    slot = Padded(Shape(tokens=128, documents=8, targets=128), 40, torch.device("cpu"))
+    slot = Padded(BatchShape(tokens=128, documents=8, targets=128), 40, torch.device("cpu"))
     slot.fill(batch := collate(window()), 1)
     sums = []
     for given in (batch, slot.batch):
