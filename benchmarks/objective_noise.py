@@ -213,13 +213,20 @@ def common(gradients: Gradients, train: TrainConfig, documents: Sequence[Documen
 
 
 def _data_line(
-    means: torch.Tensor, scores: dict[str, list[tuple[float, float]]], report: Callable[..., None]
+    means: torch.Tensor,
+    scores: dict[str, list[tuple[float, float]]],
+    between: np.ndarray,
+    report: Callable[..., None],
 ) -> dict[str, Any]:
-    """Return the variance of expected gradients between documents over that of `REFERENCE`, as a line of the table."""
+    """Return the variance of expected gradients between documents over that of `REFERENCE`, as a line of the table.
+
+    The report also says which share of a document's variance lies `between` its numbers of masked tokens, [documents].
+    """
     square, signal = np.array(scores[REFERENCE]).T
     noise, error = np.array(_covariance(means)) / (square - signal).mean()
     line = {"way": "data", "noise": float(noise), "error": float(error), "tokens": 1.0}
-    report("noise", **line)
+    share, share_error = _ratio(between, square - signal)
+    report("noise", **line, between_rates=share, between_rates_error=share_error)
     return line
 
 
