@@ -59,7 +59,11 @@ def test_a_home_folder_is_that_of_the_user_who_plans(monkeypatch: pytest.MonkeyP
         ({"evaluate": {"benchmarks": [{"name": "x", "file": ["y"]}]}}, "did you mean 'files'?"),
         ({"train": {"epochs": "3"}}, "train.epochs: input should be a valid integer; given was '3'"),
         ({"train": {"epochs": True}}, "train.epochs"),
-        ({"train": {"learning_rate": "fast"}}, "train.learning_rate"),
+        ({"train": {"learning_rate": "fast"}}, "train.learning_rate: input should be a valid number, or find; given"),
+        (
+            {"train": {"learning_rate": "find", "finetuning": "full"}, "model": {"path": "x", "quantization": "none"}},
+            "experiments.main: train.learning_rate find tries rates on a copy",
+        ),
         ({"data": {"files": ["x"], "template": "{question}"}}, "must contain {answer} exactly once"),
         ({"data": {"files": ["x"], "columns": {"reasoning": None}}}, "go together"),
         ({"data": {"files": ["x"], "template": "{question}{resoning}{answer}"}}, "did you mean {reasoning}?"),

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from dreamtune.settings.base import Section
 from dreamtune.settings.generate import Decoding
+from dreamtune.settings.train import FIND
 
 # Settings without a use in a causal model, by section, each with its only value there. Those of denoising keep their
 # defaults; the objective follows from the attention, there is no tail behind an answer, and a likelihood is exact.
@@ -86,6 +87,11 @@ def contradiction(e: Any) -> str | None:
         return f"train.finetuning full trains no {e.model.quantization} weights; set model.quantization to none"
     if e.train.finetuning == "full" and e.train.optimizer != "adamw":
         return "train.finetuning full needs train.optimizer adamw, whose state can be shared out over GPUs"
+    if e.train.finetuning == "full" and e.train.learning_rate == FIND:
+        return (
+            "train.learning_rate find tries rates on a copy of what is trained, and train.finetuning full has no "
+            "memory for a copy of all weights; give a number"
+        )
     if e.train.products == "fp8" and e.train.finetuning == "full":
         return "train.products fp8 is for frozen weights, and train.finetuning full has none; set it to bf16"
     if e.train.products == "fp8" and e.train.weights == "packed":

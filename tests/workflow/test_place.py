@@ -50,6 +50,7 @@ EDITS = {
     "inputs/base_card.py": {"report"},
     "inputs/special_tokens.py": MODEL | {"prepare", "audit"},
     "inputs/text_rows.py": {"prepare", "generate", "audit"},
+    "smoke/range_test.py": {"train"},
     "contamination/ngrams.py": {"prepare", "audit"},
     "contamination/copies.py": {"prepare", "audit"},
     "contamination/templates.py": {"prepare", "generate", "audit"},

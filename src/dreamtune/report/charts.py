@@ -88,16 +88,16 @@ def accuracy_figure(summary: dict[str, Any]) -> Figure | None:
     offset = alt.YOffset("model:N", sort=shown)
     colors = alt.Scale(domain=shown, range=[ANSWERING[who] for who in shown])
     color = alt.Color("model:N", scale=colors, legend=alt.Legend(columns=2))  # four names are too wide for a phone
-    bars = _chart(data).mark_rule(strokeWidth=2.5, strokeCap="round").encode(
+    bars = chart_of(data).mark_rule(strokeWidth=2.5, strokeCap="round").encode(
         alt.X("low:Q", scale=x, title="share of questions", axis=axis(marks, [f"{m:.0%}" for m in marks])),
         alt.X2("high:Q"),
         y, offset, color,
     )  # fmt: skip
-    dots = _chart(data).mark_point(filled=True, size=90, opacity=1).encode(
+    dots = chart_of(data).mark_point(filled=True, size=90, opacity=1).encode(
         alt.X("value:Q", scale=x), y, offset, color,
         tooltip=["where:N", "model:N", *(alt.Tooltip(f"{c}:Q", format=".1%") for c in ("value", "low", "high"))],
     )  # fmt: skip
-    spec = _spec(alt.layer(bars, dots), height=18 * len(shown) * len(rows))
+    spec = spec_of(alt.layer(bars, dots), height=18 * len(shown) * len(rows))
     caption = "Dots are shares of questions answered correctly, bars their intervals."
     return Figure("accuracy", "Accuracy", caption, spec, ("questions", *shown, "n"), cells)
 
@@ -113,7 +113,7 @@ def mask_rate_figure(likelihood: dict[str, Any]) -> Figure | None:
         places.append(("all", blind))
     data = [{"masked": place, "model": who, "nats": b[who]} for place, b in places for who in (BASE, TUNED)]
     values = ticks(0, max((d["nats"] for d in data if d["nats"] is not None), default=1))
-    lines = _chart(data).mark_line(point=alt.OverlayMarkDef(filled=True, size=50)).encode(
+    lines = chart_of(data).mark_line(point=alt.OverlayMarkDef(filled=True, size=50)).encode(
         alt.X("masked:O", sort=None, title="masked share of the response, %", axis=alt.Axis(labelAngle=0)),
         alt.Y("nats:Q", title="nats per masked token", scale=spanning(values), axis=axis(values)),
         alt.Color("model:N", scale=WHO),
@@ -122,7 +122,7 @@ def mask_rate_figure(likelihood: dict[str, Any]) -> Figure | None:
     rows = tuple((place, nats(b[BASE]), nats(b[TUNED])) for place, b in places)
     caption = "Held-out response tokens, identical masks for both models; all: everything is masked. Lower is better."
     return Figure(
-        "mask-rate", "NLL by mask rate", caption, _spec(lines, height=260), ("masked", BASE, TUNED), rows
+        "mask-rate", "NLL by mask rate", caption, spec_of(lines, height=260), ("masked", BASE, TUNED), rows
     )  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def lengths_figure(lengths: pl.DataFrame | None, max_tokens: int | None) -> Figu
     data = [{"from": max(0, end - width), "to": end, "rows": n} for end, n in ends]
     x = ticks(0, data[-1]["to"], whole=True)
     y = ticks(0, max(bar["rows"] for bar in data), 4, whole=True)
-    bars = _chart(data).mark_bar(color=GREY, opacity=0.7).encode(
+    bars = chart_of(data).mark_bar(color=GREY, opacity=0.7).encode(
         alt.X("from:Q", bin="binned", title="tokens of an example before truncation", scale=spanning(x), axis=axis(x)),
         alt.X2("to:Q"), alt.Y("rows:Q", title="rows", scale=spanning(y), axis=axis(y)),
         tooltip=["from:Q", "to:Q", "rows:Q"],
@@ -168,10 +168,10 @@ def lengths_figure(lengths: pl.DataFrame | None, max_tokens: int | None) -> Figu
     layers = [bars]
     caption = "Prompt, response and end token."
     if max_tokens is not None and max_tokens <= data[-1]["to"]:
-        layers.append(_chart([{"limit": max_tokens}]).mark_rule(color=WARN, strokeWidth=1.5).encode(alt.X("limit:Q")))
+        layers.append(chart_of([{"limit": max_tokens}]).mark_rule(color=WARN, strokeWidth=1.5).encode(alt.X("limit:Q")))
         caption += f" The line is max_tokens = {max_tokens:,}."
     rows = tuple((f"{d['from'] + 1:,}–{d['to']:,}", f"{d['rows']:,}") for d in data)
-    return Figure("lengths", "Lengths", caption, _spec(alt.layer(*layers), height=220), ("tokens", "rows"), rows)
+    return Figure("lengths", "Lengths", caption, spec_of(alt.layer(*layers), height=220), ("tokens", "rows"), rows)
 
 
 def truncation_figure(audit: dict[str, Any]) -> Figure | None:
@@ -185,7 +185,7 @@ def truncation_figure(audit: dict[str, Any]) -> Figure | None:
     most = max(d["answers"] for d in data)
     values = ticks(0, most, 4, whole=True)
     scale = alt.Scale(domain=[0, max(values[-1], ROOM * most)])
-    base = _chart(data).encode(y)
+    base = chart_of(data).encode(y)
     bars = base.mark_bar(height=16).encode(
         alt.X("answers:Q", title="answers lost", axis=axis(values), scale=scale),
         color=alt.Color("used:N", scale=alt.Scale(domain=[True, False], range=[ACCENT, GREY]), legend=None),
@@ -200,7 +200,7 @@ def truncation_figure(audit: dict[str, Any]) -> Figure | None:
     )
     caption = f"Of {number(total)} rows with text, at max_tokens = {number(audit.get('max_tokens'))}."
     return Figure(
-        "truncation", "What truncation would cost", caption, _spec(alt.layer(bars, labels), height=30 * len(data)),
+        "truncation", "What truncation would cost", caption, spec_of(alt.layer(bars, labels), height=30 * len(data)),
         ("policy", "rows lost", "answers lost", "rows shortened"), rows,
     )  # fmt: skip
 
@@ -215,14 +215,14 @@ def stages_figure(wall_s: dict[str, float]) -> Figure | None:
     data = [{"stage": name, "time": seconds / unit, "words": duration(seconds)} for name, seconds in stages]
     values = ticks(0, longest / unit, 4)
     scale = alt.Scale(domain=[0, max(values[-1], ROOM_FOR_TIMES * longest / unit)])
-    base = _chart(data).encode(alt.Y("stage:N", title=None, sort=None, axis=_names()))
+    base = chart_of(data).encode(alt.Y("stage:N", title=None, sort=None, axis=_names()))
     bars = base.mark_bar(color=GREY, opacity=0.7, height=12).encode(
         alt.X("time:Q", title=f"wall time, {unit_name}", axis=axis(values), scale=scale)
     )
     labels = base.mark_text(align="left", dx=5, color=INK).encode(alt.X("time:Q"), alt.Text("words:N"))
     rows = tuple((name, duration(seconds)) for name, seconds in wall_s.items())
     caption = f"Together {duration(wall_s.get('total'))}; imports and model loading included."
-    spec = _spec(alt.layer(bars, labels), height=22 * len(data))
+    spec = spec_of(alt.layer(bars, labels), height=22 * len(data))
     return Figure("stages", "Where the time went", caption, spec, ("stage", "wall time"), rows)
 
 
@@ -239,16 +239,16 @@ def _loss(steps: Sequence[dict[str, Any]]) -> Figure:
     y = alt.Y("loss:Q", title="loss" + (" (log scale)" if log else ""), axis=axis(values, texts), scale=scale)
     x = _step_axis(data)
     dots = (
-        _chart(data)
+        chart_of(data)
         .mark_point(size=12, opacity=0.35, color=GREY, filled=True)
         .encode(x, y, tooltip=["step:Q", "loss:Q"])
     )
     near = 5 if len(data) > 150 else 2  # neighbours on either side: a wide mean would blur a short run's start
-    smooth = _chart(data).transform_window(mean="mean(loss)", frame=[-near, near], sort=[alt.SortField("step")])
+    smooth = chart_of(data).transform_window(mean="mean(loss)", frame=[-near, near], sort=[alt.SortField("step")])
     line = smooth.mark_line(color=ACCENT).encode(x, alt.Y("mean:Q"))
     rows = tuple((str(row["step"]), number(row["loss"])) for row in data[:: max(1, len(data) // 20)])
     caption = "Dots are logged windows, the line a running mean."
-    return Figure("loss", "Training loss", caption, _spec(alt.layer(dots, line), height=260), ("step", "loss"), rows)
+    return Figure("loss", "Training loss", caption, spec_of(alt.layer(dots, line), height=260), ("step", "loss"), rows)
 
 
 def _curve(
@@ -259,10 +259,10 @@ def _curve(
     found = [row["value"] for row in data]
     values = ticks(min(0, *found) if zero else min(found), max(found), 4)
     y = alt.Y("value:Q", title=unit, scale=spanning(values), axis=axis(values))
-    line = _chart(data).mark_line(color=ACCENT, point=alt.OverlayMarkDef(color=ACCENT) if points else False)
+    line = chart_of(data).mark_line(color=ACCENT, point=alt.OverlayMarkDef(color=ACCENT) if points else False)
     rows = tuple((str(row["step"]), number(row["value"])) for row in data[:: max(1, len(data) // 20)])
     encoded = line.encode(_step_axis(data), y, tooltip=["step:Q", "value:Q"])
-    return Figure(name, title, caption, _spec(encoded, height=180), ("step", unit or title.lower()), rows)
+    return Figure(name, title, caption, spec_of(encoded, height=180), ("step", unit or title.lower()), rows)
 
 
 def _step_axis(data: Sequence[dict[str, Any]]) -> alt.X:
@@ -283,15 +283,15 @@ def _thin(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(rows[:: -(-len(rows) // MAX_POINTS) or 1])
 
 
-def _chart(data: list[dict[str, Any]]) -> alt.Chart:
+def chart_of(data: list[dict[str, Any]]) -> alt.Chart:
+    """Return a chart, still without marks, of these rows."""
     return alt.Chart(alt.Data(values=finite(data)))
 
 
-def _spec(chart: Any, height: Any) -> dict[str, Any]:
-    sized = chart.properties(
-        width="container", height=height, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
-    )
-    spec: dict[str, Any] = sized.to_dict()
+def spec_of(chart: Any, height: Any) -> dict[str, Any]:
+    """Return a chart's Vega-Lite specification, as wide as its place on the page."""
+    fitted = alt.AutoSizeParams(type="fit-x", contains="padding")
+    spec: dict[str, Any] = chart.properties(width="container", height=height, autosize=fitted).to_dict()
     return spec | {"config": THEME}
 
 

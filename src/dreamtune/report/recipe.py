@@ -44,7 +44,7 @@ def find_recipe(
         "finetuning": train.get("finetuning"),
         "rank": lora.get("rank"),
         "products": train.get("products"),
-        "learning_rate": train.get("learning_rate"),
+        "learning_rate": training.get("learning_rate", _number(train.get("learning_rate"))),
         "schedule": train.get("schedule"),
         "epochs": training.get("epochs"),
         "steps": training.get("steps"),
@@ -56,6 +56,11 @@ def find_recipe(
         "training_s": wall_s.get("full"),
         "total_s": wall_s.get("total"),
     }
+
+
+def _number(rate: float | str | None) -> float | None:
+    """Return a learning rate of the settings; None for `find`, for which training.json has the number."""
+    return None if isinstance(rate, str) else rate
 
 
 def recipe_rows(recipe: Json) -> list[tuple[str, str]]:

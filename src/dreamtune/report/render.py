@@ -23,13 +23,14 @@ from markupsafe import Markup
 from dreamtune.files import write_json
 from dreamtune.formats.likelihood import BINS_FILE
 from dreamtune.formats.shards import AUDIT_FILE, CONTAMINATION_FILE, LENGTHS_FILE, REFERENCES_FILE
-from dreamtune.formats.training import LOG_FILE
+from dreamtune.formats.training import LOG_FILE, RANGE_TEST_FILE
 from dreamtune.report import audit_view, charts, comparison_view, front, view
 from dreamtune.report.card import CARD_FILE, model_card
 from dreamtune.report.explorer import KINDS, choose_answers, shown_of
 from dreamtune.report.harness import write_harness_results
 from dreamtune.report.reads import Reads
 from dreamtune.report.recipe import recipe_rows
+from dreamtune.report.smoke_view import range_test_figure
 from dreamtune.report.summary import build_summary
 from dreamtune.report.text import json_for_script, reveal
 from dreamtune.settings.report import Comparison, ReportConfig
@@ -128,6 +129,7 @@ def figures(reads: Reads, summary: dict[str, Any], audit: dict[str, Any]) -> lis
         charts.accuracy_figure(summary),
         charts.mask_rate_figure(reads.json("likelihood", BINS_FILE)),
         *charts.training_figures(reads.json_lines("full", LOG_FILE)),
+        range_test_figure(reads.json("smoke", RANGE_TEST_FILE)),
         charts.lengths_figure(reads.table("shards", LENGTHS_FILE), audit.get("max_tokens")),
         charts.truncation_figure(audit),
         charts.stages_figure(summary["wall_s"]),

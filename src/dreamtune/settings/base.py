@@ -23,12 +23,12 @@ ROUNDS = "; may change the last digits of a result, and what dropout blanks, nev
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
-def _scientific(value: Any) -> Any:
+def scientific(value: Any) -> Any:
     """Return the number that a text such as `2e-5` writes: YAML 1.1 reads it as text, not as a number."""
     return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
 
 
-Float = Annotated[float, BeforeValidator(_scientific), Field(allow_inf_nan=False)]
+Float = Annotated[float, BeforeValidator(scientific), Field(allow_inf_nan=False)]
 # `~` is resolved while planning: in a container a job's home folder is the work folder, not the user's.
 UserPath = Annotated[str, AfterValidator(lambda path: str(Path(path).expanduser()) if path.startswith("~") else path)]
 

@@ -1,11 +1,29 @@
 """Settings of training: objective, adapter, optimiser, memory; and the changes that the runs smoke and full make."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator
 
-from dreamtune.settings.base import LONG, MANY, SEED, Float, Section, result, runtime
+from dreamtune.settings.base import LONG, MANY, SEED, Float, Section, result, runtime, scientific
 from dreamtune.settings.lora import LoraSettings
+
+FIND = "find"  # in place of a learning rate: smoke finds it
+NumericRate = Annotated[float, Field(gt=0.0, le=10.0), BeforeValidator(scientific)]  # bounds refuse inf and nan
+NUMERIC_RATE: TypeAdapter[float] = TypeAdapter(NumericRate)
+
+
+def _rate(value: Any) -> Any:
+    """Return a learning rate as a number, or `find`; checked here, so that an error names the setting alone."""
+    if value == FIND:
+        return value
+    try:
+        return NUMERIC_RATE.validate_python(value, strict=True)
+    except ValidationError as error:
+        text = isinstance(value, str)
+        raise ValueError("input should be a valid number, or find" if text else error.errors()[0]["msg"]) from None
+
+
+Rate = Annotated[NumericRate | Literal["find"], BeforeValidator(_rate)]
 
 
 class TrainConfig(Section):
@@ -105,7 +123,11 @@ class TrainConfig(Section):
         "with a scale for each token, which is faster and rounds more coarsely; fp8 needs a GPU that has it (Ada, "
         "Hopper or newer) and model.dtype bfloat16",
     )
-    learning_rate: Float = result(2e-5, "peak learning rate", gt=0.0, le=10.0)
+    learning_rate: Rate = result(
+        2e-5,
+        "peak learning rate; or find: smoke's range test (arXiv 1506.01186) chooses a tenth of the rate at which the "
+        "loss turned, and the full run takes it (not for full fine-tuning)",
+    )
     schedule: Literal["cosine", "linear", "constant"] = result(
         "cosine", "course of the learning rate after the warm-up: falling towards 0 after the last step, or constant"
     )
@@ -234,6 +256,12 @@ class TrainConfig(Section):
     def all_rates(self) -> bool:
         """Whether mask rates are drawn from all of 0 to 1, as the reported bound takes them."""
         return self.rate_range == [0.0, 1.0]
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate as a number; `find` has to be replaced by what the range test chose before."""
+        assert not isinstance(self.learning_rate, str), "no learning rate was found yet"
+        return self.learning_rate
 
     @property
     def pairs_masks(self) -> bool:

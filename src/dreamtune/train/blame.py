@@ -49,3 +49,18 @@ def where(run: Run, batches: Sequence[Batch]) -> str:
         found = first_nonfinite(run.model, forward)
     everywhere = gather_object([found]) if run.share.processes > 1 else [found]
     return next((words for words in everywhere if words != FINITE), FINITE)
+
+
+def stop_unless_finite(step: int, loss: float, grad_norm: float) -> None:
+    """Raise a UserError if a window's loss or gradient norm is not finite, before the optimiser uses the gradients.
+
+    Args:
+        step: number of the window, from 1.
+        loss: in nats per response token.
+        grad_norm: before clipping.
+    """
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise UserError(
+            f"step {step}: the loss is {loss}, its gradient norm {grad_norm}; lower train.learning_rate or raise "
+            "train.warmup"
+        )

@@ -73,7 +73,7 @@ def training_canaries(run: Run, untrained: Tensor) -> list[Check]:
         moved=dict(zip(finetuning.trained, moved, strict=True)),
         without=finetuning.without_adapter(),
         steps=history.step,
-        learning_rate=run.train.learning_rate,
+        learning_rate=run.train.peak_rate,
     )
     checks = [all_modules_learn(trained), gradients_steady(history.grad_norms, history.gradients)]
     for check in checks:

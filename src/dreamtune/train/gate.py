@@ -1,16 +1,21 @@
 """The smoke run as a gate: whether the full run may start, and how much time and memory it will take."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamtune.checks import failed
+from dreamtune.canvas import Canvas, canvas_warnings
+from dreamtune.checks import Check, failed
 from dreamtune.device.memory import device_gib
 from dreamtune.errors import UserError
 from dreamtune.files import read_json
-from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
+from dreamtune.formats.shards import AUDIT_FILE
+from dreamtune.formats.training import GATE_FILE, RANGE_TEST_FILE, TRAINING_FILE
 from dreamtune.prediction import slowdown, training_tokens
-from dreamtune.settings.train import TrainConfig
+from dreamtune.settings.train import FIND, TrainConfig
+from dreamtune.smoke.words import Seen, in_words
+from dreamtune.train.log import History, ends
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
 from dreamtune.train.windows import Share, TrainingWindows
 
@@ -38,6 +43,20 @@ def open_gate(gate: Path | None, on_failed_gate: str) -> bool | None:
         raise UserError(f"{message}. Mend that, or set train.on_failed_gate to continue for a run judged invalid")
     print(f"{message}; going on as train.on_failed_gate asks, the verdict can only be invalid", file=sys.stderr)
     return False
+
+
+def with_smoke_rate(train: TrainConfig, gate: Path | None) -> TrainConfig:
+    """Return the settings with the learning rate that smoke's range test chose, if they ask for one and smoke is done.
+
+    Raises:
+        UserError: smoke's folder holds no range test.
+    """
+    if gate is None or train.learning_rate != FIND:
+        return train
+    path = gate / RANGE_TEST_FILE
+    if not path.exists():
+        raise UserError(f"{gate} holds no {RANGE_TEST_FILE}, from which train.learning_rate find takes its rate")
+    return train.model_copy(update={"learning_rate": read_json(path)["chosen"]})
 
 
 def announce_prediction(gate: Path, windows: TrainingWindows, share: Share, plan: MicroBatchPlan) -> dict[str, float]:
@@ -112,3 +131,57 @@ def smoke_plan(gate: Path | None, train: TrainConfig, share: Share) -> MicroBatc
 def ran_as(plan: MicroBatchPlan, train: TrainConfig, device: str) -> dict[str, Any]:
     """Return the settings that change only speed and memory: plan, device type, memory limit. JSON, as `ran_as`."""
     return plan.to_json() | {"device": device, "memory_gib": train.memory_gib}
+
+
+def smoke_words(
+    history: History,
+    checks: Sequence[Check],
+    moved: float | None,
+    windows: TrainingWindows,
+    full_run: TrainConfig | None,
+    canvas: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Print what smoke saw in one paragraph on stderr; return it as "words" with its "alarms", for training.json.
+
+    Args:
+        history: of the finished smoke run.
+        checks: of its canaries.
+        moved: norm of the adapter's update relative to the frozen weights', see `canaries.update`.
+        windows: of smoke.
+        full_run: settings of the full run; None if they are not known.
+        canvas: warnings of canvases, see `fitting`.
+    """
+    measured = history.summary()
+    losses = [line["validation_nll"] for line in measured["validation"]]
+    learned = next(check for check in checks if check["name"] == "all_modules_learn")
+    full_s = None
+    if full_run:
+        rows = len(windows.lengths)
+        mean = float(windows.lengths[: full_run.rows or rows].mean())
+        full_s = measured["seconds_per_token"] * training_tokens(full_run, rows, mean)
+    found = in_words(
+        Seen(
+            losses=history.losses,
+            averaged=ends(len(history.losses)),
+            validation=(losses[0], losses[-1]) if len(losses) > 1 else None,
+            moved=moved,
+            dead="" if learned["passed"] else learned["note"],
+            canvas=canvas,
+            full_s=full_s,
+        )
+    )
+    print(f"smoke: {found['words']}", file=sys.stderr)
+    return found
+
+
+def fitting(canvases: Mapping[str, Canvas] | None, shards: Path) -> list[str] | None:
+    """Return a warning for each way in which a canvas of generation does not fit the training rows; None without one.
+
+    Args:
+        canvases: what training and generation will show.
+        shards: output of prepare_shards.
+    """
+    if not canvases:
+        return None
+    responses = read_json(shards / AUDIT_FILE)["response_tokens"]["train"]
+    return list(dict.fromkeys(text for canvas in canvases.values() for text in canvas_warnings(responses, canvas)))

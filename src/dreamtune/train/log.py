@@ -12,6 +12,15 @@ from typing import Any, Protocol
 ENDS = 25  # most steps averaged for the first and the last loss; half of the run's, if it has fewer than 50
 
 
+def ends(steps: int) -> int:
+    """Return how many of a run's steps the first and the last loss are means over.
+
+    >>> ends(1), ends(8), ends(375)
+    (1, 4, 25)
+    """
+    return max(1, min(ENDS, steps // 2))
+
+
 class Events(Protocol):
     """Interface of TensorBoard's SummaryWriter, as far as it is used."""
 
@@ -39,6 +48,7 @@ class History:
     losses: list[float] = field(default_factory=list)  # of each step
     grad_norms: list[float] = field(default_factory=list)  # of each step, before clipping
     gradients: dict[str, float] = field(default_factory=dict)  # the largest gradient norm of each trained weight
+    range_test: dict[str, Any] = field(default_factory=dict)  # of learning rates, before the first step; see `smoke`
 
     def to_state(self) -> dict[str, Any]:
         """Return plain JSON; `History(**state)` restores the same history from it."""
@@ -121,10 +131,10 @@ class History:
         first_loss and last_loss are means over the first and the last steps, as many as `ENDS` says, however often the
         run was logged.
         """
-        ends = max(1, min(ENDS, len(self.losses) // 2))
+        steps = ends(len(self.losses))
         return {
-            "first_loss": _mean(self.losses[:ends]),
-            "last_loss": _mean(self.losses[-ends:]),
+            "first_loss": _mean(self.losses[:steps]),
+            "last_loss": _mean(self.losses[-steps:]),
             "steps": self.step,
             "tokens": self.tokens,
             "tail_tokens": self.tail_tokens,

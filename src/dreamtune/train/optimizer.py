@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from dreamtune.errors import UserError
-from dreamtune.settings.train import TrainConfig
+from dreamtune.settings.train import FIND, TrainConfig
 
 
 def make_optimizer(
@@ -24,15 +24,14 @@ def make_optimizer(
         UserError: paged_adamw_8bit without a GPU.
     """
     beta1, beta2 = train.betas
+    rate = 0.0 if train.learning_rate == FIND else train.peak_rate  # each step sets its own
     if train.optimizer == "paged_adamw_8bit":
         if device.type != "cuda":
             raise UserError("train.optimizer paged_adamw_8bit needs a GPU; set train.optimizer to adamw")
         return bitsandbytes.optim.PagedAdamW8bit(
-            parameters, lr=train.learning_rate, betas=(beta1, beta2), weight_decay=train.weight_decay
+            parameters, lr=rate, betas=(beta1, beta2), weight_decay=train.weight_decay
         )
-    return torch.optim.AdamW(
-        parameters, lr=train.learning_rate, betas=(beta1, beta2), weight_decay=train.weight_decay, fused=True
-    )
+    return torch.optim.AdamW(parameters, lr=rate, betas=(beta1, beta2), weight_decay=train.weight_decay, fused=True)
 
 
 def coming_state_bytes(optimizer: torch.optim.Optimizer) -> int:
@@ -62,10 +61,10 @@ def learning_rate(step: int, total: int, train: TrainConfig) -> float:
     """
     warmup = min(round(train.warmup * total), total - 1)
     if step <= warmup:
-        return train.learning_rate * step / (warmup + 1)
+        return train.peak_rate * step / (warmup + 1)
     gone = (step - warmup - 1) / (total - warmup)
     decay = {"constant": 1.0, "linear": 1.0 - gone, "cosine": 0.5 + 0.5 * math.cos(math.pi * gone)}
-    return train.learning_rate * decay[train.schedule]
+    return train.peak_rate * decay[train.schedule]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

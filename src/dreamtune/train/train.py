@@ -7,15 +7,17 @@ A training writes into `out`:
     train_log.jsonl     one line per logged step and per validation, written as the run goes
     training.json       first and last loss, steps, tokens, memory, seconds per step, validation, what was resumed
     gate.json           the canaries: {"passed": ..., "checks": [...]}
+    range_test.json     smoke's, with train.learning_rate find: the curve, and the rate that was chosen from it
 
 and into `work`, which outlives a killed attempt: checkpoints/ (see `checkpoint.py`) and, on request, tensorboard/.
 The smoke run and the full run both call `train_adapter`, with different settings; the full run is given smoke's folder
 as its gate.
 """
 
-import math
 import signal
+import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
@@ -24,25 +26,37 @@ from typing import Any
 import torch
 from accelerate.utils import reduce
 
+from dreamtune.canaries.update import relative_update
+from dreamtune.canvas import Canvas
 from dreamtune.checks import failed, verdict
 from dreamtune.device.compiled_code import compiled_code
 from dreamtune.device.memory import out_of_memory, peak_gib, watch
+from dreamtune.device.phases import phase
 from dreamtune.errors import UserError
 from dreamtune.files import finite, write_json
-from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
+from dreamtune.formats.training import GATE_FILE, RANGE_TEST_FILE, TRAINING_FILE
 from dreamtune.interruption import Interrupted
 from dreamtune.model.facts import facts_of
 from dreamtune.model.loading import count_parameters
 from dreamtune.model.logits import unwrap
 from dreamtune.progress import Progress
 from dreamtune.settings.model import ModelConfig
-from dreamtune.settings.train import TrainConfig
-from dreamtune.train.blame import blamed
+from dreamtune.settings.train import FIND, TrainConfig
+from dreamtune.smoke.range_test import WINDOWS, range_test
+from dreamtune.train.blame import blamed, stop_unless_finite
 from dreamtune.train.canaries import run_canaries, training_canaries
-from dreamtune.train.gate import announce_prediction, open_gate, ran_as
+from dreamtune.train.gate import announce_prediction, fitting, open_gate, ran_as, smoke_words, with_smoke_rate
 from dreamtune.train.log import Log
-from dreamtune.train.micro_batches import SMALLEST, accumulate, clear_gradients, make_window, rehearse
-from dreamtune.train.optimizer import learning_rate, set_learning_rate, skips_unless_finite
+from dreamtune.train.micro_batches import (
+    SMALLEST,
+    accumulate,
+    clear_gradients,
+    make_smaller,
+    make_window,
+    rehearse,
+    window_sums,
+)
+from dreamtune.train.optimizer import learning_rate, make_optimizer, set_learning_rate, skips_unless_finite
 from dreamtune.train.prefetch import Prefetcher
 from dreamtune.train.run import Run, open_log, prepare_run, resume, save
 from dreamtune.train.validation import validate
@@ -61,6 +75,7 @@ def train_adapter(
     work: Path,
     gate: Path | None = None,
     full_run: TrainConfig | None = None,
+    canvases: Mapping[str, Canvas] | None = None,
 ) -> dict[str, Any]:
     """Fine-tune the base model (an adapter, or the whole model), or go on from the newest whole checkpoint in `work`.
 
@@ -74,6 +89,7 @@ def train_adapter(
         work: folder that outlives a killed attempt; several attempts may use it at once.
         gate: smoke's output, which must have passed; None for smoke itself.
         full_run: settings of the full run, for smoke: its work decides whether layers are compiled.
+        canvases: for smoke's paragraph, by a name for the user, what training and generation will show.
 
     Returns:
         counts for the manifest: rows, steps, tokens, tail_tokens of these, first_loss, last_loss, trainable.
@@ -83,6 +99,7 @@ def train_adapter(
         Interrupted: the run was asked to stop, and has written a checkpoint.
     """
     gate_passed = open_gate(gate, train.on_failed_gate)
+    train = with_smoke_rate(train, gate)
     with out_of_memory(REMEDY[train.finetuning]), ExitStack() as stack:
         run = prepare_run(train, model, shards, work, gate, full_run)
         stack.enter_context(compiled_code(run.share.device))
@@ -102,26 +119,80 @@ def train_adapter(
     summary = run.history.summary() | predicted | {"gate_passed": gate_passed, "processes": run.share.processes}
     summary |= {"rows": run.windows.rows, "epochs": train.epochs, "trainable": trainable, "parameters": parameters}
     summary |= {"fit_s": round(fit_s, 3), "host_memory_gib": round(peak_gib("cpu"), 4)}
+    summary |= {"learning_rate": run.train.peak_rate}
     summary |= {"family": facts_of(unwrap(run.model).config).family}
     summary |= {"loaded_gib": round(loaded_gib, 4), "ran_as": ran_as(run.plan, train, run.share.device.type)}
     weights = run.finetuning.weights()
     if run.share.process == 0:
+        if gate is None:
+            moved = relative_update(run.model)
+            summary |= smoke_words(run.history, checks, moved, run.windows, full_run, fitting(canvases, shards))
         run.finetuning.write_result(weights, out)
         write_json(out / TRAINING_FILE, finite(summary))
         write_json(out / GATE_FILE, finite(verdict(checks)))
+        if run.history.range_test:
+            write_json(out / RANGE_TEST_FILE, finite(run.history.range_test))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     counted = ("rows", "steps", "tokens", "tail_tokens", "first_loss", "last_loss", "trainable")
     return {name: summary[name] for name in counted}
 
 
-def fit_or_save(run: Run, log: Log) -> None:
-    """Train to the last step. Asked to stop, finish the micro-batch, write a checkpoint and raise `Interrupted`.
+def find_learning_rate(run: Run) -> None:
+    """Replace `find` by the rate that a range test chooses, or chose before the checkpoint was written. Collective.
 
-    The gradients of an unfinished window are dropped: the next start repeats the window, to the same bits.
+    Raises:
+        UserError: no rate can be chosen from the curve, see `smoke.range_test`.
+    """
+    if run.train.learning_rate != FIND:
+        return
+    found = run.history.range_test or try_rates(run)
+    run.history.range_test, run.train = found, run.train.model_copy(update={"learning_rate": found["chosen"]})
+    if run.share.process == 0:
+        said = f"the loss {found['ended']}, and was least at {found['turned_at']:.1e}, by {found['fall']:.0%}"
+        print(f"range test: {said}; train.learning_rate is {found['chosen']:.1e}", file=sys.stderr)
+
+
+@phase("range test")
+def try_rates(run: Run) -> dict[str, Any]:
+    """Run the range test on the run's first windows with an optimiser of its own, then put the weights back.
+
+    Collective. Returns the content of range_test.json.
+    """
+    run.model.train()
+    weights = run.finetuning.parameters
+    kept = [weight.detach().to("cpu", copy=True) for weight in weights]  # the plan has no GPU memory for them
+    optimizer = make_optimizer(weights, run.train, run.share.device)
+
+    def loss_of(number: int) -> float:
+        clear_gradients(run)
+        while (sums := window_sums(run, window := make_window(run, number + 1), number + 1)) is None:
+            make_smaller(run, window.batches)
+        run.finetuning.add_up(sums)
+        return sums[0].item() / window.loss_tokens
+
+    def step(rate: float) -> None:
+        run.finetuning.clip(run.train.max_grad_norm, run.finetuning.gradient_norms())
+        set_learning_rate(optimizer, rate)
+        optimizer.step()
+
+    found = range_test(min(WINDOWS, run.windows.total), loss_of, step)
+    clear_gradients(run)
+    with torch.no_grad():
+        for weight, before in zip(weights, kept, strict=True):
+            weight.copy_(before)
+    return found
+
+
+def fit_or_save(run: Run, log: Log) -> None:
+    """Find the learning rate, if the settings ask for it, and train to the last step.
+
+    Asked to stop, finish the micro-batch, write a checkpoint and raise `Interrupted`. The gradients of an unfinished
+    window are dropped: the next start repeats the window, to the same bits.
     """
     with run.stop:
         try:
+            find_learning_rate(run)
             fit(run, log)
         except Interrupted as stopped:
             step = run.history.step
@@ -218,18 +289,3 @@ def stop_together(run: Run, overdue: bool) -> bool:
         run.stop.received = signal.SIGTERM  # the signal that torchrun would have passed on
     run.stop.check()
     return bool(due)
-
-
-def stop_unless_finite(step: int, loss: float, grad_norm: float) -> None:
-    """Raise a UserError if a window's loss or gradient norm is not finite, before the optimiser uses the gradients.
-
-    Args:
-        step: number of the window, from 1.
-        loss: in nats per response token.
-        grad_norm: before clipping.
-    """
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise UserError(
-            f"step {step}: the loss is {loss}, its gradient norm {grad_norm}; lower train.learning_rate or raise "
-            "train.warmup"
-        )

@@ -16,18 +16,21 @@ from dreamtune.workflow.verification import verify
 
 
 def note_canvases(plan: Plan, config: Config, latest: Mapping[str, Mapping[str, Path]]) -> None:
-    """Add the canvas of each experiment and generation setting to the specification of its shards, unhashed.
+    """Add the canvas of each experiment and generation setting to its shards' specification and smoke's, unhashed.
 
     Args:
-        plan: has the shards of all experiments.
+        plan: has the shards and smoke runs of all experiments.
         config: the experiments.
         latest: version folders by experiment and name.
     """
     for name, experiment in config.experiments.items():
         train = experiment.train.model_dump()
-        canvases = plan["prepare_shards", latest[name]["shards"].name].setdefault("canvases", {})
-        for setting, generate in experiment.generations().items():
-            canvases[f"{name}, {setting}"] = asdict(Canvas.of(train, generate.model_dump()))
+        found = {
+            f"{name}, {setting}": asdict(Canvas.of(train, generate.model_dump()))
+            for setting, generate in experiment.generations().items()
+        }
+        for folder in (latest[name]["shards"], latest[name]["smoke"]):
+            plan[folder.parent.name, folder.name].setdefault("canvases", {}).update(found)
 
 
 def warnings_of_finished(plan: Plan) -> Iterator[str]:

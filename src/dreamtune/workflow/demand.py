@@ -50,7 +50,7 @@ def minutes(spec: dict[str, Any], attempt: int) -> int:
         FileNotFoundError: the smoke run is not finished; Snakemake calls again when it is.
         UserError: a file of the smoke run or of the shards is not what its manifest says.
     """
-    cluster, gate = _cluster(spec), spec["order_only"].get("gate")
+    cluster, gate = _cluster(spec), _gate(spec)
     first = cluster.margin * _full_run_s(spec, gate) / 60 + AROUND_MINUTES if gate else USUAL[spec["stage"]][0]
     return min(math.ceil(attempt * first), cluster.max_minutes)
 
@@ -66,7 +66,7 @@ def memory_mb(spec: dict[str, Any], attempt: int) -> int:
         FileNotFoundError: the smoke run is not finished; Snakemake calls again when it is.
         UserError: a file of the smoke run or of the shards is not what its manifest says.
     """
-    cluster, gate = _cluster(spec), spec["order_only"].get("gate")
+    cluster, gate = _cluster(spec), _gate(spec)
     first: float = USUAL[spec["stage"]][1]
     if spec["stage"] == "train_adapter":  # smoke measures the memory of one process, and the request is for a node
         train = _train(spec)
@@ -121,6 +121,11 @@ def _smoke(gate: str) -> tuple[dict[str, Any], float]:
     """Return smoke's training.json, and the wall time of its process in seconds."""
     manifest, training = _verified(gate, TRAINING_FILE)
     return training, manifest["wall_s"]
+
+
+def _gate(spec: dict[str, Any]) -> str | None:
+    """Return smoke's folder if the version is a full run; it reads the folder, or only waits for it."""
+    return spec["order_only"].get("gate") or spec.get("reads", {}).get("gate")
 
 
 def _train(spec: dict[str, Any]) -> TrainConfig:

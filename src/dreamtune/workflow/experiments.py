@@ -9,6 +9,7 @@ from dreamtune.settings.base import Section
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.score import ScoreConfig
+from dreamtune.settings.train import FIND
 from dreamtune.workflow.canvases import note_canvases
 from dreamtune.workflow.columns import check_columns
 from dreamtune.workflow.models import check_models
@@ -107,12 +108,13 @@ def _plan_training(plan: Plan, e: Experiment, run: str, shards: Path, before: Fo
     """
     overrides = e.smoke if run == "smoke" else e.full
     ahead: dict[str, Section] = {"full": e.full.applied_to(e.train)} if run == "smoke" else {}
+    takes_rate = run == "full" and e.train.learning_rate == FIND  # full then depends on smoke, which finds it
     return plan.add(
         "train_adapter",
         {"train": overrides.applied_to(e.train), "model": e.model},
         ("model",),
-        {"shards": shards},
-        order_only=before,
+        {"shards": shards} | (before if takes_rate else {}),
+        order_only={} if takes_rate else before,
         unhashed=ahead,  # smoke runs as the full run will
         names={"run": run},
     )

@@ -1,0 +1,45 @@
+"""How far an adapter moved: the norm of its update beside that of the frozen weights it is added to."""
+
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from dreamtune.model.fp8 import Fp8Linear
+from dreamtune.model.nf4 import dequantised
+
+
+@torch.no_grad()
+def relative_update(model: nn.Module) -> float | None:
+    """Return ‖D‖ / ‖W‖ over all layers with an adapter together, in Frobenius norms; None if no layer has one.
+
+    W is a layer's frozen weight [out, in], and D = alpha / r · B A the adapter's update of it.
+
+    Args:
+        model: a PeftModel with one LoRA adapter.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    if not layers:
+        return None
+    updates = sum(squared_update(layer) for layer in layers)
+    return float((updates / sum(squared_norm(layer.get_base_layer()) for layer in layers)) ** 0.5)
+
+
+def squared_update(layer: Any) -> float:
+    """Return ‖alpha / r · B A‖² by the factors' Gram matrices [r, r], without the update itself, [out, in].
+
+    ‖B A‖² = tr(Aᵀ Bᵀ B A) is the sum of the products of the elements of Bᵀ B and A Aᵀ.
+    """
+    (adapter,) = layer.active_adapters
+    a, b = layer.lora_A[adapter].weight.double(), layer.lora_B[adapter].weight.double()
+    return float(layer.scaling[adapter] ** 2 * ((b.T @ b) * (a @ a.T)).sum().clamp(min=0.0))
+
+
+def squared_norm(layer: Any) -> float:
+    """Return the squared Frobenius norm of a frozen linear layer's weight, as it is multiplied with."""
+    weight: Tensor = dequantised(layer) if isinstance(layer, Linear4bit) else layer.weight.detach()
+    if isinstance(layer, Fp8Linear):
+        weight = weight.float() * layer.out_scales
+    return float(torch.linalg.vector_norm(weight, dtype=torch.float32)) ** 2
