@@ -58,7 +58,7 @@ class Experiment(Section):
     def comparison(self) -> Comparison:
         """What decides the verdict. Conversations without answers to grade are judged by their likelihood."""
         chosen = self.evaluate.comparison
-        ungraded = self.data.columns.messages is not None and self.score.answer is None
+        ungraded = self.data.conversations and self.score.answer is None
         return chosen.model_copy(update={"primary": "nll"}) if ungraded else chosen
 
     def generations(self) -> dict[str, GenerateConfig]:

@@ -117,7 +117,7 @@ def contradiction(e: Any) -> str | None:
 
 def _conversation_problem(e: Any) -> str | None:
     """Return one line that names a setting for rows which conversations cannot follow, or the other way round."""
-    conversations = e.data.columns.messages is not None
+    conversations = e.data.conversations
     if not conversations:
         if e.score.answer is not None:
             return "score.answer is for conversations (data.columns.messages); rows are graded against columns.answer"

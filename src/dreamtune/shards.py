@@ -11,16 +11,18 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from dreamtune.errors import UserError
-from dreamtune.formats.shards import SHARDS_FILE
+from dreamtune.formats.shards import COPY, SHARDS_FILE
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """Return the content of shards.json.
 
-    Its keys: template, beginning_token, max_tokens, tokenizer (ids), splits, source_rows, dropped.
+    Its keys: template, beginning_token, max_tokens, tokenizer (ids), splits, source_rows, dropped; and, of several
+    sources, `sources`.
 
     Raises:
         UserError: `folder` is no finished output of prepare_shards.
@@ -30,6 +32,30 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no {SHARDS_FILE}; it is not a finished output of prepare_shards")
     meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return meta
+
+
+def sources_of(meta: dict[str, Any], example_ids: np.ndarray) -> np.ndarray:
+    """Return the source of each example as a number into `meta["sources"]`, [n] int64; copies have their row's.
+
+    >>> meta = {"sources": [{"first_id": 0}, {"first_id": 60}]}
+    >>> sources_of(meta, np.array([59, 60, COPY + 7])).tolist()
+    [0, 1, 0]
+    """
+    first = np.array([source["first_id"] for source in meta["sources"]])
+    return np.searchsorted(first, example_ids % COPY, side="right") - 1
+
+
+def limited(meta: dict[str, Any], rows: int, limit: int | None) -> np.ndarray:
+    """Return which rows of a split are used where a setting limits their number, [n] int64, ascending.
+
+    The first ones; of several sources, which lie one behind the other, rows at even distances.
+
+    >>> limited({}, rows=9, limit=3).tolist(), limited({"sources": []}, rows=9, limit=3).tolist()
+    ([0, 1, 2], [0, 4, 8])
+    """
+    count = min(limit or rows, rows)
+    places = np.arange(count)
+    return places * (rows - 1) // max(count - 1, 1) if "sources" in meta else places
 
 
 class Split:

@@ -161,7 +161,7 @@ def test_out_of_memory_takes_smaller_passes_and_goes_on(
     """In the middle of a window, after other micro-batches have added to the gradients: nothing is counted twice."""
     lora = settings().lora.model_copy(update={"dropout": 0.0})
     whole = train("whole", lora=lora, micro_batch_tokens=200)
-    original, calls = accumulate.loss_sums, 0
+    original, calls = accumulate.weighted_loss, 0
 
     def fragile(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         nonlocal calls
@@ -170,7 +170,7 @@ def test_out_of_memory_takes_smaller_passes_and_goes_on(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return original(model, batch)
 
-    monkeypatch.setattr(accumulate, "loss_sums", fragile)
+    monkeypatch.setattr(accumulate, "weighted_loss", fragile)
     out = train("short", lora=lora, micro_batch_tokens=45)
     assert capsys.readouterr().err.count("out of GPU memory; going on with") == fails
     assert losses(out) == pytest.approx(losses(whole), rel=2e-3)
@@ -183,7 +183,7 @@ def test_out_of_memory_for_good_says_what_to_do(train: Train, monkeypatch: pytes
     def never(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(accumulate, "loss_sums", never)
+    monkeypatch.setattr(accumulate, "weighted_loss", never)
     with pytest.raises(UserError, match=r"out of GPU memory; lower data\.max_tokens"):
         train(validation_rows=0)
 
@@ -255,9 +255,9 @@ def test_a_missing_gate(train: Train, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_always_stops(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = accumulate.loss_sums
+    original = accumulate.weighted_loss
     monkeypatch.setattr(
-        accumulate, "loss_sums", lambda model, batch: tuple(v * torch.nan for v in original(model, batch))
+        accumulate, "weighted_loss", lambda model, batch: tuple(v * torch.nan for v in original(model, batch))
     )
     with pytest.raises(UserError, match=r"step 1: the loss is nan.*learning_rate"):
         train(on_failed_gate="continue", validation_rows=0)

@@ -88,7 +88,10 @@ EDITS = {
     "report/template.html.j2": {"report"},
     "report/card.md.j2": {"report"},
     "report/harness.py": {"report"},
-    "noise.py": MODEL,
+    "noise.py": MODEL | {"prepare"},  # which rows a weight draws
+    "sources/choice.py": {"prepare"},
+    "sources/where.py": {"prepare"},
+    "report/sources.py": {"report"},
     "merge.py": {"merge"},
 }
 STAGES = {

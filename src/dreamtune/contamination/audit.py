@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dreamtune.contamination.benchmark import BATCH_ROWS, BenchmarkOverlap
 from dreamtune.contamination.templates import Templates
 from dreamtune.contamination.words import read_words
 from dreamtune.files import write_json
 from dreamtune.formats.questions import QUESTIONS_FILE
-from dreamtune.formats.shards import CONTAMINATION_FILE
+from dreamtune.formats.shards import CONTAMINATION_FILE, COPY
 from dreamtune.progress import Progress
 from dreamtune.settings.benchmark import Benchmark
-from dreamtune.shards import read_split
+from dreamtune.shards import read_meta, read_split
 
 COLUMNS = ["example_id", "question", "answer", "input_ids", "prompt_tokens"]
 
@@ -45,7 +46,8 @@ def audit_contamination(
     """
     templates = Templates()
     overlap = BenchmarkOverlap(benchmark, ngram, templates)
-    train = read_split(shards, "train").table.select(COLUMNS)
+    every = read_split(shards, "train").table.select(COLUMNS)
+    train = every.filter(pc.less(every["example_id"], COPY)) if "sources" in read_meta(shards) else every
     first = templates.rows
     for batch in train.select(["question"]).to_batches(BATCH_ROWS):
         templates.add(read_words(batch["question"].to_pylist()))

@@ -12,9 +12,11 @@ from dreamtune.data.oddities import count_flags, flag_warnings
 from dreamtune.data.template import split_template
 from dreamtune.data.truncation import POLICIES, Fit, Policy, fit
 from dreamtune.settings.data import DataConfig
+from dreamtune.sources.choice import NOT_DRAWN, REASONS
 
 QUANTILES = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99}
 MANY_DROPPED = 0.5  # share of the rows from which on dropping them is a warning
+LEFT_OUT = {NOT_DRAWN, *REASONS} - {""}  # reasons that the user's own settings of a source give
 TOKEN_COLUMNS = ("prompt_tokens", "reasoning_tokens", "answer_tokens", "tokens")
 CHARACTER_COLUMNS = ("question_characters", "reasoning_characters", "answer_characters")
 
@@ -161,11 +163,13 @@ def _warnings(audit: dict[str, Any], data: DataConfig) -> list[str]:
 
 
 def _drop_warnings(dropped: dict[str, int], rows: int) -> list[str]:
-    """Return a warning if at least the share MANY_DROPPED of all rows is dropped.
+    """Return a warning if at least the share MANY_DROPPED of the rows that the sources' settings take is dropped.
 
     >>> _drop_warnings({"null_answer": 1, "too_long": 4}, 8)
     ['5 of 8 rows are dropped (too_long 4, null_answer 1); check data.columns and the settings that these reasons name']
     """
+    rows -= sum(dropped.get(name, 0) for name in LEFT_OUT)
+    dropped = {name: count for name, count in dropped.items() if name not in LEFT_OUT}
     if sum(dropped.values()) < MANY_DROPPED * max(rows, 1):
         return []
     reasons = ", ".join(f"{name} {n}" for name, n in sorted(dropped.items(), key=lambda item: -item[1]))

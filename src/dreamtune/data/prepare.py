@@ -3,7 +3,8 @@
 Usage: `prepare_shards(data, model, out, benchmarks)` fills the empty folder `out`:
 
     out/train/train-00000.arrow …    likewise validation/, test/; columns in `dreamtune.formats.shards`
-    out/shards.json                  template, tokenizer ids, rows and tokens per split, dropped rows by reason
+    out/shards.json                  template, tokenizer ids, rows and tokens per split, dropped rows by reason; of
+                                     several sources the counts of each
     out/lengths.parquet              one row per source row: split, reason, tokens and characters by segment, flags
     out/questions.parquet            one row per held-out row: what the training rows say of its question
     out/turns.parquet                of conversations only: which turn of which conversation each document is
@@ -36,24 +37,25 @@ from dreamtune.contamination.benchmark import BenchmarkOverlap
 from dreamtune.contamination.templates import Templates
 from dreamtune.data.audit import audit_lengths
 from dreamtune.data.encode import EncodedRows, check_template
-from dreamtune.data.encode_turns import turn_encoder
+from dreamtune.data.encode_turns import TurnEncoder, turn_encoder
 from dreamtune.data.heldout import heldout_contamination
 from dreamtune.data.parts import read_parts, write_part
 from dreamtune.data.second_pass import SecondPass
-from dreamtune.data.source import RowSource, Source, TurnSource
+from dreamtune.data.source import RowSource, SeveralSources, Source, TurnSource
 from dreamtune.data.survey import TRAIN, survey_questions
 from dreamtune.data.tokenizer import Tokenizer, load_tokenizer
 from dreamtune.files import write_json
 from dreamtune.formats.shards import AUDIT_FILE, LENGTHS_FILE, SHARDS_FILE
 from dreamtune.inputs.files import resolve_files
 from dreamtune.inputs.hub import model_folder
-from dreamtune.inputs.rows import open_rows
+from dreamtune.inputs.rows import check_total, open_rows
 from dreamtune.inputs.special_tokens import read_json_object
 from dreamtune.part import Part
 from dreamtune.progress import Progress
 from dreamtune.settings.benchmark import Benchmark
-from dreamtune.settings.data import DataConfig
+from dreamtune.settings.data import DataConfig, columns_of
 from dreamtune.settings.model import ModelConfig
+from dreamtune.sources.choice import choose
 
 AHEAD = 2  # number of batches that are tokenised while another is written
 
@@ -87,25 +89,26 @@ def prepare_shards(
         UserError: unreadable or missing data or benchmark, no usable tokenizer, or no training row left.
     """
     tokenizer = load_tokenizer(model.path, model.revision, model.mask_token, not model.causal)
-    source = open_source(data, model, tokenizer, graded)
-    rows = source.rows
+    source = open_source(data, model, tokenizer, graded, choosing=part is None)
     if part:
-        return {"rows": write_part(_tokenised(source, part.stretch(rows.rows)), out)}
+        return {"rows": write_part(_tokenised(source, part.stretch(source.total)), out)}
     templates = Templates()
     against = [BenchmarkOverlap(benchmark, data.ngram, templates) for benchmark in benchmarks]
     survey = survey_questions(source, data, templates)
     for each in against:
         each.expect(templates, survey.places.start + np.flatnonzero(survey.splits == TRAIN))
     run = SecondPass(data, tokenizer, survey, survey.copies(source), against, out, source.turns)
-    for encoded in read_parts(parts) if parts else _tokenised(source, range(rows.rows)):
+    run.origins = source.origins() if isinstance(source, SeveralSources) else None
+    for encoded in read_parts(parts) if parts else _tokenised(source, range(source.total)):
         run.write(encoded)
-    meta = run.finish(rows.rows)
+    meta = run.finish(source.total)
     questions_of = partial(source.texts_at, "question")
     found = heldout_contamination(out, meta["splits"], run.findings(), survey.straddling(), questions_of)
     found["benchmarks"] = {each.name: {"train_rows": each.rows} | each.counts() | each.pairs() for each in against}
     leaks = {"contamination": found, "templates": run.templates(), "gives_away": run.giveaways.counts()}
     audit = audit_lengths(out / LENGTHS_FILE, data, survey.duplicates(), leaks, run.unknown)
-    if isinstance(source, TurnSource):
+    if data.conversations:
+        assert source.turns is not None, "conversations have a chat template"
         audit["conversations"] = source.turns.describe() | survey.conversations()
     audit["canvases"] = compare_canvases(canvases or {}, audit["response_tokens"]["train"])
     unshown = [f"{name}: {text}" for name, found in audit["canvases"].items() for text in found["warnings"]]
@@ -114,24 +117,43 @@ def prepare_shards(
     write_json(out / AUDIT_FILE, audit)
     write_json(out / SHARDS_FILE, meta)
     counts = {split: content["rows"] for split, content in meta["splits"].items()}
-    return {"source_rows": rows.rows, "rows": counts, "dropped": meta["dropped"], "warnings": audit["warnings"]}
+    found = {"source_rows": source.total, "rows": counts, "dropped": meta["dropped"], "warnings": audit["warnings"]}
+    return found | ({"sources": meta["sources"]} if "sources" in meta else {})
 
 
-def open_source(data: DataConfig, model: ModelConfig, tokenizer: Tokenizer, graded: str | None = None) -> Source:
+def open_source(
+    data: DataConfig, model: ModelConfig, tokenizer: Tokenizer, graded: str | None = None, choosing: bool = True
+) -> Source:
     """Return the rows or conversations of the data's files, once their columns and the template were checked.
+
+    Args:
+        choosing: whether to find out which rows of several sources are taken.
 
     Raises:
         UserError: see `prepare_shards`; or there is no chat template, or it is not prefix-stable.
     """
-    messages, chat, encoder = data.columns.messages, data.turns, None
+    chat, encoder = data.turns, None
     if chat is not None:
         folder = model_folder(model.path, model.revision)
         template = load_chat_template(folder, data.chat_template, chat.system, chat.variables)
         family = model.family or str(read_json_object(folder / "config.json").get("model_type", "")).lower()
         encoder = turn_encoder(template, tokenizer, family)
     check_template(data, tokenizer)
-    checked = list(dict.fromkeys([*data.columns_read, *data.columns_asked, *([graded] if graded else [])]))
-    rows = open_rows(resolve_files(data.files), checked, data.batch_rows, [messages] if messages else [])
+    each = [_open_one(one, tokenizer, encoder, graded) for one in data.of_each()]
+    if data.sources is None:
+        return each[0]
+    opened = [(source, one.rows.files, one.rows.counts) for source, one in zip(data.named_sources, each, strict=True)]
+    check_total(sum(one.total for one in each), opened[0][1][0])
+    choices = [choose(*found, data.split.seed) for found in opened] if choosing else []
+    return SeveralSources(each, choices, encoder)
+
+
+def _open_one(
+    data: DataConfig, tokenizer: Tokenizer, encoder: TurnEncoder | None, graded: str | None
+) -> RowSource | TurnSource:
+    """Return the rows or conversations of one source."""
+    columns, messages = columns_of(data, graded)
+    rows = open_rows(resolve_files(data.files), columns, data.batch_rows, messages)
     if messages:
         assert encoder is not None, "columns.messages implies data.chat"
         return TurnSource(rows, data, tokenizer, encoder, graded)
@@ -155,8 +177,8 @@ def _prefetched(source: Source, among: range) -> Iterator[tuple[int, EncodedRows
     """
     with ThreadPoolExecutor(AHEAD) as pool:
         waiting = deque[tuple[int, Future[EncodedRows]]]()
-        for batch in source.batches(among):
-            waiting.append((len(next(iter(batch.values()))), pool.submit(source.encode, batch)))
+        for count, encode in source.work(among):
+            waiting.append((count, pool.submit(encode)))
             if len(waiting) > AHEAD:
                 rows, future = waiting.popleft()
                 yield rows, future.result()

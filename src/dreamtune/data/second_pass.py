@@ -1,6 +1,7 @@
 """The second reading of the rows: which documents are kept, and the tables they are written to."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from dreamtune.data.shard_writer import LengthsWriter, ShardWriter
 from dreamtune.data.survey import NO_SPLIT, SPLIT_NAMES, TEST, TRAIN, Survey
 from dreamtune.data.tables import LENGTHS, lengths_table, shard_table, turns_table
 from dreamtune.data.tokenizer import Tokenizer
-from dreamtune.data.truncation import fit
+from dreamtune.data.truncation import Fit, fit
 from dreamtune.errors import UserError
 from dreamtune.formats.shards import LENGTHS_FILE
 from dreamtune.formats.turns import TURNS, TURNS_FILE
 from dreamtune.settings.data import DataConfig
+from dreamtune.sources.choice import NOT_DRAWN
+from dreamtune.sources.origins import Origins, copy_ids
 
 
 class SecondPass:
@@ -50,7 +53,8 @@ class SecondPass:
         self.data, self.tokenizer, self.survey, self.against, self.chat = data, tokenizer, survey, against, turns
         self.writers = {name: ShardWriter(out, name, data.rows_per_shard) for name in SPLIT_NAMES if name}
         self.lengths = LengthsWriter(out / LENGTHS_FILE, LENGTHS)
-        self.turns = LengthsWriter(out / TURNS_FILE, TURNS) if data.columns.messages else None
+        self.turns = LengthsWriter(out / TURNS_FILE, TURNS) if data.conversations else None
+        self.origins: Origins | None = None  # where there are several sources
         self.overlap, self.copies, self.giveaways = RowOverlap(survey.heldout), copies, Giveaways()
         self.clusters = ClusterKeys(survey.clusters, len(self.writers))
         self.dropped: Counter[str] = Counter()
@@ -62,6 +66,7 @@ class SecondPass:
         """Truncate, drop and write the rows of one batch; a row counts under the first reason to drop it."""
         ids = np.arange(self.row, self.row + len(rows.questions))
         splits = self.survey.splits[ids]
+        rows = rows if self.origins is None else _chosen(rows, self.origins, self.survey.rows_of(ids), splits)
         outcome = fit(self.data.too_long, *rows.lengths(), self.data.max_tokens)
         dropped = np.where(rows.dropped == "", outcome.dropped, rows.dropped)
         self._drop_giveaways(rows, ids, splits, dropped)
@@ -72,14 +77,16 @@ class SecondPass:
         # A test question that is asked twice would count twice, where the statistics assume independent questions.
         dropped[repeats & (splits == TEST) & (dropped == "")] = "repeated_test_question"
         kept = dropped == ""
-        from_start = self.data.too_long == "shorten_reasoning" and self.data.shorten_from == "start"
         assert (splits[kept] != NO_SPLIT).all(), "a row without a question was kept"
         for number, name in enumerate(SPLIT_NAMES):
             if name is not None:
                 chosen = np.flatnonzero(kept & (splits == number))
                 keys = self.clusters.of(number, ids[chosen])
-                table = shard_table(rows, outcome, chosen, ids, keys, self.tokenizer.end_id, from_start)
-                self.writers[name].write(table)
+                self._write(name, rows, outcome, chosen, ids[chosen], keys)
+                if name == "train" and self.origins:
+                    self._write_copies(self.origins, rows, outcome, chosen, ids[chosen], keys)
+        if self.origins:
+            self.origins.note(ids, splits, dropped)
         self.lengths.write(lengths_table(rows, outcome, ids, splits, dropped))
         if self.turns and self.survey.turns is not None:
             heldout = np.where(kept, self.survey.in_heldout()[ids], False)
@@ -98,7 +105,7 @@ class SecondPass:
         if self.turns:
             self.turns.close()
         splits = {name: writer.close() for name, writer in self.writers.items()}
-        kept = sum(writer.rows for writer in self.writers.values())
+        kept = sum(writer.rows for writer in self.writers.values()) - (self.origins.copied if self.origins else 0)
         assert kept + self.dropped.total() == self.row == len(self.groups), "every document is kept or dropped, once"
         dropped = dict(sorted(self.dropped.items()))
         if not self.writers["train"].rows:
@@ -109,7 +116,7 @@ class SecondPass:
             )
         begins = self.data.beginning_token and self.tokenizer.beginning_id is not None
         meta: dict[str, Any] = {
-            "template": None if self.data.columns.messages else self.data.layout.template,
+            "template": next((one.layout.template for one in self.data.of_each() if not one.columns.messages), None),
             "beginning_token": begins and self.chat is None,  # a chat template writes its own
             "max_tokens": self.data.max_tokens,
             "tokenizer": self.tokenizer.describe(),
@@ -120,7 +127,7 @@ class SecondPass:
         if self.chat:
             meta["tokenizer"]["turn_end_id"] = self.chat.turn_end_id
             meta |= {"chat": self.chat.chat.describe(), "documents": len(self.groups)}
-        return meta
+        return meta | ({"sources": self.origins.describe()} if self.origins else {})
 
     def findings(self) -> Findings:
         """Return what is known about the held-out questions when all rows are written."""
@@ -130,7 +137,24 @@ class SecondPass:
     def templates(self) -> dict[str, Any]:
         """Return the number of clusters of all rows with a question, rows of the largest, and clusters by split."""
         by_split = dict(zip(self.writers, self.clusters.counts(), strict=True))
-        return {"column": self.data.columns.cluster, **self.survey.clusters_found(), **by_split}
+        return {"column": self.data.cluster, **self.survey.clusters_found(), **by_split}
+
+    def _write(
+        self, split: str, rows: EncodedRows, outcome: Fit, chosen: np.ndarray, ids: np.ndarray, keys: np.ndarray
+    ) -> None:
+        """Write the rows of a batch at the places `chosen` [n] to a split, with these example ids and cluster keys."""
+        from_start = self.data.too_long == "shorten_reasoning" and self.data.shorten_from == "start"
+        self.writers[split].write(shard_table(rows, outcome, chosen, ids, keys, self.tokenizer.end_id, from_start))
+
+    def _write_copies(
+        self, origins: Origins, rows: EncodedRows, outcome: Fit, chosen: np.ndarray, ids: np.ndarray, keys: np.ndarray
+    ) -> None:
+        """Write training rows as often again as the weight of their source says; all copies are one cluster."""
+        copies = origins.copies(self.survey.rows_of(ids))
+        for copy in range(1, int(copies.max(initial=1))):
+            again = copies > copy
+            self._write("train", rows, outcome, chosen[again], copy_ids(ids[again], copy), keys[again])
+            origins.note_copies(ids[again])
 
     def _drop_giveaways(self, rows: EncodedRows, ids: np.ndarray, splits: np.ndarray, dropped: np.ndarray) -> None:
         """Note the usable rows of a batch whose question gives its answer away; drop those meant for training.
@@ -161,11 +185,15 @@ class SecondPass:
         shares |= self.copies.look_up(with_context, questions, answers, ids[train])
         # The other turns of a conversation show the turn that overlaps, or are shown by it.
         source = self.survey.rows_of(ids[train])
+        touched = shares.copy()
         for benchmark in self.against:
             overlaps = benchmark.look_up(identities, questions, answers, reasonings, ids[train])
+            touched |= overlaps
             dropped[train[np.isin(source, source[overlaps])]] = "contaminated_by_benchmark"
         if self.data.contaminated == "drop":
             dropped[train[np.isin(source, source[shares])]] = "contaminated"
+        if self.origins:
+            self.origins.note_overlaps(ids[train[touched]])
 
     def _repeats(self, dropped: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """Return which usable rows of a batch repeat the question of an earlier usable row, here or in a batch before.
@@ -191,3 +219,16 @@ class SecondPass:
         repeats[np.setdiff1d(usable, first[~self.taken[groups[first]]])] = True
         self.taken[groups[usable]] = True
         return repeats
+
+
+def _chosen(rows: EncodedRows, origins: Origins, places: np.ndarray, splits: np.ndarray) -> EncodedRows:
+    """Return a batch in which documents that are not taken, and training documents not drawn, have a reason to drop.
+
+    Args:
+        places: [documents] the row of each, in all sources together.
+        splits: [documents] indices into SPLIT_NAMES.
+    """
+    reasons = origins.not_taken(places)
+    undrawn = (splits == TRAIN) & (rows.dropped == "") & (origins.copies(places) == 0)
+    reasons[(reasons == "") & undrawn] = NOT_DRAWN
+    return replace(rows, dropped=np.where(reasons == "", rows.dropped, reasons))

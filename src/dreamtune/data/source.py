@@ -1,11 +1,13 @@
 """The user's rows as documents: a row makes one, a conversation one for each of its assistant turns.
 
-Both kinds of source have the same methods, so that splits, audit and shards are made in one way. Documents are numbered
+All kinds of source have the same methods, so that splits, audit and shards are made in one way. Documents are numbered
 from 0 through all rows; a document's number is its example id.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +22,11 @@ from dreamtune.data.tokenizer import Tokenizer
 from dreamtune.inputs.cells import Texts, cuts
 from dreamtune.inputs.rows import Rows
 from dreamtune.settings.data import DataConfig
+from dreamtune.sources.choice import TAKEN, Choice
+from dreamtune.sources.origins import Origins
 
 Batch = dict[str, Texts]
+Work = tuple[int, Callable[[], EncodedRows]]  # number of a batch's rows, and what makes tokens of them
 
 
 class Asked(NamedTuple):
@@ -66,9 +71,18 @@ class RowSource:
             yield Asked(questions, hashes, hashes, batch[cluster] if cluster else None, rows, np.ones_like(rows))
             start += len(questions)
 
+    @property
+    def total(self) -> int:
+        """Number of rows."""
+        return self.rows.rows
+
     def batches(self, among: range) -> Iterator[Batch]:
         """Yield the batches of rows that begin in a range."""
         return self.rows.batches(self.data.columns_read, among)
+
+    def work(self, among: range) -> Iterator[Work]:
+        """Yield the batches of rows that begin in a range, see `Work`."""
+        return _work(self, among)
 
     def encode(self, batch: Batch) -> EncodedRows:
         """Return a batch of rows as documents in tokens."""
@@ -121,6 +135,15 @@ class TurnSource:
             yield Asked([t.question for t in turns], hashes, np.repeat(keys, counts), values, rows, numbers)
             start += len(by_row)
 
+    @property
+    def total(self) -> int:
+        """Number of conversations."""
+        return self.rows.rows
+
+    def work(self, among: range) -> Iterator[Work]:
+        """Yield the batches of rows that begin in a range, see `Work`."""
+        return _work(self, among)
+
     def batches(self, among: range) -> Iterator[Batch]:
         """Yield the batches of rows that begin in a range, cut so that the text of all documents stays bounded.
 
@@ -160,7 +183,70 @@ class TurnSource:
         return turn.answer if self.graded == "" else answer or ""
 
 
-Source = RowSource | TurnSource
+@dataclass
+class SeveralSources:
+    """Rows and conversations of several sources, one source after the other.
+
+    All are read to the end, also rows that are not taken, so that a document's number depends on the files alone.
+
+    Attributes:
+        each: the sources.
+        choices: which rows of each are taken, and how often they train; [] in a job that tokenises a part.
+        turns: encodes turns; None if no source needs a chat template.
+        starts: number of each source's first document, and of all documents; known once `asked` has ended.
+    """
+
+    each: Sequence[RowSource | TurnSource]
+    choices: Sequence[Choice]
+    turns: TurnEncoder | None = None
+    starts: list[int] = field(default_factory=lambda: [0])
+
+    @property
+    def total(self) -> int:
+        """Number of rows."""
+        return sum(source.total for source in self.each)
+
+    def origins(self) -> Origins:
+        """Return what counts documents by source; to be called when `asked` has ended."""
+        rows = np.cumsum([0, *(source.total for source in self.each)])
+        return Origins(self.choices, self.starts, rows.tolist())
+
+    def asked(self) -> Iterator[Asked]:
+        """Yield what the first reading needs, a batch of rows at a time; rows that are not taken ask nothing."""
+        row, self.starts = 0, [0]
+        for source, choice in zip(self.each, self.choices, strict=True):
+            documents = 0
+            for asked in source.asked():
+                taken = choice.states[asked.rows] == TAKEN
+                questions = [text if take else None for text, take in zip(asked.questions, taken, strict=True)]
+                yield asked._replace(questions=questions, rows=asked.rows + np.int32(row))
+                documents += len(questions)
+            row += source.total
+            self.starts.append(self.starts[-1] + documents)
+
+    def work(self, among: range) -> Iterator[Work]:
+        """Yield the batches of rows that begin in a range, see `Work`."""
+        row = 0
+        for source in self.each:
+            end = row + source.total
+            if row < among.stop and end > among.start:
+                yield from source.work(range(max(0, among.start - row), min(source.total, among.stop - row)))
+            row = end
+
+    def texts_at(self, part: str, documents: Iterable[int]) -> dict[int, str]:
+        """Return the questions or answers (`part`) of a few documents by number, "" for null."""
+        wanted, found = sorted(set(documents)), dict[int, str]()
+        for source, (start, end) in zip(self.each, pairwise(self.starts), strict=True):
+            own = [number - start for number in wanted if start <= number < end]
+            found |= {number + start: text for number, text in source.texts_at(part, own).items()}
+        return found
+
+
+Source = RowSource | TurnSource | SeveralSources
+
+
+def _work(source: RowSource | TurnSource, among: range) -> Iterator[Work]:
+    return ((len(next(iter(batch.values()))), partial(source.encode, batch)) for batch in source.batches(among))
 
 
 def _repeated(cell: str) -> int:

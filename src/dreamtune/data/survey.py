@@ -108,12 +108,12 @@ def survey_questions(source: Source, data: DataConfig, templates: Templates) -> 
     index, start, first = NgramIndex(data.ngram), 0, templates.rows
     columns: list[tuple[np.ndarray, ...]] = []  # hashes and splits of each batch, of conversations rows and turns, too
     named = [np.empty(0, np.uint64)]
-    with Progress("reading questions", source.rows.rows) as progress:
+    with Progress("reading questions", source.total) as progress:
         for asked in source.asked():
             questions = asked.questions
             there = np.array([bool(q and q.strip()) for q in questions])
             splits = np.where(there, assign(asked.keys, data.split), NO_SPLIT).astype(np.uint8)
-            turns = (asked.rows, asked.turns) if data.columns.messages else ()
+            turns = (asked.rows, asked.turns) if data.conversations else ()
             columns.append((np.where(there, asked.hashes, 0), splits, *turns))
             heldout = np.flatnonzero(there & (splits != TRAIN))
             index.add([questions[i] or "" for i in heldout], heldout + start)
@@ -127,7 +127,7 @@ def survey_questions(source: Source, data: DataConfig, templates: Templates) -> 
     hashes, splits, *of_turns = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     places = slice(first, templates.rows)
     clusters = templates.numbers[places].astype(np.uint64) + np.uint64(1)
-    clusters = numbered(np.concatenate(named) if data.columns.cluster else clusters)
+    clusters = numbered(np.concatenate(named) if data.cluster else clusters)
     if of_turns:
         clusters = clusters[np.searchsorted(of_turns[0], of_turns[0])]  # that of the conversation's first turn
     return Survey(hashes, splits, index, clusters, templates.identities[places], places, *of_turns)

@@ -45,8 +45,8 @@ def shard_table(
         rows: a batch.
         outcome: what truncation keeps of each row.
         chosen: [n] places in the batch of the rows that are written.
-        ids: [rows] example ids.
-        clusters: [n] int64, the cluster keys of these rows.
+        ids: [n] int64, the example ids of these rows.
+        clusters: [n] int64, their cluster keys.
         end_id: the end token, which follows a complete answer.
         from_start: cut the start of a reasoning that is too long instead of its end.
     """
@@ -57,7 +57,7 @@ def shard_table(
     flat = np.fromiter(chain.from_iterable(segments), np.int32, int(offsets[-1]))
     references = rows.answers if rows.references is None else rows.references
     columns = [
-        pa.array(ids[chosen], pa.int64()),
+        pa.array(ids, pa.int64()),
         pa.array(clusters, pa.int64()),
         pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat)),
         pa.array([len(rows.prompts[i]) for i in chosen], pa.int32()),
@@ -78,7 +78,8 @@ def turns_table(
         ids, rows, turns: [documents] example ids, numbers of the conversations, and of the turns in them.
         shown: [documents] bool, those whose texts are kept for the report.
     """
-    texts = [pa.array(text, pa.string(), mask=~shown) for text in (encoded.contexts, encoded.answers)]
+    contexts = encoded.contexts or [""] * len(ids)  # rows beside conversations have none
+    texts = [pa.array(text, pa.string(), mask=~shown) for text in (contexts, encoded.answers)]
     numbers = [pa.array(ids, pa.int64()), pa.array(rows, pa.int32()), pa.array(turns, pa.int32())]
     return pa.Table.from_arrays([*numbers, *texts], schema=TURNS)
 

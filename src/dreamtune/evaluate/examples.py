@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamtune.shards import read_meta, read_split
+from dreamtune.shards import limited, read_meta, read_split
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def read_examples(
     Args:
         shards: output of prepare_shards.
         split: "train", "validation" or "test".
-        max_rows: read at most this many rows, the first ones; None reads all.
-        spread_over: read the `max_rows` rows at even distances among the first `spread_over` rows instead.
+        max_rows: read at most this many rows, as `shards.limited` chooses them; None reads all.
+        spread_over: read the `max_rows` rows at even distances among `spread_over` rows that it chooses instead.
     """
     meta = read_meta(shards)
     end_id = meta["tokenizer"]["end_id"]
@@ -50,7 +50,9 @@ def read_examples(
     rows = read_split(shards, split)
     among = min(spread_over or len(rows), len(rows))
     count = min(max_rows or among, among)
-    chosen = np.linspace(0, among - 1, count).astype(int).tolist() if spread_over else range(count)
+    chosen = limited(meta, len(rows), among if spread_over else count).tolist()
+    if spread_over:
+        chosen = [chosen[place] for place in np.linspace(0, among - 1, count).astype(int).tolist()]
     examples = []
     for row in map(rows.__getitem__, chosen):
         tokens, prompt = row["input_ids"], row["prompt_tokens"]

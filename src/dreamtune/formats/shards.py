@@ -8,10 +8,12 @@ AUDIT_FILE = "audit.json"
 REFERENCES_FILE = "references.json"  # how many test rows can be graded, and examples, by audit_references
 CONTAMINATION_FILE = "contamination.json"  # overlap of the shards with a benchmark, by audit_contamination
 
+COPY = 10**10  # added to the example_id of a training row for each further copy that its source's weight asks for
+
 # The Arrow files of a split, one row per example.
 SHARD = pa.schema(
     [
-        ("example_id", pa.int64()),  # row number in the concatenated source files
+        ("example_id", pa.int64()),  # row number in the concatenated source files; of a copy, plus a multiple of COPY
         ("cluster", pa.int64()),  # questions of one template share it: the example_id of the first
         ("input_ids", pa.list_(pa.int32())),  # beginning token, prompt, response, and its end token if complete
         ("prompt_tokens", pa.int32()),  # length of the prompt in input_ids, beginning token included

@@ -7,7 +7,6 @@ OUT/part.parquet only. Questions typed on a command line are answered by `dreamt
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.few_shot import FewShot
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.model import ModelConfig
-from dreamtune.shards import read_meta, read_split
+from dreamtune.shards import limited, read_meta, read_split
 
 BATCH_ROWS = 2_000  # rows of a benchmark that are read and tokenised together
 
@@ -214,7 +213,7 @@ def _test_questions(shards: Path, meta: dict[str, Any], max_prompts: int | None)
     if not meta["splits"]["test"]["rows"]:
         return
     rows = read_split(shards, "test")
-    for row in islice(rows, max_prompts):
+    for row in map(rows.__getitem__, limited(meta, len(rows), max_prompts).tolist()):
         prompt = list(row["input_ids"][: row["prompt_tokens"]])
         yield Question(row["example_id"], row["question"], row["answer"], prompt, row["cluster"])
 

@@ -36,8 +36,11 @@ def hub_sources(inputs: Mapping[str, Any]) -> list[str]:
     """
     found: dict[str, None] = {}
     for identity in inputs.values():
-        listed: Iterable[str] = [identity] if isinstance(identity, str) else identity
-        found |= {each: None for each in listed if each.startswith(HUB) or HUB_MODEL.fullmatch(each)}
+        listed: Iterable[Any] = [identity] if isinstance(identity, str) else identity
+        each_of = (
+            name for each in listed for name in ([each] if isinstance(each, str) else each)
+        )  # of several sources
+        found |= {each: None for each in each_of if each.startswith(HUB) or HUB_MODEL.fullmatch(each)}
     return list(found)
 
 

@@ -117,7 +117,7 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
     Args:
         names: "model", "tokenizer" and "card" (of the base model; the card's files state its licence), "questions"
             (the files of section "benchmark"), "chat_template" (the file that the section "data" names), or the name of
-            a section with a field `files`.
+            a section with a field `files`, or `sources` with such a field each, which gives a list for each source.
         runtime: the runtime fields of each section, by the section's name.
         digests: digests of files that were read before.
 
@@ -125,17 +125,22 @@ def identify(names: Iterable[str], runtime: Mapping[str, Any], digests: FileDige
         UserError: a file or folder is missing, a model without weights, a hub name or file without a pinned revision.
     """
     found: dict[str, Any] = {}
-    for name in names:
-        place: tuple[str, ...]
-        if name in BASE_MODEL:
-            place = (name, runtime["model"]["path"], runtime["model"]["revision"])
-        elif name == "chat_template":
-            place = ("files", runtime["data"]["chat_template"])
-        else:
-            place = ("files", *runtime["benchmark" if name == "questions" else name]["files"])
+
+    def at(*place: str) -> Any:
         if place not in digests.identified:
             digests.identified[place] = _identity_at(place, digests)
-        found[name] = digests.identified[place]
+        return digests.identified[place]
+
+    for name in names:
+        section = runtime.get("benchmark" if name == "questions" else name, {})
+        if name in BASE_MODEL:
+            found[name] = at(name, runtime["model"]["path"], runtime["model"]["revision"])
+        elif name == "chat_template":
+            found[name] = at("files", runtime["data"]["chat_template"])
+        elif section.get("sources"):
+            found[name] = [at("files", *source["files"]) for source in section["sources"]]
+        else:
+            found[name] = at("files", *section["files"])
     return found
 
 

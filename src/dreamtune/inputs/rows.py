@@ -94,6 +94,11 @@ def open_rows(files: list[Path], columns: list[str], batch_rows: int, nested: Se
         row_bytes = max(row_bytes, mean)
     if not sum(counts):
         raise UserError(f"no rows in {', '.join(map(str, files[:3]))}{' …' if len(files) > 3 else ''}")
-    if sum(counts) > MOST_ROWS:
-        raise UserError(f"{sum(counts):,} rows in {files[0]} and on; at most {MOST_ROWS:,} can be read, so name fewer")
+    check_total(sum(counts), files[0])
     return Rows(tuple(files), tuple(counts), max(1, min(batch_rows, int(BATCH_BYTES / row_bytes))), tuple(nested))
+
+
+def check_total(count: int, first: Path) -> None:
+    """Raise a UserError if there are more rows (`count`, in all files; the first is named) than can be read."""
+    if count > MOST_ROWS:
+        raise UserError(f"{count:,} rows in {first} and on; at most {MOST_ROWS:,} can be read, so name fewer")

@@ -73,6 +73,7 @@ class Document:
     prompt_tokens: int  # leading tokens that are given and never masked, the beginning token included
     tail_tokens: int  # tokens after the end token; in the loss, never in the reported likelihood
     cut: bool = False  # only the beginning of the response is there, so neither end token nor tail
+    source: int | None = None  # number of its source, where there are several
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,28 @@ def loss_sums(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     The caller divides by the tokens of the whole *window* (`loss_tokens`, `nll_tokens`), to which this micro-batch
     belongs.
     """
+    loss, losses = weighted_loss(model, batch)
+    return loss, (losses * batch.elbo_weights).sum()
+
+
+def weighted_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return (sum of w * CE, with its autograd graph; CE [N] of each supervised token, without), in nats."""
     head, rows = head_of(model), supervised_rows(model, batch)  # [N, D]
     # FSDP gathers a sharded head's weight around the head's own method only, so there `head_loss` is called as one.
     function = getattr(head, "loss", partial(head_loss, head))
-    loss, losses = function(rows, batch.targets, batch.weights)
-    return loss, (losses * batch.elbo_weights).sum()
+    found: tuple[Tensor, Tensor] = function(rows, batch.targets, batch.weights)
+    return found
+
+
+def source_sums(losses: Tensor, batch: Batch, count: int) -> list[Tensor]:
+    """Return the sum of w * CE of each of `count` sources, scalars; [] for 0, zeros for a batch of no source.
+
+    Args:
+        losses: [N] CE of the supervised tokens.
+    """
+    if batch.sources is None:
+        return [losses.new_zeros(())] * count
+    return [(losses * batch.weights * (batch.sources == number)).sum() for number in range(count)]
 
 
 def head_loss(head: nn.Linear, rows: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

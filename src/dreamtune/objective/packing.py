@@ -28,6 +28,7 @@ class Batch:
     targets: Tensor  # [N] int64, the tokens that stood there before corruption
     weights: Tensor  # [N] float32, w of the trained loss
     elbo_weights: Tensor  # [N] float32, w of the reported bound
+    sources: Tensor | None = None  # [N] int64, the source of each supervised token, where there are several
 
     @property
     def ordered(self) -> bool:
@@ -93,6 +94,10 @@ def collate(documents: Sequence[Noised], device: torch.device | str = "cpu", mul
     padding = -sum(lengths) % multiple
     lengths += [padding] if padding else []
     boundaries = np.cumsum([0, *lengths])
+    numbers = [(noised.document.source, int(noised.supervised.sum())) for noised in documents]
+    sources = None
+    if all(source is not None for source, _ in numbers):
+        sources = _to(np.repeat(*np.array(numbers, np.int64).T), device)
     places = [start + np.flatnonzero(noised.supervised) for start, noised in zip(starts, documents, strict=True)]
     return Batch(
         noised=tuple(documents),
@@ -107,6 +112,7 @@ def collate(documents: Sequence[Noised], device: torch.device | str = "cpu", mul
         targets=_to(np.concatenate([noised.document.tokens[noised.supervised] for noised in documents]), device),
         weights=_to(np.concatenate([noised.weights[noised.supervised] for noised in documents]), device),
         elbo_weights=_to(np.concatenate([noised.elbo_weights[noised.supervised] for noised in documents]), device),
+        sources=sources,
     )
 
 

@@ -1,5 +1,6 @@
 """The data audit as the report's template shows it: short texts and tables."""
 
+from collections.abc import Callable
 from typing import Any
 
 from dreamtune.readable import DASH, number
@@ -8,6 +9,7 @@ from dreamtune.report.text import reveal
 MAX_REFERENCE = 160  # characters shown of a reference
 MAX_PAIRS = 25  # overlapping rows shown for one comparison
 Table = list[dict[str, Any]]
+Names = Callable[[list[int]], list[str]]
 
 
 def audit_facts(audit: dict[str, Any]) -> list[tuple[str, str]]:
@@ -89,8 +91,14 @@ def contamination_rows(found: dict[str, dict[str, Any]]) -> list[tuple[str, ...]
     return rows
 
 
-def overlap_tables(audit: dict[str, Any], found: dict[str, dict[str, Any]]) -> Table:
-    """Return a table for held-out rows and one for each benchmark: pairs of rows that share words, both quoted."""
+def overlap_tables(audit: dict[str, Any], found: dict[str, dict[str, Any]], names: Names) -> Table:
+    """Return a table for held-out rows and one for each benchmark: pairs of rows that share words, both quoted.
+
+    Args:
+        audit: content of audit.json.
+        found: contamination.json of each benchmark.
+        names: returns the sources of rows by their example ids, "" where there are not several.
+    """
     leak = audit.get("contamination") or {}
     held_out = ((leak.get("copies") or {}).get("pairs") or []) + (leak.get("pairs") or [])
     tables: list[tuple[str, list[dict[str, Any]], str]] = [("training rows and held-out rows", held_out, "heldout")]
@@ -101,15 +109,17 @@ def overlap_tables(audit: dict[str, Any], found: dict[str, dict[str, Any]]) -> T
         {
             "title": f"{title}: {len(pairs)} pair{'' if len(pairs) == 1 else 's'}"
             + (f", the first {MAX_PAIRS}" if len(pairs) > MAX_PAIRS else ""),
-            "rows": [_pair(pair, other) for pair in pairs[:MAX_PAIRS]],
+            "rows": [_pair(pair, other, names) for pair in pairs[:MAX_PAIRS]],
         }
         for title, pairs, other in tables
         if pairs
     ]
 
 
-def _pair(pair: dict[str, Any], other: str) -> tuple[str, ...]:
-    rows = f"{pair['train']} / {pair[other]}" if other in pair else str(pair["train"])
+def _pair(pair: dict[str, Any], other: str, names: Names) -> tuple[str, ...]:
+    ours = [pair["train"], *([pair[other]] if other == "heldout" and other in pair else [])]  # no benchmark's row
+    said = [f"{row} ({reveal(name, 80)})" if name else str(row) for row, name in zip(ours, names(ours), strict=True)]
+    rows = " / ".join([*said, *([str(pair[other])] if other in pair and other != "heldout" else [])])
     return rows, *(reveal(pair.get(key), 300) or DASH for key in ("text", "train_question", f"{other}_question"))
 
 

@@ -131,7 +131,11 @@ def _body(
         recipe=recipe_rows(recipe),
         rows=", ".join(f"{rows:,} {split}" for split, rows in (audit.get("rows") or {}).items()),
         split=_short_json(summary["settings"].get("shards", {}).get("data", {}).get("split")),
-        data=[_sha256(identity) for identity in manifests.get("shards", {}).get("inputs", {}).get("data", [])],
+        data=[
+            _sha256(identity)
+            for listed in manifests.get("shards", {}).get("inputs", {}).get("data", [])
+            for identity in ([listed] if isinstance(listed, str) else listed)  # of several sources, a list for each
+        ],
         base_files={name: _sha256(identity) for name, identity in base["files"].items()},
         settings=json.dumps({"train": train, "model": about}, indent=1, ensure_ascii=False),
         licence=_licence_words(report, stated),

@@ -15,6 +15,7 @@ from dreamtune.formats.names import BASE, FEW_SHOT_BASE, TUNED
 from dreamtune.formats.scores import SCORES_FILE
 from dreamtune.formats.turns import TURNS_FILE
 from dreamtune.report.reads import Reads
+from dreamtune.report.sources import source_names
 from dreamtune.report.text import json_for_script, reveal
 
 KINDS = {
@@ -57,7 +58,11 @@ def choose_examples(reads: Reads, questions: str, setting: str, count: int) -> l
     drawn = [rows[[i * rows.height // counts[kind] for i in range(counts[kind])]] for kind, rows in of_kind.items()]
     chosen = pl.concat([own, pl.concat(drawn).sort(KEYS)])
     both = _with_turns(reads, questions, _joined(reads, f"{questions}/{setting}", chosen))
-    return [] if both is None else [_row(row, f"{questions} · {setting}") for row in both.iter_rows(named=True)]
+    if both is None:
+        return []
+    names = source_names(reads, both["example_id"].to_list()) if questions == "test" else [""] * both.height
+    rows = zip(both.iter_rows(named=True), names, strict=True)
+    return [_row(row, f"{questions} · {setting}") | {"source": reveal(name, 80)} for row, name in rows]
 
 
 def shares(totals: Mapping[str, int], count: int) -> dict[str, int]:

@@ -37,7 +37,7 @@ def find_recipe(
         "model": model.get("path"),
         "parameters": total - trained if lora and total and trained else total,
         "quantization": model.get("quantization"),
-        "data": settings.get("shards", {}).get("data", {}).get("files") or [],
+        "data": _paths(settings.get("shards", {}).get("data", {})),
         "rows": training.get("rows"),
         "test_rows": (audit.get("rows") or {}).get("test"),
         "objective": train.get("objective"),
@@ -61,6 +61,11 @@ def find_recipe(
 def _number(rate: float | str | None) -> float | None:
     """Return a learning rate of the settings; None for `find`, for which training.json has the number."""
     return None if isinstance(rate, str) else rate
+
+
+def _paths(data: Json) -> list[str]:
+    """Return the files of the data, of several sources those of each in turn."""
+    return [*(data.get("files") or []), *(path for source in data.get("sources") or [] for path in source["files"])]
 
 
 def recipe_rows(recipe: Json) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ with a listed hash run, so that text which slipped through the escaping would st
 import base64
 import hashlib
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from dreamtune.report.harness import write_harness_results
 from dreamtune.report.reads import Reads
 from dreamtune.report.recipe import recipe_rows
 from dreamtune.report.smoke_view import range_test_figure
+from dreamtune.report.sources import source_names, source_rows
 from dreamtune.report.summary import build_summary
 from dreamtune.report.text import json_for_script, reveal
 from dreamtune.settings.report import Comparison, ReportConfig
@@ -101,12 +102,13 @@ def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str,
         },
         canaries=view.canary_rows(summary),
         training=view.training_facts(summary),
+        sources=source_rows(summary),
         generation=view.generation_facts(summary),
         audit=audit_view.audit_facts(audit),
         turns=bool(audit.get("conversations")),
         references=audit_view.reference_view(references),
         contamination=audit_view.contamination_rows(contamination),
-        overlaps=audit_view.overlap_tables(audit, contamination),
+        overlaps=audit_view.overlap_tables(audit, contamination, partial(source_names, reads)),
         flags=audit_view.flag_rows(audit),
         lengths=audit_view.length_rows(audit),
         warnings=view.warnings(summary, manifests, audit, references),

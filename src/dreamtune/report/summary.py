@@ -12,6 +12,7 @@ models. `warnings`: sentences on answers that collapsed or were written in anoth
 `evaluate.canvases` and `evaluate.decoders`, see `evaluate.decoders.compare_settings`.
 In each reading `undecided` counts the questions left out on both sides because an answer has no grade.
 `few_shot`: the tuned model against the base with worked examples on the test split; null where nobody asked for it.
+`sources`: of several sources, counts, training losses, `nll` and `accuracy` of each; [] where there is one.
 `claims`: on how many questions of known templates the verdict rests, and the reading without contaminated questions.
 `accuracy` is mathematical equivalence of what `extractors` find, `strict` the reference's own characters after the
 marker, `lenient` the last number of the answer.
@@ -38,6 +39,7 @@ from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
 from dreamtune.report.few_shot import read_few_shot, sides
 from dreamtune.report.reads import Reads
 from dreamtune.report.recipe import find_recipe
+from dreamtune.report.sources import compare_sources
 from dreamtune.settings.report import Comparison
 
 FORMAT = 1
@@ -92,6 +94,7 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
         "experiment": experiment,
         **_verdict(verdict, comparison, headline["accuracy"], nll, decoding),
         "claims": claims,
+        "sources": compare_sources(reads, comparison),
         **{name: headline[name] for name in READINGS},
         "few_shot": few_shot,
         "nll": nll | {"draws": measured.get("draws")},

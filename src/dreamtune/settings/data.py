@@ -1,7 +1,7 @@
 """The training data: which files, which columns, the template, the split and the longest example."""
 
 import difflib
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
@@ -36,6 +36,31 @@ class Columns(Section):
     )
 
 
+class DataSource(Section):
+    """One of several sources of training data: its files and columns, and which and how many of its rows train."""
+
+    name: str | None = result(
+        None, "name in counts and reports; null takes source_1, source_2, … in the order of the list"
+    )
+    files: list[UserPath] = runtime(..., "files or globs, as in data.files", min_length=1)
+    columns: Columns = result(Columns, "names of the columns, as in data.columns")
+    weight: Float = result(
+        1.0,
+        "how often a training row is shown in an epoch: 2 repeats each under masks of its own, 0.5 draws half of them "
+        "by data.split.seed, 2.5 does both; held-out rows count once whatever the weight",
+        gt=0.0,
+        le=1_000.0,
+    )
+    rows: int | None = result(
+        None, "most rows taken, the first that `where` keeps; before splits and weight", ge=1, le=MANY
+    )
+    where: str | None = result(
+        None,
+        "an SQL expression over the columns, as polars reads it, true for the rows that are taken: lang = 'en' AND "
+        "length(question) < 500. Cells of CSV and JSON lines are text: CAST(score AS DOUBLE) > 0.5",
+    )
+
+
 class Split(Section):
     """Shares of the rows held out, chosen by a hash of the normalised question: duplicates are never split apart."""
 
@@ -54,10 +79,13 @@ class DataConfig(Section):
     """Settings of the training data. A version depends on the files' contents, not on their paths."""
 
     files: list[UserPath] = runtime(
-        ...,
+        list,
         "files or globs (parquet, CSV, JSON lines), or hf://datasets/OWNER/NAME@REVISION/PATH, 40-digit revision",
     )
     columns: Columns = result(Columns, "names of the columns")
+    sources: list[DataSource] | None = result(
+        None, "several sources with columns and weights of their own, in place of data.files and data.columns"
+    )
     template: str = result(
         "Question: {question}\n\nLet's think step by step.\n{reasoning}\n\nTherefore, the final answer is: {answer}",
         "text of one example: the text before {reasoning} (before {answer}, if there is no reasoning) is the prompt, "
@@ -124,39 +152,111 @@ class DataConfig(Section):
         return template
 
     @model_validator(mode="after")
-    def reasoning_has_a_column(self) -> "DataConfig":
-        if not self.columns.messages and ("{reasoning}" in self.layout.template) != (
-            self.columns.reasoning is not None
-        ):
-            raise ValueError(
-                "the template's {reasoning} and columns.reasoning go together: give both, or leave out the "
-                "placeholder and set the column to null"
-            )
+    def files_or_sources(self) -> "DataConfig":
+        if self.sources is None:
+            if not self.files:
+                raise ValueError("no data are named; give data.files, or data.sources with files each")
+            return self
+        if self.files or self.columns != Columns():
+            given = "files" if self.files else "columns"
+            raise ValueError(f"data.{given} and data.sources are both given; name files and columns in each source")
+        names = [source.name for source in self.named_sources]
+        if not names:
+            raise ValueError("data.sources is empty; name at least one source, or give data.files")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two sources are named {twice[0]}; give each its own name")
         return self
 
     @model_validator(mode="after")
-    def conversations_stand_alone(self) -> "DataConfig":
-        columns, given = self.columns, sorted(self.columns.model_fields_set & {"question", "reasoning", "answer"})
-        if columns.messages and given and getattr(columns, given[0]) != getattr(Columns(), given[0]):
-            raise ValueError(
-                f"columns.messages holds whole conversations, and columns.{given[0]} names another column; give one of "
-                "them (score.answer names a column to grade against)"
-            )
-        if columns.messages and self.template != type(self).model_fields["template"].default:
+    def columns_fit_the_template(self) -> "DataConfig":
+        for data in self.of_each():
+            columns, given = data.columns, sorted(data.columns.model_fields_set & {"question", "reasoning", "answer"})
+            if not columns.messages and ("{reasoning}" in data.layout.template) != (columns.reasoning is not None):
+                raise ValueError(
+                    "the template's {reasoning} and columns.reasoning go together: give both, or leave out the "
+                    "placeholder and set the column to null"
+                )
+            if columns.messages and given and getattr(columns, given[0]) != getattr(Columns(), given[0]):
+                raise ValueError(
+                    f"columns.messages holds whole conversations, and columns.{given[0]} names another column; give "
+                    "one of them (score.answer names a column to grade against)"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def templates_are_used(self) -> "DataConfig":
+        conversations = [bool(data.columns.messages) for data in self.of_each()]
+        if all(conversations) and self.template != type(self).model_fields["template"].default:
             raise ValueError("columns.messages is rendered by the chat template; leave out data.template")
         if self.chat_template and self.turns is None:
             raise ValueError("chat_template needs conversations: name columns.messages, or set data.chat to {}")
         return self
 
+    @model_validator(mode="after")
+    def sources_agree(self) -> "DataConfig":
+        each = self.of_each()
+        if len({data.layout.template for data in each if not data.columns.messages}) > 1:
+            raise ValueError(
+                "data.template shows the answer's column in one source and not in another; write {question}, "
+                "{reasoning} and {answer} in it, and name each source's columns"
+            )
+        if len({data.columns.cluster is None for data in each}) > 1:
+            raise ValueError("columns.cluster is named in one source and not in another; name it in all, or in none")
+        return self
+
+    def by_kind(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the result fields and the runtime fields; the paths of `sources` are among the latter alone.
+
+        The runtime fields have the sources as a whole, and replace those of the result fields when both are put
+        together again.
+        """
+        results, runtimes = super().by_kind()
+        if self.sources is not None:
+            runtimes |= {"sources": [source.model_dump(mode="json") for source in self.named_sources]}
+            results |= {"sources": [source.by_kind()[0] for source in self.named_sources]}
+        return results, runtimes
+
+    @property
+    def named_sources(self) -> list[DataSource]:
+        """The sources, each with its name; [] where `files` are given."""
+        return [
+            source.model_copy(update={"name": source.name or f"source_{number}"})
+            for number, source in enumerate(self.sources or [], 1)
+        ]
+
+    def of_each(self) -> list["DataConfig"]:
+        """Return the settings of each source as if it were the only one; [these settings] where `files` are given."""
+        if self.sources is None:
+            return [self]
+        alone = {"sources": None, "chat": self.turns}
+        return [self.model_copy(update={"files": s.files, "columns": s.columns, **alone}) for s in self.sources]
+
+    @property
+    def conversations(self) -> bool:
+        """Whether there are whole conversations among the data."""
+        return any(columns.messages for columns in self._columns_of_each())
+
+    @property
+    def cluster(self) -> str | None:
+        """Name of the column of clusters, of the first source where there are several; None without one."""
+        return self._columns_of_each()[0].cluster
+
+    def _columns_of_each(self) -> list[Columns]:
+        return [self.columns] if self.sources is None else [source.columns for source in self.sources]
+
     @property
     def turns(self) -> Chat | None:
         """Settings of the chat template; None if rows are rendered by `template` alone."""
-        return self.chat if self.chat is not None or not self.columns.messages else Chat()
+        return self.chat if self.chat is not None or not self.conversations else Chat()
 
     @property
     def layout(self) -> Layout:
-        """The template with {question}, {reasoning} and {answer}, and the columns that fill them."""
-        columns = self.columns
+        """The template with {question}, {reasoning} and {answer}, and the columns that fill them.
+
+        Of several sources the columns are those of the first that holds no conversations, if there is one.
+        """
+        each = self._columns_of_each()
+        columns = next((columns for columns in each if not columns.messages), each[0])
         return lay_out(self.template, columns.question, columns.reasoning, columns.answer)
 
     @property
@@ -173,3 +273,15 @@ class DataConfig(Section):
         """Names of the columns that tell documents' questions and clusters, each once."""
         asked = [self.columns.messages] if self.columns.messages else columns_of_question(self.layout.question)
         return list(dict.fromkeys([*asked, *([self.columns.cluster] if self.columns.cluster else [])]))
+
+
+def columns_of(data: DataConfig, graded: str | None) -> tuple[list[str], list[str]]:
+    """Return the columns that are read from the files of one source, each once, and those that may hold lists.
+
+    Args:
+        data: settings of one source, see `DataConfig.of_each`.
+        graded: of conversations, the column that answers to a last turn are graded against; "" or None without one.
+    """
+    messages = [data.columns.messages] if data.columns.messages else []
+    columns = [*data.columns_read, *data.columns_asked, *([graded] if graded and messages else [])]
+    return list(dict.fromkeys(columns)), messages

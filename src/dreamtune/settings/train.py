@@ -143,7 +143,12 @@ class TrainConfig(Section):
     weight_decay: Float = result(0.0, "AdamW's decoupled weight decay", ge=0.0, le=10.0)
     max_grad_norm: Float = result(1.0, "gradient norm above which gradients are scaled down to it", gt=0.0, le=1e9)
     global_batch: int = result(8, "documents per optimiser step, on all GPUs together", ge=1, le=1_000_000)
-    rows: int | None = result(None, "train only on this many rows, the first ones; null trains on all", ge=1, le=MANY)
+    rows: int | None = result(
+        None,
+        "train only on this many rows: the first ones, of several sources some of each; null trains on all",
+        ge=1,
+        le=MANY,
+    )
     epochs: int = result(3, "times that each training row is trained on", ge=1, le=1_000_000)
     max_steps: int | None = result(None, "stop after this many optimiser steps; null runs all epochs", ge=1, le=MANY)
     seed: int = result(0, "seed of order, masks, number of end tokens, dropout and adapter initialisation", **SEED)

@@ -23,7 +23,7 @@ KEPT = 32  # graphs held at a time; the one that was not used for longest leaves
 TOKEN_SIZES, TARGET_SIZES = 16, 4
 DOCUMENTS = 8  # their number is padded to a multiple; empty documents cost nothing
 
-Step = Callable[[Batch, Tensor], Tensor]  # (micro-batch, loss tokens of its window) to its two sums, [2]
+Step = Callable[[Batch, Tensor], Tensor]  # (micro-batch, loss tokens of its window) to its sums
 
 
 class BatchShape(NamedTuple):
@@ -85,6 +85,7 @@ class Padded:
             targets=zeros(shape.targets, torch.int64),
             weights=zeros(shape.targets, torch.float32),
             elbo_weights=zeros(shape.targets, torch.float32),
+            sources=zeros(shape.targets, torch.int64),
         )
         self.loss_tokens = torch.ones((), device=device)
         # Padded targets read rows that differ: gradients of one row would be added one after the other.
@@ -105,6 +106,8 @@ class Padded:
             held = getattr(to, name)
             held[:targets].copy_(getattr(batch, name))
             held[targets:].zero_()
+        if batch.sources is not None and to.sources is not None:  # those of padding have the weight 0
+            to.sources[:targets].copy_(batch.sources)
         to.positions.copy_(self._spread)
         to.positions[:targets].copy_(batch.positions)
         known = len(batch.boundaries)
@@ -137,7 +140,7 @@ class Graphs:
         self._gradients = gradients_in_place(self.weights)
 
     def __call__(self, batch: Batch, loss_tokens: int) -> Tensor:
-        """Run a micro-batch; return its two sums, [2], which the next call overwrites.
+        """Run a micro-batch; return its sums, which the next call overwrites.
 
         Raises:
             torch.OutOfMemoryError: the micro-batch, or its graph, does not fit; the gradients are incomplete.

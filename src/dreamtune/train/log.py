@@ -47,6 +47,7 @@ class History:
     resumed_from: list[int] = field(default_factory=list)  # steps of the checkpoints from which the run went on
     losses: list[float] = field(default_factory=list)  # of each step
     grad_norms: list[float] = field(default_factory=list)  # of each step, before clipping
+    by_source: list[dict[str, list[float]]] = field(default_factory=list)  # of each step: sum of w * CE, loss tokens
     gradients: dict[str, float] = field(default_factory=dict)  # the largest gradient norm of each trained weight
     range_test: dict[str, Any] = field(default_factory=dict)  # of learning rates, before the first step; see `smoke`
 
@@ -68,6 +69,7 @@ class History:
         warm: bool,
         tail_tokens: int = 0,
         cut_documents: int = 0,
+        by_source: Mapping[str, list[float]] | None = None,
     ) -> None:
         """Count one optimiser step.
 
@@ -83,11 +85,13 @@ class History:
             warm: whether the process had made a step before.
             tail_tokens: of `tokens`, those behind an end token.
             cut_documents: documents of the window of which only the beginning is shown.
+            by_source: by name of a source, where there are several, its sum of w * CE and its loss tokens.
         """
         self.tail_tokens, self.cut_documents = self.tail_tokens + tail_tokens, self.cut_documents + cut_documents
         self.step, self.tokens, self.wall_s = step, self.tokens + tokens, self.wall_s + wall_s
         self.losses.append(loss)
         self.grad_norms.append(grad_norm)
+        self.by_source += [dict(by_source)] if by_source else []
         self.gradients |= {name: max(norm, self.gradients.get(name, 0.0)) for name, norm in gradients.items()}
         if warm:
             self.timed_steps, self.timed_tokens = self.timed_steps + 1, self.timed_tokens + tokens
@@ -122,6 +126,7 @@ class History:
             "memory_gib": round(memory_gib, 4),
             "wall_s": round(self.wall_s, 3),
         }
+        line |= {f"loss/{name}": loss for name, loss in _by_source(self.by_source[-len(self.pending) :]).items()}
         self.pending = []
         return line
 
@@ -154,6 +159,19 @@ class History:
                 if "validation_nll" in line
             ],
             "resumed_from": self.resumed_from,
+        } | self._sources(ends)
+
+    def _sources(self, ends: int) -> dict[str, Any]:
+        """Return the entry `sources`: of each source the losses over the first and last `ends` steps, and tokens."""
+        if not self.by_source:
+            return {}
+        first, last = _by_source(self.by_source[:ends]), _by_source(self.by_source[-ends:])
+        tokens = {name: sum(step[name][1] for step in self.by_source) for name in first}
+        return {
+            "sources": [
+                {"name": name, "first_loss": first[name], "last_loss": last[name], "loss_tokens": int(tokens[name])}
+                for name in first
+            ]
         }
 
 
@@ -180,6 +198,15 @@ class Log:
         for name, value in line.items():
             if self.events and value is not None and name != "step":
                 self.events.add_scalar(name, value, line["step"])
+
+
+def _by_source(steps: list[dict[str, list[float]]]) -> dict[str, float | None]:
+    """Return each source's loss over some steps, in nats per response token; None where it has no token in them."""
+    found: dict[str, float | None] = {}
+    for name in steps[0] if steps else []:
+        total, tokens = (sum(step[name][part] for step in steps) for part in (0, 1))
+        found[name] = total / tokens if tokens else None
+    return found
 
 
 def _mean(values: list[float]) -> float | None:

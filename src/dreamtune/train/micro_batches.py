@@ -15,7 +15,7 @@ from dreamtune.device.phases import phase
 from dreamtune.errors import UserError
 from dreamtune.model.logits import unwrap
 from dreamtune.objective.diffusion import Document, Noise, corrupt
-from dreamtune.objective.loss import loss_sums
+from dreamtune.objective.loss import source_sums, weighted_loss
 from dreamtune.objective.packing import GPU_MULTIPLE, Batch, collate
 from dreamtune.train.graphs import Graphs, gradients_in_place
 from dreamtune.train.layers import prepare_layers
@@ -45,7 +45,7 @@ def accumulate(run: Run, windows: Prefetcher[Window], step: int) -> tuple[Window
         step: number of the window, from 1.
 
     Returns:
-        (the window, [2] float32: sum of w * CE, and sum of CE / t up to the first end tokens, in nats)
+        (the window, [2 + sources] float32: see `forward_backward`)
 
     Raises:
         UserError: one document does not fit into the memory.
@@ -60,12 +60,12 @@ def accumulate(run: Run, windows: Prefetcher[Window], step: int) -> tuple[Window
 
 
 def window_sums(run: Run, window: Window, step: int) -> Tensor | None:
-    """Run a window's micro-batches and return their sums, [2] float32, see `accumulate`.
+    """Run a window's micro-batches and return their sums, see `forward_backward`.
 
     Returns None, with all gradients cleared, if a micro-batch did not fit into memory.
     """
     try:
-        sums = torch.zeros(2, device=run.share.device)
+        sums = torch.zeros(2 + len(run.windows.sources), device=run.share.device)
         for batch in window.batches:
             if run.share.processes == 1:  # several agree on a stop after the window (`stop_together`), or they deadlock
                 run.stop.check()
@@ -110,12 +110,15 @@ def forward_backward(run: Run, batch: Batch, loss_tokens: int | Tensor) -> Tenso
         loss_tokens: response tokens of the whole window, a scalar tensor where the pass is captured in a CUDA graph.
 
     Returns:
-        [2] float32 without an autograd graph: sum of w * CE, and sum of CE / t up to the first end tokens, in nats.
+        [2 + sources] float32 without an autograd graph: sum of w * CE, sum of CE / t up to the first end tokens, and
+        the former of each source where there are several, in nats.
     """
     with run.finetuning.mixed_precision():
-        loss, nll = loss_sums(run.model, batch)
+        loss, losses = weighted_loss(run.model, batch)
+        nll = (losses * batch.elbo_weights).sum()
+        by_source = source_sums(losses, batch, len(run.windows.sources))
     (loss / loss_tokens).backward()
-    return torch.stack([loss.detach(), nll]).float()
+    return torch.stack([loss.detach(), nll, *by_source]).float()
 
 
 @phase("rehearsal")

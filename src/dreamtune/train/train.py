@@ -225,14 +225,15 @@ def fit(run: Run, log: Log) -> None:
                 overdue = stop_together(run, overdue)
             norms = run.finetuning.gradient_norms()
             norm = run.finetuning.clip(train.max_grad_norm, norms)
-            seen = torch.cat([sums, norm.to(sums)[None], norms.to(sums)])
+            seen = torch.cat([sums[:2], norm.to(sums)[None], norms.to(sums), sums[2:]])
             rate = learning_rate(step, total, train)
             set_learning_rate(run.optimizer, rate)
             if ahead := skips_unless_finite(run.optimizer, seen[:3:2]):  # then it is launched while the GPU works
                 update(run)
             numbers = seen.tolist()  # waits for the GPU
             weighted, window_nll, grad_norm = numbers[:3]
-            window_loss, gradients = weighted / window.loss_tokens, dict(zip(names, numbers[3:], strict=True))
+            gradients, by_source = dict(zip(names, numbers[3:], strict=False)), numbers[3 + len(names) :]
+            window_loss = weighted / window.loss_tokens
             with blamed(run, window.batches, gradients):
                 stop_unless_finite(step, window_loss, grad_norm)
             if not ahead:
@@ -250,6 +251,7 @@ def fit(run: Run, log: Log) -> None:
                 warm=step > first_step,
                 tail_tokens=window.tail_tokens,
                 cut_documents=window.cut_documents,
+                by_source=run.windows.by_source(by_source, window),
             )
             if progress:
                 progress.advance(note=f"loss {window_loss:.4f}")

@@ -19,7 +19,7 @@ from dreamtune.objective.diffusion import Document, Draw, Noise, Noised, corrupt
 from dreamtune.objective.packing import Batch, collate, split_window
 from dreamtune.objective.rates import noises
 from dreamtune.settings.train import TrainConfig
-from dreamtune.shards import Split
+from dreamtune.shards import Split, limited, sources_of
 from dreamtune.train.documents import cut_length, make_beginning, make_document, tail_length, with_padding
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
 
@@ -48,6 +48,7 @@ class Window:
     tokens: int  # tokens that run through the model, padding not counted
     tail_tokens: int = 0  # of these, tokens behind an end token
     cut_documents: int = 0  # documents of which only the beginning is shown
+    source_tokens: tuple[int, ...] = ()  # `loss_tokens` of each source, where there are several
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> np.ndarray:
@@ -121,17 +122,19 @@ class TrainingWindows:
     """The windows of one training run; `window` makes one at a time.
 
     Args:
-        split: the training split; only its first `train.rows` rows are used.
+        split: the training split, of which `shards.limited` chooses `train.rows` rows.
         meta: the content of shards.json.
         train: settings of the run.
     """
 
     def __init__(self, split: Split, meta: dict[str, Any], train: TrainConfig) -> None:
-        self.split, self.train = split, train
+        self.split, self.train, self.meta = split, train, meta
+        self.sources: list[str] = [source["name"] for source in meta.get("sources", [])]
         self.ids: dict[str, int] = meta["tokenizer"]
         # Tails come on top: rows that fill max_tokens would otherwise never show room behind an answer.
         self.max_tokens: int = meta["max_tokens"] + train.longest_tail
-        self.rows = min(train.rows or len(split), len(split))
+        self.used = limited(meta, len(split), train.rows)
+        self.rows = len(self.used)
         self.per_epoch = steps_per_epoch(self.rows, train.global_batch)
         self.total = min(self.per_epoch * train.epochs, train.max_steps or self.per_epoch * train.epochs)
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
@@ -149,6 +152,10 @@ class TrainingWindows:
             tokens=sum(len(document.input_ids) for document in noised),
             tail_tokens=sum(document.document.tail_tokens for document in noised),
             cut_documents=sum(document.document.cut for document in noised),
+            source_tokens=tuple(
+                sum(document.loss_tokens for document in noised if document.document.source == number)
+                for number in range(len(self.sources))
+            ),
         )
 
     def noised(self, step: int) -> list[Noised]:
@@ -161,6 +168,12 @@ class TrainingWindows:
         documents = self._documents(self.order(epoch)[places], epoch)
         examples = [document.example_id for document in documents]
         return corrupted(train, documents, noises(train, places, examples, epoch, self.ids["mask_id"]))
+
+    def by_source(self, sums: Sequence[float], window: Window) -> dict[str, list[float]]:
+        """Return by source its sum of w * CE over a window, from `sums` [sources], and its loss tokens."""
+        return {
+            name: [total, tokens] for name, total, tokens in zip(self.sources, sums, window.source_tokens, strict=True)
+        }
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -191,15 +204,19 @@ class TrainingWindows:
         return {row["example_id"]: row for row in (self.split[int(number)] for number in rows)}
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return `epoch_order` of this run's rows; the last epoch's is kept."""
+        """Return this run's rows in the order of `epoch_order`; the last epoch's is kept."""
         if self._order[0] != epoch:
-            self._order = (epoch, epoch_order(self.rows, self.train.seed, epoch))
+            self._order = (epoch, self.used[epoch_order(self.rows, self.train.seed, epoch)])
         return self._order[1]
 
     def _documents(self, rows: np.ndarray, epoch: int) -> list[Document]:
         columns = self.split[rows.tolist()]
         stored = ({name: values[number] for name, values in columns.items()} for number in range(len(rows)))
-        return [self._document(row, epoch) for row in stored]
+        documents = [self._document(row, epoch) for row in stored]
+        if not self.sources:
+            return documents
+        numbers = sources_of(self.meta, np.array(columns["example_id"], np.int64)).tolist()
+        return [replace(document, source=number) for document, number in zip(documents, numbers, strict=True)]
 
     def _document(self, row: dict[str, Any], epoch: int) -> Document:
         train, key = self.train, (self.train.seed, epoch, int(row["example_id"]))
@@ -213,28 +230,28 @@ class TrainingWindows:
 def validation_batches(
     split: Split, meta: dict[str, Any], train: TrainConfig, share: Share, plan: MicroBatchPlan
 ) -> Iterator[Batch]:
-    """Yield this process's micro-batches of the first `train.validation_rows` rows, under masks that never change.
+    """Yield this process's micro-batches of `train.validation_rows` rows, under masks that never change.
 
     Rows have no tails and, whatever the trained objective, are masked for the 1/t bound, with one stratified t each.
     For a causal model nothing is masked, and the bound is the likelihood itself.
 
     Args:
-        split: the validation split.
+        split: the validation split, of which `shards.limited` chooses the rows.
         meta: the content of shards.json.
         train: settings of the run.
         share: this process's.
         plan: how rows are split into micro-batches.
     """
-    rows = min(train.validation_rows, len(split))
-    rates = mask_rates(np.arange(rows), train.seed, VALIDATION_EPOCH)
+    rows = limited(meta, len(split), train.validation_rows) if train.validation_rows else np.zeros(0, np.int64)
+    rates = mask_rates(np.arange(len(rows)), train.seed, VALIDATION_EPOCH)
     mask_id, end_id = (meta["tokenizer"][name] for name in ("mask_id", "end_id"))
     objective = "causal" if train.objective == "causal" else "elbo"
     noised = [
         corrupt(
             make_document(split[row], 0, end_id, meta["max_tokens"]),
-            Noise(objective, float(rates[row]), train.seed, VALIDATION_EPOCH, mask_id),
+            Noise(objective, float(rate), train.seed, VALIDATION_EPOCH, mask_id),
         )
-        for row in range(rows)
+        for row, rate in zip(rows.tolist(), rates, strict=True)
     ]
     for batch in micro_batches(noised, share, plan):
         yield collate(batch, share.device)

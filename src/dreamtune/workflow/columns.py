@@ -10,7 +10,7 @@ from typing import Any
 
 from dreamtune.inputs.files import resolve_files
 from dreamtune.inputs.hub import HUB
-from dreamtune.settings.data import DataConfig
+from dreamtune.settings.data import DataConfig, columns_of
 
 Read = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # files, their columns, and those that hold lists
 
@@ -29,13 +29,12 @@ def _of(settings: Mapping[str, Any], runtime: Mapping[str, Any]) -> Iterator[Rea
     for name, section in settings.items():
         if name == "data":
             data = DataConfig.model_validate(section | runtime[name])
-            columns = [*data.columns_read, *data.columns_asked, *filter(None, [settings.get("graded")])]
-            nested = [data.columns.messages] if data.columns.messages else []
+            for source in data.of_each():
+                columns, nested = columns_of(source, settings.get("graded"))
+                yield tuple(source.files), tuple(columns), tuple(nested)
         elif name.partition("/")[0] == "benchmark":
-            columns, nested = [section["question"], section["answer"]], []
-        else:
-            continue
-        yield tuple(runtime[name]["files"]), tuple(dict.fromkeys(columns)), tuple(nested)
+            asked = dict.fromkeys([section["question"], section["answer"]])
+            yield tuple(runtime[name]["files"]), tuple(asked), ()
 
 
 def check_columns(specs: Iterable[Mapping[str, Any]]) -> None:
@@ -52,6 +51,22 @@ def check_columns(specs: Iterable[Mapping[str, Any]]) -> None:
             except ImportError:  # numpy or pyarrow is not installed, or cannot be loaded
                 return
             open_rows(resolve_files(local), list(columns), 1, nested)
+    for files, condition in {(tuple(source["files"]), source["where"]): None for source in _sources(specs)}:
+        if condition is not None:
+            try:
+                from dreamtune.sources.where import Where
+            except ImportError:
+                return
+            where = Where(condition)
+            local = [file for file in files if not file.startswith(HUB)]
+            for path in resolve_files(local) if local else []:
+                where.check(path)
+
+
+def _sources(specs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the settings of each of several sources."""
+    for spec in specs:
+        yield from (spec["runtime"].get("data") or {}).get("sources") or []
 
 
 def hub_columns(specs: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:

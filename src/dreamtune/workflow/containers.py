@@ -167,6 +167,7 @@ def named_paths(specs: Iterable[dict[str, Any]]) -> Iterator[Path]:
     In a linked git worktree, the main repository's HEAD is yielded, too: manifests record the commit.
     """
     sections = [section for spec in specs for section in spec["runtime"].values()]
+    sections += [source for section in sections for source in section.get("sources") or []]
     named = {pattern: None for section in sections for pattern in section.get("files", [])}
     named |= {section["chat_template"]: None for section in sections if section.get("chat_template")}
     for pattern in named:

@@ -90,14 +90,14 @@ def _chat_names(e: Experiment) -> dict[str, str | None]:
     """Return what else decides how a chat template renders data; {} for data without one."""
     if e.data.turns is None:
         return {}
-    return {"family": e.model.family} | ({"graded": e.graded} if e.data.columns.messages else {})
+    return {"family": e.model.family} | ({"graded": e.graded} if e.data.conversations else {})
 
 
 def _score(e: Experiment) -> ScoreConfig:
     """Return the settings of grading, with the template's own texts where the configuration names none."""
     if e.score.stop_texts is not None:
         return e.score
-    lines = [] if e.data.columns.messages else prompt_lines(e.data.layout.template)
+    lines = [] if e.data.conversations else prompt_lines(e.data.layout.template)
     return e.score.model_copy(update={"stop_texts": lines})
 
 
