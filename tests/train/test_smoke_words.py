@@ -2,16 +2,18 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from dreamtune.canvas import Canvas
+from dreamtune.canvas import Canvas, compare_canvases
 from dreamtune.readable import nats, percent
 from dreamtune.settings.model import ModelConfig
 from dreamtune.train import train as training
+from dreamtune.train.gate import fitting
 from dreamtune.train.train import train_adapter
 from tiny import settings
 from training_runs import Train, read
@@ -25,9 +27,10 @@ def test_a_run_that_learns_is_described_by_its_own_numbers(
     data, out = tmp_path / "shards", tmp_path / "out"
     shutil.copytree(shards, data)
     out.mkdir()
-    responses = {"train": {"p05": 5, "p95": 14, "max": 14}}
-    (data / "audit.json").write_text(json.dumps({"response_tokens": responses}))
-    canvases = {"main, greedy": Canvas(3, False, 8, 8, 0), "main, sampled": Canvas(3, False, 8, 8, 0)}
+    responses = {"p05": 5, "p95": 14, "max": 14}
+    shown = {"main, greedy": Canvas(3, False, 8, 8, 0), "main, sampled": Canvas(3, False, 8, 8, 0)}
+    (data / "audit.json").write_text(json.dumps({"canvases": compare_canvases(shown, responses)}))
+    canvases = {name: asdict(canvas) for name, canvas in shown.items()}
     full = settings(epochs=20)
     train_adapter(settings(epochs=3), base, data, out, tmp_path / "work", None, full, canvases)
     summary = read(out, "training.json")
@@ -39,6 +42,8 @@ def test_a_run_that_learns_is_described_by_its_own_numbers(
     assert f"from {validation[0]} to {validation[-1]}" in words
     assert f"has {percent(relative(out, base), 2)} of the norm of the frozen weights" in words
     assert words.count("training responses are longer than max_new_tokens = 8") == 1
+    edited = {name: canvas | {"max_new_tokens": 9} for name, canvas in canvases.items()}
+    assert fitting(edited, data) is None and fitting(canvases | {"other": edited["main, greedy"]}, data) is None
     assert "The full run's steps will take about" in words and summary["alarms"] == ["canvas"]
 
 

@@ -10,7 +10,6 @@ import _src  # noqa: F401, puts src on the path
 from dreamtune.workflow.code import code_digest
 
 BEFORE = code_digest(__file__)
-from dreamtune.canvas import Canvas
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.train.train import train_adapter
@@ -27,5 +26,5 @@ if __name__ == "__main__":
             stage.folder,
             reads.get("gate"),
             stage.section("full", TrainConfig) if "full" in stage.spec["runtime"] else None,
-            {name: Canvas(**values) for name, values in stage.spec.get("canvases", {}).items()},
+            stage.spec.get("canvases"),
         )

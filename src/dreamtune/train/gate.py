@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamtune.canvas import Canvas, canvas_warnings
 from dreamtune.checks import Check, failed
 from dreamtune.device.memory import device_gib
 from dreamtune.errors import UserError
@@ -174,14 +173,19 @@ def smoke_words(
     return found
 
 
-def fitting(canvases: Mapping[str, Canvas] | None, shards: Path) -> list[str] | None:
-    """Return a warning for each way in which a canvas of generation does not fit the training rows; None without one.
+def fitting(canvases: Mapping[str, Mapping[str, Any]] | None, shards: Path) -> list[str] | None:
+    """Return what the audit warns of canvases of generation that do not fit the training rows, each warning once.
+
+    The audit compared them while the shards were made. Returns None where it did not know one of these canvases, as
+    after an edit of `generate` since: the driver then warns.
 
     Args:
-        canvases: what training and generation will show.
+        canvases: what training and generation will show, by a name for the user, as `canvas.Canvas` has it.
         shards: output of prepare_shards.
     """
     if not canvases:
         return None
-    responses = read_json(shards / AUDIT_FILE)["response_tokens"]["train"]
-    return list(dict.fromkeys(text for canvas in canvases.values() for text in canvas_warnings(responses, canvas)))
+    audited = read_json(shards / AUDIT_FILE)["canvases"]
+    if any({**audited.get(name, {}), **canvas} != audited.get(name) for name, canvas in canvases.items()):
+        return None
+    return list(dict.fromkeys(text for name in canvases for text in audited[name]["warnings"]))

@@ -27,7 +27,6 @@ import torch
 from accelerate.utils import reduce
 
 from dreamtune.canaries.update import relative_update
-from dreamtune.canvas import Canvas
 from dreamtune.checks import failed, verdict
 from dreamtune.device.compiled_code import compiled_code
 from dreamtune.device.memory import out_of_memory, peak_gib, watch
@@ -75,7 +74,7 @@ def train_adapter(
     work: Path,
     gate: Path | None = None,
     full_run: TrainConfig | None = None,
-    canvases: Mapping[str, Canvas] | None = None,
+    canvases: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Fine-tune the base model (an adapter, or the whole model), or go on from the newest whole checkpoint in `work`.
 
