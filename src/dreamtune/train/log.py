@@ -133,7 +133,7 @@ class History:
     def summary(self) -> dict[str, Any]:
         """Return the totals for training.json.
 
-        first_loss and last_loss are means over the first and the last steps, as many as `ENDS` says, however often the
+        first_loss and last_loss are means over the first and the last steps, as many as `ends` says, however often the
         run was logged.
         """
         steps = ends(len(self.losses))
@@ -159,13 +159,13 @@ class History:
                 if "validation_nll" in line
             ],
             "resumed_from": self.resumed_from,
-        } | self._sources(ends)
+        } | self._sources(steps)
 
-    def _sources(self, ends: int) -> dict[str, Any]:
-        """Return the entry `sources`: of each source the losses over the first and last `ends` steps, and tokens."""
+    def _sources(self, steps: int) -> dict[str, Any]:
+        """Return the entry `sources`: of each source the losses over the first and last `steps` steps, and tokens."""
         if not self.by_source:
             return {}
-        first, last = _by_source(self.by_source[:ends]), _by_source(self.by_source[-ends:])
+        first, last = _by_source(self.by_source[:steps]), _by_source(self.by_source[-steps:])
         tokens = {name: sum(step[name][1] for step in self.by_source) for name in first}
         return {
             "sources": [
