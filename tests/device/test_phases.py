@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dreamtune.device import phases
-from dreamtune.device.compiler import allow_variants
+from dreamtune.device.compiler import set_compiler
 
 
 class Clock:
@@ -58,8 +58,8 @@ def test_the_age_of_a_process() -> None:
 
 def test_the_compiler_is_a_phase(clock: Clock) -> None:
     """Also where a backward pass is compiled on a thread of autograd."""
-    allow_variants()
-    allow_variants()  # registers nothing twice
+    set_compiler()
+    set_compiler()  # registers nothing twice
 
     def slow(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
         clock.now += 3

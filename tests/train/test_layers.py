@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from conftest import FIXTURES
 from documents import document, noise
+from dreamtune.device.compiler import set_compiler
 from dreamtune.generate.layers import prepare_for_generation
 from dreamtune.generate.row import Request
 from dreamtune.generate.sampler import denoise
@@ -54,13 +55,14 @@ def _(
 
 
 @pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that gets an entry for each graph that torch.compile hands to its back end."""
-    graphs: list[str] = []
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Return a list with an entry for each graph that torch.compile hands to its back end: the kinds of its numbers."""
+    graphs: list[list[str]] = []
     original = torch.compile
 
     def backend(graph: Any, inputs: Any) -> Callable[..., Any]:
-        graphs.append(str(graph.graph))
+        given = [node.meta["example_value"] for node in graph.graph.find_nodes(op="placeholder")]
+        graphs.append([str(value.dtype) for value in given if isinstance(value, torch.Tensor) and value.ndim == 0])
         run: Callable[..., Any] = graph.forward
         return run
 
@@ -70,7 +72,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_windows_of_any_length_and_all_layers_share_two_graphs(
-    captured: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    captured: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One for the last layer, which is computed at the supervised rows alone, and one for all others."""
     monkeypatch.setattr(attention, "varlen_attn", lambda q, k, v, *starts: varlen(q, k, v, *starts[:2]))
@@ -91,7 +93,17 @@ def test_windows_of_any_length_and_all_layers_share_two_graphs(
     assert len(captured) == 2
 
 
-def test_layers_share_what_is_compiled_for_generation(captured: list[str]) -> None:
+def test_floats_are_constants_of_compiled_code(captured: list[list[str]], tmp_path: Path) -> None:
+    """Not its inputs, which would be computed with on the CPU, in C++ that is compiled first."""
+    set_compiler()
+    lora = settings().lora.model_copy(update={"dropout": 0.05, "alpha": 12, "rank": 8, "target_modules": ["q_proj"]})
+    model = attach_lora(load(make_model(tmp_path / "base")), lora, 0).train()
+    prepare_layers(model, MicroBatchPlan(1000, 0, "packed", compile=True))
+    loss_sums(model, collate([corrupt(document(0), noise())]))
+    assert captured and not any(captured)
+
+
+def test_layers_share_what_is_compiled_for_generation(captured: list[list[str]]) -> None:
     """A full pass and a block's pass, each for a batch that is full and one that is not; not one for each layer."""
     config = GenerateConfig(max_new_tokens=24, block_length=8, refresh="block", batch_size=3)
     requests = [Request([5, 6, 7], number) for number in range(5)]
@@ -109,7 +121,7 @@ def test_layers_share_what_is_compiled_for_generation(captured: list[str]) -> No
     assert 0 < len(captured) <= 4  # of three layers
 
 
-def test_other_widths_do_not_exhaust_the_compiler(captured: list[str]) -> None:
+def test_other_widths_do_not_exhaust_the_compiler(captured: list[list[str]]) -> None:
     """Past its limit it would run whatever is new as it is, and say so in its own log only."""
     model = load_model(DREAM, dtype="float32")
     with pytest.MonkeyPatch.context() as patch:

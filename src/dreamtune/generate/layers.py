@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dreamtune.device.compiler import allow_variants
+from dreamtune.device.compiler import set_compiler
 from dreamtune.settings.generate import GenerateConfig
 
 COMPILE_S = 40.0  # of a layer for whole canvases and for blocks, in full batches and in others
@@ -58,7 +58,7 @@ def prepare_for_generation(base: Any, compiled: bool = True) -> Kept:
         return kept
     base.dreamtune_kept = kept = Kept()
     if compiles := compiled and base.device.type == "cuda":
-        allow_variants()
+        set_compiler()
     for number, layer in enumerate(base.model.layers):
         plain = MethodType(type(layer).forward, layer)
         run = torch.compile(plain) if compiles else plain

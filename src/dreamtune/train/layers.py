@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
 
-from dreamtune.device.compiler import allow_variants
+from dreamtune.device.compiler import set_compiler
 from dreamtune.model.joined import join, layer_forward
 from dreamtune.model.logits import unwrap
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
@@ -28,7 +28,7 @@ def prepare_layers(model: Any, plan: MicroBatchPlan, shared_dropout: bool = Fals
     """
     base, adapted = unwrap(model), isinstance(model, PeftModel)
     if plan.compile or base.device.type == "cuda":  # a GPU compiles the head's loss in any case
-        allow_variants()
+        set_compiler()
     for number, layer in enumerate(base.model.layers):
         plain = MethodType(type(layer).forward, layer)
         trained: Callable[..., Any] = plain
