@@ -141,7 +141,7 @@ class LongestRow:
     def fits(self, tokens: int) -> bool:
         """Return whether the rehearsal of a row of so many tokens fits into the card's memory."""
         row = {"longest": tokens, "lengths": np.array([tokens]), "documents": 1, "ids": TOY_IDS if self.toy else IDS}
-        self.run.windows = SimpleNamespace(**row, train=self.train)  # type: ignore[assignment]
+        self.run.windows = SimpleNamespace(**row, train=self.train, sources=[])  # type: ignore[assignment]
         self.run.plan = replace(self.run.plan, micro_batch_tokens=tokens, cut_tokens=None)
         torch.cuda.empty_cache()
         try:

@@ -49,7 +49,10 @@ CHANGES: dict[str, dict[str, list[Any]]] = {
 NAMED_BY_CONTENT = "the files' content is hashed into the version in its place"
 ELSEWHERE = {
     **dict.fromkeys(
-        ("ModelConfig.path", "ModelConfig.revision", "DataConfig.files", "DataConfig.chat_template", "Benchmark.files"),
+        (
+            *("ModelConfig.path", "ModelConfig.revision", "DataConfig.files", "DataConfig.chat_template"),
+            *("DataSource.files", "Benchmark.files"),
+        ),
         NAMED_BY_CONTENT,
     ),
     "ModelConfig.cache": "tests/model/test_nf4_cache.py compares models, and a function knows no cache",

@@ -62,13 +62,13 @@ def test_a_dead_module(plant: Plant, shards: Path, tmp_path: Path) -> None:
 
 def test_an_exploding_gradient(plant: Plant, shards: Path, tmp_path: Path) -> None:
     """One window's loss is multiplied; a warning names the module that felt it most."""
-    original, calls = micro_batches.loss_sums, 0
+    original, calls = micro_batches.weighted_loss, 0
 
     def faulty(m: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         nonlocal calls
         calls += m.training
-        loss, nll = original(m, batch)
-        return loss * (1e4 if m.training and calls > 5 else 1), nll
+        loss, losses = original(m, batch)
+        return loss * (1e4 if m.training and calls > 5 else 1), losses
 
     plant(original, faulty)
     check = checks(train(tmp_path / "run", shards, max_steps=6, micro_batch_tokens=2048))["gradients_steady"]

@@ -202,6 +202,6 @@ def test_memory_that_does_not_suffice_says_what_helps(train: Train, monkeypatch:
     def no_memory(*_: Any) -> Any:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(accumulate, "loss_sums", no_memory)
+    monkeypatch.setattr(accumulate, "weighted_loss", no_memory)
     with pytest.raises(UserError, match=r"out of GPU memory; lower train\.micro_batch_tokens, .* or take more GPUs"):
         train(**FULL)
