@@ -31,6 +31,7 @@ EDITS = {
     "prediction.py": set(),
     "progress.py": set(),
     "writers.py": set(),
+    "smoke/words.py": set(),  # the paragraph for a person, which training.json keeps as it was said
     # what no stage reaches: nothing
     "config.py": set(),
     "inputs/download.py": set(),

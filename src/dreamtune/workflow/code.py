@@ -2,7 +2,8 @@
 
 **A module's place decides which results an edit makes again.** The modules in `workflow/` and `device/`, and
 `progress`, `interruption`, `errors`, `prediction` and `writers`, decide how a job runs and what it prints, never what
-it writes: they enter no digest. Every other module enters the digest of each script that reaches it through imports.
+it writes: they enter no digest. Nor does `smoke.words`: its paragraph is kept in training.json as it was said then, and
+nothing is computed from it. Every other module enters the digest of each script that reaches it through imports.
 
 Torch-free and quick, because the Snakefile calls this while it is parsed.
 """
@@ -19,7 +20,10 @@ SRC = Path(__file__).resolve().parents[2]
 # The folder of `workflow/` and `containers/`: the project, or the package itself where setup.py installed them with it.
 INSTALLED = (SRC / "dreamtune" / "workflow" / "scripts").is_dir()
 ROOT = SRC / "dreamtune" if INSTALLED else SRC.parent
-UNHASHED = ("workflow", "device", "progress", "interruption", "errors", "prediction", "writers")  # packages and modules
+UNHASHED = (  # packages and modules
+    *("workflow", "device", "progress", "interruption", "errors", "prediction", "writers"),
+    "smoke.words",
+)
 
 
 def code_digest(script: str | Path) -> str:
@@ -35,7 +39,7 @@ def code_digest(script: str | Path) -> str:
     todo = [("__main__", Path(script).resolve())]
     while todo:
         name, path = todo.pop()
-        if name in found or name.partition(".")[2].split(".")[0] in UNHASHED:
+        if name in found or _unhashed(name):
             continue
         mtime = path.stat().st_mtime_ns
         found[name] = _tree_digest(path, mtime)
@@ -45,6 +49,16 @@ def code_digest(script: str | Path) -> str:
             data = [f for f in sorted(path.parent.iterdir()) if f.is_file() and f.suffix not in {".py", ".pyc"}]
             found |= {f"{name}/{file.name}": sha256_file(file) for file in data}
     return digest(found)
+
+
+def _unhashed(name: str) -> bool:
+    """Return whether a module enters no digest, itself or the package it lies in.
+
+    >>> [_unhashed(f"dreamtune.{name}") for name in ("device.gpus", "smoke.words", "smoke.range_test", "smoke")]
+    [True, True, False, False]
+    """
+    place = name.partition(".")[2]
+    return any(f"{place}.".startswith(f"{unhashed}.") for unhashed in UNHASHED)
 
 
 @cache
