@@ -9,16 +9,17 @@ import pytest
 from dreamtune.report.explorer import shares
 from dreamtune.report.front import passed_words, tiles
 from dreamtune.report.index import render_index
-from dreamtune.report.recipe import recipe_rows
+from dreamtune.report.recipe import MASKS, find_recipe, recipe_rows
+from dreamtune.settings.train import TrainConfig
 from report_fixture import write_reads
 from report_page import Page, render
 
 pytest_plugins = "report_page"  # its fixture
 KNOWN = (
-    "model parameters quantization data rows test_rows objective finetuning rank products learning_rate schedule "
+    "model parameters quantization data rows test_rows objective masks finetuning rank products learning_rate schedule "
     "epochs steps global_batch device processes processor host training_s total_s"
 )
-UNKNOWN: dict[str, Any] = dict.fromkeys(KNOWN.split()) | {"data": []}
+UNKNOWN: dict[str, Any] = dict.fromkeys(KNOWN.split()) | {"data": [], "masks": {}}
 
 
 def test_the_recipe_stands_in_the_header_and_in_the_summary(made: Any) -> None:
@@ -50,6 +51,44 @@ def test_a_recipe_names_full_fine_tuning_several_gpus_and_files_of_the_hub() -> 
     assert recipe_rows(UNKNOWN) == []
     fp8 = UNKNOWN | {"finetuning": "lora", "rank": 8, "products": "fp8"}
     assert recipe_rows(fp8) == [("Method", "LoRA: an adapter, rank 8, frozen weights multiplied in FP8")]
+
+
+EXACT = {"mask_counts": "exact"}
+MASKED = "masked diffusion, "
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, MASKED + "losses weighted by 1/t"),
+        (EXACT, MASKED + "exactly k of L tokens, losses weighted by L/k"),
+        (EXACT | {"objective": "uniform"}, MASKED + "exactly k of L tokens, losses unweighted"),
+        ({"objective": "cart"}, MASKED + "losses weighted by visible neighbours (CART)"),
+        ({"complementary": True}, MASKED + "complementary pairs, losses weighted by 1/t"),
+        ({"complementary": True, "pairs": "mirror"}, MASKED + "mirrored pairs, losses weighted by 1/t"),
+        ({"pairs": "mirror"}, MASKED + "losses weighted by 1/t"),
+        ({"rate_density": [1, 2]}, MASKED + "mask rates by a density, losses divided by it, losses weighted by 1/t"),
+        ({"rate_range": [0.1, 1.0]}, MASKED + "mask rates from 0.1 to 1 alone, losses weighted by 1/t"),
+        ({"mask_block": 32}, MASKED + "tokens in blocks of 32, losses weighted by 1/t"),
+        ({"tail_masks": "together"}, MASKED + "end tokens masked together, losses weighted by 1/t"),
+        ({"cut_share": 0.25}, MASKED + "losses weighted by 1/t, 25.0\u00a0% of the responses cut"),
+        ({"objective": "copy", "complementary": True}, "copy: nothing is masked, so the input holds the answer"),
+        (EXACT | {"objective": "causal"}, "autoregressive: cross entropy of the next token"),
+    ],
+)
+def test_the_recipe_says_what_the_settings_train(settings: dict[str, Any], words: str) -> None:
+    train = TrainConfig(**settings).model_dump(mode="json")
+    rows = dict(recipe_rows(find_recipe({"full": {"train": train}}, {}, {}, {}, {})))
+    assert rows["Objective"] == words
+
+
+def test_every_setting_of_the_masks_enters_the_recipe() -> None:
+    """Whoever adds one decides what the recipe says of it."""
+    spread = {"rate_draws"}  # which rates stand beside each other, not what is trained
+    names = {
+        name for name in TrainConfig.model_fields if name.startswith(("mask", "rate", "tail_masks", "cut", "pair"))
+    }
+    assert names | {"complementary"} == set(MASKS) | spread
 
 
 @pytest.mark.parametrize("leak", [False, True])

@@ -3,17 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dreamtune.readable import duration, number
+from dreamtune.readable import duration, number, percent
 from dreamtune.report.axes import scientific
 from dreamtune.report.text import reveal
 
-OBJECTIVES = {
-    "elbo": "masked diffusion, losses weighted by 1/t",
-    "cart": "masked diffusion, losses weighted by visible neighbours (CART)",
-    "uniform": "masked diffusion, losses unweighted",
+UNMASKED = {
     "causal": "autoregressive: cross entropy of the next token",
     "copy": "copy: nothing is masked, so the input holds the answer",
 }
+WEIGHTS = {"elbo": "losses weighted by {}", "cart": "losses weighted by visible neighbours (CART)"}
+MASKS = (  # settings of `train` that choose masks and their weights
+    *("mask_counts", "complementary", "pairs", "rate_density", "rate_range", "mask_block", "tail_masks"),
+    "cut_share",
+)
 Json = Mapping[str, Any]
 
 
@@ -41,6 +43,7 @@ def find_recipe(
         "rows": training.get("rows"),
         "test_rows": (audit.get("rows") or {}).get("test"),
         "objective": train.get("objective"),
+        "masks": {name: train[name] for name in MASKS if name in train},
         "finetuning": train.get("finetuning"),
         "rank": lora.get("rank"),
         "products": train.get("products"),
@@ -73,7 +76,7 @@ def recipe_rows(recipe: Json) -> list[tuple[str, str]]:
     rows = [
         ("Model", _joined(_short(recipe["model"]), _size(recipe["parameters"]))),
         ("Data", _data(recipe)),
-        ("Objective", OBJECTIVES.get(recipe["objective"], recipe["objective"])),
+        ("Objective", objective_words(recipe["objective"], recipe["masks"]) if recipe["objective"] else ""),
         ("Method", _method(recipe)),
         (
             "Learning rate",
@@ -84,6 +87,40 @@ def recipe_rows(recipe: Json) -> list[tuple[str, str]]:
         ("Time", _time(recipe)),
     ]
     return [(name, words) for name, words in rows if words]
+
+
+def objective_words(objective: str, masks: Json) -> str:
+    """Return what is trained: how tokens are masked, and what their losses are weighted by.
+
+    >>> objective_words("elbo", {})
+    'masked diffusion, losses weighted by 1/t'
+    >>> objective_words("elbo", {"mask_counts": "exact", "complementary": True, "mask_block": 32})
+    'masked diffusion, exactly k of L tokens in blocks of 32, complementary pairs, losses weighted by L/k'
+
+    Args:
+        masks: settings of `train` by name, see `MASKS`; those that are missing change nothing.
+    """
+    if objective in UNMASKED:
+        return _joined(UNMASKED[objective], _cut(masks))
+    exact, block = masks.get("mask_counts") == "exact", masks.get("mask_block")
+    chosen = "exactly k of L tokens" if exact else "tokens" if block else ""
+    low, high = masks.get("rate_range") or (0.0, 1.0)
+    return _joined(
+        "masked diffusion",
+        f"{chosen} in blocks of {block}" if block else chosen,
+        ("mirrored pairs" if masks.get("pairs") == "mirror" else "complementary pairs")
+        if masks.get("complementary")
+        else "",
+        "end tokens masked together" if masks.get("tail_masks") == "together" else "",
+        f"mask rates from {low:g} to {high:g} alone" if (low, high) != (0.0, 1.0) else "",
+        "mask rates by a density, losses divided by it" if masks.get("rate_density") else "",
+        WEIGHTS.get(objective, "losses unweighted").format("L/k" if exact else "1/t"),
+        _cut(masks),
+    )
+
+
+def _cut(masks: Json) -> str:
+    return f"{percent(masks['cut_share'])} of the responses cut" if masks.get("cut_share") else ""
 
 
 def _data(recipe: Json) -> str:
