@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dreamtune.files import write_json
 from dreamtune.formats.shards import REFERENCES_FILE
 from dreamtune.scoring.announcements import answer_tag, final_answer, without_reason
@@ -17,7 +19,7 @@ from dreamtune.scoring.equivalence import equivalent
 from dreamtune.scoring.extraction import SPECIAL_TOKEN, extract
 from dreamtune.scoring.turns import without_reasoning
 from dreamtune.settings.score import ScoreConfig
-from dreamtune.shards import read_meta, read_split
+from dreamtune.shards import read_meta, read_split, sources_of
 
 MAX_CHARACTERS = 120  # a longer reference without a marked answer is an essay or a proof
 MAX_WORDS = 12
@@ -155,17 +157,23 @@ def audit_references(score: ScoreConfig, shards: Path, out: Path) -> dict[str, A
     Returns:
         counts for the manifest: rows, gradable, and the number of rows by the reason why they are not.
     """
-    rows: Iterable[Mapping[str, Any]] = (
-        read_split(shards, "test") if read_meta(shards)["splits"]["test"]["rows"] else []
-    )
-    conversations = "template" in (meta := read_meta(shards)) and meta["template"] is None
+    meta = read_meta(shards)
+    rows = read_split(shards, "test") if meta["splits"]["test"]["rows"] else []
     # Of a conversation only the last turn has a reference, and may be graded.
-    audit = gradability((row for row in rows if row["answer"] or not conversations), score)
-    if conversations and score.answer is None:
+    audit = gradability((row for row in rows if row["answer"] or not _is_turn(row, meta)), score)
+    if "template" in meta and meta["template"] is None and score.answer is None:
         audit |= {"sentence": UNGRADED, "warning": None}
     write_json(out / REFERENCES_FILE, audit)
     print("\n".join([f"references: {audit['sentence']}", *map(_shown, audit["examples"])]), file=sys.stderr)
     return {name: audit[name] for name in ("rows", "gradable", "reasons")}
+
+
+def _is_turn(row: Mapping[str, Any], meta: dict[str, Any]) -> bool:
+    """Return whether a row is a conversation's turn; of several sources some can hold rows, and some conversations."""
+    if "sources" not in meta:
+        return "template" in meta and meta["template"] is None
+    [source] = sources_of(meta, np.array([row["example_id"]]))
+    return bool(meta["sources"][source]["conversations"])
 
 
 def _shown(example: Mapping[str, Any]) -> str:

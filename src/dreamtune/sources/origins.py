@@ -78,18 +78,20 @@ class Origins:
     def describe(self) -> list[dict[str, Any]]:
         """Return for each source its settings and counts, for shards.json.
 
-        `documents` is the sum of those in the three `splits` and of all `dropped`. The training split holds the
-        `copies` besides.
+        `conversations` is whether its documents are turns. `documents` is the sum of those in the three `splits` and of
+        all `dropped`. The training split holds the `copies` besides.
         """
         found = []
         for which, choice in enumerate(self.choices):
             source, (start, end) = choice.source, list(pairwise(self.starts.tolist()))[which]
+            conversations = source.columns.messages is not None
             written, dropped = self._written[which], dict(sorted(self._dropped[which].items()))
             splits = {name: written[number] for number, name in enumerate(("train", "validation", "test"))}
             assert end - start == sum(splits.values()) + sum(dropped.values()), "each document is kept or dropped, once"
             found.append(
                 {"name": source.name, "weight": source.weight, "row_limit": source.rows, "where": source.where}
-                | {"first_id": start, "rows": len(choice.states), "documents": end - start, "splits": splits}
+                | {"conversations": conversations, "first_id": start, "rows": len(choice.states)}
+                | {"documents": end - start, "splits": splits}
                 | {"copies": int(self._copies[which]), "dropped": dropped, "overlapping": int(self._overlapping[which])}
             )
         return found
