@@ -158,7 +158,7 @@ def audit_references(score: ScoreConfig, shards: Path, out: Path) -> dict[str, A
         counts for the manifest: rows, gradable, and the number of rows by the reason why they are not.
     """
     meta = read_meta(shards)
-    rows = read_split(shards, "test") if meta["splits"]["test"]["rows"] else []
+    rows: Iterable[Mapping[str, Any]] = read_split(shards, "test") if meta["splits"]["test"]["rows"] else []
     # Of a conversation only the last turn has a reference, and may be graded.
     audit = gradability((row for row in rows if row["answer"] or not _is_turn(row, meta)), score)
     if "template" in meta and meta["template"] is None and score.answer is None:
