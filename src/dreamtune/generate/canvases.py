@@ -1,5 +1,7 @@
 """Canvases of rows that share a forward pass: their tokens, what the model sees of them, and how wide the pass is."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -17,6 +19,26 @@ def stop_unless_finite(confidence: np.ndarray) -> None:
     """Raise `NotFiniteError` if a confidence is NaN or infinite, as it is where a position's logits are."""
     if not np.isfinite(confidence).all():
         raise NotFiniteError
+
+
+def shared_widths(lengths: Sequence[int], device: torch.device) -> dict[int, list[int]]:
+    """Return the widths of caches and passes, in ascending order, each with the indices of the rows that share it.
+
+    On a CPU a row's width follows from its length alone, so that its bits do not depend on its neighbours. On a GPU
+    they do in any case, and rows share a width whose lengths have the same power of two above them, shorter ones
+    first: twelve prompts of twelve lengths are one or two batches there.
+
+    Args:
+        lengths: of the rows, in tokens.
+        device: that computes them.
+    """
+    found: dict[int, list[int]] = {}
+    for index in sorted(range(len(lengths)), key=lambda number: lengths[number]):
+        width = -(-lengths[index] // WIDTH) * WIDTH
+        found.setdefault(width if device.type == "cpu" else (width - 1).bit_length(), []).append(index)
+    if device.type == "cpu":
+        return {width: sorted(some) for width, some in found.items()}
+    return {-(-lengths[some[-1]] // GPU_WIDTH) * GPU_WIDTH: some for some in found.values()}
 
 
 def canvases(rows: list[Row], width: int, special: Special) -> tuple[np.ndarray, np.ndarray]:

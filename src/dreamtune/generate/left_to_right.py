@@ -21,7 +21,8 @@ import torch
 from transformers import DynamicCache
 
 from dreamtune.errors import UserError
-from dreamtune.generate.choosing import WIDTH, next_tokens
+from dreamtune.generate.canvases import shared_widths
+from dreamtune.generate.choosing import next_tokens
 from dreamtune.generate.row import TOKEN, Answer, Request
 from dreamtune.model.logits import apply_head, unwrap
 from dreamtune.model.nonfinite import first_nonfinite
@@ -68,16 +69,17 @@ def write_on(model: Any, requests: Sequence[Request], settings: GenerateConfig) 
     end_id = config.eos_token_id
     if end_id is None:
         raise UserError("the model names no eos_token_id; set it in its config.json")
-    widths: dict[int, list[Written]] = {}
+    waiting = []
     for index, request in enumerate(requests):
         if not request.prompt:
             raise UserError(f"prompt {index} is empty and has no beginning token, so nothing scores its first token")
         places = np.arange(settings.max_new_tokens)
         noise = open_uniforms(settings.seed, TOKEN, request.example, request.sample, places)
-        width = -(-len(request.prompt) // WIDTH) * WIDTH
-        widths.setdefault(width, []).append(Written(index, request, noise))
+        waiting.append(Written(index, request, noise))
     model.eval()
-    for width, rows in sorted(widths.items()):
+    widths = shared_widths([len(request.prompt) for request in requests], next(model.parameters()).device)
+    for width, indices in widths.items():
+        rows = [waiting[index] for index in indices]
         for first in range(0, len(rows), settings.batch_size):
             batch = rows[first : first + settings.batch_size]
             write_batch(model, batch, width, settings, end_id)

@@ -10,11 +10,11 @@ a waiting one enters. With `refresh: block` a row passes through the model as a 
 (`block_cache.py`).
 
 **What is guaranteed.** A row's tokens are a function of its logits, the settings and the keys of its request. A canvas
-is padded to a width that follows from its length alone, and only rows of one width share a batch. In float32 on an
-Intel CPU, where MKL runs in strict mode (`loading.py`), a row therefore has the same logits, to the bit, alone and
-in any batch, and hence the same tokens. Other libraries, bfloat16 and GPUs pick other kernels for other batch sizes:
-there logits agree up to rounding, and a choice between two nearly equal tokens can turn over. Another machine rounds
-differently.
+on a CPU is padded to a width that follows from its length alone, and only rows of one width share a batch. In float32
+on an Intel CPU, where MKL runs in strict mode (`loading.py`), a row therefore has the same logits, to the bit, alone
+and in any batch, and hence the same tokens. Other libraries, bfloat16 and GPUs pick other kernels for other batch
+sizes: there logits agree up to rounding, and a choice between two nearly equal tokens can turn over; so there rows of
+many lengths share a batch (`shared_widths`). Another machine rounds differently.
 """
 
 import time
@@ -29,8 +29,8 @@ from dreamtune.checks import Check, check
 from dreamtune.errors import UserError
 from dreamtune.generate.block_cache import block_cache
 from dreamtune.generate.cached_steps import cached_step
-from dreamtune.generate.canvases import NotFiniteError, by_width, canvases, stop_unless_finite
-from dreamtune.generate.choosing import WIDTH, choose_all
+from dreamtune.generate.canvases import NotFiniteError, by_width, canvases, shared_widths, stop_unless_finite
+from dreamtune.generate.choosing import choose_all
 from dreamtune.generate.cuda_graphs import GRAPH_ROWS, Captured
 from dreamtune.generate.layers import prepare_for_generation
 from dreamtune.generate.left_to_right import write_on
@@ -87,11 +87,8 @@ def denoise(model: Any, requests: Sequence[Request], settings: GenerateConfig) -
     """
     special, blocks = _check(model, requests), plan_blocks(settings)
     model.eval()
-    widths: dict[int, list[int]] = {}
-    for index, request in enumerate(requests):
-        length = len(request.prompt) + settings.max_new_tokens
-        widths.setdefault(-(-length // WIDTH) * WIDTH, []).append(index)
-    for width, indices in sorted(widths.items()):
+    lengths = [len(request.prompt) + settings.max_new_tokens for request in requests]
+    for width, indices in shared_widths(lengths, next(model.parameters()).device).items():
         waiting, active = indices[::-1], list[Row]()
         slots = min(settings.batch_size, len(indices))
         free, cache = list(range(slots))[::-1], None
