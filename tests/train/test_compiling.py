@@ -42,10 +42,10 @@ def decide(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_short_runs_are_not_compiled_and_smoke_does_as_full_will(decide: Any) -> None:
     full = settings(epochs=3, global_batch=8, max_tail=0, rows=None)
     smoke = full.model_copy(update={"rows": 64, "epochs": 1})
-    for rows, pays in ((85, False), (1740, True)):
+    for rows, pays in ((85, False), (600, True)):
         assert decide(rows, full) is pays and decide(rows, smoke, full) is pays
-    assert decide(1740, smoke) is False  # by itself
-    assert decide(1740, full, processes=8) is False  # each of which saves an eighth
+    assert decide(600, smoke) is False  # by itself
+    assert decide(600, full, processes=8) is False  # each of which saves an eighth
 
 
 def test_what_the_user_sets_is_kept_and_a_cpu_decides_nothing(decide: Any) -> None:

@@ -14,7 +14,7 @@ from dreamtune.settings.train import TrainConfig
 from dreamtune.train.micro_batch_plan import TOKENS, Shape
 from dreamtune.train.windows import Share, TrainingWindows
 
-COMPILE_S = 70.0  # of one layer, which all share: 71 to 88 seen beside an H200, 50 to 60 with torch's own caches there
+COMPILE_S = 20.0  # of one layer, which all share, in a cold process: 14.5 seen beside an H200
 # Share of the rate of matrix products that training reached on an H200 in Dream 7B's shape (eager, compiled).
 SHARES = (0.51, 0.61)
 # Milliseconds in which the host launches a layer forward and backward; where a step is shorter, these decide.
