@@ -23,6 +23,7 @@ from train_throughput import Bench
 from dreamtune.train import train
 
 MOST = 20  # kernels that are listed
+WAIT = 5.0  # microseconds without a kernel from which on the GPU waits for the host
 
 
 def main() -> None:
@@ -72,15 +73,31 @@ class Recorder:
 def summary(spans: Sequence[tuple[str, float, float]]) -> dict[str, float]:
     """Return the share of the time that kernels fill, the milliseconds of all steps, and the number of kernels.
 
+    `host_ms` of the rest are waits of at least WAIT µs, for the host's next launch; the others lie between the kernels
+    of a graph.
+
     >>> summary([("a", 0, 4000), ("b", 2000, 5000), ("c", 8000, 10_000)])
-    {'filled': 0.7, 'ms': 10.0, 'kernels': 3}
+    {'filled': 0.7, 'ms': 10.0, 'host_ms': 3.0, 'kernels': 3}
     """
-    filled = reached = 0.0
-    for _, begin, end in spans:
-        filled += max(0.0, end - max(begin, reached))
+    gaps = [gap for _, gap in waits(spans)]
+    whole = max(end for _, _, end in spans) - spans[0][1]
+    host = sum(gap for gap in gaps if gap >= WAIT) / 1000
+    return {
+        "filled": round(1 - sum(gaps) / whole, 4),
+        "ms": round(whole / 1000, 3),
+        "host_ms": round(host, 3),
+        "kernels": len(spans),
+    }
+
+
+def waits(spans: Sequence[tuple[str, float, float]]) -> list[tuple[str, float]]:
+    """Return each time in which nothing runs, in microseconds, with the name of the kernel that ends it."""
+    found, reached = list[tuple[str, float]](), spans[0][1]
+    for name, begin, end in spans:
+        if begin > reached:
+            found.append((name, begin - reached))
         reached = max(reached, end)
-    whole = reached - spans[0][1]
-    return {"filled": round(filled / whole, 4), "ms": round(whole / 1000, 3), "kernels": len(spans)}
+    return found
 
 
 def table(spans: Sequence[tuple[str, float, float]], steps: int) -> str:
@@ -90,9 +107,14 @@ def table(spans: Sequence[tuple[str, float, float]], steps: int) -> str:
         times[name].append(end - begin)
     most = sorted(times.items(), key=lambda item: -sum(item[1]))[:MOST]
     lines = ["| kernel | ms a step | calls a step |", "|---" * 3 + "|"]
-    return "\n".join(
-        lines + [f"| {name[:90]} | {sum(held) / steps / 1000:.3f} | {len(held) / steps:.1f} |" for name, held in most]
-    )
+    lines += [f"| {name[:90]} | {sum(held) / steps / 1000:.3f} | {len(held) / steps:.1f} |" for name, held in most]
+    waited: dict[str, list[float]] = defaultdict(list)
+    for name, gap in waits(spans):
+        waited[name].append(gap)
+    longest = sorted(waited.items(), key=lambda item: -sum(item[1]))[:MOST]
+    lines += ["", "| nothing runs before | ms a step | times a step |", "|---" * 3 + "|"]
+    lines += [f"| {name[:90]} | {sum(held) / steps / 1000:.3f} | {len(held) / steps:.1f} |" for name, held in longest]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

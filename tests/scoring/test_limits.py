@@ -117,7 +117,7 @@ def test_what_never_ends_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grading, "WARMING", ())
     before = time.thread_time()
     assert equivalent("x+y+7", "7+x+y", 0.02) is None
-    assert 0.22 <= time.thread_time() - before < 0.6
+    assert 0.22 <= time.thread_time() - before < 1.5  # a third try of ten times as long would add two seconds
     grading.warm_parser.cache_clear()
 
 
