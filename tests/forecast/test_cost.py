@@ -88,6 +88,15 @@ def test_a_study_of_10000_runs_is_one_line_with_its_hours(planned: Planned, meas
         assert f"about {10_000 * hours:,.0f} GPU hours" in line
 
 
+def test_on_a_cpu_nothing_is_said_of_gpus(planned: Planned) -> None:  # noqa: F811
+    model = {"model": {"path": "model", "device": "cpu"}}
+    assert "how many minutes they take is unknown" in cost(planned(**STUDY | model)).sentence()
+    raw = LEAST | model | {"seeds": 101}
+    with pytest.raises(TooManyRuns) as error:
+        parse_config(raw)
+    assert "their hours are unknown before a smoke run" in too_many_runs(error.value, raw)
+
+
 def test_what_a_study_has_in_words() -> None:
     def said(**keys: Any) -> str:
         return runs_in_words(parse_config(LEAST | keys))
