@@ -19,7 +19,7 @@ def test_the_winner_has_the_best_validation_answers_and_the_first_of_equal_ones_
 
 
 def test_too_few_validation_questions_are_refused_in_one_line() -> None:
-    with pytest.raises(UserError, match="on 34 validation questions, but at least 200 are needed; raise data.split"):
+    with pytest.raises(UserError, match="on 34 validation questions, but at least 200 are needed"):
         choose({"a": np.zeros(34), "b": np.ones(34)})
 
 
