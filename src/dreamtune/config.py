@@ -1,12 +1,11 @@
 """The configuration file: YAML to typed sections, one set of sections per experiment.
 
-The file's sections hold the defaults; `experiments` lists experiments by name, each with the keys that it changes. An
-unknown key is an error that names the most similar key.
+The file's sections hold the defaults; `experiments` lists experiments by name, each with the keys that it changes;
+`grid`, `seeds` and `data_sizes` multiply them to the runs of a study. An unknown key is an error that names the most
+similar key.
 """
 
-import difflib
 import types
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,14 @@ from dreamtune.settings.generate import GenerateConfig, as_trained, with_limit
 from dreamtune.settings.merge import MergeConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.report import Comparison, ReportConfig
+from dreamtune.settings.runs import RunOverrides, SmokeOverrides
 from dreamtune.settings.score import ScoreConfig
 from dreamtune.settings.sections import EvaluateSection, GenerateSection
-from dreamtune.settings.train import RunOverrides, SmokeOverrides, TrainConfig
+from dreamtune.settings.study import StudyConfig
+from dreamtune.settings.train import TrainConfig
+from dreamtune.study.expand import KEYS, add_run, check_baseline, read_study, runs_of
+from dreamtune.study.fields import hint, keys_beside
+from dreamtune.study.points import Point
 
 
 class Experiment(Section):
@@ -75,9 +79,11 @@ class Experiment(Section):
 
 
 class Config(BaseModel):
-    """The experiments of one configuration file, by name."""
+    """The experiments of one configuration file, by name, after grid, seeds and data sizes are multiplied out."""
 
     experiments: dict[str, Experiment]
+    points: dict[str, Point] = Field(default_factory=dict)  # of the same names: what each is within the study
+    study: StudyConfig = Field(default_factory=StudyConfig)
 
 
 def load_config(path: str | Path) -> Config:
@@ -94,17 +100,29 @@ def parse_config(raw: Any) -> Config:
 
     Raises:
         UserError: a ValueError; its one line names the offending key.
+        TooManyRuns: the study has more runs than `study.max_points`.
     """
     if not isinstance(raw, dict):
         raise UserError(f"the configuration must be a mapping of sections, not {type(raw).__name__}")
-    defaults = _written({name: section for name, section in raw.items() if name != "experiments"})
+    defaults = _written({name: section for name, section in raw.items() if name not in ("experiments", *KEYS)})
     experiments = raw.get("experiments", {"main": {}})
     if not isinstance(experiments, dict) or not experiments:
         raise UserError("experiments: expected a mapping of names to changes, for example `experiments: {main: {}}`")
-    return Config(experiments={name: _experiment(name, defaults, over) for name, over in experiments.items()})
+    study = read_study(raw, experiments, Experiment)
+    points: dict[str, Point] = {}
+    found: dict[str, Experiment] = {}
+    for name, over in experiments.items():
+        _check_name(name, over)
+        own = merge(defaults, _written(over or {}))
+        for point, changes in runs_of(study, name, own):
+            add_run(points, point)
+            found[point.name] = _experiment(point, merge(own, changes))
+    check_baseline(study, points)
+    return Config(experiments=found, points=points, study=study.settings)
 
 
-def _experiment(name: str, defaults: dict[str, Any], changes: Any) -> Experiment:
+def _check_name(name: Any, changes: Any) -> None:
+    """Raise a UserError unless an experiment's name can be that of a folder, and its changes are a mapping."""
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise UserError(f"experiments: the name {name!r} should hold only letters, digits, '-' and '_'")
     if len(name.encode()) > NAME:  # it names a folder, and stands in one line of every message
@@ -113,24 +131,33 @@ def _experiment(name: str, defaults: dict[str, Any], changes: Any) -> Experiment
         )
     if not isinstance(changes, dict | types.NoneType):
         raise UserError(f"experiments.{name}: expected a mapping of sections to changes, not {changes!r}")
+
+
+def _experiment(point: Point, sections: dict[str, Any]) -> Experiment:
     try:
-        experiment = Experiment.model_validate(_merge(defaults, _written(changes or {})))
+        experiment = Experiment.model_validate(sections)
     except ValidationError as error:
         raise UserError(_one_line(error)) from None
+    unused = [field for field in point.coordinates if field.startswith("train.lora")]
+    if unused and experiment.train.finetuning == "full":
+        raise UserError(
+            f"grid.of: {point.experiment} trains all weights, for which {unused[0]} has no use, so its points would be "
+            "one; leave it out"
+        )
     if problem := causal_problem(experiment) or contradiction(experiment):
-        raise UserError(f"experiments.{name}: {problem}")
+        raise UserError(f"experiments.{point.name}: {problem}")
     return experiment.model_copy(update=causal_settings(experiment))
 
 
-def _merge(defaults: Any, changes: Any) -> Any:
+def merge(defaults: Any, changes: Any) -> Any:
     """Return `defaults` with `changes`: mappings are merged key by key, any other value is replaced.
 
-    >>> _merge({"lora": {"rank": 16, "alpha": 32}, "betas": [0.9, 0.999]}, {"lora": {"rank": 8}, "betas": [0.9, 0.95]})
+    >>> merge({"lora": {"rank": 16, "alpha": 32}, "betas": [0.9, 0.999]}, {"lora": {"rank": 8}, "betas": [0.9, 0.95]})
     {'lora': {'rank': 8, 'alpha': 32}, 'betas': [0.9, 0.95]}
     """
     if not isinstance(defaults, dict) or not isinstance(changes, dict):
         return changes
-    return defaults | {name: _merge(defaults.get(name), value) for name, value in changes.items()}
+    return defaults | {name: merge(defaults.get(name), value) for name, value in changes.items()}
 
 
 def _written(sections: dict[str, Any]) -> dict[str, Any]:
@@ -144,29 +171,11 @@ def _one_line(error: ValidationError) -> str:
     first, more = errors[0], len(errors) - 1
     key = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        known = _keys_beside(first["loc"])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
-        message = f"unknown key {key!r} in the configuration; {hint}"
+        known = keys_beside(Experiment, first["loc"]) + (list(KEYS) if len(first["loc"]) == 1 else [])
+        message = f"unknown key {key!r} in the configuration; {hint(str(first['loc'][-1]), known)}"
     elif first["type"] == "missing":
         message = f"{key}: this key is required and missing from the configuration"
     else:
         problem = first["msg"].removeprefix("Value error, ")
         message = f"{key}: {problem[:1].lower()}{problem[1:]}; given was {first['input']!r}"
     return message + (f" (and {more} more)" if more else "")
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    """Return the names of all fields of the section in which the unknown key at `location` stands."""
-    model: Any = Experiment
-    for key in location[:-1]:
-        if isinstance(key, str) and key in model.model_fields:
-            model = _section_in(model.model_fields[key].annotation) or model
-    return list(model.model_fields)
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the section type within an annotation such as `list[Benchmark]` or `Sampling | None`; None without one."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for inner in typing.get_args(annotation) if (found := _section_in(inner))), None)

@@ -103,6 +103,8 @@ def contradiction(e: Any) -> str | None:
     decoded = [e.generate, *e.evaluate.decoders]
     if e.model.quantization != "nf4" and any(setting.products == "nf4" for setting in decoded):
         return f"products nf4 needs 4-bit weights, and model.quantization is {e.model.quantization}; set it to nf4"
+    if (problem := _dora_problem(e)) is not None:
+        return problem
     if (problem := _conversation_problem(e)) is not None:
         return problem
     if e.evaluate.few_shot_tuned and not e.evaluate.few_shot:
@@ -112,6 +114,19 @@ def contradiction(e: Any) -> str | None:
             decoder.applied_to(e.generate.headline)
         except ValidationError as error:
             return f"evaluate.decoders, {decoder.name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+    return None
+
+
+def _dora_problem(e: Any) -> str | None:
+    """Return one line that names a setting which DoRA, in PEFT's own layers, cannot follow; None without one."""
+    if e.train.finetuning != "lora" or e.train.lora.variant != "dora":
+        return None
+    if e.train.lora.shared_dropout:
+        return "train.lora.shared_dropout joins products that variant dora has one by one; set it to false"
+    if e.train.products != "bf16":
+        return f"train.products {e.train.products} keeps no weights whose norms variant dora could take; set it to bf16"
+    if few := [s.products for s in (e.generate, *e.evaluate.decoders) if s.products not in (None, "bf16")]:
+        return f"products {few[0]} keeps no weights whose norms train.lora.variant dora could take; set it to bf16"
     return None
 
 

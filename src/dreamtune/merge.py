@@ -31,7 +31,7 @@ from dreamtune.files import read_json, write_json
 from dreamtune.inputs.checkpoint_format import family_of, native_key, read_config
 from dreamtune.inputs.hub import model_folder
 from dreamtune.inputs.weight_files import INDEX, weight_files
-from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, CONFIG, read_adapter_config
+from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, CONFIG, dora_update, read_adapter_config
 from dreamtune.model.loading import load
 from dreamtune.model.new_row import EMBEDDINGS, INDICES, KEY
 from dreamtune.model.nonfinite import plain_name, refuse_nonfinite
@@ -42,12 +42,13 @@ from dreamtune.settings.merge import MergeConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import read_meta
 
-# Keys of adapter_config.json and the values with which the update is exactly alpha / r * B A; a key may be absent.
+# Keys of adapter_config.json and the values with which the update follows from the two factors, and of DoRA from the
+# magnitudes besides; a key may be absent.
 PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
-    "use_dora": (False,),
-    "use_rslora": (False,),
+    "use_dora": (False, True),
+    "use_rslora": (False, True),
     "lora_bias": (False,),
     "fan_in_fan_out": (False,),
     "modules_to_save": (None, []),
@@ -58,6 +59,8 @@ PLAIN: dict[str, tuple[Any, ...]] = {
 }
 EMBEDDING_WEIGHT = f"model.{EMBEDDINGS}.weight"
 PREFIX = "base_model.model."  # PEFT's, before the names of modules
+MAGNITUDE = "lora_magnitude_vector"
+Updates = dict[str, tuple[torch.Tensor, ...]]
 
 
 def merge_adapter(
@@ -72,7 +75,7 @@ def merge_adapter(
 
     Args:
         model: the base model, and the quantisation with which base + adapter was evaluated.
-        adapter: PEFT folder of a plain LoRA.
+        adapter: PEFT folder of a LoRA, rsLoRA or DoRA.
         shards: output of prepare_shards, on whose test split both NLLs are measured; None measures neither.
         likelihood: settings of that measurement; None measures neither.
         merge: in which form the adapter is written; None merges it into weights of the base's own type.
@@ -81,7 +84,7 @@ def merge_adapter(
         the content of merge.json without the layers, for the manifest.
 
     Raises:
-        UserError: the adapter is no plain LoRA or does not fit the base, one of them holds NaN or infinity, or the
+        UserError: the adapter is of another kind or does not fit the base, one of them holds NaN or infinity, or the
             GPU's memory does not suffice.
     """
     base, weights = model_folder(model.path, model.revision), (merge or MergeConfig()).weights
@@ -108,38 +111,43 @@ def merge_adapter(
     return summary
 
 
-def _read_updates(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Return the factors A [r, in] and (alpha / r) B [out, r] of each adapted weight, by the weight's native name.
+def _read_updates(adapter: Path) -> Updates:
+    """Return the factors A [r, in] and s B [out, r] of each adapted weight, by the weight's native name.
 
-    The embeddings, where a new mask token has a row in them, have the row's number [1] and its numbers [1, D] instead.
+    The scale s is alpha / r, or alpha / sqrt(r) of rsLoRA. DoRA has the magnitudes [out] besides. The embeddings, where
+    a new mask token has a row in them, have the row's number [1] and its numbers [1, D] instead.
     """
     config = read_adapter_config(adapter)
     for key, allowed in PLAIN.items():
         if config.get(key, allowed[0]) not in allowed:
-            raise UserError(f"the adapter in {adapter} has {key} = {config[key]!r}; only plain LoRA can be merged")
+            raise UserError(
+                f"the adapter in {adapter} has {key} = {config[key]!r}; only LoRA, rsLoRA and DoRA can be merged"
+            )
     with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as file:
         tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118, not a mapping
     for key, tensor in tensors.items():
         refuse_nonfinite(plain_name(key), tensor, adapter, "train the adapter again")
-    scale = config["lora_alpha"] / config["r"]
-    updates = {}
+    scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
+    updates: Updates = {}
     row = tensors.pop(KEY, None)
     if row is not None:  # of a new mask token: it replaces the base's
         updates[EMBEDDING_WEIGHT] = (torch.tensor(config[INDICES][EMBEDDINGS]), row)
     for key, a in tensors.items():
         module, factor, _ = key.removeprefix(PREFIX).rpartition(".lora_A.weight")
         if factor:
-            updates[f"{module}.weight"] = (a, scale * tensors[f"{PREFIX}{module}.lora_B.weight"])
-    if 2 * (len(updates) - (row is not None)) != len(tensors):
+            others = ["lora_B.weight", *([MAGNITUDE] if config.get("use_dora") else [])]
+            found = [tensors.get(f"{PREFIX}{module}.{name}") for name in others]
+            b, *magnitude = [tensor for tensor in found if tensor is not None] or [a]
+            updates[f"{module}.weight"] = (a, scale * b, *magnitude)
+    if (3 if config.get("use_dora") else 2) * (len(updates) - (row is not None)) != len(tensors):
         raise UserError(
-            f"the adapter in {adapter} has tensors besides lora_A and lora_B; only plain LoRA can be merged"
+            f"the adapter in {adapter} has tensors besides lora_A and lora_B (and DoRA's magnitudes), or lacks some of "
+            "them, so it cannot be merged"
         )
     return updates
 
 
-def _write_merged(
-    base: Path, family: str, target: Path, updates: dict[str, tuple[torch.Tensor, torch.Tensor]], float32: bool
-) -> dict[str, Any]:
+def _write_merged(base: Path, family: str, target: Path, updates: Updates, float32: bool) -> dict[str, Any]:
     """Write the base with the updates added; return counts and rounding. `updates` keeps what did not fit."""
     roundings: dict[str, Rounding] = {}
     size = 0
@@ -152,9 +160,10 @@ def _write_merged(
             rows, values = updates.pop(name)
             weight = weight.index_copy(0, rows, values.to(weight.dtype))
         elif name in updates:
-            a, b = updates.pop(name)
+            a, b, *magnitude = updates.pop(name)
             _check_shape(name, a, b, tuple(weight.shape))
-            weight, roundings[name] = add_rounded(weight, b @ a)
+            update = dora_update(weight.float(), b @ a, *magnitude) if magnitude else b @ a
+            weight, roundings[name] = add_rounded(weight, update)
         size += weight.nbytes
         return weight
 
@@ -190,7 +199,7 @@ def _write_adapter(
     model: ModelConfig,
     adapter: Path,
     target: Path,
-    updates: dict[str, tuple[torch.Tensor, torch.Tensor]],
+    updates: Updates,
 ) -> dict[str, Any]:
     """Write the adapter under the names that the official code gives its modules; `updates` keeps what did not fit."""
     official = {}  # by a module's native name, its name in the official code
@@ -200,7 +209,7 @@ def _write_adapter(
                 if (name := native_key(key, family)) in updates:
                     factors = updates.pop(name)
                     if name != EMBEDDING_WEIGHT:
-                        _check_shape(name, *factors, tuple(opened.get_slice(key).get_shape()))
+                        _check_shape(name, *factors[:2], tuple(opened.get_slice(key).get_shape()))
                     official[name.removesuffix(".weight")] = key.removesuffix(".weight")
     if updates:
         return {}

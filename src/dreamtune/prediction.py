@@ -16,11 +16,10 @@ def training_tokens(train: TrainConfig, rows: int, mean_tokens: float) -> float:
         rows: number of rows in the training split.
         mean_tokens: mean tokens of a row, without its tail.
     """
-    rows = min(train.rows or rows, rows)
-    per_epoch = math.ceil(rows / train.global_batch)
-    steps = min(per_epoch * train.epochs, train.max_steps or per_epoch * train.epochs)
+    steps, used = train.total_steps(rows), min(train.rows or rows, rows)
+    epochs, rest = divmod(steps, math.ceil(used / train.global_batch) or 1)
     halves = 2 if train.pairs_masks else 1
-    documents = halves * min(steps * train.global_batch, rows * train.epochs)
+    documents = halves * (epochs * used + min(rest * train.global_batch, used))
     return documents * (mean_tokens + train.mean_tail)
 
 

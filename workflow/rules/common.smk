@@ -4,6 +4,8 @@ from functools import wraps
 
 from snakemake.settings.types import DeploymentMethod
 
+from dreamtune.forecast import cost
+from dreamtune.study.expand import TooManyRuns
 from dreamtune.workflow import containers, launch
 from dreamtune.workflow.canvases import warnings_of_finished
 from dreamtune.workflow.columns import hub_columns
@@ -28,6 +30,8 @@ try:
         containers.bind(PLAN.values())
     elif IMAGE:
         containers.bind_here()
+except TooManyRuns as error:
+    sys.exit(f"dreamtune: {cost.too_many_runs(error, config)}")
 except UserError as error:
     sys.exit(f"dreamtune: {error}")
 
@@ -111,8 +115,7 @@ def check_run():
     Warn of canvases that training does not show, where the shards are finished: prepare_shards warns while it makes them.
     """
     start.check_arrays(workflow.executor_settings)
-    versions = {job.wildcards.version for job in workflow.dag.needrun_jobs() if "version" in job.wildcards.keys()}
-    wanted = [spec for (_, version), spec in PLAN.items() if version in versions]
+    wanted = needed_specs()
     trainings = [spec for spec in wanted if spec["stage"] == "train_adapter"]
     offered = workflow.global_resources.get("gpu").value
     if IMAGE:
@@ -124,6 +127,23 @@ def check_run():
     shared = start.shared_gpus(wanted, offered) if LOCAL else None
     for warning in [*filter(None, [shared]), *warnings_of_finished(PLAN)]:
         print(f"dreamtune: warning: {warning}", file=sys.stderr)
+
+
+def needed_specs():
+    """Return the specifications of the versions that this run is going to make."""
+    jobs = workflow.dag.needrun_jobs(exclude_finished=False)  # at its end a dry run counts as finished
+    versions = {job.wildcards.version for job in jobs if "version" in job.wildcards.keys()}
+    return [spec for (_, version), spec in PLAN.items() if version in versions]
+
+
+def print_cost_of_dry_run():
+    """End a dry run with its number of jobs, and the GPU minutes that are known."""
+    if not workflow.dryrun or workflow.dag is None or workflow.touch:
+        return
+    if jobs := [job for job in workflow.dag.needrun_jobs(exclude_finished=False) if not job.is_norun]:
+        said = cost.cost_of(needed_specs(), len(jobs)).sentence()
+        runs = len(CONFIG.experiments)
+        print(f"dreamtune: {runs:,} run{'s' if runs > 1 else ''}: {said}", file=sys.stderr)
 
 
 def print_verdicts():
@@ -141,6 +161,8 @@ def print_verdicts_if_nothing_was_done():
 STARTED = []  # set by `begin`, when the first job is about to start
 if not MODULE:  # a workflow that uses this one decides what it ends with
     atexit.register(print_verdicts_if_nothing_was_done)
+    if MAIN:
+        atexit.register(print_cost_of_dry_run)
 
 
 def one_line(function):

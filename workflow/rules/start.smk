@@ -1,6 +1,9 @@
 # What can be refused before the configuration is read: the package, text of the configuration files, finished targets.
+import gc
 import sys
 from pathlib import Path
+
+gc.set_threshold(200_000, 50, 100)  # a graph of thousands of jobs is no garbage: looking for some took a seventh of -n
 
 MODULE = not workflow.modifier.is_main_snakefile()
 MAIN = workflow.is_main_process and not any(argument.startswith("--report") for argument in sys.argv)

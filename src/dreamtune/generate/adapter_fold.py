@@ -10,6 +10,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from dreamtune.model.adapter_format import layer_update, uses_dora
 from dreamtune.model.rounding import TOLERANCE, add_rounded
 
 
@@ -21,7 +22,7 @@ def fold_where_exact(tuned: Any, tolerance: float = TOLERANCE) -> list[str]:
     Any other layer keeps its adapter beside the weight.
 
     Args:
-        tuned: a PeftModel with one plain LoRA adapter, whose base layers are dense.
+        tuned: a PeftModel with one LoRA, rsLoRA or DoRA adapter, whose base layers are dense.
         tolerance: the share of the update's norm that rounding may take.
     """
     folded = []
@@ -29,8 +30,7 @@ def fold_where_exact(tuned: Any, tolerance: float = TOLERANCE) -> list[str]:
         if not isinstance(layer, LoraLayer):
             continue
         base: Any = layer.get_base_layer()
-        (adapter,) = layer.active_adapters
-        rounded, rounding = add_rounded(base.weight, _update(layer, adapter))  # [out, in]
+        rounded, rounding = add_rounded(base.weight, layer_update(layer, base.weight))  # [out, in]
         if rounding.lost <= tolerance:
             base.weight = nn.Parameter(rounded, requires_grad=False)
             parent, _, child = name.rpartition(".")
@@ -40,15 +40,14 @@ def fold_where_exact(tuned: Any, tolerance: float = TOLERANCE) -> list[str]:
 
 
 def cast_factors(tuned: Any, dtype: torch.dtype) -> Any:
-    """Cast the LoRA factors that were not merged to `dtype`, the type of the layers' inputs; return the model."""
+    """Cast the LoRA factors that were not merged to `dtype`, the type of the layers' inputs; return the model.
+
+    DoRA's stay float32: PEFT would compute the norms of its rows in `dtype`, whose rounding changes each row by more
+    than a small adapter does.
+    """
+    if uses_dora(tuned):
+        return tuned
     for name, parameter in tuned.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(dtype)
     return tuned
-
-
-def _update(layer: Any, adapter: str) -> torch.Tensor:
-    """Return the LoRA update alpha / r · B A, [out, in] float32."""
-    a, b = layer.lora_A[adapter].weight.float(), layer.lora_B[adapter].weight.float()
-    scale: float = layer.scaling[adapter]
-    return scale * (b @ a)

@@ -1,9 +1,12 @@
-"""The PEFT adapter folder: adapter_config.json and adapter_model.safetensors."""
+"""The PEFT adapter: its folder (adapter_config.json, adapter_model.safetensors), and what it adds to a weight."""
 
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
 from safetensors import safe_open
 
 from dreamtune.errors import UserError
@@ -60,3 +63,54 @@ def check_loaded(model: PeftModel, folder: Path) -> None:
         raise UserError(
             f"the adapter in {folder} does not fit the model: {len(wrong)} tensors differ, {wrong[0]} is {where}"
         )
+
+
+def uses_dora(model: Any) -> bool:
+    """Return whether a model has a DoRA adapter."""
+    configs: dict[str, Any] = getattr(model, "peft_config", {})
+    return any(config.use_dora for config in configs.values())
+
+
+@torch.no_grad()
+def set_magnitudes(model: Any) -> None:
+    """Set DoRA's magnitudes to the norms that its layers compute in float32, in place.
+
+    PEFT takes them in the base's type. In bfloat16 their rounding would scale each row by up to 0.4 % before the first
+    step, and the adapter would not start from the base.
+    """
+    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
+        for magnitude in layer.lora_magnitude_vector.values():
+            weight = dequantize_module_weight(layer.get_base_layer()).float()
+            magnitude.weight.data = torch.linalg.norm(weight, dim=1)
+
+
+def layer_update(layer: Any, weight: torch.Tensor) -> torch.Tensor:
+    """Return what a layer's only adapter adds to its frozen weight, [out, in] float32.
+
+    Args:
+        layer: a LoraLayer of PEFT; its scaling is alpha / r, or alpha / sqrt(r) of rsLoRA.
+        weight: the frozen weight [out, in], as the layer multiplies with it.
+    """
+    (adapter,) = layer.active_adapters
+    a, b = layer.lora_A[adapter].weight.float(), layer.lora_B[adapter].weight.float()
+    update = float(layer.scaling[adapter]) * (b @ a)
+    if adapter not in layer.lora_magnitude_vector:
+        return update
+    return dora_update(weight.float(), update, layer.lora_magnitude_vector[adapter].weight.float())
+
+
+def dora_update(weight: torch.Tensor, update: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
+    """Return what DoRA (arXiv 2402.09353, eq. 5) adds to a weight: m · (W + D) / ‖W + D‖ − W, norms by row.
+
+    A row of the length 5 whose magnitude is 10 is doubled:
+
+    >>> dora_update(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2), torch.tensor([10.0])).tolist()
+    [[3.0, 4.0]]
+
+    Args:
+        weight: W, [out, in] float32.
+        update: D, [out, in], the scaled product of the factors.
+        magnitude: m, [out].
+    """
+    moved = weight + update
+    return magnitude[:, None] * moved / torch.linalg.vector_norm(moved, dim=1, keepdim=True) - weight

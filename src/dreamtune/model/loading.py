@@ -35,7 +35,13 @@ from dreamtune.inputs.shapes import check_shapes
 from dreamtune.inputs.special_tokens import NEW, check_rows, special_ids
 from dreamtune.inputs.weight_files import read_headers, weight_files
 from dreamtune.model import attention as attention_kinds
-from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, check_loaded, is_checkpoint, read_adapter_config
+from dreamtune.model.adapter_format import (
+    ADAPTER_WEIGHTS,
+    check_loaded,
+    is_checkpoint,
+    read_adapter_config,
+    set_magnitudes,
+)
 from dreamtune.model.facts import Facts, facts_of, set_facts
 from dreamtune.model.new_row import KEY, check_row, set_mean_row
 from dreamtune.model.nf4 import forbid_repacking, nf4_config
@@ -196,12 +202,7 @@ def attach_lora(model: Any, lora: LoraSettings, seed: int) -> PeftModel:
     """
     targets: Any = "all-linear" if lora.target_modules == ["all-linear"] else list(lora.target_modules)
     settings = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        bias="none",
-        revision=facts_of(model.config).revision,
+        target_modules=targets, bias="none", revision=facts_of(model.config).revision, **lora.as_peft()
     )
     linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.model.named_modules() if isinstance(m, nn.Linear)})
     unknown = [] if targets == "all-linear" else [name for name in targets if name not in linear]
@@ -213,6 +214,7 @@ def attach_lora(model: Any, lora: LoraSettings, seed: int) -> PeftModel:
         torch.manual_seed(seed)
         tuned = get_peft_model(model, settings)
     assert isinstance(tuned, PeftModel)
+    set_magnitudes(tuned)
     return tuned
 
 

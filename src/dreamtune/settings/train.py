@@ -1,5 +1,6 @@
-"""Settings of training: objective, adapter, optimiser, memory; and the changes that the runs smoke and full make."""
+"""Settings of training: objective, adapter, optimiser, memory. The runs smoke and full change some (runs.py)."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator
@@ -144,12 +145,20 @@ class TrainConfig(Section):
     max_grad_norm: Float = result(1.0, "gradient norm above which gradients are scaled down to it", gt=0.0, le=1e9)
     global_batch: int = result(8, "documents per optimiser step, on all GPUs together", ge=1, le=1_000_000)
     rows: int | None = result(
-        None,
-        "train only on this many rows: the first ones, of several sources some of each; null trains on all",
-        ge=1,
-        le=MANY,
+        None, "train only on this many rows, which rows_by chooses; null trains on all", ge=1, le=MANY
     )
-    epochs: int = result(3, "times that each training row is trained on", ge=1, le=1_000_000)
+    rows_by: Literal["order", "draw"] = result(
+        "order",
+        "which rows `rows` takes: the first ones, of several sources some of each; or those that rows_seed draws, each "
+        "smaller draw inside each larger one",
+    )
+    rows_seed: int = result(0, "seed of that draw", **SEED)
+    epochs: int = result(3, "times that the rows of epochs_of are trained on", ge=1, le=1_000_000)
+    epochs_of: Literal["rows", "all"] = result(
+        "rows",
+        "what `epochs` counts: passes over the rows that are trained on; or steps enough for passes over all training "
+        "rows, so that runs on fewer rows take as many steps (and repeat them more often)",
+    )
     max_steps: int | None = result(None, "stop after this many optimiser steps; null runs all epochs", ge=1, le=MANY)
     seed: int = result(0, "seed of order, masks, number of end tokens, dropout and adapter initialisation", **SEED)
     validate_every: int | None = result(
@@ -268,29 +277,22 @@ class TrainConfig(Section):
         assert not isinstance(self.learning_rate, str), "no learning rate was found yet"
         return self.learning_rate
 
+    def steps_per_epoch(self, all_rows: int) -> int:
+        """Return the optimiser steps of an epoch as `epochs` counts it, of a training split with `all_rows` rows."""
+        rows = all_rows if self.epochs_of == "all" else min(self.rows or all_rows, all_rows)
+        return math.ceil(rows / self.global_batch)
+
+    def total_steps(self, all_rows: int) -> int:
+        """Return the optimiser steps of a run whose training split has `all_rows` rows.
+
+        >>> quarter = {"rows": 25, "global_batch": 5, "epochs": 3}
+        >>> TrainConfig(**quarter).total_steps(100), TrainConfig(**quarter, epochs_of="all").total_steps(100)
+        (15, 60)
+        """
+        steps = self.steps_per_epoch(all_rows) * self.epochs
+        return min(steps, self.max_steps or steps)
+
     @property
     def pairs_masks(self) -> bool:
         """Whether each document stands in its window twice, under a pair of masks; `copy` has no masks to pair."""
         return self.complementary and self.objective != "copy"
-
-
-class RunOverrides(Section):
-    """The settings of `train` that a run (`smoke` or `full`) overrides; null keeps the value of `train`."""
-
-    rows: int | None = result(None, "train only on this many rows, the first ones; null as in train", ge=1, le=MANY)
-    epochs: int | None = result(None, "times that each row is trained on; null as in train", ge=1, le=MANY)
-    max_steps: int | None = result(None, "stop after this many optimiser steps; null as in train", ge=1, le=MANY)
-    log_every: int | None = runtime(None, "optimiser steps between log lines; null as in train", ge=1, le=MANY)
-
-    def applied_to(self, train: TrainConfig) -> TrainConfig:
-        """Return `train` with the values that this run overrides."""
-        given = {name: value for name, value in self.model_dump().items() if value is not None}
-        return train.model_copy(update=given)
-
-
-class SmokeOverrides(RunOverrides):
-    """The settings of `train` that the smoke run overrides: by default 64 rows for one epoch, each step logged."""
-
-    rows: int | None = result(64, "train only on this many rows, the first ones; null as in train", ge=1, le=MANY)
-    epochs: int | None = result(1, "times that each row is trained on; null as in train", ge=1, le=MANY)
-    log_every: int | None = runtime(1, "optimiser steps between log lines; null as in train", ge=1, le=MANY)

@@ -36,6 +36,8 @@ def with_compiling(
     """
     if train.compile is not None or share.device.type != "cuda":
         return train
+    if train.lora.variant == "dora":  # PEFT's own layers, which were never compiled here
+        return train.model_copy(update={"compile": False})
     tokens = training_tokens(full or train, len(windows.lengths), float(windows.lengths.mean())) / share.processes
     each = min(windows.window_tokens / share.processes, TOKENS[0])
     saved = saved_s(Shape.of(model), tokens, each, product_rate(share.device, unwrap(model).config.dtype))

@@ -235,7 +235,10 @@ def adapter_gib(base: nn.Module, train: TrainConfig) -> float:
     layers = (
         layer for name, layer in base.named_modules() if isinstance(layer, nn.Linear) and is_target(name, train.lora)
     )
-    factors = train.lora.rank * sum(layer.in_features + layer.out_features for layer in layers)
+    lora = train.lora
+    magnitudes = 1 if lora.variant == "dora" else 0  # one number for each row of a weight
+    sizes = ((layer.in_features, layer.out_features) for layer in layers)
+    factors = sum(lora.rank * (inputs + outputs) + magnitudes * outputs for inputs, outputs in sizes)
     return factors * (16 if train.optimizer == "adamw" else 10) / GIB  # the moments of the other have 8 bits each
 
 

@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
 
 from dreamtune.device.compiler import set_compiler
+from dreamtune.model.adapter_format import uses_dora
 from dreamtune.model.joined import join, layer_forward
 from dreamtune.model.logits import unwrap
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
@@ -22,11 +23,12 @@ def prepare_layers(model: Any, plan: MicroBatchPlan, shared_dropout: bool = Fals
     compilation that saves little. Compiled code has symbolic lengths, so that all layers and all lengths share it.
 
     Args:
-        model: with an adapter, or fully fine-tuned.
+        model: with an adapter, or fully fine-tuned. DoRA runs through PEFT's own layers, as full fine-tuning does
+            through transformers': its outputs are scaled by row, which the joined products do not do.
         plan: by which it runs.
         shared_dropout: adapters that share an input also share its dropout, see `joined.products`.
     """
-    base, adapted = unwrap(model), isinstance(model, PeftModel)
+    base, adapted = unwrap(model), isinstance(model, PeftModel) and not uses_dora(model)
     if plan.compile or base.device.type == "cuda":  # a GPU compiles the head's loss in any case
         set_compiler()
     for number, layer in enumerate(base.model.layers):

@@ -246,6 +246,7 @@ def takes_graphs(shape: Shape, plan: MicroBatchPlan, train: TrainConfig, left_gi
     reasons = {
         "full fine-tuning gathers its weights in every step": shape.sharded,
         f"{plan.recompute_layers} layers are recomputed (train.recompute_layers 0)": plan.recompute_layers > 0,
+        "DoRA runs through PEFT's own layers": train.lora.variant == "dora",
         "they need a GPU with FlashAttention, and model.dtype bfloat16": not shape.packs,
     }
     against = next((reason for reason, holds in reasons.items() if holds), None)

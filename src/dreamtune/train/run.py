@@ -27,6 +27,7 @@ from dreamtune.objective.packing import Batch
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import read_meta, read_split
+from dreamtune.sources.chosen_rows import check_enough
 from dreamtune.train.checkpoint import check_finite, newest, prune, save_checkpoint
 from dreamtune.train.compiling import with_compiling
 from dreamtune.train.documents import check_padding
@@ -102,6 +103,8 @@ def prepare_run(
     meta, split = read_meta(shards), read_split(shards, "train")
     check_objective(train, base, meta["tokenizer"])
     windows = TrainingWindows(split, meta, train)
+    if full_run:  # smoke stops for it
+        check_enough(split, full_run)
     limit_memory(share.device, train.memory_gib)
     loaded = load(base)
     check_weights(loaded)

@@ -116,7 +116,12 @@ def train_adapter(
         checks += [*run_canaries(run, "last_window"), *training_canaries(run, untrained)]
     trainable, parameters = count_parameters(run.model)
     summary = run.history.summary() | predicted | {"gate_passed": gate_passed, "processes": run.share.processes}
-    summary |= {"rows": run.windows.rows, "epochs": train.epochs, "trainable": trainable, "parameters": parameters}
+    summary |= {
+        "rows": run.windows.rows,
+        "epochs": run.windows.epochs,
+        "trainable": trainable,
+        "parameters": parameters,
+    }
     summary |= {"fit_s": round(fit_s, 3), "host_memory_gib": round(peak_gib("cpu"), 4)}
     summary |= {"learning_rate": run.train.peak_rate}
     summary |= {"family": facts_of(unwrap(run.model).config).family}
@@ -254,7 +259,7 @@ def fit(run: Run, log: Log) -> None:
             )
             if progress:
                 progress.advance(note=f"loss {window_loss:.4f}")
-            epoch_ends = step % run.windows.per_epoch == 0 or step == total
+            epoch_ends = step % run.windows.per_counted_epoch == 0 or step == total
             if step % train.log_every == 0 or step == total:
                 log.write(history.line(step / run.windows.per_epoch, rate, peak_gib(run.share.device)))
             if step == total or (step % train.validate_every == 0 if train.validate_every else epoch_ends):

@@ -20,6 +20,7 @@ from dreamtune.objective.packing import Batch, collate, split_window
 from dreamtune.objective.rates import noises
 from dreamtune.settings.train import TrainConfig
 from dreamtune.shards import Split, limited, sources_of
+from dreamtune.sources.chosen_rows import chosen_rows
 from dreamtune.train.documents import cut_length, make_beginning, make_document, tail_length, with_padding
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
 
@@ -122,9 +123,19 @@ class TrainingWindows:
     """The windows of one training run; `window` makes one at a time.
 
     Args:
-        split: the training split, of which `shards.limited` chooses `train.rows` rows.
+        split: the training split, of which `chosen_rows` chooses `train.rows` rows.
         meta: the content of shards.json.
         train: settings of the run.
+
+    Attributes:
+        used: numbers of the rows that are trained on, [rows].
+        per_epoch: steps in which each of them is visited once.
+        per_counted_epoch: steps of an epoch as `train.epochs` counts it; more than `per_epoch` where `train.epochs_of`
+            is "all" and the run trains on some rows only.
+        total: steps of the run.
+
+    Raises:
+        UserError: fewer rows than are to be drawn.
     """
 
     def __init__(self, split: Split, meta: dict[str, Any], train: TrainConfig) -> None:
@@ -133,10 +144,11 @@ class TrainingWindows:
         self.ids: dict[str, int] = meta["tokenizer"]
         # Tails come on top: rows that fill max_tokens would otherwise never show room behind an answer.
         self.max_tokens: int = meta["max_tokens"] + train.longest_tail
-        self.used = limited(meta, len(split), train.rows)
+        self.used = chosen_rows(split, meta, train)
         self.rows = len(self.used)
         self.per_epoch = steps_per_epoch(self.rows, train.global_batch)
-        self.total = min(self.per_epoch * train.epochs, train.max_steps or self.per_epoch * train.epochs)
+        self.per_counted_epoch = train.steps_per_epoch(len(split))
+        self.total = train.total_steps(len(split))
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def window(self, step: int, share: Share, plan: MicroBatchPlan) -> Window:
@@ -174,6 +186,11 @@ class TrainingWindows:
         return {
             name: [total, tokens] for name, total, tokens in zip(self.sources, sums, window.source_tokens, strict=True)
         }
+
+    @property
+    def epochs(self) -> int:
+        """Times that a row is trained on, the last of them perhaps not for all rows."""
+        return self.train.epochs if self.train.epochs_of == "rows" else math.ceil(self.total / self.per_epoch)
 
     @cached_property
     def lengths(self) -> np.ndarray:

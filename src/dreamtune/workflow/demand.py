@@ -7,7 +7,7 @@ twice as much, the third three times; no request exceeds `cluster.max_minutes` a
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ def minutes(spec: dict[str, Any], attempt: int) -> int:
         FileNotFoundError: the smoke run is not finished; Snakemake calls again when it is.
         UserError: a file of the smoke run or of the shards is not what its manifest says.
     """
-    cluster, gate = _cluster(spec), _gate(spec)
-    first = cluster.margin * _full_run_s(spec, gate) / 60 + AROUND_MINUTES if gate else USUAL[spec["stage"]][0]
+    cluster, gate = _cluster(spec), gate_of(spec)
+    first = cluster.margin * full_run_s(spec, gate) / 60 + AROUND_MINUTES if gate else USUAL[spec["stage"]][0]
     return min(math.ceil(attempt * first), cluster.max_minutes)
 
 
@@ -66,7 +66,7 @@ def memory_mb(spec: dict[str, Any], attempt: int) -> int:
         FileNotFoundError: the smoke run is not finished; Snakemake calls again when it is.
         UserError: a file of the smoke run or of the shards is not what its manifest says.
     """
-    cluster, gate = _cluster(spec), _gate(spec)
+    cluster, gate = _cluster(spec), gate_of(spec)
     first: float = USUAL[spec["stage"]][1]
     if spec["stage"] == "train_adapter":  # smoke measures the memory of one process, and the request is for a node
         train = _train(spec)
@@ -99,8 +99,12 @@ def check_measured(specs: Iterable[dict[str, Any]]) -> None:
             minutes(spec, attempt=1)
 
 
-def _full_run_s(spec: dict[str, Any], gate: str) -> float:
-    """Return the predicted time of the full run in seconds: smoke's start, then steps and validations at its rates.
+def full_run_s(spec: dict[str, Any], gate: str) -> float:
+    """Return the predicted time of a full run in seconds: smoke's start, then steps and validations at its rates.
+
+    Args:
+        spec: frozen specification of the full run.
+        gate: folder of the smoke run whose rates are taken: its own, or another of the same model.
 
     Smoke took 760 s, of which 700 s in its training loop, at 0.6 s per token and 20 s per validation: a full run of
     8,000 tokens and four validations is predicted to take 60 + 8,000 * 0.6 + 4 * 20 = 4,940 s.
@@ -123,9 +127,10 @@ def _smoke(gate: str) -> tuple[dict[str, Any], float]:
     return training, manifest["wall_s"]
 
 
-def _gate(spec: dict[str, Any]) -> str | None:
+def gate_of(spec: Mapping[str, Any]) -> str | None:
     """Return smoke's folder if the version is a full run; it reads the folder, or only waits for it."""
-    return spec["order_only"].get("gate") or spec.get("reads", {}).get("gate")
+    gate: str | None = spec["order_only"].get("gate") or spec.get("reads", {}).get("gate")
+    return gate
 
 
 def _train(spec: dict[str, Any]) -> TrainConfig:

@@ -1,0 +1,70 @@
+"""Settings of a study: how experiments are repeated over seeds and data sizes, and how large the study may become."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from dreamtune.settings.base import MANY, Section, result, runtime
+
+
+def _size(value: Any) -> Any:
+    """Return a data size; checked here, so that an error names it alone."""
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MANY):
+        return value
+    raise ValueError(f"expected a number of rows from 1 to {MANY:,}, or all")
+
+
+Size = Annotated[Annotated[int, Field(ge=1, le=MANY)] | Literal["all"], BeforeValidator(_size)]
+
+
+class StudyConfig(Section):
+    """Settings of a study: a configuration whose experiments are compared with each other."""
+
+    baseline: str | None = result(
+        None,
+        "the method that all others are compared with, besides the base model: an experiment's name, as the runs are "
+        "named, without a seed; null for none",
+    )
+    max_points: int = runtime(
+        100, "most runs that grid, seeds and data_sizes may make of the experiments together", ge=1, le=1_000_000
+    )
+
+
+class Replicates(Section):
+    """How often experiments are repeated with other seeds: `seeds: 3` in the configuration, or this section."""
+
+    of: list[str] | None = result(
+        None, "names of the experiments that are repeated, all points of a grid among them; null repeats all"
+    )
+    count: int = result(
+        1,
+        "number of runs, with train.seed and the seeds after it: other orders, masks and initial adapters, on the same "
+        "rows and the same split",
+        ge=1,
+        le=10_000,
+    )
+
+
+class DataSizes(Section):
+    """On how many rows experiments train: `data_sizes: [250, 500, all]` in the configuration, or this section."""
+
+    of: list[str] | None = result(
+        None, "names of the experiments that train on each size, all points of a grid among them; null means all"
+    )
+    rows: list[Size] = result(
+        ...,
+        "numbers of training rows, or all; the rows of a smaller size are among those of a larger one",
+        min_length=1,
+    )
+    equal: Literal["steps", "epochs"] = result(
+        "steps",
+        "what is the same at all sizes: the optimiser steps, so that fewer rows are repeated more often; or the "
+        "epochs, so that fewer rows train for fewer steps",
+    )
+
+    @field_validator("rows")
+    @classmethod
+    def rows_differ(cls, rows: list[int | str]) -> list[int | str]:
+        if twice := [size for size in rows if rows.count(size) > 1]:
+            raise ValueError(f"{twice[0]} is listed twice; name each size once")
+        return rows
