@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dreamtune.config import Config, Experiment
 from dreamtune.data.template import prompt_lines
+from dreamtune.errors import UserError
 from dreamtune.formats.names import BASE, FEW_SHOT_BASE, FEW_SHOT_TUNED, TUNED, gives_verdict
 from dreamtune.settings.base import Section
 from dreamtune.settings.benchmark import Benchmark
@@ -16,6 +17,7 @@ from dreamtune.workflow.models import check_models
 from dreamtune.workflow.plan import Plan
 
 Folders = dict[str, Path]
+COMPARED = ("smoke", "full", "likelihood", "answers/", "scores/test/greedy/")  # folders of a run that a study reads
 READ_FILES = ("prepare_shards", "generate_answers", "audit_contamination")  # the stages that read parquet files
 TAILS = {"max_tail", "long_tail", "long_tail_share", "padding_tokens"}  # what the likelihood takes from `train`
 
@@ -163,3 +165,49 @@ def plan_merge(plan: Plan, config: Config, latest: dict[str, Folders]) -> dict[s
         for name, e in config.experiments.items()
         if e.train.finetuning == "lora"
     }
+
+
+def is_study(config: Config) -> bool:
+    """Return whether a configuration is a study: it multiplies its experiments, or says how they are compared."""
+    multiplied = len(config.points) > len({point.experiment for point in config.points.values()})
+    return multiplied or bool(config.study.model_fields_set - {"max_points"})
+
+
+def plan_study(plan: Plan, config: Config, latest: dict[str, Folders]) -> Path | None:
+    """Plan the comparison of all runs; return its version folder, or None if the configuration is no study.
+
+    Its version hashes the versions that it reads, the runs, the family and the rule; so it is made again when a point
+    is added, and the reports are not.
+
+    Args:
+        latest: the version folders of each run, from `make_plan`.
+
+    Raises:
+        UserError: the runs are compared by different rules, or the best is to be chosen on validation answers.
+    """
+    if not is_study(config):
+        return None
+    if config.study.choose == "validation":
+        raise UserError(
+            "study.choose: no stage answers the validation split yet, on which the best would be chosen; set it to test"
+        )
+    rules = {name: experiment.comparison for name, experiment in config.experiments.items()}
+    first = next(iter(rules))
+    for name, rule in rules.items():
+        primary = {} if config.study.primary is None else {"primary": rules[first].primary}
+        if rule.model_copy(update=primary) != rules[first]:
+            raise UserError(
+                f"study: {first} and {name} differ in evaluate.primary, alpha, resamples or seed; runs that are "
+                "compared need the same (or set study.primary)"
+            )
+    return plan.under(config.experiments[first].cluster).add(
+        "study",
+        {"study": config.study, "comparison": rules[first]},
+        reads={
+            f"{name}/{key}": folder
+            for name, folders in latest.items()
+            for key, folder in folders.items()
+            if key.startswith(COMPARED)
+        },
+        names={"points": [point.as_json() for point in config.points.values()]},
+    )

@@ -134,6 +134,7 @@ def message(spec: Spec, experiments: Sequence[str] = ()) -> str:
         "evaluate_likelihood": "measure the held-out likelihood of base and tuned",
         "score_answers": "grade the answers",
         "render_report": "write the report",
+        "study": "compare the study's methods with each other",
         "merge_adapter": "merge the adapter into its base model",
     }[spec["stage"]]
     named, more = ", ".join(experiments[:2]), len(experiments) - 2

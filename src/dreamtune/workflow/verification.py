@@ -32,6 +32,7 @@ UNREAD: dict[str, dict[str, tuple[str, ...]]] = {
     "audit_references": {"prepare_shards": ("train", "validation")},
     "merge_adapter": {"prepare_shards": ("train", "validation")},
     "render_report": {"prepare_shards": ("train", "validation", "test"), "train_adapter": ("adapter", "model")},
+    "study": {"train_adapter": ("adapter", "model")},
 }
 PAUSES = 20  # of a tenth of a second, in which another writer of the same version may finish
 
