@@ -1,8 +1,9 @@
-"""The files that the stage `study` writes: their names, and the columns of the table."""
+"""The files that the stages `study` and `confirm` write: their names, and the columns of the table."""
 
 import polars as pl
 
 STUDY_FILE = "study.json"  # rule, family and choice, with a mapping of the columns below for each comparison
+CONFIRM_FILE = "confirm.json"  # of the stage `confirm`: the choice, and the winner's comparison alone
 TABLE_FILE, CSV_FILE = "study.parquet", "study.csv"  # the table STUDY, twice
 
 # One row per comparison, the family's first. Gains are shares of right answers (0.1 is ten points) or nats per token

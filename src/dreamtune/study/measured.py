@@ -1,7 +1,8 @@
 """What the runs of a study measured: each question's value under each run, matched between runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -51,6 +52,11 @@ class Matched:
     weights: Floats
     base: Floats
     tuned: Floats
+
+
+def reads_of_run(reads: Mapping[str, Path], run: str) -> Reads:
+    """Return the version folders of one run, from those of a study by "RUN/NAME"."""
+    return Reads({key.removeprefix(f"{run}/"): path for key, path in reads.items() if key.startswith(f"{run}/")})
 
 
 def read_run(name: str, reads: Reads, primary: Primary) -> Run:

@@ -15,14 +15,13 @@ import polars as pl
 from dreamtune.files import finite, write_json
 from dreamtune.formats.study import CSV_FILE, STUDY, STUDY_FILE, TABLE_FILE
 from dreamtune.readable import nats, p_value, points
-from dreamtune.report.reads import Reads
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import StudyConfig
 from dreamtune.study.choosing import looked_at_all
 from dreamtune.study.curves import fit_curve
 from dreamtune.study.effects import Effect, contrast, method_effect
 from dreamtune.study.family import Judged, judge
-from dreamtune.study.measured import Primary, Run, match, read_run
+from dreamtune.study.measured import Primary, Run, match, read_run, reads_of_run
 from dreamtune.study.points import Point, by_curve, by_method
 
 FORMAT = 1
@@ -51,7 +50,7 @@ def run_study(
         UserError: runs were measured on different questions, or lack the primary measure.
     """
     primary = study.primary or comparison.primary
-    runs = {point.name: read_run(point.name, _of_run(reads, point.name), primary) for point in members}
+    runs = {point.name: read_run(point.name, reads_of_run(reads, point.name), primary) for point in members}
     methods = {name: [runs[point.name] for point in found] for name, found in by_method(members).items()}
     named = named_methods(study, members)
     baseline = study.baseline
@@ -68,7 +67,7 @@ def run_study(
         comparison.alpha,
         margin,
     )
-    rows = [_row(pair, label[pair], judged[label[pair]], primary, comparison.alpha) for pair in pairs]
+    rows = [row(pair, label[pair], judged[label[pair]], primary, comparison.alpha) for pair in pairs]
     content = {
         "format": FORMAT,
         "rule": RULE,
@@ -80,7 +79,7 @@ def run_study(
         "margin": margin,
         "comparisons": rows,
         "not_compared": [label[pair] for pair in wanted if pair not in pairs],  # an exact NLL with a bound
-        "choice": _choice(effects, comparison.alpha),
+        "choice": _choice(effects, comparison.alpha) if study.choose == "test" else None,  # else: `confirm`
         "curves": _curves(members, runs, primary, comparison.alpha),
         "methods": {
             name: {"runs": [run.name for run in found], "invalid": {r.name: r.fault for r in found if r.fault}}
@@ -91,7 +90,7 @@ def run_study(
     table = pl.DataFrame(finite(rows), schema=STUDY)
     table.write_parquet(out / TABLE_FILE)
     table.write_csv(out / CSV_FILE)
-    words = pl.Series([row["word"] for row in rows], dtype=pl.String).value_counts().sort("")
+    words = pl.Series([one["word"] for one in rows], dtype=pl.String).value_counts().sort("")
     return {"runs": len(runs), "methods": len(methods), "words": dict(words.iter_rows())}
 
 
@@ -105,10 +104,6 @@ def named_methods(study: StudyConfig, members: Sequence[Point]) -> list[str]:
     if study.comparisons:
         return study.comparisons
     return [name for name, found in by_method(members).items() if not found[0].coordinates]
-
-
-def _of_run(reads: Mapping[str, Path], run: str) -> Reads:
-    return Reads({key.removeprefix(f"{run}/"): path for key, path in reads.items() if key.startswith(f"{run}/")})
 
 
 def _kinds(methods: Mapping[str, Sequence[Run]], name: str) -> set[str]:
@@ -139,7 +134,7 @@ def _effect(
     return replace(effect, p=None, test=f"invalid: {faults[0]}") if faults else effect
 
 
-def _row(pair: tuple[str, str], label: str, judged: Judged, primary: Primary, alpha: float) -> dict[str, Any]:
+def row(pair: tuple[str, str], label: str, judged: Judged, primary: Primary, alpha: float) -> dict[str, Any]:
     """Return a comparison's row of the table."""
     effect, equivalence = judged.effect, judged.equivalence
     return {

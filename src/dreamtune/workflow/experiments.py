@@ -5,10 +5,11 @@ from pathlib import Path
 from dreamtune.config import Config, Experiment
 from dreamtune.data.template import prompt_lines
 from dreamtune.errors import UserError
-from dreamtune.formats.names import BASE, FEW_SHOT_BASE, FEW_SHOT_TUNED, TUNED, gives_verdict
+from dreamtune.formats.names import BASE, FEW_SHOT_BASE, FEW_SHOT_TUNED, HEADLINE, TUNED, gives_verdict
 from dreamtune.settings.base import Section
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
+from dreamtune.settings.report import Comparison
 from dreamtune.settings.score import ScoreConfig
 from dreamtune.settings.train import FIND
 from dreamtune.workflow.canvases import note_canvases
@@ -173,24 +174,45 @@ def is_study(config: Config) -> bool:
     return multiplied or bool(config.study.model_fields_set - {"max_points"})
 
 
-def plan_study(plan: Plan, config: Config, latest: dict[str, Folders]) -> Path | None:
-    """Plan the comparison of all runs; return its version folder, or None if the configuration is no study.
+def plan_study(plan: Plan, config: Config, latest: dict[str, Folders]) -> list[Path]:
+    """Plan the comparison of all runs; return its version folders: of `study`, and of `confirm` where the best method
+    is chosen on validation answers. A configuration that is no study has none.
 
-    Its version hashes the versions that it reads, the runs, the family and the rule; so it is made again when a point
-    is added, and the reports are not.
+    A version hashes the versions that it reads, the runs, the family and the rule; so it is made again when a point is
+    added, and the reports are not. Who wins is known only to the job of `confirm`, which reads all candidates.
 
     Args:
         latest: the version folders of each run, from `make_plan`.
 
     Raises:
-        UserError: the runs are compared by different rules, or the best is to be chosen on validation answers.
+        UserError: the runs are compared by different rules, or are to be chosen by the NLL on validation answers.
     """
     if not is_study(config):
-        return None
-    if config.study.choose == "validation":
-        raise UserError(
-            "study.choose: no stage answers the validation split yet, on which the best would be chosen; set it to test"
-        )
+        return []
+    comparison = _common_rule(config)
+    read = {
+        f"{name}/{key}": folder
+        for name, folders in latest.items()
+        for key, folder in folders.items()
+        if key.startswith(COMPARED)
+    }
+    points = {"points": [point.as_json() for point in config.points.values()]}
+    sections: dict[str, Section] = {"study": config.study, "comparison": comparison}
+    cluster = next(iter(config.experiments.values())).cluster
+    study = plan.under(cluster).add("study", sections, reads=read, names=points)
+    if config.study.choose == "test":
+        return [study]
+    if (config.study.primary or comparison.primary) == "nll":
+        raise UserError("study.choose: validation chooses by answers, and the primary measure is nll; set it to test")
+    read |= {
+        f"{name}/scores/validation/{HEADLINE}/{TUNED}": _plan_validation(plan, e, latest[name])
+        for name, e in config.experiments.items()
+    }
+    return [study, plan.under(cluster).add("confirm", sections, reads=read, names=points)]
+
+
+def _common_rule(config: Config) -> Comparison:
+    """Return the comparison of all experiments; a UserError if they differ in it."""
     rules = {name: experiment.comparison for name, experiment in config.experiments.items()}
     first = next(iter(rules))
     for name, rule in rules.items():
@@ -200,14 +222,17 @@ def plan_study(plan: Plan, config: Config, latest: dict[str, Folders]) -> Path |
                 f"study: {first} and {name} differ in evaluate.primary, alpha, resamples or seed; runs that are "
                 "compared need the same (or set study.primary)"
             )
-    return plan.under(config.experiments[first].cluster).add(
-        "study",
-        {"study": config.study, "comparison": rules[first]},
-        reads={
-            f"{name}/{key}": folder
-            for name, folders in latest.items()
-            for key, folder in folders.items()
-            if key.startswith(COMPARED)
-        },
-        names={"points": [point.as_json() for point in config.points.values()]},
+    return rules[first]
+
+
+def _plan_validation(plan: Plan, e: Experiment, folders: Folders) -> Path:
+    """Plan the tuned model's answers to the validation split and their scores; return the scores' version folder."""
+    headline = e.generations()[HEADLINE].model_copy(update={"prompts": []})
+    answers = plan.under(e.cluster).add(
+        "generate_answers",
+        {"generate": headline, "model": e.model},
+        ("model",),
+        {"shards": folders["shards"], "adapter": folders["full"]},
+        names={"split": "validation"},
     )
+    return plan.add("score_answers", {"score": _score(e)}, reads={"answers": answers})

@@ -9,6 +9,8 @@ from dreamtune.workflow.scratch import clear_abandoned, clear_finished
 from dreamtune.workflow.verification import FROZEN, MANIFEST, read_frozen, read_manifest
 from dreamtune.writers import delete
 
+UPON_OTHERS = ("merge_adapter/", "study/", "confirm/")  # kept as long as all that they read is needed
+
 
 def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     """Delete the versions that nothing needs, and the checkpoints of finished trainings; return the deleted folders.
@@ -36,7 +38,7 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     }
     read = {name: _read_by(path) for name, path in folders.items()}
     needed = {name for versions in published for name in _linked(versions)}
-    needed |= {name for name in folders if name.startswith(("merge_adapter/", "study/")) and read[name] <= needed}
+    needed |= {name for name in folders if name.startswith(UPON_OTHERS) and read[name] <= needed}
     if not unfinished:
         needed |= {name for name, path in folders.items() if _is_unfinished(path)}
     waiting = list(needed)
