@@ -16,6 +16,7 @@ import _src  # noqa: F401, puts src on the path
 import numpy as np
 from scipy.special import expit
 
+from dreamtune.evaluate.clusters import Clusters
 from dreamtune.study.choosing import choose, confirm, looked_at_all
 from dreamtune.study.curves import fit_curve
 from dreamtune.study.effects import Effect, contrast, method_effect
@@ -37,7 +38,7 @@ broken: list[str] = []
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="replications, as a share of the usual number")
-    parts = (family, seeds, methods, power, best_of_nine, equivalence, curves)
+    parts = (family, seeds, clustered, methods, power, best_of_nine, chosen_methods, equivalence, curves)
     parser.add_argument("--parts", nargs="+", choices=[p.__name__ for p in parts], help="only these tables")
     arguments = parser.parse_args()
     started = time.process_time()
@@ -135,6 +136,23 @@ def seeds(repeats: Repeats) -> None:
                 )
 
 
+def clustered(repeats: Repeats) -> None:
+    columns = ("clusters", "seed SD, points", "'improved', %", "'worse', %", "if taken for unrelated, %")
+    row = table("A method without effect, 3 seeds, questions of one template alike", *columns)
+    times, numbers = repeats(1000), np.repeat(np.arange(30), 10)
+    for spread in (0, 5):
+        world, words, wrong = World(spread), [], []
+        for _ in range(times):
+            difficulty = world.questions(300)
+            skills = world.rng.normal(0, 1.5, (2, 30))[:, numbers]  # of base and of all seeds' adapters, by template
+            base = world.answers(difficulty + skills[0], BASE)
+            tuned = world.answers(difficulty + skills[1], BASE + world.rng.normal(0, spread / 100, 3))
+            words.append(found(method_effect(tuned - base, Clusters.of(numbers), resamples=RESAMPLES)))
+            wrong.append(found(method_effect(tuned - base, resamples=RESAMPLES)))
+        cells = [share(f"clusters, SD {spread}", words.count(w), times, high=0.035) for w in ("improved", "worse")]
+        row("30 × 10", spread, *cells, share("", wrong.count("improved"), times))
+
+
 def methods(repeats: Repeats) -> None:
     row = table("Two methods of equal worth, 340 questions", "seeds", "seed SD, points", "'improved', %", "'worse', %")
     times = repeats(1000)
@@ -184,6 +202,24 @@ def best_of_nine(repeats: Repeats) -> None:
         row(n, "looked at all, as if at one", points("", naive, 100), share("", hits["naive"], times))
         row(n, "looked at all, simultaneous", "the same", share("best", hits["simultaneous"], times, low=0.94))
         row(n, "all nine at once, simultaneous", "–", share("all nine", hits["all"], times, low=0.94))
+
+
+def chosen_methods(repeats: Repeats) -> None:
+    columns = ("seed SD, points", "of the adapters, points", "of the method, points")
+    row = table("Bias of the best of nine equal methods of 3 seeds, chosen on 200 validation questions", *columns)
+    times = repeats(500)
+    for spread in (0, 2):
+        world, adapters, method = World(spread), [], []
+        for _ in range(times):
+            true = BASE + 0.05 + world.rng.normal(0, spread / 100, (9, 3))
+            validation, difficulty = world.answers(world.questions(200), true), world.questions(340)
+            choice = choose({str(i): validation[i] for i in range(9)})
+            won = true[int(choice.winner)]
+            gains = world.answers(difficulty, won) - world.answers(difficulty, BASE)
+            stated = confirm(choice, method_effect(gains, resamples=2)).effect.value
+            adapters.append(stated - float(won.mean()) + BASE)
+            method.append(stated - 0.05)
+        row(spread, points("adapters", adapters, 0.5), points("", method, 100))
 
 
 def equivalence(repeats: Repeats) -> None:

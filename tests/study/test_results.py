@@ -96,7 +96,7 @@ def test_the_nll_is_compared_in_nats_and_a_fall_is_a_gain(reads: dict[str, Path]
     content = study(reads, tmp_path, primary="nll", baseline="full")
     row = rows(content)["qlora against the base"]
     assert content["unit"].startswith("nats") and row["gain"] > 0
-    assert "points" not in row["sentence"] and row["equivalence"] is None
+    assert " nats per token, 95 % interval +" in row["sentence"] and row["equivalence"] is None
 
 
 def test_an_exact_nll_is_not_compared_with_a_bound(reads: dict[str, Path], tmp_path: Path) -> None:

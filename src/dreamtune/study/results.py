@@ -171,8 +171,8 @@ def sentence(pair: tuple[str, str], judged: Judged, primary: Primary, alpha: flo
     effect = judged.effect
     sides = [_who(name, seeds) for name, seeds in zip(pair, effect.seeds, strict=False)]
     sides += ["the base model"] if pair[1] == BASE else []
-    show = (lambda value: f"{points(value)} points") if primary == "accuracy" else (lambda value: nats(value, True))
-    said = f"{sides[0]} against {sides[1]}: {judged.word}, {show(effect.value)}"
+    show, unit = (points, " points") if primary == "accuracy" else (lambda value: nats(value, True), " nats per token")
+    said = f"{sides[0]} against {sides[1]}: {judged.word}, {show(effect.value)}{unit}"
     if effect.p is None or not isfinite(judged.interval[0]):
         return f"{said}; {effect.test}"
     said += f", {100 * (1 - alpha):.3g} % interval {show(judged.interval[0])} to {show(judged.interval[1])}"
@@ -194,9 +194,9 @@ def _who(name: str, seeds: int) -> str:
 
 
 def _choice(effects: Mapping[tuple[str, str], Effect], alpha: float) -> dict[str, Any] | None:
-    """Return the best method against the base, of all that are valid, with limits that hold for all together."""
+    """Return the best of several valid methods against the base, with limits that hold for all; None of fewer."""
     found = {pair[0]: effect for pair, effect in effects.items() if pair[1] == BASE and effect.p is not None}
-    if not found:
+    if len(found) < 2:
         return None
     stated = looked_at_all(found, alpha)
     low, high = stated.limits
