@@ -14,12 +14,14 @@ from collections.abc import Callable
 
 import _src  # noqa: F401, puts src on the path
 import numpy as np
+from _tables import broken, share, table
 from scipy.special import expit
+from scipy.stats import t as student
 
 from dreamtune.evaluate.clusters import Clusters
 from dreamtune.study.choosing import choose, confirm, looked_at_all
-from dreamtune.study.curves import fit_curve
-from dreamtune.study.effects import Effect, contrast, method_effect
+from dreamtune.study.curves import Change, fit_curve
+from dreamtune.study.effects import Effect, contrast, degrees, method_effect
 from dreamtune.study.family import judge
 
 SPREAD = 1.6  # standard deviation of difficulties, in logits: answers of two models correlate with about 0.3
@@ -32,13 +34,12 @@ CURVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "towards 60 %, as size^-0.5": lambda x: 0.6 - 0.4 * (x / 125) ** -0.5,
     "S-shaped, with its knee at the end": lambda x: 0.5 * expit(1.2 * np.log2(x / 667)),
 }
-broken: list[str] = []
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="replications, as a share of the usual number")
-    parts = (family, seeds, clustered, methods, power, best_of_nine, chosen_methods, equivalence, curves)
+    parts = (family, seeds, estimators, clustered, methods, power, best_of_nine, chosen_methods, equivalence, curves)
     parser.add_argument("--parts", nargs="+", choices=[p.__name__ for p in parts], help="only these tables")
     arguments = parser.parse_args()
     started = time.process_time()
@@ -76,24 +77,6 @@ class World:
         difficulty = self.questions(n)
         true = gain + self.rng.normal(0, spread, seeds) if spread else np.full(seeds, gain)
         return self.answers(difficulty, BASE + true) - self.answers(difficulty, BASE), true
-
-
-def share(what: str, hits: float, repeats: int, low: float = 0.0, high: float = 1.0, errors: float = 0.0) -> str:
-    """Return a share in per cent with its standard error; note it as broken if it is outside its bounds.
-
-    `errors` is how many standard errors the bounds are widened by.
-    """
-    value = hits / repeats
-    error = (max(value * (1 - value), 1 / repeats) / repeats) ** 0.5
-    if not low - errors * error <= value <= high + errors * error:
-        broken.append(f"{what}: {100 * value:.2f} %, expected {100 * low:g} to {100 * high:g} %")
-    return f"{100 * value:.1f} ± {100 * error:.1f}"
-
-
-def table(title: str, *columns: str) -> Callable[..., None]:
-    """Print the head of a Markdown table; return what prints a row."""
-    print(f"\n### {title}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
-    return lambda *cells: print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def found(effect: Effect) -> str:
@@ -134,6 +117,30 @@ def seeds(repeats: Repeats) -> None:
                 row(
                     n, count, spread, *(share(what, cell, times, high=0.035) for cell in cells), share("", alone, times)
                 )
+
+
+def estimators(repeats: Repeats) -> None:
+    """Compare what the standard error and its degrees of freedom could have been, where all errors are normal.
+
+    Questions have a squared error of 1, answers one of `noise`, which is in both parts, and seeds one of `ratio`.
+    """
+    columns = ("seeds", "noise", "plain Satterthwaite, %", "as it is, %", "without the noise's second share, %")
+    row = table("False findings each way, the largest over seven ratios of seeds to questions", *columns)
+    times = repeats(40_000)
+    for count in (3, 5):
+        for noise in (0.0, 0.25):
+            world, largest = World(count), np.zeros(3)
+            for ratio in (0.5, 1, 2, 4, 8, 20, 60):
+                questions, seeds_part = 1 + noise, (ratio + noise) * world.rng.chisquare(count - 1, times) / (count - 1)
+                errors = world.rng.normal(0, (1 + noise + ratio) ** 0.5, times)
+                total, less = questions + seeds_part, questions + np.maximum(seeds_part - noise, 0)
+                plain = total**2 / (questions**2 / 339 + seeds_part**2 / (count - 1))
+                own = np.array([degrees(questions, 339, [(part, count - 1)]) for part in seeds_part])
+                other = np.array([degrees(questions, 339, [(part, count - 1)]) for part in less - questions])
+                squares = ((total, plain), (total, own), (less, other))
+                found_each = [(errors > student.isf(0.025, df) * se2**0.5).mean() for se2, df in squares]
+                largest = np.maximum(largest, found_each)
+            row(count, noise, *(f"{100 * value:.1f}" for value in largest))
 
 
 def clustered(repeats: Repeats) -> None:
@@ -242,22 +249,30 @@ def equivalence(repeats: Repeats) -> None:
 
 
 def curves(repeats: Repeats) -> None:
-    columns = ("curve", "runs", "change by doubling, points", "foretold, %", "covered, %", "median width, points")
+    columns = ("curve", "runs", "truth, points", "foretold, %", "covered, %", "median width, points")
+    columns += ("covered by a line going on, %",)
     row = table("What twice the data would give; 340 questions, seed SD 2 points", *columns)
     times = repeats(300)
     for sizes in ([125, 250, 500, 1000] * 3, [125, 250, 500, 1000, 2000] * 3):
         x = np.array(sizes, float)
         for name, truth in CURVES.items():
-            world, widths, hits = World(len(x)), [], 0
+            world, widths, hits, line = World(len(x)), [], 0, 0
             change = float(truth(2 * x.max()) - truth(x.max()))
             for _ in range(times):
                 accuracy = np.clip(truth(x) + world.rng.normal(0, 0.02, len(x)), 0.01, 0.99)
-                forecast = fit_curve(x, world.answers(world.questions(340), accuracy)).next_doubling
-                if forecast:
+                curve = fit_curve(x, world.answers(world.questions(340), accuracy))
+                line += curve.per_doubling is not None and covers(limits_of(curve.per_doubling), change)
+                if forecast := curve.next_doubling:
                     widths.append(forecast.high - forecast.low)
-                    hits += covers((forecast.low, forecast.high), change)
-            cells = share("", len(widths), times), share("", hits, len(widths)) if widths else "–"
-            row(name, f"{len(x) // 3} sizes × 3", f"{100 * change:.1f}", *cells, f"{100 * np.median(widths):.0f}")
+                    hits += covers(limits_of(forecast), change)
+            cells = [share("", len(widths), times), "–", "–"]
+            if widths:
+                cells[1:] = [share("", hits, len(widths)), f"{100 * np.median(widths):.0f}"]
+            row(name, f"{len(x) // 3} sizes × 3", f"{100 * change:.1f}", *cells, share("", line, times))
+
+
+def limits_of(change: Change) -> tuple[float, float]:
+    return change.low, change.high
 
 
 def covers(limits: tuple[float, float], truth: float) -> bool:
