@@ -98,6 +98,14 @@ def test_choosing_on_validation_answers_them_with_each_tuned_model(planned: Plan
     assert read == {f"{n}/scores/validation/greedy/tuned" for n in ("qlora", "qlora-seed1", "full", "full-seed1")}
 
 
+def test_validation_answers_are_published_so_that_prune_keeps_them(planned: Planned) -> None:
+    config = parse_config(LEAST | SEEDS | {"study": {"choose": "validation"}})
+    plan, latest = make_plan(config)
+    confirm = plan_study(plan, config, latest)[1]
+    published = {folder.as_posix() for folders in latest.values() for folder in folders.values()}
+    assert set(plan["confirm", confirm.name]["reads"].values()) <= published
+
+
 def test_runs_must_be_compared_by_one_rule(planned: Planned) -> None:
     experiments = {"a": {}, "b": {"evaluate": {"primary": "nll"}}}
     with pytest.raises(UserError, match=r"a and b differ in evaluate.primary"):

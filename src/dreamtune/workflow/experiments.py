@@ -182,7 +182,8 @@ def plan_study(plan: Plan, config: Config, latest: dict[str, Folders]) -> list[P
     added, and the reports are not. Who wins is known only to the job of `confirm`, which reads all candidates.
 
     Args:
-        latest: the version folders of each run, from `make_plan`.
+        latest: the version folders of each run, from `make_plan`; those of its validation answers are added, so that
+            they are published, and kept by `make prune`.
 
     Raises:
         UserError: the runs are compared by different rules, or are to be chosen by the NLL on validation answers.
@@ -204,10 +205,10 @@ def plan_study(plan: Plan, config: Config, latest: dict[str, Folders]) -> list[P
         return [study]
     if (config.study.primary or comparison.primary) == "nll":
         raise UserError("study.choose: validation chooses by answers, and the primary measure is nll; set it to test")
-    read |= {
-        f"{name}/scores/validation/{HEADLINE}/{TUNED}": _plan_validation(plan, e, latest[name])
-        for name, e in config.experiments.items()
-    }
+    for name, e in config.experiments.items():
+        answered = _plan_validation(plan, e, latest[name])
+        latest[name] |= answered
+        read |= {f"{name}/{key}": folder for key, folder in answered.items() if key.startswith("scores/")}
     return [study, plan.under(cluster).add("confirm", sections, reads=read, names=points)]
 
 
@@ -225,8 +226,8 @@ def _common_rule(config: Config) -> Comparison:
     return rules[first]
 
 
-def _plan_validation(plan: Plan, e: Experiment, folders: Folders) -> Path:
-    """Plan the tuned model's answers to the validation split and their scores; return the scores' version folder."""
+def _plan_validation(plan: Plan, e: Experiment, folders: Folders) -> Folders:
+    """Plan the tuned model's answers to the validation split and their scores; return the version folders by name."""
     headline = e.generations()[HEADLINE].model_copy(update={"prompts": []})
     answers = plan.under(e.cluster).add(
         "generate_answers",
@@ -235,4 +236,6 @@ def _plan_validation(plan: Plan, e: Experiment, folders: Folders) -> Path:
         {"shards": folders["shards"], "adapter": folders["full"]},
         names={"split": "validation"},
     )
-    return plan.add("score_answers", {"score": _score(e)}, reads={"answers": answers})
+    key = f"validation/{HEADLINE}/{TUNED}"
+    scores = plan.add("score_answers", {"score": _score(e)}, reads={"answers": answers})
+    return {f"answers/{key}": answers, f"scores/{key}": scores}
