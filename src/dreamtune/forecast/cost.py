@@ -18,6 +18,7 @@ from dreamtune.digests import digest
 from dreamtune.errors import UserError
 from dreamtune.study.expand import GRID, SEEDS, SIZES, STUDY, TooManyRuns
 from dreamtune.study.grid import OF
+from dreamtune.study.points import by_method
 from dreamtune.workflow.demand import full_run_s, gate_of
 from dreamtune.workflow.experiments import Folders, make_plan
 from dreamtune.workflow.launch import processes
@@ -92,6 +93,14 @@ class Prices:
         return None
 
 
+def runs_in_words(config: Config) -> str:
+    """Return how many runs and methods a configuration has, and what its data sizes have in common."""
+    runs, methods = len(config.experiments), len(by_method(config.points.values()))
+    said = f"{runs:,} run{'s' if runs > 1 else ''}" + (f" of {methods:,} methods" if methods < runs else "")
+    sized = [config.experiments[name].train for name, point in config.points.items() if point.data_size is not None]
+    return said + (f", data sizes at equal {'steps' if sized[0].epochs_of == 'all' else 'epochs'}" if sized else "")
+
+
 def cost_of(specs: Iterable[Spec], jobs: int) -> Cost:
     """Return what the jobs of these versions will take.
 
@@ -107,7 +116,7 @@ def cost_of(specs: Iterable[Spec], jobs: int) -> Cost:
 
 
 def too_many_runs(error: TooManyRuns, raw: Mapping[str, Any]) -> str:
-    """Return one line on a study that is too large: its runs, their GPU hours if they are known, and what to do.
+    """Return one line on a study that is too large: its runs, their (GPU) hours if they are known, and what to do.
 
     Of each experiment one run is planned, and its time is taken for all.
 
@@ -115,12 +124,13 @@ def too_many_runs(error: TooManyRuns, raw: Mapping[str, Any]) -> str:
         error: with the number of runs by experiment.
         raw: the configuration.
     """
-    hours = None
+    hours, unit = None, "GPU hours"
     with suppress(UserError):
         config = parse_config(first_points(raw))
         plan, latest = make_plan(config)
         hours = _hours(error.runs, config, plan, latest)
-    said = "their GPU hours are unknown before a smoke run" if hours is None else f"about {_amount(hours)} GPU hours"
+        unit = "GPU hours" if any(map(_gpus, plan.values())) else "hours"
+    said = f"their {unit} are unknown before a smoke run" if hours is None else f"about {_amount(hours)} {unit}"
     return f"{error}; {said}; make it smaller, or set study.max_points to {sum(error.runs.values())}"
 
 
@@ -179,7 +189,8 @@ def _kind(spec: Spec, run: str | None = None) -> str:
 
 
 def _gpus(spec: Spec) -> int:
-    if spec["runtime"].get("model", {}).get("device") == "cpu":
+    """Return the GPUs that a job takes; 0 if it runs no model, or one on the CPU."""
+    if spec["stage"] not in RUN_A_MODEL or spec["runtime"]["model"]["device"] == "cpu":
         return 0
     return prod(processes(spec)) if spec["stage"] == "train_adapter" else 1
 

@@ -31,7 +31,7 @@ class StudyConfig(Section):
     comparisons: list[str] = result(
         list,
         "the methods that are named beforehand: each is compared with the base model and with the baseline, corrected "
-        "for their number (Holm), and all others are exploratory; if empty, all methods that are no points of a grid",
+        "for their number (Holm), and all others are exploratory; if empty, all outside of grids and data sizes",
     )
     equivalence_points: Float | None = result(
         None,

@@ -95,7 +95,7 @@ def run_study(
 
 
 def named_methods(study: StudyConfig, members: Sequence[Point]) -> list[str]:
-    """Return the methods of the family: those that `study.comparisons` names, else all that are no points of a grid.
+    """Return the methods of the family: those that `study.comparisons` names, else all outside of grids and data sizes.
 
     >>> members = [Point("full"), Point("qlora", {"train.lora.rank": 4}), Point("qlora", {"train.lora.rank": 8})]
     >>> named_methods(StudyConfig(), members), named_methods(StudyConfig(comparisons=["qlora-rank4"]), members)
@@ -103,7 +103,9 @@ def named_methods(study: StudyConfig, members: Sequence[Point]) -> list[str]:
     """
     if study.comparisons:
         return study.comparisons
-    return [name for name, found in by_method(members).items() if not found[0].coordinates]
+    return [
+        name for name, found in by_method(members).items() if not found[0].coordinates and found[0].data_size is None
+    ]
 
 
 def _kinds(methods: Mapping[str, Sequence[Run]], name: str) -> set[str]:
