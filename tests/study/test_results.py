@@ -13,6 +13,7 @@ from dreamtune.files import read_json
 from dreamtune.formats.study import STUDY
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import StudyConfig
+from dreamtune.study import results
 from dreamtune.study.points import Point
 from dreamtune.study.results import run_study
 from report_fixture import write_reads
@@ -107,6 +108,12 @@ def test_an_exact_nll_is_not_compared_with_a_bound(reads: dict[str, Path], tmp_p
     content = study(reads | {"full/likelihood": folder}, tmp_path / "out", primary="nll", baseline="qlora")
     assert content["not_compared"] == ["full against qlora"]
     assert "full against the base" in rows(content)
+
+
+def test_a_large_family_gets_the_sign_flips_that_its_smallest_p_needs() -> None:
+    """With 200 flips no p is below 1 / 201, so that of 27 comparisons none could ever be found."""
+    assert 27 / (results._resamples(COMPARISON, 27) + 1) < 0.05 / 10
+    assert results._resamples(Comparison(), 3) == 10_000
 
 
 def test_data_sizes_make_a_learning_curve(reads: dict[str, Path], tmp_path: Path) -> None:

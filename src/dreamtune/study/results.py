@@ -57,8 +57,9 @@ def run_study(
     wanted = [(m, a) for m in methods for a in (BASE, baseline) if a and m != a]
     pairs = [pair for pair in wanted if pair[1] == BASE or _kinds(methods, pair[0]) == _kinds(methods, pair[1])]
     pairs.sort(key=lambda pair: pair[0] not in named)
-    comparison = comparison.model_copy(update={"resamples": _resamples(comparison, len(pairs))})
-    effects = {pair: _effect(pair, methods, primary, comparison) for pair in pairs}
+    family = sum(pair[0] in named for pair in pairs)
+    finer = comparison.model_copy(update={"resamples": _resamples(comparison, family)})
+    effects = {pair: _effect(pair, methods, primary, finer if pair[0] in named else comparison) for pair in pairs}
     margin = study.equivalence_points / 100 if study.equivalence_points and primary == "accuracy" else None
     label = {pair: f"{pair[0]} against {'the base' if pair[1] == BASE else pair[1]}" for pair in wanted}
     judged = judge(
