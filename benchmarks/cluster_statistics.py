@@ -17,8 +17,9 @@ from typing import Any
 import _src  # noqa: F401, puts src on the path
 import numpy as np
 import polars as pl
+from _tables import broken, share, table
 from scipy.stats import t as student
-from verdict_statistics import PASSED, RESAMPLES, broken, covers, share, table
+from verdict_statistics import PASSED, RESAMPLES, covers
 
 from dreamtune.evaluate.clusters import Clusters, clustered_difference
 from dreamtune.evaluate.comparison import compare_nll, compare_scores, nothing

@@ -20,6 +20,7 @@ import _src  # noqa: F401, puts src on the path
 import numpy as np
 import polars as pl
 import torch
+from _tables import broken, share, table
 
 from dreamtune.data.tokenizer import load_tokenizer
 from dreamtune.evaluate.comparison import compare_nll, compare_scores, nothing
@@ -37,7 +38,6 @@ PASSED = [{"name": "targets_hidden", "hard": True, "passed": True, "value": 0, "
 SIZES = (50, 100, 300)
 RESAMPLES = 400  # a report takes 10,000; fewer make an interval noisier, not shorter
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens, base and tuned NLL in nats, each [rows]
-broken: list[str] = []
 
 
 def main() -> None:
@@ -66,21 +66,6 @@ def read_pairs(results: Path) -> pl.DataFrame:
         names = {f"{reading}_{who}": pl.col(reading).cast(pl.Int8) for reading in ("correct", "lenient")}
         pairs = pairs.join(scores.select("example_id", **names), on="example_id")
     return pairs
-
-
-def share(what: str, hits: float, repeats: int, low: float = 0.0, high: float = 1.0) -> str:
-    """Return a share in per cent with its standard error; note it as broken if it is surely outside its bounds."""
-    value = hits / repeats
-    error = (max(value * (1 - value), 1 / repeats) / repeats) ** 0.5
-    if not low <= value <= high:
-        broken.append(f"{what}: {100 * value:.2f} %, expected {100 * low:g} to {100 * high:g} %")
-    return f"{100 * value:.1f} ± {100 * error:.1f}"
-
-
-def table(title: str, *columns: str) -> Callable[..., None]:
-    """Print the head of a Markdown table; return what prints a row."""
-    print(f"\n### {title}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
-    return lambda *cells: print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 # Through the report's own code

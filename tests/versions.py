@@ -14,7 +14,7 @@ from conftest import FIXTURES, ROOT
 from dreamtune.config import parse_config
 from dreamtune.digests import describe
 from dreamtune.files import read_json, write_json
-from dreamtune.workflow.experiments import make_plan, plan_merge
+from dreamtune.workflow.experiments import make_plan, plan_merge, plan_study
 from dreamtune.workflow.plan import Plan
 from dreamtune.workflow.verification import sealed, version_of
 
@@ -69,9 +69,11 @@ def write_experiment(root: Path) -> Plan:
     micro = yaml.safe_load((FIXTURES / "micro.yaml").read_text())
     rows = {"files": ["resources/tiny-dream/rows.parquet"], "question": "question", "answer": "solution"}
     micro["evaluate"]["benchmarks"] = [{"name": "others", **rows}]
+    micro["study"] = {"choose": "validation"}
     config = parse_config(micro)
     plan, latest = make_plan(config)
     plan_merge(plan, config, latest)
+    plan_study(plan, config, latest)
     plan.freeze()
     for (stage, version), spec in plan.items():
         if stage != "merge_adapter":
@@ -135,6 +137,14 @@ def _report(folder: Path, salt: int) -> None:
     write_json(folder / "summary.json", {"verdict": "improved", "salt": salt})
 
 
+def _study(folder: Path, salt: int) -> None:
+    write_json(folder / "study.json", {"format": 1, "salt": salt})
+
+
+def _confirm(folder: Path, salt: int) -> None:
+    write_json(folder / "confirm.json", {"format": 1, "salt": salt})
+
+
 CONTENT = {
     "prepare_shards": _shards,
     "train_adapter": _training,
@@ -144,4 +154,6 @@ CONTENT = {
     "audit_contamination": _contamination,
     "audit_references": _references,
     "render_report": _report,
+    "study": _study,
+    "confirm": _confirm,
 }

@@ -27,7 +27,7 @@ from dreamtune.settings.score import ScoreConfig
 from dreamtune.settings.sections import EvaluateSection, GenerateSection
 from dreamtune.settings.study import StudyConfig
 from dreamtune.settings.train import TrainConfig
-from dreamtune.study.expand import KEYS, add_run, check_baseline, read_study, runs_of
+from dreamtune.study.expand import KEYS, add_run, check_methods, read_study, runs_of
 from dreamtune.study.fields import hint, keys_beside
 from dreamtune.study.points import Point
 
@@ -117,7 +117,7 @@ def parse_config(raw: Any) -> Config:
         for point, changes in runs_of(study, name, own):
             add_run(points, point)
             found[point.name] = _experiment(point, merge(own, changes))
-    check_baseline(study, points)
+    check_methods(study, points)
     return Config(experiments=found, points=points, study=study.settings)
 
 

@@ -95,10 +95,22 @@ def adapter(base: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path
 def answers(base: ModelConfig, shards: Path, out: Path, **options: Any) -> tuple[pl.DataFrame, dict[str, Any]]:
     out.mkdir(parents=True)
     benchmark, adapter = options.pop("benchmark", None), options.pop("adapter", None)
-    few = options.pop("few_shot", None)
-    counts = generate_answers(GenerateConfig(**(QUICK | options)), base, shards, benchmark, adapter, out, few_shot=few)
+    few, split = options.pop("few_shot", None), options.pop("split", "test")
+    settings = GenerateConfig(**(QUICK | options))
+    counts = generate_answers(settings, base, shards, benchmark, adapter, out, few_shot=few, split=split)
     json.dumps(counts)
     return pl.read_parquet(out / "answers.parquet"), counts
+
+
+def test_answers_of_the_validation_split(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
+    """A study may choose on it; the test rows are then not asked."""
+    held_out = tmp_path / "shards"
+    shutil.copytree(shards, held_out)
+    meta = json.loads((held_out / "shards.json").read_text())
+    meta["splits"] |= {"validation": meta["splits"]["test"], "test": meta["splits"]["validation"]}
+    (held_out / "shards.json").write_text(json.dumps(meta))
+    frame, counts = answers(base, held_out, tmp_path / "out", split="validation")
+    assert frame["example_id"].to_list() == [40, 41, 42, 43, 44] and counts["questions"] == 5
 
 
 def test_answers_of_the_test_split(base: ModelConfig, shards: Path, tmp_path: Path) -> None:

@@ -184,13 +184,14 @@ def test_a_kill_between_the_links_leaves_no_marker(results: Path, monkeypatch: p
     assert not list((results / "latest/one").glob(".published-*"))
 
 
-def test_prune_keeps_what_is_linked_read_merged_or_unfinished(results: Path) -> None:
+def test_prune_keeps_what_is_linked_read_merged_compared_or_unfinished(results: Path) -> None:
     shards, old = version("prepare_shards", "p1"), version("prepare_shards", "p0")
     smoke = version("train_adapter", "smoke", shards)
     full = version("train_adapter", "full", shards, gate=smoke)
     merged = version("merge_adapter", "m1", shards, full)
     stale = version("train_adapter", "stale", old)
     dead = version("merge_adapter", "m0", old, stale)
+    compared, dead_study = version("study", "s1", full), version("study", "s0", full, stale)
     never_asked_for = version("merge_adapter", "m2", old, stale, finished=False)
     waiting = version("train_adapter", "waiting", shards, finished=False)
     unseen = version("train_adapter", "unseen", shards)
@@ -198,9 +199,9 @@ def test_prune_keeps_what_is_linked_read_merged_or_unfinished(results: Path) -> 
     published("one", "aa", report=version("render_report", "r1", full), full=full, shards=shards)
     for folder in (full, waiting):
         (folder / "checkpoints/step-000001").mkdir(parents=True)
-    assert set(prune()) == {old, stale, dead, never_asked_for, full / "checkpoints"}
+    assert set(prune()) == {old, stale, dead, dead_study, never_asked_for, full / "checkpoints"}
     assert (waiting / "checkpoints/step-000001").exists() and not (full / "checkpoints").exists()
-    assert all(folder.exists() for folder in (shards, smoke, full, merged, waiting, unseen, report))
+    assert all(folder.exists() for folder in (shards, smoke, full, merged, compared, waiting, unseen, report))
     cache = results / ".cache/nf4/entry"
     cache.mkdir(parents=True)
     assert set(prune(unfinished=True)) == {waiting, unseen, report}

@@ -11,7 +11,7 @@ from dreamtune.workflow.canvases import warnings_of_finished
 from dreamtune.workflow.columns import hub_columns
 from dreamtune.config import Config, parse_config
 from dreamtune.workflow.demand import check_measured, memory_mb, minutes
-from dreamtune.workflow.experiments import make_plan, plan_merge
+from dreamtune.workflow.experiments import make_plan, plan_merge, plan_study
 from dreamtune.inputs.hub import hub_sources
 from dreamtune.workflow.models import models_from
 from dreamtune.workflow.parts import SECTIONS
@@ -26,6 +26,7 @@ try:
     CONFIG = parse_config(config) if workflow.is_main_process else Config(experiments={})
     PLAN, LATEST = make_plan(CONFIG)
     MERGED = plan_merge(PLAN, CONFIG, LATEST)
+    STUDY = plan_study(PLAN, CONFIG, LATEST)
     if IMAGE and MAIN:  # jobs inherit the binds from the driver, because only the driver knows the configuration
         containers.bind(PLAN.values())
     elif IMAGE:

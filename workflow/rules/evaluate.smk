@@ -103,3 +103,53 @@ rule render_report:
         "{params.about}"
     shell:
         "{params.setup}python3 {params.scripts}/render_report.py --out {params.folder} 2>&1 | tee {log}"
+
+
+rule study:
+    input:
+        unpack(inputs_of("study")),
+    output:
+        manifest="results/study/{version}/manifest.json",
+    log:
+        "results/study/{version}/job.log",
+    benchmark:
+        "results/study/{version}/benchmark.tsv"
+    wildcard_constraints:
+        version=versions_of("study"),
+    container:
+        SIF
+    resources:
+        **demand("study"),
+    params:
+        **COMMAND,
+        about=about("study"),
+        folder=subpath(output.manifest, parent=True),
+    message:
+        "{params.about}"
+    shell:
+        "{params.setup}python3 {params.scripts}/study.py --out {params.folder} 2>&1 | tee {log}"
+
+
+rule confirm:
+    input:
+        unpack(inputs_of("confirm")),
+    output:
+        manifest="results/confirm/{version}/manifest.json",
+    log:
+        "results/confirm/{version}/job.log",
+    benchmark:
+        "results/confirm/{version}/benchmark.tsv"
+    wildcard_constraints:
+        version=versions_of("confirm"),
+    container:
+        SIF
+    resources:
+        **demand("confirm"),
+    params:
+        **COMMAND,
+        about=about("confirm"),
+        folder=subpath(output.manifest, parent=True),
+    message:
+        "{params.about}"
+    shell:
+        "{params.setup}python3 {params.scripts}/confirm.py --out {params.folder} 2>&1 | tee {log}"

@@ -31,4 +31,5 @@ if __name__ == "__main__":
             stage.part,
             stage.parts(),
             stage.optional("few_shot", FewShot),
+            stage.spec["settings"].get("split", "test"),
         )

@@ -8,7 +8,7 @@ OUT/part.parquet only. Questions typed on a command line are answered by `dreamt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -72,19 +72,21 @@ def generate_answers(
     part: Part | None = None,
     parts: Sequence[Path] = (),
     few_shot: FewShot | None = None,
+    split: Literal["test", "validation"] = "test",
 ) -> dict[str, Any]:
-    """Answer the questions of a benchmark or of the test split, and write the files (see the module's docstring).
+    """Answer the questions of a benchmark or of a held-out split, and write the files (see the module's docstring).
 
     Args:
         generate: settings of the sampler.
         model: the base model, its precision and device.
-        shards: output of prepare_shards: its test split, template and tokenizer.
-        benchmark: the questions to answer; None for those of the test split and the user's own `generate.prompts`.
+        shards: output of prepare_shards: its held-out split, template and tokenizer.
+        benchmark: the questions to answer; None for those of the split and the user's own `generate.prompts`.
         adapter: an adapter, or the checkpoint of full fine-tuning; None for the base model.
         out: folder for the files.
         part: the part of the version that this job makes; None makes all of it.
         parts: folders of all finished parts, whose answers are gathered without loading the model.
         few_shot: the worked training examples before each question; None for none.
+        split: which held-out rows are asked, where no benchmark is given; validation chooses among a study's runs.
 
     Returns:
         counts for the manifest: questions, rows, dropped, tokens, share ended, seconds.
@@ -99,7 +101,7 @@ def generate_answers(
     prompter = Prompter.of(tokenizer, meta)
     dropped: dict[str, int] = {}
     if benchmark is None:
-        questions = [*_test_questions(shards, meta, generate.max_prompts), *own_questions(generate.prompts, prompter)]
+        questions = [*_held_out(shards, split, meta, generate.max_prompts), *own_questions(generate.prompts, prompter)]
     else:
         questions = list(_benchmark_questions(benchmark, prompter, dropped))[: generate.max_prompts]
     worked = None
@@ -209,10 +211,10 @@ def clustered(questions: list[Question]) -> list[Question]:
     return [replace(q, cluster=questions[i].example_id) for q, i in zip(questions, first, strict=True)]
 
 
-def _test_questions(shards: Path, meta: dict[str, Any], max_prompts: int | None) -> Iterator[Question]:
-    if not meta["splits"]["test"]["rows"]:
+def _held_out(shards: Path, split: str, meta: dict[str, Any], max_prompts: int | None) -> Iterator[Question]:
+    if not meta["splits"][split]["rows"]:
         return
-    rows = read_split(shards, "test")
+    rows = read_split(shards, split)
     for row in map(rows.__getitem__, limited(meta, len(rows), max_prompts).tolist()):
         prompt = list(row["input_ids"][: row["prompt_tokens"]])
         yield Question(row["example_id"], row["question"], row["answer"], prompt, row["cluster"])

@@ -12,6 +12,11 @@ import polars as pl
 
 from dreamtune.errors import UserError
 from dreamtune.files import finite
+from dreamtune.formats.answers import GENERATION_FILE
+from dreamtune.formats.likelihood import BINS_FILE
+from dreamtune.formats.training import GATE_FILE
+
+TRAINING_RUNS = ("smoke", "full")
 
 
 class Reads:
@@ -70,6 +75,27 @@ class Reads:
         found = {tuple(name.split("/")[1:3]) for name in self.folders if name.startswith("scores/")}
         paired = [(s, g) for s, g in found if all(f"scores/{s}/{g}/{who}" in self.folders for who in ("base", "tuned"))]
         return sorted(paired, key=lambda pair: (pair[0] != "test", pair[0], pair[1] != "greedy", pair[1]))
+
+
+def collect_canaries(reads: Reads) -> list[dict[str, Any]]:
+    """Return the hard and soft canaries of both training runs, of the likelihood and of all answers.
+
+    Each is a check (see `dreamtune.checks`) with the name of its folder as "source".
+    """
+    found = []
+    for source, file, key in (
+        *((run, GATE_FILE, "checks") for run in TRAINING_RUNS),
+        ("likelihood", BINS_FILE, "canaries"),
+        *((name, GENERATION_FILE, "canaries") for name in reads.folders if name.startswith("answers/")),
+    ):
+        for check in reads.json(source, file).get(key, []):
+            found.append({"source": source} | check)
+    return found
+
+
+def gates_of(reads: Reads) -> dict[str, bool | None]:
+    """Return by training run whether its gate passed; None where the run left no gate.json."""
+    return {run: reads.json(run, GATE_FILE).get("passed") for run in TRAINING_RUNS if run in reads.folders}
 
 
 def _parse(path: Path) -> Any:

@@ -35,16 +35,15 @@ from dreamtune.formats.names import BASE, FEW_SHOT_BASE, HEADLINE, SAMPLED, TUNE
 from dreamtune.formats.questions import QUESTIONS_FILE
 from dreamtune.formats.scores import RATES_FILE, SCORES_FILE
 from dreamtune.formats.shards import AUDIT_FILE
-from dreamtune.formats.training import GATE_FILE, TRAINING_FILE
+from dreamtune.formats.training import TRAINING_FILE
 from dreamtune.report.few_shot import read_few_shot, sides
-from dreamtune.report.reads import Reads
+from dreamtune.report.reads import Reads, collect_canaries, gates_of
 from dreamtune.report.recipe import find_recipe
 from dreamtune.report.sources import compare_sources
 from dreamtune.settings.report import Comparison
 
 FORMAT = 1
 READINGS = {"accuracy": "correct", "strict": "strict", "lenient": "lenient"}
-TRAINING_RUNS = ("smoke", "full")
 
 
 def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
     nll["full"] = compare_full(reads.table("likelihood", FULL_FILE), comparison)
     canaries = collect_canaries(reads)
     collapse = headline.get("tuned", {}).get("scores", {}).get("collapse", [])
-    gates, few_shot = _gates(reads), _few_shot(headline)
+    gates, few_shot = gates_of(reads), _few_shot(headline)
 
     def again(accuracy: Any, likelihood: Any, against: Any) -> Verdict:
         few = few_shot | {"accuracy": against} if few_shot and against else None
@@ -239,27 +238,6 @@ def _canvas_warnings(reads: Reads, settings: dict[str, Any]) -> list[str]:
         if train and generate and questions == "test":
             found += [f"test/{setting}, {text}" for text in canvas_warnings(responses, Canvas.of(train, generate))]
     return found
-
-
-def collect_canaries(reads: Reads) -> list[dict[str, Any]]:
-    """Return the hard and soft canaries of both training runs, of the likelihood and of all answers.
-
-    Each is a check (see `dreamtune.checks`) with the name of its folder as "source".
-    """
-    found = []
-    for source, file, key in (
-        *((run, GATE_FILE, "checks") for run in TRAINING_RUNS),
-        ("likelihood", BINS_FILE, "canaries"),
-        *((name, GENERATION_FILE, "canaries") for name in reads.folders if name.startswith("answers/")),
-    ):
-        for check in reads.json(source, file).get(key, []):
-            found.append({"source": source} | check)
-    return found
-
-
-def _gates(reads: Reads) -> dict[str, bool | None]:
-    """Return by training run whether its gate passed; None where the run left no gate.json."""
-    return {run: reads.json(run, GATE_FILE).get("passed") for run in TRAINING_RUNS if run in reads.folders}
 
 
 def _wall_seconds(manifests: dict[str, dict[str, Any]]) -> dict[str, float]:

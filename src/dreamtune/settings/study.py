@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from dreamtune.settings.base import MANY, Section, result, runtime
+from dreamtune.settings.base import MANY, Float, Section, result, runtime
 
 
 def _size(value: Any) -> Any:
@@ -24,6 +24,26 @@ class StudyConfig(Section):
         None,
         "the method that all others are compared with, besides the base model: an experiment's name, as the runs are "
         "named, without a seed; null for none",
+    )
+    primary: Literal["accuracy", "nll"] | None = result(
+        None, "the measure that the comparisons are of; null takes evaluate.primary, which must be the same for all"
+    )
+    comparisons: list[str] = result(
+        list,
+        "the methods that are named beforehand: each is compared with the base model and with the baseline, corrected "
+        "for their number (Holm), and all others are exploratory; if empty, all outside of grids and data sizes",
+    )
+    equivalence_points: Float | None = result(
+        None,
+        "margin in percentage points of the question whether a method is no worse than what it is compared with; null "
+        "does not ask it; accuracy only",
+        gt=0.0,
+        le=100.0,
+    )
+    choose: Literal["validation", "test"] = result(
+        "test",
+        "which questions choose the best method: those of the test split, where its gain is overstated and intervals "
+        "are simultaneous; or those of validation, at least 200, so that its test answers confirm it alone",
     )
     max_points: int = runtime(
         100, "most runs that grid, seeds and data_sizes may make of the experiments together", ge=1, le=1_000_000

@@ -123,18 +123,25 @@ def add_run(points: dict[str, Point], point: Point) -> None:
     points[name] = point
 
 
-def check_baseline(study: Study, points: Mapping[str, Point]) -> None:
-    """Check that the study's baseline is one of its methods.
+def check_methods(study: Study, points: Mapping[str, Point]) -> None:
+    """Check that the study's baseline and comparisons are methods of it.
 
     Raises:
-        UserError: it is not.
+        UserError: one is not, or the equivalence of something else than accuracy is asked for.
     """
-    baseline, methods = study.settings.baseline, dict.fromkeys(point.method for point in points.values())
-    if baseline is None or baseline in methods:
-        return
-    if of := [method for method in methods if method.startswith(f"{baseline}-")]:
-        raise UserError(f"study.baseline: {baseline!r} is several methods; name one of them, such as {of[0]}")
-    raise UserError(f"study.baseline: there is no method {baseline!r}; {hint(baseline, methods)}")
+    settings, methods = study.settings, dict.fromkeys(point.method for point in points.values())
+    named = [
+        (f"{STUDY}.baseline", settings.baseline),
+        *((f"{STUDY}.comparisons", name) for name in settings.comparisons),
+    ]
+    for key, name in named:
+        if name is None or name in methods:
+            continue
+        if of := [method for method in methods if method.startswith(f"{name}-")]:
+            raise UserError(f"{key}: {name!r} is several methods; name one of them, such as {of[0]}")
+        raise UserError(f"{key}: there is no method {name!r}; {hint(name, methods)}")
+    if settings.primary == "nll" and settings.equivalence_points is not None:
+        raise UserError(f"{STUDY}.equivalence_points: points are of accuracy, and study.primary is nll; leave one out")
 
 
 def _size(rows: int, study: Study) -> dict[str, Any]:

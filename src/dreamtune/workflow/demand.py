@@ -30,6 +30,8 @@ USUAL: dict[str, tuple[int, int]] = {  # minutes and GB that a stage's first att
     "evaluate_likelihood": (240, 32),
     "score_answers": (20, 4),
     "render_report": (20, 4),
+    "study": (20, 4),
+    "confirm": (20, 4),
     "merge_adapter": (60, 32),
 }
 # Added to the predictions: in the job, two Snakemake processes stand around the script, which alone smoke measured.

@@ -4,10 +4,12 @@ from pathlib import Path
 
 from dreamtune.config import Config, Experiment
 from dreamtune.data.template import prompt_lines
-from dreamtune.formats.names import BASE, FEW_SHOT_BASE, FEW_SHOT_TUNED, TUNED, gives_verdict
+from dreamtune.errors import UserError
+from dreamtune.formats.names import BASE, FEW_SHOT_BASE, FEW_SHOT_TUNED, HEADLINE, TUNED, gives_verdict
 from dreamtune.settings.base import Section
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
+from dreamtune.settings.report import Comparison
 from dreamtune.settings.score import ScoreConfig
 from dreamtune.settings.train import FIND
 from dreamtune.workflow.canvases import note_canvases
@@ -16,6 +18,7 @@ from dreamtune.workflow.models import check_models
 from dreamtune.workflow.plan import Plan
 
 Folders = dict[str, Path]
+COMPARED = ("smoke", "full", "likelihood", "answers/", "scores/test/greedy/")  # folders of a run that a study reads
 READ_FILES = ("prepare_shards", "generate_answers", "audit_contamination")  # the stages that read parquet files
 TAILS = {"max_tail", "long_tail", "long_tail_share", "padding_tokens"}  # what the likelihood takes from `train`
 
@@ -163,3 +166,76 @@ def plan_merge(plan: Plan, config: Config, latest: dict[str, Folders]) -> dict[s
         for name, e in config.experiments.items()
         if e.train.finetuning == "lora"
     }
+
+
+def is_study(config: Config) -> bool:
+    """Return whether a configuration is a study: it multiplies its experiments, or says how they are compared."""
+    multiplied = len(config.points) > len({point.experiment for point in config.points.values()})
+    return multiplied or bool(config.study.model_fields_set - {"max_points"})
+
+
+def plan_study(plan: Plan, config: Config, latest: dict[str, Folders]) -> list[Path]:
+    """Plan the comparison of all runs; return its version folders: of `study`, and of `confirm` where the best method
+    is chosen on validation answers. A configuration that is no study has none.
+
+    A version hashes the versions that it reads, the runs, the family and the rule; so it is made again when a point is
+    added, and the reports are not. Who wins is known only to the job of `confirm`, which reads all candidates.
+
+    Args:
+        latest: the version folders of each run, from `make_plan`; those of its validation answers are added, so that
+            they are published, and kept by `make prune`.
+
+    Raises:
+        UserError: the runs are compared by different rules, or are to be chosen by the NLL on validation answers.
+    """
+    if not is_study(config):
+        return []
+    comparison = _common_rule(config)
+    read = {
+        f"{name}/{key}": folder
+        for name, folders in latest.items()
+        for key, folder in folders.items()
+        if key.startswith(COMPARED)
+    }
+    points = {"points": [point.as_json() for point in config.points.values()]}
+    sections: dict[str, Section] = {"study": config.study, "comparison": comparison}
+    cluster = next(iter(config.experiments.values())).cluster
+    study = plan.under(cluster).add("study", sections, reads=read, names=points)
+    if config.study.choose == "test":
+        return [study]
+    if (config.study.primary or comparison.primary) == "nll":
+        raise UserError("study.choose: validation chooses by answers, and the primary measure is nll; set it to test")
+    for name, e in config.experiments.items():
+        answered = _plan_validation(plan, e, latest[name])
+        latest[name] |= answered
+        read |= {f"{name}/{key}": folder for key, folder in answered.items() if key.startswith("scores/")}
+    return [study, plan.under(cluster).add("confirm", sections, reads=read, names=points)]
+
+
+def _common_rule(config: Config) -> Comparison:
+    """Return the comparison of all experiments; a UserError if they differ in it."""
+    rules = {name: experiment.comparison for name, experiment in config.experiments.items()}
+    first = next(iter(rules))
+    for name, rule in rules.items():
+        primary = {} if config.study.primary is None else {"primary": rules[first].primary}
+        if rule.model_copy(update=primary) != rules[first]:
+            raise UserError(
+                f"study: {first} and {name} differ in evaluate.primary, alpha, resamples or seed; runs that are "
+                "compared need the same (or set study.primary)"
+            )
+    return rules[first]
+
+
+def _plan_validation(plan: Plan, e: Experiment, folders: Folders) -> Folders:
+    """Plan the tuned model's answers to the validation split and their scores; return the version folders by name."""
+    headline = e.generations()[HEADLINE].model_copy(update={"prompts": []})
+    answers = plan.under(e.cluster).add(
+        "generate_answers",
+        {"generate": headline, "model": e.model},
+        ("model",),
+        {"shards": folders["shards"], "adapter": folders["full"]},
+        names={"split": "validation"},
+    )
+    key = f"validation/{HEADLINE}/{TUNED}"
+    scores = plan.add("score_answers", {"score": _score(e)}, reads={"answers": answers})
+    return {f"answers/{key}": answers, f"scores/{key}": scores}

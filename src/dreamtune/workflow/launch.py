@@ -121,7 +121,8 @@ def message(spec: Spec, experiments: Sequence[str] = ()) -> str:
     'demo, longer and 1 more: grade the answers (score_answers/0123456789ab)'
     """
     settings = spec["settings"]
-    questions = settings.get("benchmark", {}).get("name", "the held-out rows")
+    held_out = "the validation rows" if settings.get("split") == "validation" else "the held-out rows"
+    questions = settings.get("benchmark", {}).get("name", held_out)
     who = "the tuned model" if "adapter" in spec["reads"] else "the base model"
     shots = settings.get("few_shot", {}).get("shots")
     worked = f" and {shots} worked {'example' if shots == 1 else 'examples'}" if shots else ""
@@ -134,6 +135,8 @@ def message(spec: Spec, experiments: Sequence[str] = ()) -> str:
         "evaluate_likelihood": "measure the held-out likelihood of base and tuned",
         "score_answers": "grade the answers",
         "render_report": "write the report",
+        "study": "compare the study's methods with each other",
+        "confirm": "choose the best method on validation answers, and measure its gain on the test's",
         "merge_adapter": "merge the adapter into its base model",
     }[spec["stage"]]
     named, more = ", ".join(experiments[:2]), len(experiments) - 2

@@ -9,12 +9,14 @@ from dreamtune.workflow.scratch import clear_abandoned, clear_finished
 from dreamtune.workflow.verification import FROZEN, MANIFEST, read_frozen, read_manifest
 from dreamtune.writers import delete
 
+UPON_OTHERS = ("merge_adapter/", "study/", "confirm/")  # kept as long as all that they read is needed
+
 
 def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     """Delete the versions that nothing needs, and the checkpoints of finished trainings; return the deleted folders.
 
-    A version is needed if a published experiment links to it, if it merges such versions, if it is unfinished (it may
-    be running, or have checkpoints to resume from), or if a needed version reads it.
+    A version is needed if a published experiment links to it, if it merges or compares such versions, if it is
+    unfinished (it may be running, or have checkpoints to resume from), or if a needed version reads it.
 
     A version is renamed before it is deleted: one that is half deleted would still have its manifest. What was killed
     in the middle of that, here or in a job that had just finished, is deleted, too.
@@ -36,7 +38,7 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     }
     read = {name: _read_by(path) for name, path in folders.items()}
     needed = {name for versions in published for name in _linked(versions)}
-    needed |= {name for name in folders if name.startswith("merge_adapter/") and read[name] <= needed}
+    needed |= {name for name in folders if name.startswith(UPON_OTHERS) and read[name] <= needed}
     if not unfinished:
         needed |= {name for name, path in folders.items() if _is_unfinished(path)}
     waiting = list(needed)

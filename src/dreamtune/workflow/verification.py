@@ -28,10 +28,12 @@ BESIDE = {MANIFEST, FROZEN, "job.log", "benchmark.tsv", "checkpoints", "parts", 
 # What a stage does not read of another stage's output, and so does not verify: STAGE -> stage read -> files, folders.
 UNREAD: dict[str, dict[str, tuple[str, ...]]] = {
     "train_adapter": {"train_adapter": ("adapter", "model")},  # full reads of smoke the gate alone
-    "generate_answers": {"prepare_shards": ("train", "validation")},
+    "generate_answers": {"prepare_shards": ("train",)},  # a study may ask the validation rows
     "audit_references": {"prepare_shards": ("train", "validation")},
     "merge_adapter": {"prepare_shards": ("train", "validation")},
     "render_report": {"prepare_shards": ("train", "validation", "test"), "train_adapter": ("adapter", "model")},
+    "study": {"train_adapter": ("adapter", "model")},
+    "confirm": {"train_adapter": ("adapter", "model")},
 }
 PAUSES = 20  # of a tenth of a second, in which another writer of the same version may finish
 

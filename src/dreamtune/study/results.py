@@ -1,0 +1,219 @@
+"""The stage `study`: all methods of a configuration compared, and what may be said of them.
+
+Each method is compared with the base model, and with the study's baseline. The comparisons of the methods that were
+named beforehand are the family, with adjusted p; all others are exploratory. The reports keep their raw p.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dreamtune.files import finite, write_json
+from dreamtune.formats.study import CSV_FILE, STUDY, STUDY_FILE, TABLE_FILE
+from dreamtune.readable import nats, p_value, points
+from dreamtune.settings.report import Comparison
+from dreamtune.settings.study import StudyConfig
+from dreamtune.study.choosing import looked_at_all
+from dreamtune.study.curves import fit_curve
+from dreamtune.study.effects import Effect, contrast, method_effect
+from dreamtune.study.family import Judged, judge
+from dreamtune.study.measured import Primary, Run, match, read_run, reads_of_run
+from dreamtune.study.points import Point, by_curve, by_method
+
+FORMAT = 1
+BASE = "base"
+RULE = (
+    "A method is its seeds: SE² = SE² over questions (or clusters) + SE² over seeds, Student's t with Satterthwaite's "
+    "degrees of freedom; p is the larger of t's and of a test over questions. The family is the primary measure by the "
+    "named comparisons: its p are adjusted by Holm, and words are at one half of alpha each way. All others are "
+    "exploratory. Rules and their measured error rates: docs/statistics.md."
+)
+
+
+def run_study(
+    study: StudyConfig, comparison: Comparison, members: Sequence[Point], reads: Mapping[str, Path], out: Path
+) -> dict[str, Any]:
+    """Write study.json, study.parquet and study.csv (see `formats.study`); return counts for the manifest.
+
+    Args:
+        study: baseline, named comparisons, margin of equivalence.
+        comparison: primary measure, level and resamples.
+        members: the study's runs.
+        reads: version folders by "RUN/NAME", with the names of `report.reads`.
+        out: folder for the files.
+
+    Raises:
+        UserError: runs were measured on different questions, or lack the primary measure.
+    """
+    primary = study.primary or comparison.primary
+    runs = {point.name: read_run(point.name, reads_of_run(reads, point.name), primary) for point in members}
+    methods = {name: [runs[point.name] for point in found] for name, found in by_method(members).items()}
+    named = named_methods(study, members)
+    baseline = study.baseline
+    wanted = [(m, a) for m in methods for a in (BASE, baseline) if a and m != a]
+    pairs = [pair for pair in wanted if pair[1] == BASE or _kinds(methods, pair[0]) == _kinds(methods, pair[1])]
+    pairs.sort(key=lambda pair: pair[0] not in named)
+    family = sum(pair[0] in named for pair in pairs)
+    finer = comparison.model_copy(update={"resamples": _resamples(comparison, family)})
+    effects = {pair: _effect(pair, methods, primary, finer if pair[0] in named else comparison) for pair in pairs}
+    margin = study.equivalence_points / 100 if study.equivalence_points and primary == "accuracy" else None
+    label = {pair: f"{pair[0]} against {'the base' if pair[1] == BASE else pair[1]}" for pair in wanted}
+    judged = judge(
+        {label[pair]: effect for pair, effect in effects.items() if pair[0] in named},
+        {label[pair]: effect for pair, effect in effects.items() if pair[0] not in named},
+        comparison.alpha,
+        margin,
+    )
+    rows = [row(pair, label[pair], judged[label[pair]], primary, comparison.alpha) for pair in pairs]
+    content = {
+        "format": FORMAT,
+        "rule": RULE,
+        "primary": primary,
+        "unit": "share of right answers" if primary == "accuracy" else "nats per response token by which the NLL falls",
+        "alpha": comparison.alpha,
+        "baseline": baseline,
+        "family": [label[pair] for pair in pairs if pair[0] in named],
+        "margin": margin,
+        "comparisons": rows,
+        "not_compared": [label[pair] for pair in wanted if pair not in pairs],  # an exact NLL with a bound
+        "choice": _choice(effects, comparison.alpha) if study.choose == "test" else None,  # else: `confirm`
+        "curves": _curves(members, runs, primary, comparison.alpha),
+        "methods": {
+            name: {"runs": [run.name for run in found], "invalid": {r.name: r.fault for r in found if r.fault}}
+            for name, found in methods.items()
+        },
+    }
+    write_json(out / STUDY_FILE, finite(content))
+    table = pl.DataFrame(finite(rows), schema=STUDY)
+    table.write_parquet(out / TABLE_FILE)
+    table.write_csv(out / CSV_FILE)
+    words = pl.Series([one["word"] for one in rows], dtype=pl.String).value_counts().sort("")
+    return {"runs": len(runs), "methods": len(methods), "words": dict(words.iter_rows())}
+
+
+def named_methods(study: StudyConfig, members: Sequence[Point]) -> list[str]:
+    """Return the methods of the family: those that `study.comparisons` names, else all outside of grids and data sizes.
+
+    >>> members = [Point("full"), Point("qlora", {"train.lora.rank": 4}), Point("qlora", {"train.lora.rank": 8})]
+    >>> named_methods(StudyConfig(), members), named_methods(StudyConfig(comparisons=["qlora-rank4"]), members)
+    (['full'], ['qlora-rank4'])
+    """
+    if study.comparisons:
+        return study.comparisons
+    return [
+        name for name, found in by_method(members).items() if not found[0].coordinates and found[0].data_size is None
+    ]
+
+
+def _kinds(methods: Mapping[str, Sequence[Run]], name: str) -> set[str]:
+    """Return the kinds of what a method's runs measured: numbers of different kinds are never compared."""
+    return {run.kind for run in methods[name]}
+
+
+def _resamples(comparison: Comparison, tests: int) -> int:
+    """Return the number of sign flips with which the smallest p, adjusted, is far below alpha."""
+    return max(comparison.resamples, round(20 * tests / comparison.alpha))
+
+
+def _effect(
+    pair: tuple[str, str], methods: Mapping[str, Sequence[Run]], primary: Primary, comparison: Comparison
+) -> Effect:
+    """Return the effect of a method against the base or against another method; untested if a run is invalid."""
+    own, others = methods[pair[0]], [] if pair[1] == BASE else methods[pair[1]]
+    runs = [*own, *others]
+    found = match(runs)
+    better = 1 if primary == "accuracy" else -1
+    weights = None if primary == "accuracy" else found.weights
+    rest = (found.clusters, weights, comparison.resamples, comparison.seed)
+    if others:
+        effect = contrast(better * found.tuned[: len(own)], better * found.tuned[len(own) :], *rest)
+    else:
+        effect = method_effect(better * (found.tuned - found.base), *rest)
+    faults = [f"{run.name}: {run.fault}" for run in runs if run.fault]
+    return replace(effect, p=None, test=f"invalid: {faults[0]}") if faults else effect
+
+
+def row(pair: tuple[str, str], label: str, judged: Judged, primary: Primary, alpha: float) -> dict[str, Any]:
+    """Return a comparison's row of the table."""
+    effect, equivalence = judged.effect, judged.equivalence
+    return {
+        "comparison": label,
+        "method": pair[0],
+        "against": pair[1],
+        "role": judged.role,
+        "about": effect.about,
+        "seeds": effect.seeds[0],
+        "seeds_against": effect.seeds[1] if len(effect.seeds) > 1 else None,
+        "questions": effect.questions,
+        "clusters": effect.clusters,
+        "gain": effect.value,
+        "low": judged.interval[0],
+        "high": judged.interval[1],
+        "simultaneous_low": judged.simultaneous[0],
+        "simultaneous_high": judged.simultaneous[1],
+        "error_questions": effect.error_questions,
+        "error_seeds": effect.error_seeds,
+        "df": effect.df,
+        "p": effect.p,
+        "p_adjusted": judged.p_adjusted,
+        "test": effect.test,
+        "word": judged.word,
+        "equivalence": equivalence.answer if equivalence else None,
+        "p_no_worse": equivalence.p_no_worse if equivalence else None,
+        "p_equivalent": equivalence.p_equivalent if equivalence else None,
+        "sentence": sentence(pair, judged, primary, alpha),
+    }
+
+
+def sentence(pair: tuple[str, str], judged: Judged, primary: Primary, alpha: float) -> str:
+    """Return a comparison in one sentence: who, how sure, how much; never about a method that has too few seeds."""
+    effect = judged.effect
+    sides = [_who(name, seeds) for name, seeds in zip(pair, effect.seeds, strict=False)]
+    sides += ["the base model"] if pair[1] == BASE else []
+    show, unit = (points, " points") if primary == "accuracy" else (lambda value: nats(value, True), " nats per token")
+    said = f"{sides[0]} against {sides[1]}: {judged.word}, {show(effect.value)}{unit}"
+    if effect.p is None or not isfinite(judged.interval[0]):
+        return f"{said}; {effect.test}"
+    said += f", {100 * (1 - alpha):.3g} % interval {show(judged.interval[0])} to {show(judged.interval[1])}"
+    said += f", {p_value(effect.p)}"
+    if judged.p_adjusted is not None:
+        said += f", adjusted for the family {p_value(judged.p_adjusted)}"
+    if judged.equivalence:
+        margin = f"{100 * judged.equivalence.margin:.3g} points"
+        answers = {"no worse": f"no worse than {margin}", "equivalent": f"equivalent within {margin}"}
+        said += f"; {answers.get(judged.equivalence.answer, f'not shown to be no worse than {margin}')}"
+    return said
+
+
+def _who(name: str, seeds: int) -> str:
+    """Return who a comparison is about."""
+    if seeds == 1:
+        return f"this adapter of {name}"
+    return f"{name} ({seeds} seeds)" if seeds > 2 else f"these {seeds} adapters of {name}"
+
+
+def _choice(effects: Mapping[tuple[str, str], Effect], alpha: float) -> dict[str, Any] | None:
+    """Return the best of several valid methods against the base, with limits that hold for all; None of fewer."""
+    found = {pair[0]: effect for pair, effect in effects.items() if pair[1] == BASE and effect.p is not None}
+    if len(found) < 2:
+        return None
+    stated = looked_at_all(found, alpha)
+    low, high = stated.limits
+    return asdict(stated.choice) | {"gain": stated.effect.value, "low": low, "high": high, "label": stated.label}
+
+
+def _curves(members: Sequence[Point], runs: Mapping[str, Run], primary: Primary, alpha: float) -> dict[str, Any]:
+    """Return the learning curves over data sizes by name, of what was trained with several."""
+    curves = {}
+    for name, found in by_curve(members).items():
+        valid = [runs[point.name] for point in found if not runs[point.name].fault and runs[point.name].rows]
+        if len({run.rows for run in valid}) > 1:
+            matched = match(valid)
+            weights = None if primary == "accuracy" else matched.weights
+            curve = fit_curve([run.rows or 0 for run in valid], matched.tuned, matched.clusters, weights, alpha)
+            curves[name] = {"runs": [run.name for run in valid]} | asdict(curve)
+    return curves
