@@ -1,6 +1,6 @@
 """How decoder layers run in training, by the plan: compiled, and with activation checkpointing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
 
 from dreamtune.device.compiler import set_compiler
+from dreamtune.model.folded import Folded, copy_adapters
 from dreamtune.model.joined import join, layer_forward
 from dreamtune.model.logits import unwrap
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
@@ -29,11 +30,13 @@ def prepare_layers(model: Any, plan: MicroBatchPlan, shared_dropout: bool = Fals
     base, adapted = unwrap(model), isinstance(model, PeftModel)
     if plan.compile or base.device.type == "cuda":  # a GPU compiles the head's loss in any case
         set_compiler()
+    folded: list[Folded] = []
+    last = len(base.model.layers) - 1
     for number, layer in enumerate(base.model.layers):
         plain = MethodType(type(layer).forward, layer)
         trained: Callable[..., Any] = plain
         if adapted:
-            join(layer)
+            folded += join(layer, queries_apart=number == last and not base.config.is_causal)
             trained = MethodType(layer_forward, layer)
         if plan.compile:
             trained = torch.compile(trained, dynamic=True)
@@ -43,8 +46,15 @@ def prepare_layers(model: Any, plan: MicroBatchPlan, shared_dropout: bool = Fals
             trained = partial(checkpoint, trained, use_reentrant=False)
         if adapted and shared_dropout:
             trained = partial(trained, shared_dropout=True)
-        layer.forward = _either(trained, plain, last=number == len(base.model.layers) - 1)
+        layer.forward = _either(trained, plain, last=number == last)
+    if adapted and not hasattr(base, "dreamtune_rows"):
+        base.model.register_forward_pre_hook(partial(_copy_adapters, folded))
     base.dreamtune_rows = adapted
+
+
+def _copy_adapters(folded: Sequence[Folded], *_: Any) -> None:
+    if torch.is_grad_enabled():
+        copy_adapters(folded)
 
 
 def _with_gradient(trained: Callable[..., Any], hidden: torch.Tensor, *given: Any, **named: Any) -> Any:
