@@ -83,7 +83,8 @@ class Folded:
         else:
             noisy = dropout(noise, rows.expand(count, -1, -1))
             low = _Low.apply(noisy, self.inside).transpose(0, 1).flatten(1)  # type: ignore[no-untyped-call]
-        return pad(low, (0, -low.shape[1] % MULTIPLE))
+        spare = -low.shape[1] % MULTIPLE
+        return pad(low, (0, spare)) if spare else low
 
 
 def fold(parent: Any, parts: Sequence[Sequence[str]]) -> Folded | None:

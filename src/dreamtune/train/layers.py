@@ -47,8 +47,10 @@ def prepare_layers(model: Any, plan: MicroBatchPlan, shared_dropout: bool = Fals
         if adapted and shared_dropout:
             trained = partial(trained, shared_dropout=True)
         layer.forward = _either(trained, plain, last=number == last)
-    if adapted and not hasattr(base, "dreamtune_rows"):
+    if adapted and not hasattr(base, "dreamtune_rows"):  # at the first call
         base.model.register_forward_pre_hook(partial(_copy_adapters, folded))
+        if base.device.type == "cuda":
+            torch.cuda.empty_cache()  # of the frozen weights' old places
     base.dreamtune_rows = adapted
 
 
