@@ -228,7 +228,7 @@ def is_target(name: str, lora: LoraSettings) -> bool:
 def adapter_gib(base: Any, train: TrainConfig) -> float:
     """Return the GiB that an adapter will take, whatever the plan: weights and gradients in float32, AdamW's moments.
 
-    Besides, copies of the weights in the model's type, and their gradients, see `model.folded`.
+    Besides, copies of the weights in the model's type, and their gradients, see `lora.folded`.
 
     Args:
         base: the model that it will be put on.

@@ -10,8 +10,8 @@ from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
 
 from dreamtune.device.compiler import set_compiler
-from dreamtune.model.folded import Folded, copy_adapters
-from dreamtune.model.joined import join, layer_forward
+from dreamtune.lora.folded import Folded, copy_adapters
+from dreamtune.lora.joined import join, layer_forward
 from dreamtune.model.logits import unwrap
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
 

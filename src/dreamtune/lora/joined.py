@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from dreamtune.lora.dropout import dropout
+from dreamtune.lora.folded import ADAPTER, Folded, base_of, fold
 from dreamtune.model.attention import attend
-from dreamtune.model.dropout import dropout
-from dreamtune.model.folded import ADAPTER, Folded, base_of, fold
 
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 
@@ -35,8 +35,12 @@ def join(layer: Any, queries_apart: bool) -> list[Folded]:
         queries_apart: queries are computed at other rows than keys and values, as in the last layer.
     """
     attention, mlp = layer.self_attn, layer.mlp
-    first = [[ATTENTION[:1]], [ATTENTION[1:]]] if queries_apart else [[ATTENTION]]
-    for parent, groups in ((attention, [*first, [["o_proj"]]]), (mlp, [[MLP[:1], MLP[1:]], [["down_proj"]]])):
+    queries = [[ATTENTION[:1]], [ATTENTION[1:]]] if queries_apart else [[ATTENTION]]
+    wanted: dict[Any, list[list[tuple[str, ...]]]] = {
+        attention: [*queries, [("o_proj",)]],
+        mlp: [[MLP[:1], MLP[1:]], [("down_proj",)]],  # gate and up: one input, a matrix each
+    }
+    for parent, groups in wanted.items():
         if not hasattr(parent, "folded"):
             found = [folded for parts in groups if (folded := fold(parent, parts))]
             parent.folded = {folded.names: folded for folded in found}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dreamtune.model.joined import adapter_updates
+from dreamtune.lora.joined import adapter_updates
 from dreamtune.model.loading import attach_lora, load
 from dreamtune.model.logits import unwrap
 from dreamtune.model.nf4 import keep_dequantised

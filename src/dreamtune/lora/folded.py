@@ -22,7 +22,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
-from dreamtune.model.dropout import dropout
+from dreamtune.lora.dropout import dropout
 
 ADAPTER = "default"  # PEFT's name
 MULTIPLE = 8  # of a matrix's columns for adapters: GPUs read bf16 rows fast that begin at multiples of 16 bytes

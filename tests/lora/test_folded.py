@@ -11,16 +11,16 @@ import torch
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from dreamtune.model import joined
-from dreamtune.model.folded import copy_adapters
-from dreamtune.model.joined import ATTENTION, MLP, join, products
+from dreamtune.lora import joined
+from dreamtune.lora.folded import copy_adapters
+from dreamtune.lora.joined import ATTENTION, MLP, join, products
 from dreamtune.model.loading import attach_lora, load
 from dreamtune.model.logits import unwrap
 from dreamtune.objective.loss import loss_sums
 from dreamtune.objective.packing import collate
 from dreamtune.settings.model import ModelConfig
 from dreamtune.train.layers import prepare_layers
-from tests.model.test_joined import Products
+from tests.lora.test_joined import Products
 from tests.objective.test_loss import WINDOW, flat
 from tiny import make_model, plan, settings
 from tolerance import float32_rounding
