@@ -106,7 +106,7 @@ def test_the_last_layer_computes_only_the_rows_that_are_scored(lengths: tuple[in
     whole = hidden_rows(model, batch := collate(window(lengths)))[batch.positions]
     prepare_layers(model, plan())
     seen: list[int] = []
-    model.get_base_model().model.layers[-1].mlp.down_proj.base_layer.register_forward_hook(
+    model.get_base_model().model.layers[-1].mlp.act_fn.register_forward_hook(
         lambda _, given, __: seen.append(given[0].shape[1])
     )
     found = supervised_rows(model, batch)

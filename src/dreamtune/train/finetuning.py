@@ -225,8 +225,10 @@ def is_target(name: str, lora: LoraSettings) -> bool:
     return last != "lm_head" and (lora.target_modules == ["all-linear"] or last in lora.target_modules)
 
 
-def adapter_gib(base: nn.Module, train: TrainConfig) -> float:
+def adapter_gib(base: Any, train: TrainConfig) -> float:
     """Return the GiB that an adapter will take, whatever the plan: weights and gradients in float32, AdamW's moments.
+
+    Besides, copies of the weights in the model's type, and their gradients, see `lora.folded`.
 
     Args:
         base: the model that it will be put on.
@@ -239,7 +241,8 @@ def adapter_gib(base: nn.Module, train: TrainConfig) -> float:
     magnitudes = 1 if lora.variant == "dora" else 0  # one number for each row of a weight
     sizes = ((layer.in_features, layer.out_features) for layer in layers)
     factors = sum(lora.rank * (inputs + outputs) + magnitudes * outputs for inputs, outputs in sizes)
-    return factors * (16 if train.optimizer == "adamw" else 10) / GIB  # the moments of the other have 8 bits each
+    exact = 16 if train.optimizer == "adamw" else 10  # the moments of the other have 8 bits each
+    return factors * (exact + 2 * base.config.dtype.itemsize) / GIB
 
 
 def fingerprint(weight: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """How decoder layers run in training, by the plan: compiled, and with activation checkpointing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -10,8 +10,9 @@ from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
 
 from dreamtune.device.compiler import set_compiler
+from dreamtune.lora.folded import Folded, copy_adapters
+from dreamtune.lora.joined import join, layer_forward
 from dreamtune.model.adapter_format import uses_dora
-from dreamtune.model.joined import join, layer_forward
 from dreamtune.model.logits import unwrap
 from dreamtune.train.micro_batch_plan import MicroBatchPlan
 
@@ -31,11 +32,13 @@ def prepare_layers(model: Any, plan: MicroBatchPlan, shared_dropout: bool = Fals
     base, adapted = unwrap(model), isinstance(model, PeftModel) and not uses_dora(model)
     if plan.compile or base.device.type == "cuda":  # a GPU compiles the head's loss in any case
         set_compiler()
+    folded: list[Folded] = []
+    last = len(base.model.layers) - 1
     for number, layer in enumerate(base.model.layers):
         plain = MethodType(type(layer).forward, layer)
         trained: Callable[..., Any] = plain
         if adapted:
-            join(layer)
+            folded += join(layer, queries_apart=number == last and not base.config.is_causal)
             trained = MethodType(layer_forward, layer)
         if plan.compile:
             trained = torch.compile(trained, dynamic=True)
@@ -45,8 +48,17 @@ def prepare_layers(model: Any, plan: MicroBatchPlan, shared_dropout: bool = Fals
             trained = partial(checkpoint, trained, use_reentrant=False)
         if adapted and shared_dropout:
             trained = partial(trained, shared_dropout=True)
-        layer.forward = _either(trained, plain, last=number == len(base.model.layers) - 1)
+        layer.forward = _either(trained, plain, last=number == last)
+    if adapted and not hasattr(base, "dreamtune_rows"):  # at the first call
+        base.model.register_forward_pre_hook(partial(_copy_adapters, folded))
+        if base.device.type == "cuda":
+            torch.cuda.empty_cache()  # of the frozen weights' old places
     base.dreamtune_rows = adapted
+
+
+def _copy_adapters(folded: Sequence[Folded], *_: Any) -> None:
+    if torch.is_grad_enabled():
+        copy_adapters(folded)
 
 
 def _with_gradient(trained: Callable[..., Any], hidden: torch.Tensor, *given: Any, **named: Any) -> Any:

@@ -1,10 +1,10 @@
 """A decoder layer in training: products that share their input are one, and the last layer computes what is scored.
 
-Query, key and value read the same normalised rows. Their frozen weights lie one behind the other in memory, so that one
-product makes all of them, and one product their input's gradient. What PEFT calls and saves stays as it is: each
-module's weight is a view of its part. Packed (4-bit) and FP8 weights are multiplied one by one. So are those of gate
-and up: each is wide enough by itself, and a joined product wants the gradients of both side by side, which cost Dream
-7B 12 ms of a step of 396 on an H200.
+Query, key and value read the same normalised rows. Their frozen weights lie in one matrix, so that one product makes
+all of them, and one product their input's gradient; further columns hold what their adapters add, see `folded`. What
+PEFT calls and saves stays as it is: each module's weight is a view of its part. Packed (4-bit) and FP8 weights are
+multiplied one by one, and their adapters beside them. So are those of gate and up where each is wide enough by itself:
+a joined product wants the gradients of both side by side, which cost Dream 7B 12 ms of a step of 396 on an H200.
 
 Behind the last layer only supervised tokens are read. So its queries, its output and its MLP are computed at the rows
 that score them; keys and values at all. In a causal model a query's place says what it sees, so queries are computed at
@@ -20,32 +20,31 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from dreamtune.lora.dropout import dropout
+from dreamtune.lora.folded import ADAPTER, Folded, base_of, fold
 from dreamtune.model.attention import attend
-from dreamtune.model.dropout import dropout
 
-ADAPTER = "default"  # PEFT's name
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 
 
-def join(layer: Any) -> None:
-    """Lay the frozen weights of q, k and v one behind the other, in place, where they are ordinary matrices.
+def join(layer: Any, queries_apart: bool) -> list[Folded]:
+    """Fold a layer's frozen weights in place, see `folded.fold`; return what is folded, also if it was before.
 
-    Each module's weight becomes a view of its rows of `joined`, (weight [sum of outs, in], bias or None, outs).
+    Args:
+        layer: a decoder layer of transformers' Llama or Qwen2.
+        queries_apart: queries are computed at other rows than keys and values, as in the last layer.
     """
-    attention = layer.self_attn
-    bases = [base_of(getattr(attention, name)) for name in ATTENTION]
-    if hasattr(attention, "joined") or not all(type(base) is nn.Linear for base in bases):
-        return
-    biases = [base.bias for base in bases]
-    weight, outs = torch.cat([base.weight.data for base in bases]), [base.out_features for base in bases]
-    for base, part in zip(bases, weight.split(outs), strict=True):
-        base.weight.data = part
-    attention.joined = (weight, None if biases[0] is None else torch.cat([bias.data for bias in biases]), outs)
-
-
-def base_of(module: nn.Module) -> Any:
-    """Return the frozen layer inside an adapted one; a layer without an adapter is returned itself."""
-    return module.base_layer if isinstance(module, LoraLayer) else module
+    attention, mlp = layer.self_attn, layer.mlp
+    queries = [[ATTENTION[:1]], [ATTENTION[1:]]] if queries_apart else [[ATTENTION]]
+    wanted: dict[Any, list[list[tuple[str, ...]]]] = {
+        attention: [*queries, [("o_proj",)]],
+        mlp: [[MLP[:1], MLP[1:]], [("down_proj",)]],  # gate and up: one input, a matrix each
+    }
+    for parent, groups in wanted.items():
+        if not hasattr(parent, "folded"):
+            found = [folded for parts in groups if (folded := fold(parent, parts))]
+            parent.folded = {folded.names: folded for folded in found}
+    return [*attention.folded.values(), *mlp.folded.values()]
 
 
 def layer_forward(
@@ -78,11 +77,12 @@ def layer_forward(
     packing: dict[str, Any] = {"cu_seq_lens_q": cu_seq_lens_q, "max_length_q": max_length_q}
     x, (cos, sin) = layer.input_layernorm(hidden_states), position_embeddings
     chosen = None if attention.config.is_causal else rows
-    names = ATTENTION if chosen is None else ATTENTION[1:]
-    outs = products(attention, names, x, shared_dropout)
-    if chosen is not None:
+    if chosen is None:
+        outs = products(attention, ATTENTION, x, shared_dropout)
+    else:
         assert cu_seq_lens_q is not None
-        outs = [product(attention.q_proj, x[:, chosen]), *outs]
+        outs = products(attention, ATTENTION[1:], x, shared_dropout)
+        outs = [*products(attention, ATTENTION[:1], x[:, chosen], shared_dropout), *outs]
         starts = torch.searchsorted(chosen, cu_seq_lens_q).to(torch.int32)  # of each document's rows among `rows`
         packing |= {"cu_seq_lens_q": starts, "cu_seq_lens_k": cu_seq_lens_q}
     query, key, value = (out.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for out in outs)
@@ -95,9 +95,9 @@ def layer_forward(
     mixed = mixed.flatten(-2)
     if rows is not None:
         hidden_states, mixed = hidden_states[:, rows], mixed if chosen is not None else mixed[:, rows]
-    hidden_states = hidden_states + product(attention.o_proj, mixed)
+    hidden_states = hidden_states + products(attention, ("o_proj",), mixed, shared_dropout)[0]
     gate, up = products(mlp, MLP, layer.post_attention_layernorm(hidden_states), shared_dropout)
-    out: Tensor = hidden_states + product(mlp.down_proj, mlp.act_fn(gate) * up)
+    out: Tensor = hidden_states + products(mlp, ("down_proj",), mlp.act_fn(gate) * up, shared_dropout)[0]
     return out
 
 
@@ -106,24 +106,15 @@ def products(parent: Any, names: Sequence[str], x: Tensor, shared_dropout: bool)
 
     Args:
         parent: the attention or the MLP that holds them.
-        names: of the modules, in the order of `join`; those in front may be missing.
+        names: of the modules.
         x: their input.
         shared_dropout: draw one dropout mask for the input of all adapters, and multiply it by all A at once.
     """
     modules = [getattr(parent, name) for name in names]
-    if hasattr(parent, "joined"):
-        weight, bias, outs = parent.joined
-        skipped = sum(outs[: len(outs) - len(names)])
-        found = linear(x, weight[skipped:], None if bias is None else bias[skipped:])
-        results = list(found.split(outs[len(outs) - len(names) :], dim=-1))
-    else:
-        results = [base_of(module)(x) for module in modules]
-    return adapted(modules, x, results, shared_dropout)
-
-
-def product(module: Any, x: Tensor) -> Tensor:
-    """Return the output of a module alone, its adapter included: x [..., in] to [..., out]."""
-    return adapted([module], x, [base_of(module)(x)], False)[0]
+    folded = parent.folded.get(tuple(names))
+    if folded is not None and not any(adapter.disable_adapters for adapter in folded.adapters):
+        return folded.outputs(x, shared_dropout)
+    return adapted(modules, x, [base_of(module)(x) for module in modules], shared_dropout)
 
 
 def adapted(modules: Sequence[Any], x: Tensor, results: list[Tensor], shared_dropout: bool) -> list[Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dreamtune.model.dropout import dropout, hashed_dropout, mixed
+from dreamtune.lora.dropout import dropout, hashed_dropout, mixed
 
 SIZE = 1 << 20
 
