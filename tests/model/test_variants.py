@@ -21,7 +21,7 @@ from dreamtune.settings.lora import LoraSettings
 from dreamtune.settings.merge import MergeConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.train.layers import prepare_layers
-from tests.model.test_joined import gradient
+from tests.lora.test_joined import gradient
 from tests.objective.test_loss import reference
 from tests.train.test_resuming import Killed, kill_after
 from tiny import plan
