@@ -1,4 +1,4 @@
-# make setup | setup-slurm | demo | test | test-slow | attack | attack-seeded | test-processors | test-cluster | browser
+# make setup | setup-slurm | demo | study | test | test-slow | attack | attack-seeded | test-processors | test-cluster | browser
 # format | schema | lock | licences | image | prune
 # (prerequisites: Python 3.11+, make, git)
 PYTHON ?= python3
@@ -10,7 +10,7 @@ RUN = PATH="$(realpath .venv)/bin:$$PATH"
 WORKERS ?= 2
 PYTEST := pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup setup-slurm environment demo test test-slow attack attack-seeded test-processors test-cluster browser format schema lock licences image prune
+.PHONY: setup setup-slurm environment demo study test test-slow attack attack-seeded test-processors test-cluster browser format schema lock licences image prune
 
 setup:
 	@$(ENVIRONMENT) setup $(LOCK)
@@ -25,6 +25,9 @@ environment:
 
 demo: environment
 	@$(RUN) snakemake --cores 2 --quiet rules host --configfile config/demo.yaml
+
+study: environment
+	@$(RUN) snakemake --cores 2 --quiet rules host --configfile config/study.yaml
 
 # The type checker runs beside the tests; its output is printed below their summary, and its errors fail the target, too.
 test: environment

@@ -209,7 +209,7 @@ def _write_adapter(
                 if (name := native_key(key, family)) in updates:
                     factors = updates.pop(name)
                     if name != EMBEDDING_WEIGHT:
-                        _check_shape(name, *factors[:2], tuple(opened.get_slice(key).get_shape()))
+                        _check_shape(name, factors[0], factors[1], tuple(opened.get_slice(key).get_shape()))
                     official[name.removesuffix(".weight")] = key.removesuffix(".weight")
     if updates:
         return {}

@@ -7,7 +7,7 @@ import pytest
 
 from dreamtune.config import parse_config
 from dreamtune.files import write_json
-from dreamtune.forecast.cost import cost_of, too_many_runs
+from dreamtune.forecast.cost import cost_of, runs_in_words, too_many_runs
 from dreamtune.study.expand import TooManyRuns
 from dreamtune.workflow.plan import RESULTS, Plan
 from tests.study.conftest import LEAST, Planned, planned  # noqa: F401, a fixture
@@ -86,3 +86,15 @@ def test_a_study_of_10000_runs_is_one_line_with_its_hours(planned: Planned, meas
     if measured:  # the first point has one epoch, so that its full run is shorter
         hours = (60 + 80 * 50 * 0.6 + 3 * 20 + 3 * 760) / 3600
         assert f"about {10_000 * hours:,.0f} GPU hours" in line
+
+
+def test_what_a_study_has_in_words() -> None:
+    def said(**keys: Any) -> str:
+        return runs_in_words(parse_config(LEAST | keys))
+
+    assert said() == "1 run"
+    assert said(grid=STUDY["grid"]) == "2 runs"
+    assert (
+        said(grid=STUDY["grid"], seeds=3, data_sizes=[10, "all"]) == "12 runs of 4 methods, data sizes at equal steps"
+    )
+    assert said(data_sizes={"rows": [10], "equal": "epochs"}) == "1 run, data sizes at equal epochs"

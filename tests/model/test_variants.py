@@ -89,9 +89,8 @@ def test_a_fresh_adapter_adds_nothing(variant: str, dtype: str, quantization: st
     assert all(weight.dtype == torch.float32 for weight in trained)
 
 
-@pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("variant", ["rslora", "dora"])
-def test_the_gradient_in_training_is_that_of_peft(variant: str, dense: bool) -> None:
+def test_the_gradient_in_training_is_that_of_peft(variant: str) -> None:
     exact = reference(tuned(variant))
     model = tuned(variant)
     prepare_layers(model, plan())
@@ -111,15 +110,16 @@ def test_generation_has_the_logits_of_base_plus_adapter(tmp_path: Path, variant:
     torch.testing.assert_close(logits(loaded), logits(model), **model_tolerance(logits(model), loaded.config))
 
 
-@pytest.mark.parametrize("scale", [1e-3, 0.3], ids=["tiny", "large"])
-def test_in_bfloat16_dora_is_merged_where_it_is_large_and_kept_exact_elsewhere(scale: float) -> None:
+@pytest.mark.parametrize(("scale", "times"), [(1e-2, 1.1), (0.3, 2.0)], ids=["small", "large"])
+def test_in_bfloat16_dora_is_merged_where_it_is_large_and_kept_exact_elsewhere(scale: float, times: float) -> None:
+    """What is lost is about what bfloat16 takes of the base; with bfloat16 factors the small one lost 1.2 times it."""
     exact, model = tuned("dora", scale), tuned("dora", scale, dtype="bfloat16")
     folded = fold_where_exact(model)
     cast_factors(model, torch.bfloat16)
     assert bool(folded) == (scale > 0.1)
     base = logits(load_model(DREAM, dtype="float32"))
     rounding = (logits(load_model(DREAM, dtype="bfloat16")) - base).norm()
-    assert (logits(model) - logits(exact)).norm() < 2 * rounding
+    assert (logits(model) - logits(exact)).norm() < times * rounding
 
 
 @pytest.mark.parametrize("weights", ["float32", "unmerged"])

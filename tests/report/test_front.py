@@ -15,8 +15,8 @@ from report_page import Page, render
 
 pytest_plugins = "report_page"  # its fixture
 KNOWN = (
-    "model parameters quantization data rows test_rows objective finetuning rank products learning_rate schedule "
-    "epochs steps global_batch device processes processor host training_s total_s"
+    "model parameters quantization data rows test_rows objective finetuning rank variant products learning_rate "
+    "schedule epochs steps global_batch device processes processor host training_s total_s"
 )
 UNKNOWN: dict[str, Any] = dict.fromkeys(KNOWN.split()) | {"data": []}
 
@@ -35,6 +35,12 @@ def test_the_recipe_stands_in_the_header_and_in_the_summary(made: Any) -> None:
     ]
     header = Page(html.split("</header>")[0]).text
     assert all(name in header and words in header for name, words in recipe_rows(summary["recipe"]))
+
+
+def test_a_recipe_names_the_kind_of_adapter() -> None:
+    dora = UNKNOWN | {"rank": 4, "variant": "dora", "quantization": "nf4"}
+    assert recipe_rows(dora) == [("Method", "QDoRA: an adapter on 4-bit weights, rank 4")]
+    assert recipe_rows(UNKNOWN | {"rank": 4, "variant": "rslora"}) == [("Method", "rsLoRA: an adapter, rank 4")]
 
 
 def test_a_recipe_names_full_fine_tuning_several_gpus_and_files_of_the_hub() -> None:

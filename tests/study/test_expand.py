@@ -105,6 +105,8 @@ GRID = {"of": ["qlora"], "train.lora.rank": [4, 16]}
     [
         ({"grid": {}}, "grid: it names no setting, so it has no points"),
         ({"grid": {"of": ["qlora"]}}, "grid: it names no setting"),
+        ({"grid": []}, "grid: the list is empty"),
+        ({"grid": [{}]}, "grid: it names no setting"),
         ({"grid": 5}, "grid: expected a mapping of settings to lists of values, not 5"),
         ({"grid": {"train.epochs": []}}, "grid.train.epochs: expected a list with at least one value, not []"),
         ({"grid": {"train.epochs": 3}}, "grid.train.epochs: expected a list"),

@@ -53,3 +53,13 @@ def test_a_run_that_is_in_two_grids_is_trained_once(planned: Planned) -> None:
 def test_a_baseline_or_a_larger_limit_makes_nothing_anew(planned: Planned) -> None:
     baseline = "main-rank4-lr1e-4"
     assert planned(**STUDY).keys() == planned(**STUDY, study={"baseline": baseline, "max_points": 999}).keys()
+
+
+def test_runs_with_one_canvas_are_warned_of_once(planned: Planned) -> None:
+    plan = planned(**STUDY, evaluate={"canvases": [32]})
+    noted = {stage: spec["canvases"] for (stage, _), spec in plan.items() if "canvases" in spec}
+    assert set(noted["prepare_shards"]) == {
+        "main-rank4-lr1e-4-rows10, greedy",
+        "main-rank4-lr1e-4-rows10, canvas-32",
+    }
+    assert len(noted["train_adapter"]) == 2

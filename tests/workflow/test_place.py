@@ -39,6 +39,11 @@ EDITS = {
     "workflow/publish.py": set(),
     "generate/ask.py": set(),
     "settings/cluster.py": set(),
+    "settings/runs.py": set(),
+    "settings/study.py": set(),
+    "study/points.py": set(),
+    "study/expand.py": set(),
+    "forecast/cost.py": set(),
     # every other wing: what reaches it
     "settings/base.py": EVERY,
     "settings/score.py": {"references", "score"},
@@ -90,6 +95,7 @@ EDITS = {
     "report/harness.py": {"report"},
     "noise.py": MODEL | {"prepare"},  # which rows a weight draws
     "sources/choice.py": {"prepare"},
+    "sources/chosen_rows.py": {"train"},
     "sources/where.py": {"prepare"},
     "report/sources.py": {"report"},
     "merge.py": {"merge"},

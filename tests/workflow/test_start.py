@@ -122,7 +122,12 @@ def test_a_driver_on_the_cluster_is_asked_for_no_gpu_and_one_on_this_machine_is(
     project.edit("src/dreamtune/workflow/start.py", "DRIVERS = (", "DRIVERS = () and (")
     project.edit(MICRO, "device: cpu", "device: cuda")
     line = "model.device is cuda, and this machine has no GPU"
-    assert line in project.snakemake("-n")
+    planned = project.snakemake("-n")
+    assert line in planned
+    cost = (
+        "dreamtune: 1 run: 15 jobs, 7 of which run the model; how many GPU minutes they take is unknown before a smoke"
+    )
+    assert f"\n{cost} run\n" in planned
     assert line not in project.snakemake("-n", "--jobs", "1"), "as with an executor that submits jobs"
     said = project.snakemake(fails=True).splitlines()
     assert f"dreamtune: {line}" in said[-1] and not list(tmp_path.glob("results/*/*"))

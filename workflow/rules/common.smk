@@ -143,8 +143,7 @@ def print_cost_of_dry_run():
         return
     if jobs := [job for job in workflow.dag.needrun_jobs(exclude_finished=False) if not job.is_norun]:
         said = cost.cost_of(needed_specs(), len(jobs)).sentence()
-        runs = len(CONFIG.experiments)
-        print(f"dreamtune: {runs:,} run{'s' if runs > 1 else ''}: {said}", file=sys.stderr)
+        print(f"dreamtune: {cost.runs_in_words(CONFIG)}: {said}", file=sys.stderr)
 
 
 def print_verdicts():

@@ -18,6 +18,7 @@ from dreamtune.digests import digest
 from dreamtune.errors import UserError
 from dreamtune.study.expand import GRID, SEEDS, SIZES, STUDY, TooManyRuns
 from dreamtune.study.grid import OF
+from dreamtune.study.points import by_method
 from dreamtune.workflow.demand import full_run_s, gate_of
 from dreamtune.workflow.experiments import Folders, make_plan
 from dreamtune.workflow.launch import processes
@@ -90,6 +91,14 @@ class Prices:
             with suppress(OSError, KeyError, UserError, ZeroDivisionError):
                 return full_run_s(dict(spec), smoke)
         return None
+
+
+def runs_in_words(config: Config) -> str:
+    """Return how many runs and methods a configuration has, and what its data sizes have in common."""
+    runs, methods = len(config.experiments), len(by_method(config.points.values()))
+    said = f"{runs:,} run{'s' if runs > 1 else ''}" + (f" of {methods:,} methods" if methods < runs else "")
+    sized = [config.experiments[name].train for name, point in config.points.items() if point.data_size is not None]
+    return said + (f", data sizes at equal {'steps' if sized[0].epochs_of == 'all' else 'epochs'}" if sized else "")
 
 
 def cost_of(specs: Iterable[Spec], jobs: int) -> Cost:

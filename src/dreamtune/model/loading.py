@@ -180,9 +180,7 @@ def load_adapter(model: Any, adapter: Path) -> PeftModel:
         settings = LoraConfig.from_pretrained(str(adapter))
         settings.trainable_token_indices = None  # the model has the row already
         tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=False, config=settings)
-    except UserError:
-        raise
-    except torch.OutOfMemoryError:
+    except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # of safetensors, PEFT or torch, by what is wrong with the files
         problem = " ".join(str(error).split())[:200]

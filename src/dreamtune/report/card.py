@@ -19,7 +19,7 @@ from dreamtune.formats.shards import AUDIT_FILE, SHARDS_FILE
 from dreamtune.inputs.checkpoint_format import SHIFTED, key_patterns
 from dreamtune.readable import nats, percent, points
 from dreamtune.report.reads import Reads
-from dreamtune.report.recipe import recipe_rows
+from dreamtune.report.recipe import recipe_rows, variant_name
 from dreamtune.report.text import reveal
 from dreamtune.settings.report import ReportConfig
 
@@ -109,7 +109,7 @@ def _body(
         "card.md.j2",
         causal=causal,
         title=reveal(report.title or summary["experiment"], 200),
-        kind="All weights, fine-tuned," if full else "A LoRA adapter",
+        kind="All weights, fine-tuned," if full else f"A {variant_name(recipe)} adapter",
         base=base["shown"],
         named=base["name"],
         verdict=summary,

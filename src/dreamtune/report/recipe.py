@@ -43,6 +43,7 @@ def find_recipe(
         "objective": train.get("objective"),
         "finetuning": train.get("finetuning"),
         "rank": lora.get("rank"),
+        "variant": lora.get("variant", "lora") if lora else None,
         "products": train.get("products"),
         "learning_rate": training.get("learning_rate", _number(train.get("learning_rate"))),
         "schedule": train.get("schedule"),
@@ -106,12 +107,18 @@ def _files(paths: Sequence[str]) -> str:
     return first + (f" and {others} other file{'s' if others > 1 else ''}" if others else "")
 
 
+def variant_name(recipe: Json) -> str:
+    """Return what an adapter is called: LoRA, rsLoRA or DoRA."""
+    return {"rslora": "rsLoRA", "dora": "DoRA"}.get(recipe["variant"] or "", "LoRA")
+
+
 def _method(recipe: Json) -> str:
     if recipe["finetuning"] == "full":
         return "full fine-tuning"
     if recipe["rank"] is None:
         return ""
-    kind = "QLoRA: an adapter on 4-bit weights" if recipe["quantization"] == "nf4" else "LoRA: an adapter"
+    name = variant_name(recipe)
+    kind = f"Q{name}: an adapter on 4-bit weights" if recipe["quantization"] == "nf4" else f"{name}: an adapter"
     return f"{kind}, rank {recipe['rank']}{', frozen weights multiplied in FP8' if recipe['products'] == 'fp8' else ''}"
 
 

@@ -90,6 +90,8 @@ def read_grids(raw: Any, experiments: Mapping[str, Any], kind: type[BaseModel]) 
     """
     if raw is None:
         return []
+    if raw == []:
+        raise UserError(f"grid: the list is empty, so there are no points; {EXAMPLE}, or leave it out")
     return [_grid(one, experiments, kind) for one in (raw if isinstance(raw, list) else [raw])]
 
 

@@ -18,11 +18,14 @@ from dreamtune.workflow.verification import verify
 def note_canvases(plan: Plan, config: Config, latest: Mapping[str, Mapping[str, Path]]) -> None:
     """Add the canvas of each experiment and generation setting to its shards' specification and smoke's, unhashed.
 
+    Of the runs of one experiment (seeds, points of a grid) whose canvases are equal, the first alone is noted.
+
     Args:
         plan: has the shards and smoke runs of all experiments.
         config: the experiments.
         latest: version folders by experiment and name.
     """
+    noted: set[str] = set()
     for name, experiment in config.experiments.items():
         train = experiment.train.model_dump()
         found = {
@@ -30,7 +33,12 @@ def note_canvases(plan: Plan, config: Config, latest: Mapping[str, Mapping[str, 
             for setting, generate in experiment.generations().items()
         }
         for folder in (latest[name]["shards"], latest[name]["smoke"]):
-            plan[folder.parent.name, folder.name].setdefault("canvases", {}).update(found)
+            canvases = plan[folder.parent.name, folder.name].setdefault("canvases", {})
+            for key, values in found.items():
+                alike = (folder, config.points[name].experiment, key.rpartition(", ")[2], *values.items())
+                if repr(alike) not in noted:
+                    noted.add(repr(alike))
+                    canvases[key] = values
 
 
 def warnings_of_finished(plan: Plan) -> Iterator[str]:
