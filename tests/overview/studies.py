@@ -40,8 +40,8 @@ class Studies:
         """
         config: Config = parse_config(LEAST | keys)
         latest = {
-            name: self._run(name, place, (kinds or {}).get(name, place % len(SHARES)))
-            for place, name in enumerate(config.experiments)
+            name: self._run(name, place, (kinds or {}).get(name, place % len(SHARES)), point.data_size or 500)
+            for place, (name, point) in enumerate(config.points.items())
         }
         if compared:
             STUDY.mkdir(parents=True)
@@ -54,7 +54,7 @@ class Studies:
         write_members(LATEST, members)
         return members
 
-    def _run(self, name: str, place: int, kind: int) -> dict[str, Path]:
+    def _run(self, name: str, place: int, kind: int, rows: int) -> dict[str, Path]:
         folders = dict(self.kinds[kind])
         full, report = Path(f"results/train_adapter/{name}"), Path(f"results/render_report/{name}")
         shutil.copytree(folders["full"], full)
@@ -64,6 +64,8 @@ class Studies:
             {"step": step, "loss": (3 - kind / 5) * math.exp(-step / 60) + 0.5 + 0.1 * math.sin(step * (place + 1))}
             for step in range(5, 376, 5)
         ]
+        training = json.loads((full / "training.json").read_text()) | {"rows": rows}
+        (full / "training.json").write_text(json.dumps(training))
         (full / "train_log.jsonl").write_text("\n".join(map(json.dumps, log)))
         summary = json.loads(json.dumps(self.summaries[kind])) | {"experiment": name}
         summary["recipe"] |= {"device": "cuda", "training_s": 60.0 * minutes}

@@ -1,5 +1,6 @@
 """The table of runs as the page shows it: a heading and a cell for each column, with what it is sorted by."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ METHOD = "of the run's method, over its seeds: gain, interval, word, adjusted p"
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its text, a smaller line under it, what it is sorted by (None is always last), and its class."""
+    """A cell: its text, smaller lines under it, what it is sorted by (None is always last), and its class."""
 
     text: str
     below: str = ""
@@ -37,35 +38,59 @@ class Column:
     falling: bool = False
 
 
-def columns_of(members: Members, rows: Sequence[Row]) -> tuple[list[Column], list[str]]:
-    """Return the columns behind the run's name, and the settings that differ and have none on the page."""
-    shown, left = members.settings[:MOST_SETTINGS], members.settings[MOST_SETTINGS:]
+def columns_of(members: Members, rows: Sequence[Row], compared: bool) -> tuple[list[Column], list[str]]:
+    """Return the columns behind the run's name; and the settings that differ and have none, with the reason.
+
+    Args:
+        members: the study.
+        rows: of the table.
+        compared: whether the stage `study` has run; before that, the gains of single adapters have a column.
+    """
+    shown, left = shown_settings(members)
     columns = [Column(heading(name, members.settings), name, _setting(name)) for name in shown]
     if any(run.data_size for run in members.runs):
-        columns.append(Column("Rows", "training rows by data_sizes", _size))
+        columns.append(Column("rows", "training rows by data_sizes", _size))
     if len({run.seed for run in members.runs}) > 1:
-        columns.append(Column("Seed", "train.seed", lambda row: Cell(str(row["seed"]), "", row["seed"], NUMERIC)))
+        columns.append(Column("seed", "train.seed", lambda row: Cell(str(row["seed"]), "", row["seed"], NUMERIC)))
     columns += [
         Column("State", "of the run, by its own report", _state),
         Column("Accuracy", "right answers to the test questions, with its interval", _accuracy, falling=True),
-        Column("Gain, points", "of this adapter over the base, with its interval and raw p", _gain, falling=True),
-        Column(
-            "Method against base",
-            METHOD,
-            _judged("", members.primary),
-            falling=True,
-        ),
     ]
-    if members.baseline:
-        about = f"{METHOD}; the baseline is {members.baseline}"
-        columns.append(Column("Method against baseline", about, _judged("_baseline", members.primary), falling=True))
+    if compared:
+        columns.append(Column("Method against base", METHOD, _judged("", members.primary), falling=True))
+    else:
+        columns.append(Column("Gain, points", "of this adapter over the base, interval, raw p", _gain, falling=True))
+    if compared and members.baseline:
+        name, about = members.baseline, f"{METHOD}; the baseline is {members.baseline}"
+        columns.append(Column(f"Against {name}", about, _judged("_baseline", members.primary), falling=True))
+    minutes = "wall minutes of the full training, times its processes"
     return [
         *columns,
         Column("Held-out NLL", "nats per token, lower is better, with its interval", _nll),
-        Column(_minutes(rows), "wall minutes of the full training, times its processes", _number("training_minutes")),
+        Column(_minutes(rows), minutes, _number("training_minutes")),
         Column("Peak, GiB", "peak memory of training", _number("peak_memory_gib")),
         Column("Tokens/s", "of training", _number("tokens_per_s"), falling=True),
     ], left
+
+
+def shown_settings(members: Members) -> tuple[list[str], list[str]]:
+    """Return the settings that have a column; and those that have none: they change with one that has, or do not fit.
+
+    `finetuning` and `quantization` say the same where all full fine-tuning, and nothing else, is unquantised.
+    """
+    shown: dict[tuple[int, ...], str] = {}
+    left = []
+    for name in members.settings:
+        values = [json.dumps(run.settings[name]) for run in members.runs]
+        places = {value: i for i, value in enumerate(dict.fromkeys(values))}
+        parts = tuple(places[value] for value in values)
+        if parts in shown:
+            left.append(f"{name} (changes with {heading(shown[parts], members.settings)})")
+        elif len(shown) == MOST_SETTINGS:
+            left.append(name)
+        else:
+            shown[parts] = name
+    return list(shown.values()), left
 
 
 def heading(setting: str, settings: Sequence[str]) -> str:
@@ -126,7 +151,7 @@ def _accuracy(row: Row) -> Cell:
 
 def _gain(row: Row) -> Cell:
     said = [_limits(points, row["gain_low"], row["gain_high"]), p_value(row["p"]) if row["p"] is not None else ""]
-    return Cell(points(row["gain"]), "; ".join(filter(None, said)), row["gain"], NUMERIC)
+    return Cell(points(row["gain"]), "\n".join(filter(None, said)), row["gain"], NUMERIC)
 
 
 def _judged(ending: str, primary: str) -> Callable[[Row], Cell]:
@@ -141,14 +166,14 @@ def _judged(ending: str, primary: str) -> Callable[[Row], Cell]:
         word = found["word"] + (f", {p_value(found['p_adjusted'])}" if found["p_adjusted"] is not None else "")
         limits = _limits(show, found["low"], found["high"])
         kind = f"{NUMERIC} {MOODS.get(found['word'], '')}".strip()
-        return Cell(show(found["gain"]), f"{limits}; {word}" if limits else word, found["gain"], kind)
+        return Cell(show(found["gain"]), "\n".join(filter(None, (limits, word))), found["gain"], kind)
 
     return cell
 
 
 def _nll(row: Row) -> Cell:
-    below = [row["nll_kind"] if row["nll"] is not None else "", _limits(nats, row["nll_low"], row["nll_high"])]
-    return Cell(nats(row["nll"]), ", ".join(filter(None, below)), row["nll"], NUMERIC)
+    below = [_limits(nats, row["nll_low"], row["nll_high"]), row["nll_kind"] if row["nll"] is not None else ""]
+    return Cell(nats(row["nll"]), "\n".join(filter(None, below)), row["nll"], NUMERIC)
 
 
 def _number(name: str) -> Callable[[Row], Cell]:

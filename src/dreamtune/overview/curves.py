@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from dreamtune.formats.training import LOG_FILE
-from dreamtune.overview.drawing import AMBER, NARROW, Picture, both, log_axis, sized
+from dreamtune.overview.drawing import AMBER, NARROW, Picture, both, sized
 from dreamtune.overview.states import State
 from dreamtune.readable import DASH, nats, number, percent, points
 from dreamtune.report.axes import axis, spanning, ticks, within
@@ -41,7 +41,13 @@ def _size_picture(place: int, name: str, curve: Mapping[str, Any], primary: str)
     found = [*means, *(row["value"] for row in line), *(row[key] for row in foretold for key in ("low", "high"))]
     marks = ticks(min(found), max(found), 5)
     title = "right answers, %" if primary == "accuracy" else "NLL, nats per token"
-    x = log_axis([*sizes, *(row["size"] for row in foretold)], "size:Q", "training rows")
+    places = sorted({*sizes, *(row["size"] for row in foretold)})
+    x = alt.X(
+        "size:Q",
+        title="training rows (log scale)",
+        axis=axis(places, [number(size) for size in places]),
+        scale=alt.Scale(type="log", base=2, domain=[places[0] / 1.1, places[-1] * 1.1], nice=False),
+    )
     y = alt.Y("value:Q", title=title, scale=spanning(marks), axis=axis(marks))
 
     def make(width: int) -> Any:
@@ -136,7 +142,7 @@ def _overlaid(
     color = alt.Color("seed:N", title=None, sort=seeds, scale=alt.Scale(domain=seeds, range=SEEDS[: len(seeds)]))
 
     def make(width: int) -> Any:
-        columns = 1 if width == NARROW else min(3, len(lines))
+        columns = min(2 if width == NARROW else 3, len(lines))
         plot = chart_of(data).mark_line(strokeWidth=1.5, opacity=0.8).encode(x, y, color)
         cell = (width - 70) // columns - 25 * (columns > 1)
         header = alt.Header(title=None, labelColor=INK, labelFontSize=12, labelAnchor="start", labelLimit=cell)

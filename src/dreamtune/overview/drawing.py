@@ -50,7 +50,7 @@ def sized(chart: Any, width: int, height: int) -> Any:
 
 def name_lines(chart: alt.Chart, field: str = "name:N", y: str = "row:O", size: int = 12) -> alt.Chart:
     """Return the layer with a name above each row, where it has the chart's whole width, however long it is."""
-    return chart.mark_text(align="left", baseline="bottom", dy=-7, fontSize=size, color=INK).encode(
+    return chart.mark_text(align="left", baseline="bottom", dx=4, dy=-7, fontSize=size, color=INK).encode(
         x=alt.value(0), y=alt.Y(y, axis=None, sort=None), text=field
     )
 

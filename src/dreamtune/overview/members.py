@@ -124,13 +124,13 @@ def read_members(latest: Path) -> Members | None:
 def differing(
     flat: Mapping[str, Mapping[str, Any]], first: Iterable[str] = (), without: Iterable[str] = ()
 ) -> list[str]:
-    """Return the settings that do not have the same value in all runs, those of grids first.
+    """Return the settings that do not have the same value in all runs: those of grids first, then those of `train`.
 
     >>> differing({"a": {"rank": 4, "rate": 1}, "b": {"rate": 2, "rank": 8}, "c": {"rank": 8, "rate": 2}}, ["rate"])
     ['rate', 'rank']
 
     Args:
-        flat: by run, its settings by dotted name; what is absent counts as None.
+        flat: by run, its settings by dotted name; one that is absent in a run has no meaning there.
         first: settings of grids; one may be a section, such as train.lora.
         without: settings to leave out.
     """
@@ -138,10 +138,15 @@ def differing(
     found = [
         name
         for name in names
-        if name not in without and len({json.dumps(settings.get(name)) for settings in flat.values()}) > 1
+        if name not in without and len({json.dumps(own[name]) for own in flat.values() if name in own}) > 1
     ]
     places = list(first)
-    return sorted(found, key=lambda name: next((i for i, p in enumerate(places) if _under(name, p)), len(places)))
+
+    def place(name: str) -> tuple[int, bool]:
+        grid = next((i for i, setting in enumerate(places) if _under(name, setting)), len(places))
+        return grid, not name.startswith("train.")
+
+    return sorted(found, key=place)
 
 
 def flatten(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -8,13 +8,16 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
+from dreamtune.errors import UserError
+from dreamtune.files import replace_with
 from dreamtune.formats.names import BASE, HEADLINE, TUNED
 from dreamtune.formats.scores import SCORES_FILE
-from dreamtune.overview.members import Member, Members
+from dreamtune.overview.members import Member, Members, read_members
 from dreamtune.overview.states import State
 from dreamtune.report.explorer import bounded, choose_examples
 from dreamtune.report.reads import Reads
 from dreamtune.report.text import POLICY, allowed, environment
+from dreamtune.study.fields import hint
 
 HERE, REPORT = Path(__file__).parent, Path(__file__).parents[1] / "report"
 PAGE = "side-by-side.html"
@@ -98,6 +101,26 @@ def render_pairs(pairs: Sequence[Pair], title: str) -> str:
             policy=POLICY.format(allowed(script)),
         )
     )
+
+
+def write_pair(latest: Path, first: str, second: str, count: int) -> Path:
+    """Write the page of two runs of the study; return its path.
+
+    Raises:
+        UserError: there is no study, or one of the runs is not of it.
+    """
+    members = read_members(latest)
+    if members is None:
+        raise UserError(f"{latest} holds no study; run snakemake on a configuration with grid, seeds or data_sizes")
+    runs = {member.name: member for member in members.runs}
+    for name in (first, second):
+        if name not in runs:
+            raise UserError(f"there is no run {name!r} in the study; {hint(name, runs)}")
+    pair = compare_answers(runs[first], runs[second], count)
+    path = latest / f"{pair.anchor}.html"
+    with replace_with(path) as private:
+        private.write_text(render_pairs([pair], f"{first} and {second}"), encoding="utf-8")
+    return path
 
 
 def _asked(scores: pl.DataFrame) -> pl.DataFrame:

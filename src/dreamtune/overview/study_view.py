@@ -53,7 +53,7 @@ class StudyView:
     def context(self) -> dict[str, Any]:
         """Return what the template shows."""
         primary = self.members.primary
-        shown, more = columns_of(self.members, self.rows)
+        shown, more = columns_of(self.members, self.rows, bool(self.study))
         return {
             "heading": self._heading(),
             "counts": self._counts(),

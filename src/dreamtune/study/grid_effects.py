@@ -11,7 +11,7 @@ to tell scatter from interaction: the seeds of a grid, or its other settings.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any
 
@@ -122,6 +122,8 @@ def grid_effects(
     for name, values_of in levels.items():
         for other, column in zip(values_of[1:], columns[name].T, strict=True):
             change = change_of(by[row], y, w, found, variance, df, alpha)
+            if weights is None:  # shares of right answers
+                change = replace(change, low=max(-1.0, change.low), high=min(1.0, change.high))
             effects.append(MainEffect(name, values_of[0], other, int(column.sum()), change))
             row += 1
     interactions, why = _interactions(design, columns, means)
