@@ -20,6 +20,16 @@ from dreamtune.report.front import MOODS
 from dreamtune.report.text import reveal
 
 MOST_SENTENCES, MOST_GRIDS = 40, 8
+SECTIONS = (  # anchor, what it shows, title
+    ("said", "sentences", "What may be said"),
+    ("gains", "gains", "Gains"),
+    ("runs", "rows", "Runs"),
+    ("cost", "cost", "Cost"),
+    ("sizes", "sizes", "Size of the data"),
+    ("grids", "grids", "The grid"),
+    ("steps", "steps", "Training"),
+    ("pairs", "pairs", "Answers side by side"),
+)
 STANDS = ("finished", "invalid", "failed", "unfinished", "not run")
 
 
@@ -54,7 +64,7 @@ class StudyView:
         """Return what the template shows."""
         primary = self.members.primary
         shown, more = columns_of(self.members, self.rows, bool(self.study))
-        return {
+        found = {
             "heading": self._heading(),
             "counts": self._counts(),
             "sentences": self._sentences(),
@@ -79,6 +89,7 @@ class StudyView:
             "pairs_page": PAGE,
             "comparisons": os.path.relpath(self.members.study, self.latest),
         }
+        return found | {"sections": [(name, title) for name, key, title in SECTIONS if found[key]]}
 
     def _heading(self) -> str:
         methods = len({member.method for member in self.members.runs})
@@ -117,7 +128,8 @@ class StudyView:
         first = missing[0]
         return (
             f"Methods are compared once all runs are finished: {_count(len(missing), 'run')} "
-            f"{'is' if len(missing) == 1 else 'are'} not, {first.member.name} first ({first.reason}). Until then the "
+            f"{'is' if len(missing) == 1 else 'are'} not, {first.member.name} first ({first.reason}). One that cannot "
+            "be mended has to leave the configuration. Until then the "
             "gains below are those of single adapters, and p is raw."
         )
 
