@@ -1,6 +1,7 @@
 """The table of runs as the page shows it: a heading and a cell for each column, with what it is sorted by."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,6 +119,11 @@ def table_rows(members: Members, rows: Sequence[Row], columns: Sequence[Column])
     ]
 
 
+def unbroken(text: str) -> str:
+    """Return a text in which no line ends within a statement on p, such as p = 0.012."""
+    return re.sub(r"\bp ([=<]) ", "p\u00a0\\1\u00a0", text)
+
+
 def _setting(name: str) -> Callable[[Row], Cell]:
     def cell(row: Row) -> Cell:
         value = row[name]
@@ -163,7 +169,9 @@ def _judged(ending: str, primary: str) -> Callable[[Row], Cell]:
         }
         if found["gain"] is None:
             return Cell(DASH)
-        word = found["word"] + (f", {p_value(found['p_adjusted'])}" if found["p_adjusted"] is not None else "")
+        word = found["word"] + (
+            f", {unbroken(p_value(found['p_adjusted']))}" if found["p_adjusted"] is not None else ""
+        )
         limits = _limits(show, found["low"], found["high"])
         kind = f"{NUMERIC} {MOODS.get(found['word'], '')}".strip()
         return Cell(show(found["gain"]), "\n".join(filter(None, (limits, word))), found["gain"], kind)

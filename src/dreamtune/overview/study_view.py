@@ -8,7 +8,7 @@ from typing import Any
 from dreamtune.files import read_json
 from dreamtune.formats.study import CONFIRM_FILE, STUDY_FILE
 from dreamtune.overview import curves, figures
-from dreamtune.overview.cells import columns_of, table_rows
+from dreamtune.overview.cells import columns_of, table_rows, unbroken
 from dreamtune.overview.drawing import Picture
 from dreamtune.overview.members import Members
 from dreamtune.overview.pareto import spots_of
@@ -103,7 +103,7 @@ class StudyView:
         """Return the sentences of the family, with the mood of their word."""
         rows = [row for row in self.study.get("comparisons", []) if row["role"] == "confirmatory"]
         return [
-            {"text": reveal(row["sentence"], 500), "mood": MOODS.get(row["word"], ""), "word": row["word"]}
+            {"text": unbroken(reveal(row["sentence"], 500)), "mood": MOODS.get(row["word"], ""), "word": row["word"]}
             for row in rows[:MOST_SENTENCES]
         ]
 
