@@ -48,15 +48,13 @@ def columns_of(members: Members, rows: Sequence[Row], compared: bool) -> tuple[l
         compared: whether the stage `study` has run; before that, the gains of single adapters have a column.
     """
     shown, left = shown_settings(members)
-    columns = [Column(heading(name, members.settings), name, _setting(name)) for name in shown]
+    columns = [Column("Accuracy", "right answers to the test questions, with its interval", _accuracy, falling=True)]
+    columns += [Column(heading(name, members.settings), name, _setting(name)) for name in shown]
     if any(run.data_size for run in members.runs):
         columns.append(Column("rows", "training rows by data_sizes", _size))
     if len({run.seed for run in members.runs}) > 1:
         columns.append(Column("seed", "train.seed", lambda row: Cell(str(row["seed"]), "", row["seed"], NUMERIC)))
-    columns += [
-        Column("State", "of the run, by its own report", _state),
-        Column("Accuracy", "right answers to the test questions, with its interval", _accuracy, falling=True),
-    ]
+    columns.append(Column("State", "of the run, by its own report", _state))
     if compared:
         columns.append(Column("Method against base", METHOD, _judged("", members.primary), falling=True))
     else:
