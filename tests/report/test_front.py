@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from dreamtune.overview.others import experiments_of
+from dreamtune.overview.page import render as render_index
 from dreamtune.report.explorer import shares
 from dreamtune.report.front import passed_words, tiles
-from dreamtune.report.index import render_index
 from dreamtune.report.recipe import MASKS, find_recipe, recipe_rows
 from dreamtune.settings.train import TrainConfig
 from report_fixture import write_reads
@@ -108,7 +109,7 @@ def test_the_counts_of_canaries_agree_wherever_they_stand(tmp_path: Path, leak: 
     assert ("2 of 4 hard canaries failed" in summary["detail"]) == leak
     rows = re.findall(r'<td class="state">(\w+)</td>.*?<td>(hard|soft)</td>', html)
     assert rows.count(("passed", "hard")) == int(hard[0]) and rows.count(("passed", "soft")) == 3
-    assert set(re.findall(r"\d+ of \d+ passed", render_index(tmp_path, {}))) == {hard, soft}
+    assert set(re.findall(r"\d+ of \d+ passed", render_index(None, experiments_of(tmp_path, {})))) == {hard, soft}
 
 
 def test_canaries_without_enough_data_are_said_apart() -> None:

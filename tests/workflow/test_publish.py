@@ -178,7 +178,7 @@ def test_a_kill_between_the_links_leaves_no_marker(results: Path, monkeypatch: p
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dreamtune.workflow.publish._write", killed)
+    monkeypatch.setattr("dreamtune.overview.page._write", killed)
     with pytest.raises(KeyboardInterrupt):
         published("one", "bb", report=second)
     assert not list((results / "latest/one").glob(".published-*"))

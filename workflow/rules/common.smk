@@ -17,6 +17,7 @@ from dreamtune.workflow.models import models_from
 from dreamtune.workflow.parts import SECTIONS
 from dreamtune.workflow.plan import RESULTS
 from dreamtune.workflow.verdicts import lines_of_finished
+from dreamtune.overview.members import members_of, write_members
 from dreamtune.digests import digest
 
 IMAGE = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
@@ -90,6 +91,8 @@ def begin():
     try:
         check_run()
         PLAN.freeze()
+        if STUDY:
+            write_members(RESULTS / "latest", members_of(CONFIG, LATEST, STUDY))
     except UserError as error:
         print(f"dreamtune: {error}", file=sys.stderr)  # itself, since Snakemake's scheduler drops what sys.exit says
         sys.exit(1)
@@ -144,6 +147,12 @@ def print_cost_of_dry_run():
     if jobs := [job for job in workflow.dag.needrun_jobs(exclude_finished=False) if not job.is_norun]:
         said = cost.cost_of(needed_specs(), len(jobs)).sentence()
         print(f"dreamtune: {cost.runs_in_words(CONFIG)}: {said}", file=sys.stderr)
+
+
+def write_page():
+    """Write the page of a study at the end of a run, whatever failed: as a job would, since the driver draws nothing."""
+    if MAIN and STUDY and STARTED:
+        shell(f"{SETUP}{IN_IMAGE}python3 {SCRIPTS}/write_page.py")
 
 
 def print_verdicts():

@@ -4,7 +4,7 @@ Those of the few-shot base stand beside them where it answered.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -41,19 +41,24 @@ def choose_answers(reads: Reads, count: int) -> list[dict[str, Any]]:
     for questions, setting in reads.comparisons():
         first = (questions, setting) == ("test", "greedy")
         chosen += choose_examples(reads, questions, setting, count if first else count // 2)
-    return list(_bounded(chosen))
+    return list(bounded(chosen))
 
 
-def choose_examples(reads: Reads, questions: str, setting: str, count: int) -> list[dict[str, Any]]:
+def choose_examples(
+    reads: Reads, questions: str, setting: str, count: int, kinds: Collection[str] = tuple(KINDS)
+) -> list[dict[str, Any]]:
     """Return up to `count` questions with both completions, in proportion to the KINDS, see `shares`.
 
     Within a kind they are evenly spaced. The user's own prompts come first, and do not count.
+
+    Args:
+        kinds: the only KINDS that are chosen from.
     """
     graded = _graded(reads, f"{questions}/{setting}")
     if graded is None:
         return []
     asked, own = graded.filter(pl.col("example_id") >= 0), graded.filter(pl.col("example_id") < 0)
-    of_kind = {kind: asked.filter(pl.col("kind") == kind) for kind in KINDS}
+    of_kind = {kind: asked.filter(pl.col("kind") == kind) for kind in kinds}
     counts = shares({kind: rows.height for kind, rows in of_kind.items()}, count)
     drawn = [rows[[i * rows.height // counts[kind] for i in range(counts[kind])]] for kind, rows in of_kind.items()]
     chosen = pl.concat([own, pl.concat(drawn).sort(KEYS)])
@@ -200,14 +205,14 @@ def _replay(pieces: list[str] | None, steps: list[int] | None, ended: bool) -> d
     return {"pieces": shown, "steps": steps[:REPLAYED]}
 
 
-def _bounded(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield rows until their text, escaped as in the page, would exceed MAX_BYTES."""
+def bounded(rows: Iterable[dict[str, Any]], most: int = MAX_BYTES) -> Iterator[dict[str, Any]]:
+    """Yield rows until their text, escaped as in the page, would exceed `most` bytes."""
     size = 0
     for row in rows:
         sides = [row[who] for who in WHO if row[who]]
         texts = [row["question"], row["reference"], row["context"], *(side["completion"] for side in sides)]
         size += sum(len(escape(text).encode()) for text in texts)
         size += len(json_for_script([side["replay"] for side in sides]))
-        if size > MAX_BYTES:
+        if size > most:
             return
         yield row

@@ -9,14 +9,11 @@ output is hostile text: the template escapes everything, JSON for scripts escape
 with a listed hash run, so that text which slipped through the escaping would still not be executed.
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import vl_convert
 from markupsafe import Markup
 
@@ -33,13 +30,10 @@ from dreamtune.report.recipe import recipe_rows
 from dreamtune.report.smoke_view import range_test_figure
 from dreamtune.report.sources import source_names, source_rows
 from dreamtune.report.summary import build_summary
-from dreamtune.report.text import json_for_script, reveal
+from dreamtune.report.text import POLICY, allowed, environment, reveal
 from dreamtune.settings.report import Comparison, ReportConfig
 
 HERE = Path(__file__).parent
-POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; script-src {}"
-)
 
 
 def render_report(
@@ -82,46 +76,46 @@ def page(report: ReportConfig, experiment: str, reads: Reads, summary: dict[str,
         for name in reads.folders
         if name.startswith("contamination/")
     }
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals["json_for_script"] = json_for_script
-    return environment.from_string((HERE / "template.html.j2").read_text(encoding="utf-8")).render(
-        title=reveal(report.title or experiment, 200),
-        experiment=experiment,
-        summary=summary,
-        mood=front.MOODS.get(summary["verdict"], "neutral"),
-        tiles=front.tiles(summary),
-        comparisons=comparison_view.comparison_tables(summary),
-        decoding=comparison_view.decoding_rows(summary),
-        full_likelihood=comparison_view.full_likelihood(summary),
-        recipe=recipe_rows(summary["recipe"]),
-        counts={
-            "hard": front.passed_words(summary["canaries"], True),
-            "soft": front.passed_words(summary["canaries"], False),
-        },
-        canaries=view.canary_rows(summary),
-        training=view.training_facts(summary),
-        sources=source_rows(summary),
-        generation=view.generation_facts(summary),
-        audit=audit_view.audit_facts(audit),
-        turns=bool(audit.get("conversations")),
-        references=audit_view.reference_view(references),
-        contamination=audit_view.contamination_rows(contamination),
-        overlaps=audit_view.overlap_tables(audit, contamination, partial(source_names, reads)),
-        flags=audit_view.flag_rows(audit),
-        lengths=audit_view.length_rows(audit),
-        warnings=view.warnings(summary, manifests, audit, references),
-        settings=view.settings_tables(summary),
-        provenance=view.provenance_rows(manifests),
-        usage=view.usage_rows(manifests),
-        figures={figure.name: figure for figure in drawn},
-        examples=examples,
-        shown_of=shown_of(reads, examples),
-        kinds=KINDS,
-        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        scripts=[Markup(script) for script in scripts],
-        policy=POLICY.format(" ".join(_allowed(script) for script in scripts) + " 'unsafe-eval'"),
+    return (
+        environment(HERE)
+        .get_template("template.html.j2")
+        .render(
+            title=reveal(report.title or experiment, 200),
+            experiment=experiment,
+            summary=summary,
+            mood=front.MOODS.get(summary["verdict"], "neutral"),
+            tiles=front.tiles(summary),
+            comparisons=comparison_view.comparison_tables(summary),
+            decoding=comparison_view.decoding_rows(summary),
+            full_likelihood=comparison_view.full_likelihood(summary),
+            recipe=recipe_rows(summary["recipe"]),
+            counts={
+                "hard": front.passed_words(summary["canaries"], True),
+                "soft": front.passed_words(summary["canaries"], False),
+            },
+            canaries=view.canary_rows(summary),
+            training=view.training_facts(summary),
+            sources=source_rows(summary),
+            generation=view.generation_facts(summary),
+            audit=audit_view.audit_facts(audit),
+            turns=bool(audit.get("conversations")),
+            references=audit_view.reference_view(references),
+            contamination=audit_view.contamination_rows(contamination),
+            overlaps=audit_view.overlap_tables(audit, contamination, partial(source_names, reads)),
+            flags=audit_view.flag_rows(audit),
+            lengths=audit_view.length_rows(audit),
+            warnings=view.warnings(summary, manifests, audit, references),
+            settings=view.settings_tables(summary),
+            provenance=view.provenance_rows(manifests),
+            usage=view.usage_rows(manifests),
+            figures={figure.name: figure for figure in drawn},
+            examples=examples,
+            shown_of=shown_of(reads, examples),
+            kinds=KINDS,
+            style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+            scripts=[Markup(script) for script in scripts],
+            policy=POLICY.format(" ".join(allowed(script) for script in scripts) + " 'unsafe-eval'"),
+        )
     )
 
 
@@ -144,8 +138,3 @@ def chart_library() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script (about 0.9 MB), safe inside a <script> element."""
     bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub forgets the default
     return bundle.replace("\r\n", "\n").replace("</script", "<\\/script").replace("<!--", "<\\!--")
-
-
-def _allowed(script: str) -> str:
-    """Return the source expression with which a content security policy allows exactly this script."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

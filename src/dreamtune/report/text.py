@@ -1,10 +1,14 @@
-"""Make hostile text harmless to look at; escaping it for HTML is the template engine's work."""
+"""Make hostile text harmless to look at, and to run: templates escape it, and a policy names the only scripts."""
 
+import base64
+import hashlib
 import json
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jinja2
 from markupsafe import Markup
 
 from dreamtune.readable import DASH, number
@@ -13,6 +17,9 @@ READING_NAMES = {"accuracy": "correct", "strict": "strict match", "lenient": "la
 LONGEST = 6_000  # characters of one text that the report shows
 # Characters that reorder or hide text around them: bidi controls, zero-width and other invisible formats.
 VISIBLE = {"\n", "\t"}
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; script-src {}"
+)
 
 
 def reveal(text: str | None, longest: int = LONGEST) -> str:
@@ -70,3 +77,21 @@ def with_limits(show: Callable[[Any], str], change: dict[str, Any], unit: str) -
 def arrow(before: str, after: str) -> str:
     """Return "before → after"; a dash if one of them is a dash."""
     return DASH if DASH in (before, after) else f"{before} → {after}"
+
+
+def environment(*folders: Path) -> jinja2.Environment:
+    """Return the template engine for the templates in these folders: it escapes everything."""
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.globals["json_for_script"] = json_for_script
+    return found
+
+
+def allowed(script: str) -> str:
+    """Return the source expression with which a content security policy allows exactly this script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -166,10 +166,25 @@ class _Runs:
 
     def change(self, by: Floats, variance: float, df: int) -> Change:
         """Return the change that depends on the means by the weights `by` [runs], which vary by `variance`."""
-        sizes = self.clusters.sums(self.weights)
-        questions = ratio_error(self.clusters.sums(by @ self.values), sizes)
-        runs = sqrt(variance * float((by**2).sum()))
-        freedom = degrees(questions**2, max(1.0, kish_number(sizes) - 1), [(runs**2, df)])
-        value = float(by @ self.means)
-        half = float(scipy.stats.t.isf(self.alpha / 2, freedom)) * sqrt(questions**2 + runs**2)
-        return Change(value, value - half, value + half, questions, runs, freedom)
+        return change_of(by, self.values, self.weights, self.clusters, variance, df, self.alpha)
+
+
+def change_of(
+    by: Floats, values: Floats, weights: Floats, clusters: Clusters, variance: float, df: int, alpha: float
+) -> Change:
+    """Return a linear combination of runs' means with its limits: errors over questions and over runs together.
+
+    Args:
+        by: [runs], the combination.
+        values: [runs, questions]; the means are Σ values / Σ weights.
+        weights, clusters: of the questions.
+        variance, df: of the runs about what was fitted to them, with its degrees of freedom.
+        alpha: 1 − level of the limits.
+    """
+    sizes = clusters.sums(weights)
+    questions = ratio_error(clusters.sums(by @ values), sizes)
+    runs = sqrt(variance * float((by**2).sum()))
+    freedom = degrees(questions**2, max(1.0, kish_number(sizes) - 1), [(runs**2, df)])
+    value = float(by @ (values.sum(axis=1) / weights.sum()))
+    half = float(scipy.stats.t.isf(alpha / 2, freedom)) * sqrt(questions**2 + runs**2)
+    return Change(value, value - half, value + half, questions, runs, freedom)

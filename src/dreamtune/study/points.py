@@ -72,3 +72,12 @@ def by_curve(points: Iterable[Point]) -> dict[str, list[Point]]:
     for point in points:
         found.setdefault(point.curve, []).append(point)
     return found
+
+
+def by_grid(points: Iterable[Point]) -> dict[tuple[str, tuple[str, ...]], list[Point]]:
+    """Return the points of each grid, by experiment and names of its settings; points outside of grids are left out."""
+    found: dict[tuple[str, tuple[str, ...]], list[Point]] = {}
+    for point in points:
+        if point.coordinates:
+            found.setdefault((point.experiment, tuple(point.coordinates)), []).append(point)
+    return found

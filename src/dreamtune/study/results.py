@@ -21,8 +21,9 @@ from dreamtune.study.choosing import looked_at_all
 from dreamtune.study.curves import fit_curve
 from dreamtune.study.effects import Effect, contrast, method_effect
 from dreamtune.study.family import Judged, judge
+from dreamtune.study.grid_effects import grid_effects
 from dreamtune.study.measured import Primary, Run, match, read_run, reads_of_run
-from dreamtune.study.points import Point, by_curve, by_method
+from dreamtune.study.points import Point, by_curve, by_grid, by_method
 
 FORMAT = 1
 BASE = "base"
@@ -82,6 +83,7 @@ def run_study(
         "not_compared": [label[pair] for pair in wanted if pair not in pairs],  # an exact NLL with a bound
         "choice": _choice(effects, comparison.alpha) if study.choose == "test" else None,  # else: `confirm`
         "curves": _curves(members, runs, primary, comparison.alpha),
+        "grids": _grids(members, runs, primary, comparison.alpha),
         "methods": {
             name: {"runs": [run.name for run in found], "invalid": {r.name: r.fault for r in found if r.fault}}
             for name, found in methods.items()
@@ -217,3 +219,18 @@ def _curves(members: Sequence[Point], runs: Mapping[str, Run], primary: Primary,
             curve = fit_curve([run.rows or 0 for run in valid], matched.tuned, matched.clusters, weights, alpha)
             curves[name] = {"runs": [run.name for run in valid]} | asdict(curve)
     return curves
+
+
+def _grids(members: Sequence[Point], runs: Mapping[str, Run], primary: Primary, alpha: float) -> list[dict[str, Any]]:
+    """Return what each grid says about its settings, of its valid runs; the data size is a setting like others."""
+    better, said = 1 if primary == "accuracy" else -1, []
+    for (experiment, _), found in by_grid(members).items():
+        valid = [point for point in found if not runs[point.name].fault]
+        if len(valid) > 1 and len({runs[point.name].kind for point in valid}) == 1:
+            matched = match([runs[point.name] for point in valid])
+            weights = None if primary == "accuracy" else matched.weights
+            sizes = {"data_size"} if len({point.data_size for point in valid}) > 1 else set()
+            settings = [point.coordinates | {name: point.data_size or "all" for name in sizes} for point in valid]
+            effects = grid_effects(settings, better * matched.tuned, matched.clusters, weights, alpha)
+            said.append({"experiment": experiment, "left_out": len(found) - len(valid)} | asdict(effects))
+    return said

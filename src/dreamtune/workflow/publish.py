@@ -6,6 +6,7 @@ files of the training, which is immutable and knows no verdict, and the model ca
 
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,13 +14,15 @@ from typing import Any
 
 from dreamtune.errors import UserError
 from dreamtune.files import read_json, replace_with, write_json
-from dreamtune.report.index import render_index
+from dreamtune.overview.members import read_members
+from dreamtune.overview.page import INDEX, write_page
 from dreamtune.workflow.scratch import clear_abandoned, private_folder, replace_folder
 from dreamtune.workflow.verification import read_manifest, verify
 
 PUBLISHED = ("report.html", "summary.json")  # files of the report that are linked beside the versions
 HARNESS = "lm-eval"  # folder of the report that is linked, too: results as lm-evaluation-harness writes them
 CARD = "README.md"
+OFTEN, PAUSE_S = 50, 60.0  # runs of a study up to which each publication writes the page; seconds between pages
 TRAINED = ("adapter", "model")  # names of a training's folder of weights
 
 
@@ -63,7 +66,7 @@ def publish(marker: Path, links: dict[str, str], configuration: str = "") -> str
     _publish_weights(folder, full, trained, report / CARD)
     clear_abandoned(folder)
     write_json(folder / "versions.json", links)
-    write_index(folder.parent)
+    write_index_of_some(folder.parent)
     write_json(marker, {"configuration": configuration})
     return replaced
 
@@ -83,15 +86,32 @@ def _replaced(folder: Path, links: dict[str, str], configuration: str) -> str | 
 
 
 def write_index(latest: Path) -> None:
-    """Write `latest`/index.html from every experiment's summary.json.
+    """Write `latest`/index.html, and what lies beside it, from every experiment's summary.json.
 
-    Several publications may run at the same time, without a lock: each renders the page again after writing it, so the
-    last page written contains every link that was set before.
+    Several publications may run at the same time, without a lock: each writes the page again if a link was set
+    meanwhile, so the last page written contains every link that was set before.
     """
-    written = None
-    while (page := render_index(latest, _refused(latest))) != written:
-        _write(latest / "index.html", page)
-        written = page
+    seen = None
+    while (links := _links(latest)) != seen:
+        seen = links
+        write_page(latest, _refused(latest))
+
+
+def write_index_of_some(latest: Path) -> None:
+    """Do the same, but of a study of more than OFTEN runs only if the page is older than a minute.
+
+    Otherwise a study of 1,000 runs would write the page of 1,000 runs 1,000 times; the driver writes the last one.
+    """
+    members, page = read_members(latest), latest / INDEX
+    with suppress(OSError):
+        if members and len(members.runs) > OFTEN and time.time() - page.stat().st_mtime < PAUSE_S:
+            return
+    write_index(latest)
+
+
+def _links(latest: Path) -> dict[str, str]:
+    """Return where the link to each experiment's report leads."""
+    return {link.parent.name: str(link.readlink()) for link in latest.glob("*/report") if link.is_symlink()}
 
 
 def report_of(published: Path) -> Path:
@@ -166,8 +186,3 @@ def _copy(source: Path, target: Path) -> None:
 def _link(link: Path, target: Path) -> None:
     with replace_with(link) as private:
         private.symlink_to(os.path.relpath(target, link.parent))
-
-
-def _write(path: Path, text: str) -> None:
-    with replace_with(path) as private:
-        private.write_text(text, encoding="utf-8")

@@ -1,36 +1,28 @@
-"""The page `results/latest/index.html`: every published experiment with its verdict and a link to its report."""
+"""Experiments that are no runs of the study, as the page lists them: each with its verdict and a link to its report."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-
-import jinja2
-from markupsafe import Markup
 
 from dreamtune.readable import DASH, nats, percent, points
 from dreamtune.report.front import MOODS, passed_words
 from dreamtune.report.text import arrow, reveal
 
-HERE = Path(__file__).parent
 FORMAT = 1  # the format of summary.json that is understood
 
 
-def render_index(latest: Path, refused: Mapping[str, str]) -> str:
-    """Return the HTML of the page, with a line for each `latest`/EXPERIMENT/summary.json, sorted by name.
+def experiments_of(latest: Path, refused: Mapping[str, str], without: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Return a line for each `latest`/EXPERIMENT/summary.json, sorted by name.
 
     Args:
         latest: folder of the published experiments.
         refused: why an experiment's summary must not be read, by the experiment's name; its line says so.
+        without: experiments that are left out: the runs of the study.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string((HERE / "index.html.j2").read_text(encoding="utf-8")).render(
-        experiments=[_experiment(path, refused) for path in sorted(latest.glob("*/summary.json"))],
-        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-    )
+    found = [path for path in sorted(latest.glob("*/summary.json")) if path.parent.name not in without]
+    return [_experiment(path, refused) for path in found]
 
 
 def _experiment(path: Path, refused: Mapping[str, str]) -> dict[str, Any]:

@@ -1,0 +1,125 @@
+"""The table of a study's runs: only what differs, the best first, and those that have no numbers with their reason."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from dreamtune.config import parse_config
+from dreamtune.overview.cells import shown_settings
+from dreamtune.overview.members import Members, members_of, read_members
+from dreamtune.overview.page import write_page
+from dreamtune.overview.pareto import Spot, front, spots_of
+from dreamtune.overview.states import state_of
+from dreamtune.overview.table import rows_of
+from tests.overview.studies import LATEST, LEAST, STUDY, Studies
+
+FULL = {"model": {"quantization": "none"}, "train": {"finetuning": "full", "learning_rate": 2e-6}}
+THREE = {"experiments": {"qlora": {}, "full": FULL, "tune": {}}, "seeds": {"of": ["qlora", "full"], "count": 3}}
+THREE |= {"grid": {"of": ["tune"], "train.lora.rank": [4, 64]}, "study": {"baseline": "full"}}
+
+
+def members(**keys: object) -> Members:
+    """Return the members of a configuration, of which nothing has run."""
+    config = parse_config(LEAST | keys)
+    return members_of(config, {name: {"report": Path("results/r") / name} for name in config.experiments}, [STUDY])
+
+
+def html() -> str:
+    write_page(LATEST, {})
+    return (LATEST / "index.html").read_text()
+
+
+def names(page: str) -> list[str]:
+    """Return the runs of the page's table, in order."""
+    return re.findall(r'<th scope="row" data-s="([^"]*)">', page)
+
+
+def test_only_settings_that_differ_have_a_column() -> None:
+    study = members(**THREE)
+    assert study.settings == ["train.lora.rank", "train.finetuning", "train.learning_rate", "model.quantization"]
+    assert study.runs[0].settings["train.lora.rank"] == 16
+    assert [run.settings["train.lora.rank"] for run in study.runs if run.experiment == "full"] == [None] * 3
+    shown, left = shown_settings(study)
+    assert shown == ["train.lora.rank", "train.finetuning"], "lr and quantization change with finetuning"
+    assert left[1] == "model.quantization (changes with finetuning)"
+
+
+def test_a_data_size_is_one_column_and_a_seed_none_of_the_settings() -> None:
+    study = members(data_sizes=[10, 20, "all"], seeds=2)
+    assert study.settings == [] and {run.data_size for run in study.runs} == {10, 20, None}
+
+
+def test_the_plan_is_read_as_it_was_written(studies: Studies) -> None:
+    study = studies.make(compared=False, **THREE)
+    assert read_members(LATEST) == study
+    (LATEST / "members.json").write_text('{"format": 0}')
+    assert read_members(LATEST) is None
+
+
+def test_the_best_run_stands_first_and_the_methods_tests_beside_it(studies: Studies) -> None:
+    kinds = {"qlora": 4, "qlora-seed1": 5, "qlora-seed2": 6, "full": 3, "full-seed1": 2, "full-seed2": 3}
+    studies.make(kinds | {"tune-rank4": 1, "tune-rank64": 0}, **THREE)
+    page = html()
+    assert names(page)[:3] == ["qlora-seed2", "qlora-seed1", "qlora"] and names(page)[-1] == "tune-rank64"
+    assert "qlora (3 seeds) against full (3 seeds)" in page and "The best one." in page
+    table = pl.read_parquet(LATEST / "study.parquet")
+    assert table["run"].to_list() == names(page)
+    best = table.row(0, named=True)
+    content = json.loads((STUDY / "study.json").read_text())
+    [judged] = [row for row in content["comparisons"] if row["comparison"] == "qlora against full"]
+    assert best["method_gain_baseline"] == judged["gain"] and best["method_p_adjusted_baseline"] == judged["p_adjusted"]
+    assert best["accuracy"] == pytest.approx(0.74) and best["training_minutes"] > 0 and best["tokens_per_s"] > 0
+    with (LATEST / "study.csv").open() as file:
+        assert [row["run"] for row in csv.DictReader(file)] == names(page)
+
+
+def test_runs_without_numbers_stand_last_with_their_reason(studies: Studies) -> None:
+    study = studies.make(compared=False, **THREE)
+    by_name = {run.name: run for run in study.runs}
+    logs = {"qlora": "step 1\ntrain_adapter: the disk is <full>\n", "full": "step 1\n", "tune-rank4": ""}
+    for name, log in logs.items():
+        for folder in ("report", "full"):
+            (Path(by_name[name].folders[folder]) / "manifest.json").unlink()
+        if log:
+            (Path(by_name[name].folders["full"]) / "job.log").write_text(log)
+    invalid = Path(by_name["tune-rank64"].folders["report"]) / "summary.json"
+    content = json.loads(invalid.read_text())
+    invalid.write_text(json.dumps(content | {"verdict": "invalid", "detail": "1 of 4 hard canaries failed"}))
+    said = {state.member.name: (state.stand, state.reason) for state in (state_of(run, {}) for run in study.runs)}
+    assert said["qlora"] == ("failed", "full: the disk is <full>")
+    assert said["full"] == ("unfinished", "full began and has not ended")
+    assert said["tune-rank4"] == ("not run", "waits for full")
+    assert said["tune-rank64"] == ("invalid", "1 of 4 hard canaries failed")
+    page = html()
+    assert names(page)[-4:] == ["tune-rank64", "qlora", "full", "tune-rank4"]
+    assert "4 finished, 1 invalid, 1 failed, 1 unfinished, 1 not run" in page
+    assert "the disk is &lt;full&gt;" in page and "once all runs are finished: 3 runs are not" in page
+
+
+def test_a_damaged_report_is_a_failed_run(studies: Studies) -> None:
+    study = studies.make(compared=False, experiments={"a": {}, "b": {}}, seeds=2)
+    (Path(study.runs[0].folders["report"]) / "summary.json").write_text("{")
+    states = [state_of(run, {"a-seed1": "its report was changed"}) for run in study.runs]
+    assert [state.stand for state in states] == ["failed", "failed", "finished", "finished"]
+    assert (states[0].reason, states[1].reason) == (
+        "summary.json cannot be read (JSONDecodeError)",
+        "its report was changed",
+    )
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    spots = [Spot("cheap", 0.2, 1, 1), Spot("worse", 0.2, 2, 1), Spot("good", 0.6, 5, 1), Spot("dear", 0.6, 9, 1)]
+    assert [spot.method for spot in front(spots)] == ["cheap", "good"]
+    assert front([]) == []
+
+
+def test_only_valid_runs_of_one_device_are_compared_by_cost(studies: Studies) -> None:
+    study = studies.make(**THREE)
+    rows = rows_of(study, [state_of(run, {}) for run in study.runs], {}, LATEST)
+    rows[0]["stand"], rows[1]["device"] = "invalid", "cpu"
+    spots, device = spots_of(rows, "accuracy")
+    assert device == "GPU" and sum(spot.runs for spot in spots) == len(rows) - 2
