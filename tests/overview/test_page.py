@@ -11,6 +11,7 @@ import pytest
 from dreamtune.errors import UserError
 from dreamtune.files import read_json
 from dreamtune.overview.curves import size_pictures, thin
+from dreamtune.overview.figures import forest
 from dreamtune.overview.page import write_page
 from dreamtune.overview.side_by_side import MOST_QUESTIONS, compare_answers, write_pair
 from report_fixture import HOSTILE
@@ -45,6 +46,17 @@ def test_a_study_that_was_not_compared_shows_single_adapters(studies: Studies) -
     html = page()
     assert "The comparison of methods has not run yet." in html and "a-seed1 (1 seed), exploratory" in html
     assert "What may be said</h2>" not in html
+
+
+def test_what_was_not_tested_is_not_drawn() -> None:
+    row = {"role": "confirmatory", "about": "adapters", "seeds": 1, "gain": 0.0, "p": None, "p_adjusted": None}
+    row |= dict.fromkeys(("low", "high", "simultaneous_low", "simultaneous_high"))
+    invalid = row | {"method": "copy", "word": "not tested"}
+    fine = row | {"method": "qlora", "word": "no evidence of change", "p": 1.0, "low": 0.0, "high": 0.0}
+    assert forest("gains", "Gains", [invalid], "accuracy") is None
+    picture = forest("gains", "Gains", [fine, invalid], "accuracy")
+    assert picture and "1 not tested" in picture.left_out and "copy" not in picture.wide
+    assert ">+1.0<" in picture.wide, "the axis reaches a point, not rounding errors"
 
 
 def test_learning_curves_say_the_trend_and_twice_the_data_only_if_the_study_does(studies: Studies) -> None:

@@ -12,6 +12,7 @@ from dreamtune.report.axes import axis, labels, spanning, ticks
 from dreamtune.report.charts import GREY, INK, MUTED, chart_of
 from dreamtune.report.text import plain
 
+LEAST = 0.01  # gain that an axis reaches at least
 MOST_ROWS = 30  # of a forest plot
 ROW = 36  # pixels
 METHOD, ADAPTERS = "a method, over its seeds", "adapters: says nothing of the method"
@@ -21,9 +22,10 @@ def forest(name: str, title: str, comparisons: Sequence[Mapping[str, Any]], prim
     """Return gains with their intervals, as many as fit: the family first, then the largest; None without any.
 
     Args:
-        comparisons: of study.json, all against the same.
+        comparisons: of study.json, all against the same. What was not tested, such as an invalid run's, is left out.
     """
-    order = sorted(comparisons, key=lambda row: (row["role"] != "confirmatory", -row["gain"]))
+    tested = [row for row in comparisons if row["low"] is not None and row["p"] is not None]
+    order = sorted(tested, key=lambda row: (row["role"] != "confirmatory", -row["gain"]))
     shown = order[:MOST_ROWS]
     if not shown:
         return None
@@ -56,10 +58,11 @@ def forest(name: str, title: str, comparisons: Sequence[Mapping[str, Any]], prim
         "diamonds single adapters or two of them, which say nothing of their method. Green is improved and red worse, "
         "by the adjusted test; all else is black, and grey if it is exploratory."
     )
-    left = len(order) - len(shown)
-    said = f"{left} further comparisons stand in the table of runs and in study.csv." if left else ""
+    left, untested = len(order) - len(shown), len(comparisons) - len(tested)
+    said = f"{left} further comparisons stand in the table of runs and in study.csv. " if left else ""
+    said += f"{untested} not tested, since a run of theirs is invalid or questions are too few." if untested else ""
     columns = ("comparison", "gain", "interval", "limits for all together", "p", "adjusted p", "word", "about")
-    return Picture(name, title, caption, *interval_chart(rows, primary), columns, table, said)
+    return Picture(name, title, caption, *interval_chart(rows, primary), columns, table, said.strip())
 
 
 def effects_picture(number_of: int, grid: Mapping[str, Any], primary: str) -> Picture | None:
@@ -100,7 +103,7 @@ def interval_chart(rows: Sequence[Mapping[str, Any]], primary: str) -> Any:
         for i, row in enumerate(rows)
     ]
     found = [row[key] for row in data for key in ("mean", "low", "high") if row[key] is not None]
-    marks = ticks(min(0, *found), max(0, *found, 1e-9), 6)
+    marks = ticks(min(0, *found), max(0, *found, LEAST * scale), 6)
     y = alt.Y("row:O", axis=None, sort=None)
     color = alt.Color("color:N", scale=None)
     x = alt.X(
