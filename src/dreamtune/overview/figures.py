@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
+from markupsafe import Markup
 
 from dreamtune.overview.drawing import MOOD, Picture, both, log_axis, name_lines, sized
 from dreamtune.overview.pareto import Spot, front
@@ -93,7 +94,7 @@ def effects_picture(number_of: int, grid: Mapping[str, Any], primary: str) -> Pi
     )
 
 
-def interval_chart(rows: Sequence[Mapping[str, Any]], primary: str) -> Any:
+def interval_chart(rows: Sequence[Mapping[str, Any]], primary: str) -> tuple[Markup, Markup]:
     """Return both widths of a chart with a dot and an interval in each row, its name above it, and a line at 0."""
     unit, scale = ("points", 100) if primary == "accuracy" else ("nats per token by which the NLL falls", 1)
     data = [
@@ -130,7 +131,7 @@ def cost_picture(spots: Sequence[Spot], device: str, primary: str) -> Picture | 
         return None
     best, factor = front(spots), 100 if primary == "accuracy" else -1
     places = {spot.method: str(i) for i, spot in enumerate(best, 1)}
-    data = [
+    data: list[dict[str, Any]] = [
         {"cost": spot.cost, "quality": factor * spot.quality, "place": places.get(spot.method, "")} for spot in spots
     ]
     ahead = [row for row in data if row["place"]]
