@@ -86,6 +86,15 @@ def test_the_grid_says_what_each_setting_does(studies: Studies) -> None:
     assert rate["setting"] == "train.learning_rate" and rate["change"]["value"] == pytest.approx(0.08, abs=0.01)
 
 
+def test_a_study_of_the_likelihood_speaks_of_nats(studies: Studies) -> None:
+    keys = {"grid": {"of": ["c"]} | GRID, "data_sizes": {"of": ["a"], "rows": [10, 20, "all"]}}
+    studies.make(experiments={"a": {}, "b": {}, "c": {}}, seeds=2, study={"baseline": "b", "primary": "nll"}, **keys)
+    html = visible(page())
+    assert "Sorted by NLL" in html and "nats per token by which the NLL falls" in html
+    assert "NLL, nats per token (lower is better)" in html and "The best one." not in html
+    assert "a: by the size of the data" in html and "c: mean effect of each setting" in html
+
+
 def test_losses_are_thinned_and_only_some_methods_are_drawn(studies: Studies) -> None:
     assert len(thin([{"step": i, "loss": 1.0} for i in range(1000)], "loss")) <= 60
     assert thin([{"step": 1, "loss": None}, {"loss": 2.0}], "loss") == []
