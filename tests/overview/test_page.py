@@ -11,6 +11,7 @@ import pytest
 from dreamtune.errors import UserError
 from dreamtune.files import read_json
 from dreamtune.overview.curves import size_pictures, thin
+from dreamtune.overview.figures import forest
 from dreamtune.overview.page import write_page
 from dreamtune.overview.side_by_side import MOST_QUESTIONS, compare_answers, write_pair
 from report_fixture import HOSTILE
@@ -47,6 +48,17 @@ def test_a_study_that_was_not_compared_shows_single_adapters(studies: Studies) -
     assert "What may be said</h2>" not in html
 
 
+def test_what_was_not_tested_is_not_drawn() -> None:
+    row = {"role": "confirmatory", "about": "adapters", "seeds": 1, "gain": 0.0, "p": None, "p_adjusted": None}
+    row |= dict.fromkeys(("low", "high", "simultaneous_low", "simultaneous_high"))
+    invalid = row | {"method": "copy", "word": "not tested"}
+    fine = row | {"method": "qlora", "word": "no evidence of change", "p": 1.0, "low": 0.0, "high": 0.0}
+    assert forest("gains", "Gains", [invalid], "accuracy") is None
+    picture = forest("gains", "Gains", [fine, invalid], "accuracy")
+    assert picture and "1 not tested" in picture.left_out and "copy" not in picture.wide
+    assert ">+1.0<" in picture.wide, "the axis reaches a point, not rounding errors"
+
+
 def test_learning_curves_say_the_trend_and_twice_the_data_only_if_the_study_does(studies: Studies) -> None:
     kinds = {f"qlora{size}": place for place, size in enumerate(("-rows60", "-rows125", "-rows250", ""), 1)}
     kinds |= {f"{name}-seed1": place for name, place in kinds.items()}
@@ -72,6 +84,15 @@ def test_the_grid_says_what_each_setting_does(studies: Studies) -> None:
     [grid] = read_json(STUDY / "study.json")["grids"]
     rate = grid["effects"][-1]
     assert rate["setting"] == "train.learning_rate" and rate["change"]["value"] == pytest.approx(0.08, abs=0.01)
+
+
+def test_a_study_of_the_likelihood_speaks_of_nats(studies: Studies) -> None:
+    keys = {"grid": {"of": ["c"]} | GRID, "data_sizes": {"of": ["a"], "rows": [10, 20, "all"]}}
+    studies.make(experiments={"a": {}, "b": {}, "c": {}}, seeds=2, study={"baseline": "b", "primary": "nll"}, **keys)
+    html = visible(page())
+    assert "Sorted by NLL" in html and "nats per token by which the NLL falls" in html
+    assert "NLL, nats per token (lower is better)" in html and "The best one." not in html
+    assert "a: by the size of the data" in html and "c: mean effect of each setting" in html
 
 
 def test_losses_are_thinned_and_only_some_methods_are_drawn(studies: Studies) -> None:

@@ -69,3 +69,10 @@ def test_without_runs_to_spare_no_interaction_is_tested() -> None:
     rng = np.random.default_rng(2)
     assert "0 runs are left over" in str(grid_effects(grid(1), answers(rng, [0.4] * 6, 0.0)).refusal)
     assert grid_effects(grid(2), answers(rng, [0.4] * 12, 0.0)).refusal is None
+
+
+def test_two_runs_to_spare_are_too_few_for_an_interaction() -> None:
+    points = [*grid(1), *grid(1)[:2]]
+    assert "2 runs are left over" in str(
+        grid_effects(points, answers(np.random.default_rng(3), [0.4] * 8, 0.1)).refusal
+    )

@@ -44,6 +44,8 @@ EDITS = {
     "settings/study.py": set(),
     "study/points.py": set(),
     "study/expand.py": set(),
+    "overview/study_view.py": set(),
+    "overview/index.html.j2": set(),
     "forecast/cost.py": set(),
     # every other wing: what reaches it
     "settings/base.py": EVERY,

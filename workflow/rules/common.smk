@@ -93,6 +93,7 @@ def begin():
         PLAN.freeze()
         if STUDY:
             write_members(RESULTS / "latest", members_of(CONFIG, LATEST, STUDY))
+            BEGUN.append(True)
     except UserError as error:
         print(f"dreamtune: {error}", file=sys.stderr)  # itself, since Snakemake's scheduler drops what sys.exit says
         sys.exit(1)
@@ -150,9 +151,12 @@ def print_cost_of_dry_run():
 
 
 def write_page():
-    """Write the page of a study at the end of a run, whatever failed: as a job would, since the driver draws nothing."""
-    if MAIN and STUDY and STARTED:
-        shell(f"{SETUP}{IN_IMAGE}python3 {SCRIPTS}/write_page.py")
+    """Write the page of a study at the end of a run, whatever failed: as a job would, since the driver draws nothing.
+
+    If it cannot be written, the script says so; the run ends as it would have.
+    """
+    if MAIN and BEGUN:
+        shell(f"{SETUP}{IN_IMAGE}python3 {SCRIPTS}/write_page.py || true")
 
 
 def print_verdicts():
@@ -167,6 +171,7 @@ def print_verdicts_if_nothing_was_done():
         print_verdicts()
 
 
+BEGUN = []  # set by `begin`, when a study's first job may start
 STARTED = []  # set by `begin`, when the first job is about to start
 if not MODULE:  # a workflow that uses this one decides what it ends with
     atexit.register(print_verdicts_if_nothing_was_done)

@@ -22,5 +22,6 @@ if __name__ == "__main__":
     try:
         with one_line(latest):
             write_index(latest)
+            print(latest / "index.html")
     except UserError as error:
         sys.exit(f"write_page: {error}")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
+from markupsafe import Markup
 
 from dreamtune.overview.drawing import MOOD, Picture, both, log_axis, name_lines, sized
 from dreamtune.overview.pareto import Spot, front
@@ -12,6 +13,7 @@ from dreamtune.report.axes import axis, labels, spanning, ticks
 from dreamtune.report.charts import GREY, INK, MUTED, chart_of
 from dreamtune.report.text import plain
 
+LEAST = 0.01  # gain that an axis reaches at least
 MOST_ROWS = 30  # of a forest plot
 ROW = 36  # pixels
 METHOD, ADAPTERS = "a method, over its seeds", "adapters: says nothing of the method"
@@ -21,9 +23,10 @@ def forest(name: str, title: str, comparisons: Sequence[Mapping[str, Any]], prim
     """Return gains with their intervals, as many as fit: the family first, then the largest; None without any.
 
     Args:
-        comparisons: of study.json, all against the same.
+        comparisons: of study.json, all against the same. What was not tested, such as an invalid run's, is left out.
     """
-    order = sorted(comparisons, key=lambda row: (row["role"] != "confirmatory", -row["gain"]))
+    tested = [row for row in comparisons if row["low"] is not None and row["p"] is not None]
+    order = sorted(tested, key=lambda row: (row["role"] != "confirmatory", -row["gain"]))
     shown = order[:MOST_ROWS]
     if not shown:
         return None
@@ -56,10 +59,11 @@ def forest(name: str, title: str, comparisons: Sequence[Mapping[str, Any]], prim
         "diamonds single adapters or two of them, which say nothing of their method. Green is improved and red worse, "
         "by the adjusted test; all else is black, and grey if it is exploratory."
     )
-    left = len(order) - len(shown)
-    said = f"{left} further comparisons stand in the table of runs and in study.csv." if left else ""
+    left, untested = len(order) - len(shown), len(comparisons) - len(tested)
+    said = f"{left} further comparisons stand in the table of runs and in study.csv. " if left else ""
+    said += f"{untested} not tested, since a run of theirs is invalid or questions are too few." if untested else ""
     columns = ("comparison", "gain", "interval", "limits for all together", "p", "adjusted p", "word", "about")
-    return Picture(name, title, caption, *interval_chart(rows, primary), columns, table, said)
+    return Picture(name, title, caption, *interval_chart(rows, primary), columns, table, said.strip())
 
 
 def effects_picture(number_of: int, grid: Mapping[str, Any], primary: str) -> Picture | None:
@@ -90,7 +94,7 @@ def effects_picture(number_of: int, grid: Mapping[str, Any], primary: str) -> Pi
     )
 
 
-def interval_chart(rows: Sequence[Mapping[str, Any]], primary: str) -> Any:
+def interval_chart(rows: Sequence[Mapping[str, Any]], primary: str) -> tuple[Markup, Markup]:
     """Return both widths of a chart with a dot and an interval in each row, its name above it, and a line at 0."""
     unit, scale = ("points", 100) if primary == "accuracy" else ("nats per token by which the NLL falls", 1)
     data = [
@@ -100,7 +104,7 @@ def interval_chart(rows: Sequence[Mapping[str, Any]], primary: str) -> Any:
         for i, row in enumerate(rows)
     ]
     found = [row[key] for row in data for key in ("mean", "low", "high") if row[key] is not None]
-    marks = ticks(min(0, *found), max(0, *found, 1e-9), 6)
+    marks = ticks(min(0, *found), max(0, *found, LEAST * scale), 6)
     y = alt.Y("row:O", axis=None, sort=None)
     color = alt.Color("color:N", scale=None)
     x = alt.X(
@@ -127,7 +131,7 @@ def cost_picture(spots: Sequence[Spot], device: str, primary: str) -> Picture | 
         return None
     best, factor = front(spots), 100 if primary == "accuracy" else -1
     places = {spot.method: str(i) for i, spot in enumerate(best, 1)}
-    data = [
+    data: list[dict[str, Any]] = [
         {"cost": spot.cost, "quality": factor * spot.quality, "place": places.get(spot.method, "")} for spot in spots
     ]
     ahead = [row for row in data if row["place"]]

@@ -126,8 +126,8 @@ def grid_effects(
                 change = replace(change, low=max(-1.0, change.low), high=min(1.0, change.high))
             effects.append(MainEffect(name, values_of[0], other, int(column.sum()), change))
             row += 1
-    interactions, why = _interactions(design, columns, means)
-    return GridEffects(len(y), tuple(effects), interactions, why)
+    interactions, untested = _interactions(design, columns, means)
+    return GridEffects(len(y), tuple(effects), interactions, untested)
 
 
 def _levels(coordinates: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
