@@ -23,7 +23,7 @@ RUNS = {
     "qwen2-causal": 1,
     "qwen2-diffusion": 1,
     "scaling": 3 * 3 * 4 + 3 + 1 + 12,
-    "study": 3 * 3 + 3 + 1 + 4,
+    "study": 3 * 3 + 3 + 1 + 4 + 2,
 }
 
 
@@ -66,7 +66,7 @@ def test_the_study_shows_every_part_in_at_most_20_runs() -> None:
     assert {len(methods[name]) for name in ("qlora", "full")} == {3}, "what is compared has three seeds"
     assert {point.data_size for point in by_curve(config.points.values())["qlora"]} == {100, 300, None}
     assert config.experiments["copy"].train.objective == "copy"
-    assert len({method for method in methods if method.startswith("tune-")}) == 4
+    assert len({method for method in methods if method.startswith("tune-")}) == 6
     assert config.study.baseline == "full"
     rows = config.experiments["qlora"].train
     assert config.experiments["qlora-rows100"].train.total_steps(780) == rows.total_steps(780)

@@ -156,8 +156,8 @@ def cost_picture(spots: Sequence[Spot], device: str, primary: str) -> Picture | 
         for s in sorted(best, key=lambda spot: int(places[spot.method]))
     )
     caption = (
-        f"Means over each method's valid runs. The {len(best)} numbered methods are the front: no other one of the "
-        f"{len(spots)} is better and cheaper. Without intervals: a place on the front may be luck."
+        f"Means over each method's valid runs. The numbered ones ({len(best)} of {len(spots)}) are the front: no "
+        f"other method is better and cheaper. Without intervals: a place on the front may be luck."
     )
     columns = ("place", "method", "right" if primary == "accuracy" else "NLL", f"{device} minutes", "runs")
     return Picture("cost", "Quality against cost", caption, *both(make), columns, table)

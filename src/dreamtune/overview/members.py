@@ -13,7 +13,7 @@ from typing import Any
 from dreamtune.config import Config
 from dreamtune.files import read_json, write_json
 from dreamtune.study.expand import SIZED
-from dreamtune.study.results import named_methods
+from dreamtune.study.points import named_methods
 
 MEMBERS_FILE = "members.json"
 FORMAT = 1

@@ -1,9 +1,10 @@
 """What a run is within its study: of which experiment, at which point of a grid, with which seed, on how many rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dreamtune.settings.study import StudyConfig
 from dreamtune.study.names import run_name
 
 
@@ -81,3 +82,17 @@ def by_grid(points: Iterable[Point]) -> dict[tuple[str, tuple[str, ...]], list[P
         if point.coordinates:
             found.setdefault((point.experiment, tuple(point.coordinates)), []).append(point)
     return found
+
+
+def named_methods(study: StudyConfig, members: Sequence[Point]) -> list[str]:
+    """Return the methods of the family: those that `study.comparisons` names, else all outside of grids and data sizes.
+
+    >>> members = [Point("full"), Point("qlora", {"train.lora.rank": 4}), Point("qlora", {"train.lora.rank": 8})]
+    >>> named_methods(StudyConfig(), members), named_methods(StudyConfig(comparisons=["qlora-rank4"]), members)
+    (['full'], ['qlora-rank4'])
+    """
+    if study.comparisons:
+        return study.comparisons
+    return [
+        name for name, found in by_method(members).items() if not found[0].coordinates and found[0].data_size is None
+    ]

@@ -23,7 +23,7 @@ from dreamtune.study.effects import Effect, contrast, method_effect
 from dreamtune.study.family import Judged, judge
 from dreamtune.study.grid_effects import grid_effects
 from dreamtune.study.measured import Primary, Run, match, read_run, reads_of_run
-from dreamtune.study.points import Point, by_curve, by_grid, by_method
+from dreamtune.study.points import Point, by_curve, by_grid, by_method, named_methods
 
 FORMAT = 1
 BASE = "base"
@@ -95,20 +95,6 @@ def run_study(
     table.write_csv(out / CSV_FILE)
     words = pl.Series([one["word"] for one in rows], dtype=pl.String).value_counts().sort("")
     return {"runs": len(runs), "methods": len(methods), "words": dict(words.iter_rows())}
-
-
-def named_methods(study: StudyConfig, members: Sequence[Point]) -> list[str]:
-    """Return the methods of the family: those that `study.comparisons` names, else all outside of grids and data sizes.
-
-    >>> members = [Point("full"), Point("qlora", {"train.lora.rank": 4}), Point("qlora", {"train.lora.rank": 8})]
-    >>> named_methods(StudyConfig(), members), named_methods(StudyConfig(comparisons=["qlora-rank4"]), members)
-    (['full'], ['qlora-rank4'])
-    """
-    if study.comparisons:
-        return study.comparisons
-    return [
-        name for name, found in by_method(members).items() if not found[0].coordinates and found[0].data_size is None
-    ]
 
 
 def _kinds(methods: Mapping[str, Sequence[Run]], name: str) -> set[str]:
