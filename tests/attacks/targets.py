@@ -72,7 +72,7 @@ class Attacked:
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},  # what is printed stays in order
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=limit_s,
