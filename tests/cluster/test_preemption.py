@@ -24,8 +24,8 @@ MINUTES = 20  # that a training's first attempt asks for
 # Time to be interrupted in, while there is such a file; nothing of it is computed with.
 SLOW = "takes_its_time"
 SLOWER = (
-    "    clear_gradients(run)\n",
-    f'    clear_gradients(run)\n    time.sleep(0.8 if Path("{SLOW}").exists() else 0.0)\n',
+    "    run.optimizer.step()\n",
+    f'    run.optimizer.step()\n    time.sleep(0.8 if Path("{SLOW}").exists() else 0.0)\n',
 )
 
 
