@@ -37,7 +37,7 @@ from dreamtune.train.log import History, Log
 from dreamtune.train.micro_batches import forward_backward, make_window
 from dreamtune.train.optimizer import make_optimizer
 from dreamtune.train.run import Run, prepare_run
-from dreamtune.train.train import fit
+from dreamtune.train.steps import fit
 from dreamtune.train.validation import validation_sums
 from dreamtune.train.windows import TrainingWindows
 

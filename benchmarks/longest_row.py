@@ -40,7 +40,7 @@ from dreamtune.train.log import History
 from dreamtune.train.micro_batch_plan import Shape, extra_gib
 from dreamtune.train.micro_batches import rehearse
 from dreamtune.train.run import Run, open_log, prepare_run
-from dreamtune.train.train import fit
+from dreamtune.train.steps import fit
 from dreamtune.train.windows import TrainingWindows
 
 CARDS = (8, 12, 16, 24)  # GB

@@ -23,6 +23,7 @@ from seven_b_shape import IDS, TOY, TOY_IDS, report, timed, write_checkpoint, wr
 
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
+from dreamtune.train import steps
 from dreamtune.train import train as training
 
 LAUNCHER = Path(__file__).parents[1] / "workflow/scripts/torchrun.py"
@@ -87,7 +88,7 @@ def measured(folder: Path) -> None:
     """Be one of the processes of a measurement."""
     given = json.loads((folder / "settings.json").read_text())
     (folder / "out").mkdir(exist_ok=True)
-    training.save = lambda run: None
+    steps.save = training.save = lambda run: None
     changes: dict[str, Any] = {name: given[name] for name in ("finetuning", "gpus", "memory_gib")}
     settings = TrainConfig(global_batch=ROWS, max_tail=0, log_every=1, epochs=1, validation_rows=0, **changes)
     full, toy = given["finetuning"] == "full", given["toy"]

@@ -20,7 +20,7 @@ from seven_b_shape import report
 from torch.profiler import ProfilerActivity, profile
 from train_throughput import Bench
 
-from dreamtune.train import train
+from dreamtune.train import steps
 
 MOST = 20  # kernels that are listed
 WAIT = 5.0  # microseconds without a kernel from which on the GPU waits for the host
@@ -36,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     bench = Bench(arguments.work, False, arguments.steps, [arguments.rows])
     recorder = Recorder(arguments.profiled)
-    train.accumulate = recorder.accumulate  # type: ignore[attr-defined]
+    steps.accumulate = recorder.accumulate  # type: ignore[attr-defined]
     bench.run()
     spans = recorder.spans()
     report("profile", rows=arguments.rows, steps=arguments.profiled, **summary(spans))
@@ -48,7 +48,7 @@ class Recorder:
 
     def __init__(self, steps: int) -> None:
         self.steps, self.profile = steps, profile(activities=[ProfilerActivity.CUDA])
-        self._accumulate = train.accumulate
+        self._accumulate = steps.accumulate
 
     def accumulate(self, run: Any, windows: Any, step: int) -> Any:
         """Start or stop the profiler as the step says, then begin the step."""

@@ -26,7 +26,7 @@ from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.likelihood import LikelihoodConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.train import run as runs
-from dreamtune.train import train as training
+from dreamtune.train import steps as training
 from tiny import MASK
 from training_runs import Train
 

@@ -16,7 +16,7 @@ from dreamtune.model import loading as model
 from dreamtune.objective.packing import Batch
 from dreamtune.settings.lora import LoraSettings
 from dreamtune.train import micro_batches
-from dreamtune.train import train as training
+from dreamtune.train import steps as training
 from planted import Plant, caught, checks, make_shards, train
 
 pytest_plugins = "planted"  # its fixtures

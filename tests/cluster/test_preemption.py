@@ -128,7 +128,7 @@ def test_whatever_stops_a_training_it_ends_in_the_same_bits(
     asked = {"slurm_partition": "preemptable", "runtime": f"{MINUTES} * attempt"}
     project = SlurmProject(tmp_path / "slurm", slurm, MICRO, image, train_adapter=asked)
     prepare(project)
-    project.edit("src/dreamtune/train/train.py", *SLOWER)
+    project.edit("src/dreamtune/train/steps.py", *SLOWER)
     (project.folder / SLOW).touch()
     project.edit("profiles/slurm/config.yaml", "retries: 2", "retries: 9")
     under_way, training = alone.start(*ONLY_TRAINING), Training(project)

@@ -24,9 +24,9 @@ def test_a_requeued_training_goes_on_and_one_of_two_writers_files_it(
     """A second training, started by hand, stands for the one on a node that SLURM has lost and cannot stop."""
     project = SlurmProject(tmp_path, slurm, MICRO)
     prepare(project)
-    project.edit("src/dreamtune/train/train.py", *SLOWER)
+    project.edit("src/dreamtune/train/steps.py", *SLOWER)
     (project.folder / SLOW).touch()
-    training = Training(project)
+    training, lost = Training(project), None
     try:
         training.wait_for_steps()
         version = version_of(training.job)
@@ -43,7 +43,8 @@ def test_a_requeued_training_goes_on_and_one_of_two_writers_files_it(
         assert lost.wait(60) == 0, (tmp_path / "lost.log").read_text()
     finally:
         training.driver.kill()
-        lost.kill()
+        if lost:
+            lost.kill()
     folder = full_run(project)
     requeued = (folder / "job.log").read_text()
     assert (FILED in requeued) != (FILED in (tmp_path / "lost.log").read_text())

@@ -23,6 +23,13 @@ from tests.cluster.local_slurm import LocalSlurm
 pytestmark = pytest.mark.timeout(1800)
 WITH_A_MODEL = {"train_adapter", "generate_answers", "evaluate_likelihood"}
 ONE = "  one: {}\n"
+# SLURM looks at a job's memory every two seconds: this much is held until it has looked.
+HELD = """    import time
+
+    held = b" " * (300 << 20)
+    time.sleep(6)
+    del held
+    with Stage(__file__, BEFORE)"""
 GROUP = "report_render_report_score_answers"
 # The ways of asking for a GPU, one for each rule: --gres, --gpus, and what a cluster wants that takes neither.
 GPU = {
@@ -209,6 +216,7 @@ def test_again_submits_nothing_and_a_change_only_what_is_stale(
 def test_a_job_that_runs_out_of_memory_is_given_more(slurm: LocalSlurm, tmp_path: Path) -> None:
     project = SlurmProject(tmp_path, slurm, MICRO)
     project.edit("src/dreamtune/workflow/demand.py", '"prepare_shards": (60, 8)', '"prepare_shards": (60, 0.25)')
+    project.edit("workflow/scripts/prepare_shards.py", "    with Stage(__file__, BEFORE)", HELD)
     jobs = project.submitted("--until", "prepare_shards")
     asked = [mb(job["MinMemoryNode"]) for job in jobs]
     assert len(asked) > 1 and asked == [256 * attempt for attempt in range(1, len(asked) + 1)]

@@ -17,13 +17,14 @@ import os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 sys.path[:0] = sys.argv[1:3]
+from dreamtune.train import steps
 from dreamtune.train import train as training
 from dreamtune.settings.model import ModelConfig
 from tiny import settings
 
 hours = iter(range(10_000))
 if os.environ["RANK"] == sys.argv[3]:
-    training.time = SimpleNamespace(monotonic=lambda: 3600.0 * next(hours))
+    steps.time = SimpleNamespace(monotonic=lambda: 3600.0 * next(hours))
 base = ModelConfig(path="base", quantization="none", dtype="float32", device="cpu", threads=1)
 training.train_adapter(
     settings(finetuning="full", keep_checkpoints=99), base, Path("shards"), Path("out"), Path("work")

@@ -122,7 +122,7 @@ def test_another_start_than_the_base_is_caught(train: Train, monkeypatch: pytest
 
 
 def test_a_loss_that_is_not_finite_stops(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dreamtune.train.train.learning_rate", lambda *_: 1e20)
+    monkeypatch.setattr("dreamtune.train.steps.learning_rate", lambda *_: 1e20)
     with pytest.raises(UserError, match=r"lower train\.learning_rate"):
         train(finetuning="full", weight_decay=0.0)
 

@@ -9,6 +9,7 @@ import pytest
 from dreamtune.errors import UserError
 from dreamtune.interruption import Interrupted
 from dreamtune.settings.model import ModelConfig
+from dreamtune.train import steps
 from dreamtune.train import train as training
 from training_runs import Train, adapter, log, losses, read
 
@@ -50,16 +51,16 @@ def test_full_takes_what_smoke_found(train: Train) -> None:
 def test_a_resumed_smoke_does_not_test_again(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its checkpoint holds the curve, which is that of an uninterrupted run: the test is the same each time."""
     whole = train("whole", **FIND)
-    real, calls = training.update, []
+    real, calls = steps.update, []
 
-    def stopped(run: training.Run) -> None:
+    def stopped(run: steps.Run) -> None:
         real(run)
         calls.append(1)
         if len(calls) == 5:
             raise Interrupted("stopped by a test")
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "update", stopped)
+        patch.setattr(steps, "update", stopped)
         with pytest.raises(Interrupted, match="a checkpoint after step 4"):
             train("work", **FIND)
     monkeypatch.setattr(training, "try_rates", lambda run: pytest.fail("the range test ran again"))

@@ -18,7 +18,7 @@ from dreamtune.digests import sha256_file
 from dreamtune.errors import UserError
 from dreamtune.settings.model import ModelConfig
 from dreamtune.train import run as runs
-from dreamtune.train import train as training
+from dreamtune.train import steps as training
 from dreamtune.train.train import train_adapter
 from dreamtune.writers import writer_name
 from tiny import make_shards, settings

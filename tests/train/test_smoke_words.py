@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from dreamtune.canvas import Canvas, compare_canvases
 from dreamtune.readable import nats, percent
 from dreamtune.settings.model import ModelConfig
-from dreamtune.train import train as training
+from dreamtune.train import steps as training
 from dreamtune.train.gate import fitting
 from dreamtune.train.train import train_adapter
 from tiny import settings

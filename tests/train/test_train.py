@@ -13,7 +13,7 @@ from dreamtune.model.loading import load
 from dreamtune.objective.packing import Batch
 from dreamtune.settings.model import ModelConfig
 from dreamtune.train import micro_batches as accumulate
-from dreamtune.train import train as training
+from dreamtune.train import steps as training
 from dreamtune.train.train import train_adapter
 from tiny import make_model, make_shards, settings
 from training_runs import Train, adapter, log, losses, read, steps

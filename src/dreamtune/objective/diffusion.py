@@ -27,7 +27,7 @@ masks, that is the mean of its tokens' expected w * CE. Step by step:
     8. head      score only the N masked tokens: w * CE                      objective.loss.head_loss
     9. divide    by the response tokens of the *window*; backward pass       train.micro_batches.forward_backward
     10. sum      add up gradients over micro-batches                         train.micro_batches.accumulate
-                 and over processes; then the optimiser steps                train.train.fit
+                 and over processes; then the optimiser steps                train.steps.fit
 
 A causal model (`model.attention: causal`) takes the same steps with other third and fourth ones: nothing is hidden, and
 each response token up to the end token is predicted from those before it (`next_tokens`). The loss is then the negative

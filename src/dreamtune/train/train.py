@@ -1,4 +1,4 @@
-"""Training: `train_adapter`, and the loop in `fit`.
+"""Training: `train_adapter`. Its loop is `steps.fit`.
 
 A training writes into `out`:
 
@@ -14,17 +14,14 @@ The smoke run and the full run both call `train_adapter`, with different setting
 as its gate.
 """
 
-import signal
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import reduce
 
 from dreamtune.canaries.update import relative_update
 from dreamtune.checks import failed, verdict
@@ -38,27 +35,23 @@ from dreamtune.interruption import Interrupted
 from dreamtune.model.facts import facts_of
 from dreamtune.model.loading import count_parameters
 from dreamtune.model.logits import unwrap
-from dreamtune.progress import Progress
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import FIND, TrainConfig
 from dreamtune.smoke.range_test import WINDOWS, range_test
-from dreamtune.train.blame import blamed, stop_unless_finite
 from dreamtune.train.canaries import run_canaries, training_canaries
 from dreamtune.train.gate import announce_prediction, fitting, open_gate, ran_as, smoke_words, with_smoke_rate
 from dreamtune.train.log import Log
 from dreamtune.train.micro_batches import (
     SMALLEST,
-    accumulate,
     clear_gradients,
     make_smaller,
     make_window,
     rehearse,
     window_sums,
 )
-from dreamtune.train.optimizer import learning_rate, make_optimizer, set_learning_rate, skips_unless_finite
-from dreamtune.train.prefetch import Prefetcher
+from dreamtune.train.optimizer import make_optimizer, set_learning_rate
 from dreamtune.train.run import Run, open_log, prepare_run, resume, save
-from dreamtune.train.validation import validate
+from dreamtune.train.steps import fit
 
 REMEDY = {
     "lora": f"lower data.max_tokens, or take a larger GPU ({SMALLEST})",
@@ -206,92 +199,3 @@ def fit_or_save(run: Run, log: Log) -> None:
                     torch.distributed.barrier()
             kept = f"a checkpoint after step {step} of {run.windows.total} is kept" if step else "no step was finished"
             raise Interrupted(f"{stopped}; {kept}; start snakemake again to go on from there") from None
-
-
-def fit(run: Run, log: Log) -> None:
-    """Run every step that is left, with validations, log lines and checkpoints on the way.
-
-    One step is one window, however many micro-batches and processes share it.
-    """
-    train, history, total = run.train, run.history, run.windows.total
-    run.model.train()
-    last_checkpoint, first_step, names = time.monotonic(), history.step + 1, list(run.finetuning.trained)
-    if not history.lines:
-        validate(run, log)
-    progress = Progress("train", total, done=history.step) if run.share.process == 0 else None
-    with progress or nullcontext(), Prefetcher(partial(make_window, run), total) as windows:
-        for step in range(first_step, total + 1):
-            started = time.monotonic()
-            window, sums = accumulate(run, windows, step)
-            run.finetuning.add_up(sums)
-            overdue = time.monotonic() - last_checkpoint > 60 * train.checkpoint_minutes
-            if run.share.processes > 1:
-                overdue = stop_together(run, overdue)
-            norms = run.finetuning.gradient_norms()
-            norm = run.finetuning.clip(train.max_grad_norm, norms)
-            seen = torch.cat([sums[:2], norm.to(sums)[None], norms.to(sums), sums[2:]])
-            rate = learning_rate(step, total, train)
-            set_learning_rate(run.optimizer, rate)
-            if ahead := skips_unless_finite(run.optimizer, seen[:3:2]):  # then it is launched while the GPU works
-                update(run)
-            numbers = seen.tolist()  # waits for the GPU
-            weighted, window_nll, grad_norm = numbers[:3]
-            gradients, by_source = dict(zip(names, numbers[3:], strict=False)), numbers[3 + len(names) :]
-            window_loss = weighted / window.loss_tokens
-            with blamed(run, window.batches, gradients):
-                stop_unless_finite(step, window_loss, grad_norm)
-            if not ahead:
-                update(run)
-
-            history.add_step(
-                step=step,
-                loss=window_loss,
-                nll=window_nll,
-                nll_tokens=window.nll_tokens,
-                grad_norm=grad_norm,
-                gradients=gradients,
-                tokens=window.tokens,
-                wall_s=time.monotonic() - started,
-                warm=step > first_step,
-                tail_tokens=window.tail_tokens,
-                cut_documents=window.cut_documents,
-                by_source=run.windows.by_source(by_source, window),
-            )
-            if progress:
-                progress.advance(note=f"loss {window_loss:.4f}")
-            epoch_ends = step % run.windows.per_counted_epoch == 0 or step == total
-            if step % train.log_every == 0 or step == total:
-                log.write(history.line(step / run.windows.per_epoch, rate, peak_gib(run.share.device)))
-            if step == total or (step % train.validate_every == 0 if train.validate_every else epoch_ends):
-                validate(run, log)
-            if epoch_ends or overdue or (train.checkpoint_steps and step % train.checkpoint_steps == 0):
-                save(run)
-                last_checkpoint = time.monotonic()
-
-
-def update(run: Run) -> None:
-    """Change the weights by the window's gradients, and clear these."""
-    run.optimizer.step()
-    clear_gradients(run)
-
-
-def stop_together(run: Run, overdue: bool) -> bool:
-    """Agree over all processes whether to stop and whether to write a checkpoint. Collective.
-
-    A stop signal may reach only some processes; all of them stop after the same step.
-
-    Args:
-        overdue: whether, by this process's clock, a checkpoint is overdue.
-
-    Returns:
-        whether one is overdue by the first process's clock. All go by it, since saving is collective.
-
-    Raises:
-        Interrupted: a process was asked to stop.
-    """
-    mine = [float(run.stop.received is not None), float(overdue and run.share.process == 0)]
-    asked, due = reduce(torch.tensor(mine, device=run.share.device), "sum").tolist()
-    if asked and not run.stop.received:
-        run.stop.received = signal.SIGTERM  # the signal that torchrun would have passed on
-    run.stop.check()
-    return bool(due)
