@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from dreamtune.lora.joined import adapter_updates
+from dreamtune.lora.joined import adapter_updates, rotate
 from dreamtune.model.loading import attach_lora, load
 from dreamtune.model.logits import unwrap
 from dreamtune.model.nf4 import keep_dequantised
@@ -145,3 +146,14 @@ def test_shared_dropout_is_one_noise(make: Make, names: tuple[str, str]) -> None
     for shared in (True, False):
         a, b = adapter_updates([one, other], torch.randn(2, 9, one.in_features), shared)
         assert a[..., :rank].norm() > 0 and torch.equal(a[..., :rank], b[..., :rank]) == shared
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_rotary_embeddings_are_those_of_transformers_to_the_bit(kind: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, angles = torch.randn(2, 3, 7, 8).to(kind).requires_grad_(), torch.randn(2, 7, 4).repeat(1, 1, 2)
+    cos, sin, upstream = angles.cos().to(kind), angles.sin().to(kind), torch.randn(2, 3, 7, 8).to(kind)
+    found, wanted = rotate(x, cos, sin), apply_rotary_pos_emb(x, x, cos, sin)[0]
+    assert torch.equal(found, wanted)
+    gradients = [torch.autograd.grad(y, x, upstream)[0] for y in (found, wanted)]
+    assert torch.equal(*gradients)
