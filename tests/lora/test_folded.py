@@ -12,7 +12,7 @@ from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from dreamtune.lora import joined
-from dreamtune.lora.folded import copy_adapters
+from dreamtune.lora.folded import copy_adapters, stack_matrices
 from dreamtune.lora.joined import ATTENTION, MLP, join, products
 from dreamtune.model.loading import attach_lora, load
 from dreamtune.model.logits import unwrap
@@ -178,3 +178,23 @@ def test_copies_and_their_gradients_take_few_operations(make: Make) -> None:
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             assert weight.grad.unique().tolist() == [expected[name.split(".")[-3]]]
+
+
+def test_layers_that_are_stacked_are_copied_by_one_call_each(make: Make) -> None:
+    """And compute the same. Query, key and value of the last layer have matrices that no other layer has."""
+    lora = {"dropout": 0.3, "rank": 8, "alpha": 5}
+    (plain, exact), model = passed(make(**lora)), make(**lora)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    layers = unwrap(model).model.layers
+    groups = [group for layer in layers for group in join(layer, queries_apart=False)]
+    for _ in range(2):
+        stack_matrices(groups)
+        assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+    loss, found = passed(model)
+    assert loss == plain and torch.equal(found, exact) and len(layers) == 2
+    with Products() as seen:
+        copy_adapters(groups)
+    assert seen.calls["stack"] == 4 and seen.calls["mul"] == 4 + 2 * 3
+    with Products() as seen:
+        copy_adapters(groups[:4])  # of one layer, each by itself
+    assert seen.calls["stack"] == 0 and seen.calls["mul"] == 7

@@ -34,17 +34,32 @@ Place = tuple[int, int, int, int]  # of a block in a matrix: first row, rows, fi
 class Matrix:
     """The frozen weights of modules, one below the other, and right of them blocks s B of their adapters."""
 
+    layers: tuple[Any, ...]  # the modules' frozen layers, whose weights are views of `weight`
     weight: Tensor  # [sum of outs, in + columns]
     bias: Tensor | None  # [sum of outs]
     outs: list[int]
     places: tuple[Place, ...]  # of the blocks
     blocks: tuple[Tensor, ...] = ()  # s B [out, r] of this forward pass, in `room`, differentiable
+    stack: Tensor | None = None  # [decoder layers, sum of outs, in + columns], see `stack_matrices`
+    number: int = 0  # of `weight` in it
 
-    def room(self) -> list[Tensor]:
-        """Return views of the blocks. Writing to them is no edit of `weight` to autograd, which has saved it."""
-        return [
-            self.weight.data[row : row + rows, column : column + columns] for row, rows, column, columns in self.places
-        ]
+    def move(self, to: Tensor) -> None:
+        """Move the weights to `to` [sum of outs, in + columns]."""
+        start, self.weight = 0, to.copy_(self.weight)
+        for layer in self.layers:
+            layer.weight.data = self.weight[start : start + layer.out_features, : layer.in_features]
+            start += layer.out_features
+
+
+def room(matrices: Tensor, place: Place) -> Tensor:
+    """Return a view of a block, [..., out, r]. Writing to it is no edit of the matrix to autograd, which has saved it.
+
+    Args:
+        matrices: [..., sum of outs, in + columns].
+        place: of the block in each.
+    """
+    row, rows, column, columns = place
+    return matrices.data[..., row : row + rows, column : column + columns]
 
 
 @dataclass
@@ -127,7 +142,28 @@ def _matrix(parent: Any, names: Sequence[str], columns: int, rank: int, first: d
     ]
     biased = any(base.bias is not None for base in bases)
     biases = [weight.new_zeros(base.out_features) if base.bias is None else base.bias.data for base in bases]
-    return Matrix(weight, torch.cat(biases) if biased else None, outs, tuple(places))
+    return Matrix(tuple(bases), weight, torch.cat(biases) if biased else None, outs, tuple(places))
+
+
+def stack_matrices(groups: Sequence[Folded]) -> None:
+    """Lay the equal matrices of all decoder layers one behind the other, so that their adapters are copied by one call.
+
+    Memory for one more set of equal matrices is needed meanwhile. For models whose kernels take about as long as their
+    launch; where they are stacked already, nothing happens.
+
+    Args:
+        groups: of all layers, in their order.
+    """
+    alike: dict[Any, list[Matrix]] = {}
+    for group in groups:
+        for number, matrix in enumerate(group.matrices):
+            alike.setdefault((group.names, number, matrix.weight.shape, matrix.places), []).append(matrix)
+    for members in alike.values():
+        if len(members) > 1 and members[0].places and members[0].stack is None:
+            stack = members[0].weight.new_empty(len(members), *members[0].weight.shape)
+            for number, (matrix, to) in enumerate(zip(members, stack, strict=True)):
+                matrix.move(to)
+                matrix.stack, matrix.number = stack, number
 
 
 def base_of(module: nn.Module) -> Any:
@@ -170,10 +206,19 @@ class _Copies(torch.autograd.Function):
             for group in groups
         ]
         torch._foreach_copy_([copy for stack in stacks for copy in stack], inside)
-        blocks = [block for group in groups for matrix in group.matrices for block in matrix.room()]
-        for block, b, scale in zip(blocks, outside, scales, strict=True):
-            torch.mul(b, scale, out=block)
-        return (*stacks, *blocks)
+        rooms = [(matrix, place) for group in groups for matrix in group.matrices for place in matrix.places]
+        alike: dict[Any, list[tuple[Matrix, Tensor]]] = {}  # blocks that one call writes
+        for (matrix, place), b, scale in zip(rooms, outside, scales, strict=True):
+            where = matrix.weight if matrix.stack is None else matrix.stack
+            alike.setdefault((where.data_ptr(), place, scale), []).append((matrix, b))
+        for (_, place, scale), members in alike.items():
+            stack = members[0][0].stack
+            if stack is not None and [matrix.number for matrix, _ in members] == list(range(len(stack))):
+                torch.mul(torch.stack([b for _, b in members]), scale, out=room(stack, place))
+            else:
+                for matrix, b in members:
+                    torch.mul(b, scale, out=room(matrix.weight, place))
+        return (*stacks, *(room(matrix.weight, place) for matrix, place in rooms))
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
 
 from dreamtune.device.compiler import set_compiler
-from dreamtune.lora.folded import Folded, copy_adapters
+from dreamtune.lora.folded import Folded, copy_adapters, stack_matrices
 from dreamtune.lora.joined import join, layer_forward
 from dreamtune.model.adapter_format import uses_dora
 from dreamtune.model.logits import unwrap
@@ -49,6 +49,8 @@ def prepare_layers(model: Any, plan: MicroBatchPlan, shared_dropout: bool = Fals
         if adapted and shared_dropout:
             trained = partial(trained, shared_dropout=True)
         layer.forward = _either(trained, plain, last=number == last)
+    if plan.graphs:
+        stack_matrices(folded)
     if adapted and not hasattr(base, "dreamtune_rows"):  # at the first call
         base.model.register_forward_pre_hook(partial(_copy_adapters, folded))
         if base.device.type == "cuda":
