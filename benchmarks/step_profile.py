@@ -22,7 +22,7 @@ from train_throughput import Bench
 
 from dreamtune.train import steps
 
-MOST = 20  # kernels that are listed
+MOST = 40  # kernels that are listed
 WAIT = 5.0  # microseconds without a kernel from which on the GPU waits for the host
 
 
