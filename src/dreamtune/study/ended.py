@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from dreamtune.errors import UserError
+from dreamtune.study.points import Point, by_method
+
 By = Literal["gate", "failure", "halving"]
 # What became of one run, and of several, in a clause about their method.
 ONE = {"gate": "failed its gate", "failure": "failed", "halving": "was stopped early"}
@@ -60,3 +63,28 @@ def lost_seeds(planned: int, ended: Sequence[Ended]) -> str:
     counts = {kind: kinds.count(kind) for kind in ONE if kind in kinds}
     what = " and ".join(f"{n} {(ONE if n == 1 else SEVERAL)[kind]}" for kind, n in counts.items())
     return f"{planned - len(ended)} of {planned} seed{'s' if planned > 1 else ''}; {what}"
+
+
+def lost_by_method(members: Sequence[Point], ended: Sequence[Ended]) -> dict[str, str]:
+    """Return what became of the seeds of each method that lost any, in words; see `lost_seeds`."""
+    gone = {one.name: one for one in ended}
+    found = {
+        name: lost_seeds(len(points), [gone[point.name] for point in points if point.name in gone])
+        for name, points in by_method(members).items()
+    }
+    return {name: said for name, said in found.items() if said}
+
+
+def finished_points(members: Sequence[Point], ended: Sequence[Ended]) -> list[Point]:
+    """Return the runs that finished.
+
+    Raises:
+        UserError: all of them ended.
+    """
+    gone = {one.name for one in ended}
+    finished = [point for point in members if point.name not in gone]
+    if not finished:
+        raise UserError(
+            f"all {len(members)} runs of the study ended without a report; {ended[0].name}: {ended[0].said}"
+        )
+    return finished
