@@ -45,6 +45,11 @@ class StudyConfig(Section):
         "which questions choose the best method: those of the test split, where its gain is overstated and intervals "
         "are simultaneous; or those of validation, at least 200, so that its test answers confirm it alone",
     )
+    failed: Literal["wait", "leave_out"] = runtime(
+        "wait",
+        "what becomes of a run of which a job failed for good: each call tries it again, and the study waits for it; "
+        "or it is left out and not tried again, and the study is made of the others and says so",
+    )
     max_points: int = runtime(
         100, "most runs that grid, seeds and data_sizes may make of the experiments together", ge=1, le=1_000_000
     )
