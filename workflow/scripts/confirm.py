@@ -13,6 +13,7 @@ BEFORE = code_digest(__file__)
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import StudyConfig
 from dreamtune.study.confirmation import run_confirm
+from dreamtune.study.ended import Ended
 from dreamtune.study.points import Point
 from dreamtune.workflow.stage import Stage
 
@@ -24,4 +25,5 @@ if __name__ == "__main__":
             stage.section("comparison", Comparison),
             stage.reads(),
             stage.out,
+            [Ended(**one) for one in stage.spec["settings"]["ended"]],
         )

@@ -12,6 +12,7 @@ from dreamtune.workflow.code import code_digest
 BEFORE = code_digest(__file__)
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import StudyConfig
+from dreamtune.study.ended import Ended
 from dreamtune.study.points import Point
 from dreamtune.study.results import run_study
 from dreamtune.workflow.stage import Stage
@@ -24,4 +25,5 @@ if __name__ == "__main__":
             [Point(**point) for point in stage.spec["settings"]["points"]],
             stage.reads(),
             stage.out,
+            [Ended(**one) for one in stage.spec["settings"]["ended"]],
         )

@@ -17,6 +17,7 @@ STUDY = pl.Schema(
         "about": pl.String,  # method: of at least three seeds each; or adapters: those that were trained
         "seeds": pl.Int32,
         "seeds_against": pl.Int32,  # of the baseline; null for the base model, which has none
+        "ended": pl.String,  # of which method how many seeds ended without a report, and how; null if none
         "questions": pl.Int32,
         "clusters": pl.Int32,
         "gain": pl.Float64,

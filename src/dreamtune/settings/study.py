@@ -6,6 +6,8 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from dreamtune.settings.base import MANY, Float, Section, result, runtime
 
+FEWEST_QUESTIONS = 200  # of validation, to choose by: of 34, choosing among nine is little better than drawing lots
+
 
 def _size(value: Any) -> Any:
     """Return a data size; checked here, so that an error names it alone."""
@@ -44,6 +46,11 @@ class StudyConfig(Section):
         "test",
         "which questions choose the best method: those of the test split, where its gain is overstated and intervals "
         "are simultaneous; or those of validation, at least 200, so that its test answers confirm it alone",
+    )
+    failed: Literal["wait", "leave_out"] = runtime(
+        "wait",
+        "what becomes of a run of which a job failed for good: each call tries it again, and the study waits for it; "
+        "or it is left out and not tried again, and the study is made of the others and says so",
     )
     max_points: int = runtime(
         100, "most runs that grid, seeds and data_sizes may make of the experiments together", ge=1, le=1_000_000

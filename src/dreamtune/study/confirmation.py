@@ -17,12 +17,13 @@ from dreamtune.formats.scores import SCORES_FILE
 from dreamtune.formats.study import CONFIRM_FILE
 from dreamtune.report.reads import Reads
 from dreamtune.settings.report import Comparison
-from dreamtune.settings.study import StudyConfig
-from dreamtune.study.choosing import FEWEST_QUESTIONS, choose, confirm
+from dreamtune.settings.study import FEWEST_QUESTIONS, StudyConfig
+from dreamtune.study.choosing import choose, confirm
 from dreamtune.study.effects import method_effect
+from dreamtune.study.ended import Ended, finished_points, lost_by_method
 from dreamtune.study.family import judge
-from dreamtune.study.measured import match, read_run, reads_of_run
-from dreamtune.study.points import Point, by_method
+from dreamtune.study.measured import match, read_run, reads_of_run, runs_by_method
+from dreamtune.study.points import Point
 from dreamtune.study.results import BASE, row
 
 RULE = (
@@ -34,23 +35,30 @@ RULE = (
 
 
 def run_confirm(
-    members: Sequence[Point], study: StudyConfig, comparison: Comparison, reads: Mapping[str, Path], out: Path
+    members: Sequence[Point],
+    study: StudyConfig,
+    comparison: Comparison,
+    reads: Mapping[str, Path],
+    out: Path,
+    ended: Sequence[Ended] = (),
 ) -> dict[str, Any]:
     """Write confirm.json: who won, and the winner's comparison with the base; return counts for the manifest.
 
     Args:
-        members: the study's runs.
+        members: the study's runs, the ended ones among them.
         study: the margin of equivalence.
         comparison: level and resamples.
         reads: version folders by "RUN/NAME", those of the validation answers' scores among them.
         out: folder for the file.
+        ended: the runs that ended without a report; a method may win by the seeds that it has left.
 
     Raises:
         UserError: no run is valid, or fewer validation questions count than are needed.
     """
-    runs = {point.name: read_run(point.name, reads_of_run(reads, point.name), "accuracy") for point in members}
-    found = {name: [runs[point.name] for point in points] for name, points in by_method(members).items()}
-    valid = {name: own for name, own in found.items() if not any(run.fault for run in own)}
+    finished = finished_points(members, ended)
+    runs = {point.name: read_run(point.name, reads_of_run(reads, point.name), "accuracy") for point in finished}
+    found = runs_by_method(members, runs)
+    valid = {name: own for name, own in found.items() if own and not any(run.fault for run in own)}
     if not valid:
         raise UserError("no method is left to choose: a canary of each failed; the reports say what to change")
     answered = {run.name: validation_answers(reads_of_run(reads, run.name)) for own in valid.values() for run in own}
@@ -71,8 +79,10 @@ def run_confirm(
         "rule": RULE,
         "choice": asdict(choice),
         "label": confirm(choice, effect, comparison.alpha).label,
-        "left_out": {run.name: run.fault for own in found.values() for run in own if run.fault},
-        "comparison": row((choice.winner, BASE), label, judged, "accuracy", comparison.alpha),
+        "left_out": {run.name: run.fault for run in runs.values() if run.fault} | {one.name: one.said for one in ended},
+        "comparison": row(
+            (choice.winner, BASE), label, judged, "accuracy", comparison.alpha, lost_by_method(members, ended)
+        ),
     }
     write_json(out / CONFIRM_FILE, finite(content))
     return {"candidates": len(valid), "questions": choice.questions, "winner": choice.winner, "word": judged.word}

@@ -19,6 +19,7 @@ from dreamtune.formats.names import BASE, HEADLINE, TUNED
 from dreamtune.formats.scores import SCORES_FILE
 from dreamtune.formats.training import TRAINING_FILE
 from dreamtune.report.reads import Reads, collect_canaries, gates_of
+from dreamtune.study.points import Point, by_method
 
 Primary = Literal["accuracy", "nll"]
 KEYS = ("example_id", "cluster", "weight", "reference", "base", "tuned")
@@ -69,6 +70,13 @@ def read_run(name: str, reads: Reads, primary: Primary) -> Run:
     faults = find_faults(collect_canaries(reads), gates_of(reads))
     rows = reads.json("full", TRAINING_FILE).get("rows")
     return Run(name, values.select(KEYS), kind, faults[0].wrong if faults else None, rows)
+
+
+def runs_by_method(members: Sequence[Point], runs: Mapping[str, Run]) -> dict[str, list[Run]]:
+    """Return the finished runs of each method; [] of one whose runs all ended."""
+    return {
+        name: [runs[point.name] for point in found if point.name in runs] for name, found in by_method(members).items()
+    }
 
 
 def match(runs: Sequence[Run]) -> Matched:

@@ -2,11 +2,14 @@
 
 Each method is compared with the base model, and with the study's baseline. The comparisons of the methods that were
 named beforehand are the family, with adjusted p; all others are exploratory. The reports keep their raw p.
+
+Runs that ended without a report (see `ended`) are no evidence. Their comparisons stay in the family, and each sentence
+about a method that lost a seed says so.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,11 @@ from dreamtune.settings.study import StudyConfig
 from dreamtune.study.choosing import looked_at_all
 from dreamtune.study.curves import fit_curve
 from dreamtune.study.effects import Effect, contrast, method_effect
+from dreamtune.study.ended import Ended, finished_points, lost_by_method
 from dreamtune.study.family import Judged, judge
 from dreamtune.study.grid_effects import grid_effects
-from dreamtune.study.measured import Primary, Run, match, read_run, reads_of_run
-from dreamtune.study.points import Point, by_curve, by_grid, by_method, named_methods
+from dreamtune.study.measured import Primary, Run, match, read_run, reads_of_run, runs_by_method
+from dreamtune.study.points import Point, by_curve, by_grid, named_methods
 
 FORMAT = 1
 BASE = "base"
@@ -31,32 +35,41 @@ RULE = (
     "A method is its seeds: SE² = SE² over questions (or clusters) + SE² over seeds, Student's t with Satterthwaite's "
     "degrees of freedom; p is the larger of t's and of a test over questions. The family is the primary measure by the "
     "named comparisons: its p are adjusted by Holm, and words are at one half of alpha each way. All others are "
-    "exploratory. Rules and their measured error rates: docs/statistics.md."
+    "exploratory. A run that ended without a report is no evidence; comparisons of a method without any finished run "
+    "are not tested, and count in the family. Rules and their measured error rates: docs/statistics.md."
 )
 
 
 def run_study(
-    study: StudyConfig, comparison: Comparison, members: Sequence[Point], reads: Mapping[str, Path], out: Path
+    study: StudyConfig,
+    comparison: Comparison,
+    members: Sequence[Point],
+    reads: Mapping[str, Path],
+    out: Path,
+    ended: Sequence[Ended] = (),
 ) -> dict[str, Any]:
     """Write study.json, study.parquet and study.csv (see `formats.study`); return counts for the manifest.
 
     Args:
         study: baseline, named comparisons, margin of equivalence.
         comparison: primary measure, level and resamples.
-        members: the study's runs.
-        reads: version folders by "RUN/NAME", with the names of `report.reads`.
+        members: the study's runs, the ended ones among them.
+        reads: version folders by "RUN/NAME", with the names of `report.reads`; none of ended runs.
         out: folder for the files.
+        ended: the runs that ended without a report.
 
     Raises:
-        UserError: runs were measured on different questions, or lack the primary measure.
+        UserError: runs were measured on different questions, or lack the primary measure, or all of them ended.
     """
     primary = study.primary or comparison.primary
-    runs = {point.name: read_run(point.name, reads_of_run(reads, point.name), primary) for point in members}
-    methods = {name: [runs[point.name] for point in found] for name, found in by_method(members).items()}
+    finished = finished_points(members, ended)
+    runs = {point.name: read_run(point.name, reads_of_run(reads, point.name), primary) for point in finished}
+    methods = runs_by_method(members, runs)
+    lost = lost_by_method(members, ended)
     named = named_methods(study, members)
     baseline = study.baseline
     wanted = [(m, a) for m in methods for a in (BASE, baseline) if a and m != a]
-    pairs = [pair for pair in wanted if pair[1] == BASE or _kinds(methods, pair[0]) == _kinds(methods, pair[1])]
+    pairs = [pair for pair in wanted if pair[1] == BASE or _comparable(methods, *pair)]
     pairs.sort(key=lambda pair: pair[0] not in named)
     family = sum(pair[0] in named for pair in pairs)
     finer = comparison.model_copy(update={"resamples": _resamples(comparison, family)})
@@ -69,7 +82,7 @@ def run_study(
         comparison.alpha,
         margin,
     )
-    rows = [row(pair, label[pair], judged[label[pair]], primary, comparison.alpha) for pair in pairs]
+    rows = [row(pair, label[pair], judged[label[pair]], primary, comparison.alpha, lost) for pair in pairs]
     content = {
         "format": FORMAT,
         "rule": RULE,
@@ -82,24 +95,27 @@ def run_study(
         "comparisons": rows,
         "not_compared": [label[pair] for pair in wanted if pair not in pairs],  # an exact NLL with a bound
         "choice": _choice(effects, comparison.alpha) if study.choose == "test" else None,  # else: `confirm`
-        "curves": _curves(members, runs, primary, comparison.alpha),
+        "curves": _curves(finished, runs, primary, comparison.alpha),
         "grids": _grids(members, runs, primary, comparison.alpha),
         "methods": {
             name: {"runs": [run.name for run in found], "invalid": {r.name: r.fault for r in found if r.fault}}
+            | {"lost": lost.get(name)}
             for name, found in methods.items()
         },
+        "ended": [one.as_json() for one in ended],
     }
     write_json(out / STUDY_FILE, finite(content))
     table = pl.DataFrame(finite(rows), schema=STUDY)
     table.write_parquet(out / TABLE_FILE)
     table.write_csv(out / CSV_FILE)
     words = pl.Series([one["word"] for one in rows], dtype=pl.String).value_counts().sort("")
-    return {"runs": len(runs), "methods": len(methods), "words": dict(words.iter_rows())}
+    return {"runs": len(runs), "ended": len(ended), "methods": len(methods), "words": dict(words.iter_rows())}
 
 
-def _kinds(methods: Mapping[str, Sequence[Run]], name: str) -> set[str]:
-    """Return the kinds of what a method's runs measured: numbers of different kinds are never compared."""
-    return {run.kind for run in methods[name]}
+def _comparable(methods: Mapping[str, Sequence[Run]], one: str, other: str) -> bool:
+    """Return whether two methods' runs measured numbers of one kind; others are never compared."""
+    kinds = [{run.kind for run in methods[name]} for name in (one, other)]
+    return kinds[0] == kinds[1] or not all(kinds)  # of a method without a finished run, nothing is known
 
 
 def _resamples(comparison: Comparison, tests: int) -> int:
@@ -110,8 +126,12 @@ def _resamples(comparison: Comparison, tests: int) -> int:
 def _effect(
     pair: tuple[str, str], methods: Mapping[str, Sequence[Run]], primary: Primary, comparison: Comparison
 ) -> Effect:
-    """Return the effect of a method against the base or against another method; untested if a run is invalid."""
-    own, others = methods[pair[0]], [] if pair[1] == BASE else methods[pair[1]]
+    """Return the effect of a method against the base or another one; untested if a run is invalid or none finished."""
+    names = pair[:1] if pair[1] == BASE else pair
+    sides = [methods[name] for name in names]
+    if empty := [name for name in names if not methods[name]]:
+        return Effect(nan, nan, None, nan, None, f"no run of {empty[0]} finished", tuple(map(len, sides)), 0, 0)
+    own, others = sides[0], sides[1] if len(sides) > 1 else []
     runs = [*own, *others]
     found = match(runs)
     better = 1 if primary == "accuracy" else -1
@@ -125,9 +145,12 @@ def _effect(
     return replace(effect, p=None, test=f"invalid: {faults[0]}") if faults else effect
 
 
-def row(pair: tuple[str, str], label: str, judged: Judged, primary: Primary, alpha: float) -> dict[str, Any]:
-    """Return a comparison's row of the table."""
+def row(
+    pair: tuple[str, str], label: str, judged: Judged, primary: Primary, alpha: float, lost: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return a comparison's row of the table; `lost` says which of its methods lost seeds, see `lost_by_method`."""
     effect, equivalence = judged.effect, judged.equivalence
+    ended = "; ".join(f"{name}: {lost[name]}" for name in pair if name in lost)
     return {
         "comparison": label,
         "method": pair[0],
@@ -136,6 +159,7 @@ def row(pair: tuple[str, str], label: str, judged: Judged, primary: Primary, alp
         "about": effect.about,
         "seeds": effect.seeds[0],
         "seeds_against": effect.seeds[1] if len(effect.seeds) > 1 else None,
+        "ended": ended or None,
         "questions": effect.questions,
         "clusters": effect.clusters,
         "gain": effect.value,
@@ -153,17 +177,25 @@ def row(pair: tuple[str, str], label: str, judged: Judged, primary: Primary, alp
         "equivalence": equivalence.answer if equivalence else None,
         "p_no_worse": equivalence.p_no_worse if equivalence else None,
         "p_equivalent": equivalence.p_equivalent if equivalence else None,
-        "sentence": sentence(pair, judged, primary, alpha),
+        "sentence": sentence(pair, judged, primary, alpha, lost),
     }
 
 
-def sentence(pair: tuple[str, str], judged: Judged, primary: Primary, alpha: float) -> str:
-    """Return a comparison in one sentence: who, how sure, how much; never about a method that has too few seeds."""
+def sentence(
+    pair: tuple[str, str], judged: Judged, primary: Primary, alpha: float, lost: Mapping[str, str] | None = None
+) -> str:
+    """Return a comparison in one sentence: who, how sure, how much; never about a method that has too few seeds.
+
+    Of a method that lost seeds it says how many, and what became of them.
+    """
     effect = judged.effect
-    sides = [_who(name, seeds) for name, seeds in zip(pair, effect.seeds, strict=False)]
+    sides = [_who(name, seeds, (lost or {}).get(name)) for name, seeds in zip(pair, effect.seeds, strict=False)]
     sides += ["the base model"] if pair[1] == BASE else []
     show, unit = (points, " points") if primary == "accuracy" else (lambda value: nats(value, True), " nats per token")
-    said = f"{sides[0]} against {sides[1]}: {judged.word}, {show(effect.value)}{unit}"
+    said = f"{sides[0]} against {sides[1]}: {judged.word}"
+    if not isfinite(effect.value):
+        return f"{said}; {effect.test}"
+    said += f", {show(effect.value)}{unit}"
     if effect.p is None or not isfinite(judged.interval[0]):
         return f"{said}; {effect.test}"
     said += f", {100 * (1 - alpha):.3g} % interval {show(judged.interval[0])} to {show(judged.interval[1])}"
@@ -177,11 +209,16 @@ def sentence(pair: tuple[str, str], judged: Judged, primary: Primary, alpha: flo
     return said
 
 
-def _who(name: str, seeds: int) -> str:
-    """Return who a comparison is about."""
-    if seeds == 1:
-        return f"this adapter of {name}"
-    return f"{name} ({seeds} seeds)" if seeds > 2 else f"these {seeds} adapters of {name}"
+def _who(name: str, seeds: int, lost: str | None) -> str:
+    """Return who a comparison is about.
+
+    >>> _who("qlora", 3, None), _who("qlora", 2, "2 of 3 seeds; 1 failed its gate")
+    ('qlora (3 seeds)', 'these 2 adapters of qlora (2 of 3 seeds; 1 failed its gate)')
+    """
+    if seeds > 2 or not seeds:
+        return f"{name} ({lost or f'{seeds} seeds'})"
+    who = f"this adapter of {name}" if seeds == 1 else f"these {seeds} adapters of {name}"
+    return f"{who} ({lost})" if lost else who
 
 
 def _choice(effects: Mapping[tuple[str, str], Effect], alpha: float) -> dict[str, Any] | None:
@@ -211,7 +248,7 @@ def _grids(members: Sequence[Point], runs: Mapping[str, Run], primary: Primary, 
     """Return what each grid says about its settings, of its valid runs; the data size is a setting like others."""
     better, said = 1 if primary == "accuracy" else -1, []
     for (experiment, _), found in by_grid(members).items():
-        valid = [point for point in found if not runs[point.name].fault]
+        valid = [point for point in found if point.name in runs and not runs[point.name].fault]
         if len(valid) > 1 and len({runs[point.name].kind for point in valid}) == 1:
             matched = match([runs[point.name] for point in valid])
             weights = None if primary == "accuracy" else matched.weights

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dreamtune.errors import UserError
 from dreamtune.files import read_json
+from dreamtune.overview.members import read_members
 from dreamtune.workflow.plan import RESULTS
 from dreamtune.workflow.scratch import clear_abandoned, clear_finished
 from dreamtune.workflow.verification import FROZEN, MANIFEST, read_frozen, read_manifest
@@ -15,8 +16,9 @@ UPON_OTHERS = ("merge_adapter/", "study/", "confirm/")  # kept as long as all th
 def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     """Delete the versions that nothing needs, and the checkpoints of finished trainings; return the deleted folders.
 
-    A version is needed if a published experiment links to it, if it merges or compares such versions, if it is
-    unfinished (it may be running, or have checkpoints to resume from), or if a needed version reads it.
+    A version is needed if a published experiment links to it, if it is finished and of a run of the study that was
+    planned last (which may have ended without a report), if it merges or compares such versions, if it is unfinished
+    (it may be running, or have checkpoints to resume from), or if a needed version reads it.
 
     A version is renamed before it is deleted: one that is half deleted would still have its manifest. What was killed
     in the middle of that, here or in a job that had just finished, is deleted, too.
@@ -38,6 +40,9 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     }
     read = {name: _read_by(path) for name, path in folders.items()}
     needed = {name for versions in published for name in _linked(versions)}
+    members = read_members(results / "latest")
+    studied = {_name(folder) for run in (members.runs if members else []) for folder in run.folders.values()}
+    needed |= {name for name in studied & folders.keys() if not _is_unfinished(folders[name])}
     needed |= {name for name in folders if name.startswith(UPON_OTHERS) and read[name] <= needed}
     if not unfinished:
         needed |= {name for name, path in folders.items() if _is_unfinished(path)}
