@@ -1,5 +1,6 @@
 """Delete the versions that no published experiment (under results/latest) needs any more."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from dreamtune.errors import UserError
@@ -38,7 +39,7 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     }
     read = {name: _read_by(path) for name, path in folders.items()}
     needed = {name for versions in published for name in _linked(versions)}
-    needed |= {name for name in folders if name.startswith(UPON_OTHERS) and read[name] <= needed}
+    needed |= {name for name in folders if name.startswith(UPON_OTHERS) and _compared(name, read, folders) <= needed}
     if not unfinished:
         needed |= {name for name, path in folders.items() if _is_unfinished(path)}
     waiting = list(needed)
@@ -96,6 +97,17 @@ def _read_by(folder: Path) -> set[str]:
         return {_name(read) for read in (spec["reads"] | spec["order_only"]).values()}
     except UserError as error:
         raise UserError(f"nothing was deleted: {error}") from None
+
+
+def _compared(name: str, read: Mapping[str, set[str]], folders: Mapping[str, Path]) -> set[str]:
+    """Return what must be needed so that a version that merges or compares is: all that it reads.
+
+    Of a finished study neither the decisions of halving, which nothing else reads, nor the runs that they stopped.
+    """
+    if not (folders[name] / MANIFEST).exists():
+        return read[name]
+    stopped = {one for one in read[name] if one in folders and not (folders[one] / MANIFEST).exists()}
+    return {one for one in read[name] - stopped if not one.startswith("halve/")}
 
 
 def _name(folder: str) -> str:
