@@ -1,9 +1,9 @@
-import atexit
 from collections import defaultdict
 from functools import wraps
 
 from snakemake.settings.types import DeploymentMethod
 
+from dreamtune.endings.runs import leave_out_ended
 from dreamtune.forecast import cost
 from dreamtune.study.expand import TooManyRuns
 from dreamtune.workflow import containers, launch
@@ -16,7 +16,6 @@ from dreamtune.inputs.hub import hub_sources
 from dreamtune.workflow.models import models_from
 from dreamtune.workflow.parts import SECTIONS
 from dreamtune.workflow.plan import RESULTS
-from dreamtune.workflow.verdicts import lines_of_finished
 from dreamtune.overview.members import members_of, write_members
 from dreamtune.digests import digest
 
@@ -26,8 +25,9 @@ try:
     # A job on a node reads only its frozen config.json: the configuration may have been edited since the submission.
     CONFIG = parse_config(config) if workflow.is_main_process else Config(experiments={})
     PLAN, LATEST = make_plan(CONFIG)
+    ENDED = leave_out_ended(PLAN, CONFIG, LATEST)  # runs of a study, of which nothing more is made
     MERGED = plan_merge(PLAN, CONFIG, LATEST)
-    STUDY = plan_study(PLAN, CONFIG, LATEST)
+    STUDY = plan_study(PLAN, CONFIG, LATEST, ENDED)
     if IMAGE and MAIN:  # jobs inherit the binds from the driver, because only the driver knows the configuration
         containers.bind(PLAN.values())
     elif IMAGE:
@@ -37,7 +37,9 @@ except TooManyRuns as error:
 except UserError as error:
     sys.exit(f"dreamtune: {error}")
 
-LINKS = {name: [f"{key}={folder}" for key, folder in folders.items()] for name, folders in LATEST.items()}
+GONE = {one.name for one in ENDED}
+REPORTED = {name: folders for name, folders in LATEST.items() if name not in GONE}
+LINKS = {name: [f"{key}={folder}" for key, folder in folders.items()] for name, folders in REPORTED.items()}
 LAYOUT = 3  # of results/latest; raise it to publish all experiments again
 MARKERS = {name: f"results/latest/{name}/.published-{digest([LAYOUT, links])}" for name, links in LINKS.items()}
 
@@ -92,7 +94,7 @@ def begin():
         check_run()
         PLAN.freeze()
         if STUDY:
-            write_members(RESULTS / "latest", members_of(CONFIG, LATEST, STUDY))
+            write_members(RESULTS / "latest", members_of(CONFIG, LATEST, STUDY, ENDED))
             BEGUN.append(True)
     except UserError as error:
         print(f"dreamtune: {error}", file=sys.stderr)  # itself, since Snakemake's scheduler drops what sys.exit says
@@ -141,42 +143,8 @@ def needed_specs():
     return [spec for (_, version), spec in PLAN.items() if version in versions]
 
 
-def print_cost_of_dry_run():
-    """End a dry run with its number of jobs, and the GPU minutes that are known."""
-    if not workflow.dryrun or workflow.dag is None or workflow.touch:
-        return
-    if jobs := [job for job in workflow.dag.needrun_jobs(exclude_finished=False) if not job.is_norun]:
-        said = cost.cost_of(needed_specs(), len(jobs)).sentence()
-        print(f"dreamtune: {cost.runs_in_words(CONFIG)}: {said}", file=sys.stderr)
-
-
-def write_page():
-    """Write the page of a study at the end of a run, whatever failed: as a job would, since the driver draws nothing.
-
-    If it cannot be written, the script says so; the run ends as it would have.
-    """
-    if MAIN and BEGUN:
-        shell(f"{SETUP}{IN_IMAGE}python3 {SCRIPTS}/write_page.py || true")
-
-
-def print_verdicts():
-    """End the run with the verdict of each experiment that is finished, and the path of its report."""
-    for line in lines_of_finished(RESULTS / "latest", MARKERS) if MAIN else []:
-        print(line, flush=True)
-
-
-def print_verdicts_if_nothing_was_done():
-    """Do the same for a run that found all its targets made: Snakemake then calls neither onstart nor onsuccess."""
-    if executes() and not STARTED and len(workflow.dag) == 0:
-        print_verdicts()
-
-
 BEGUN = []  # set by `begin`, when a study's first job may start
 STARTED = []  # set by `begin`, when the first job is about to start
-if not MODULE:  # a workflow that uses this one decides what it ends with
-    atexit.register(print_verdicts_if_nothing_was_done)
-    if MAIN:
-        atexit.register(print_cost_of_dry_run)
 
 
 def one_line(function):

@@ -1,6 +1,6 @@
 rule publish:  # local, because only the driver has the plan: on a node the configuration is not read
     input:
-        lambda w: [ancient(f"{folder}/manifest.json") for folder in LATEST[w.experiment].values()],
+        lambda w: [ancient(f"{folder}/manifest.json") for folder in REPORTED[w.experiment].values()],
     output:
         "results/latest/{experiment}/.published-{marker}",
     log:

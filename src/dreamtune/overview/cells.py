@@ -105,7 +105,7 @@ def heading(setting: str, settings: Sequence[str]) -> str:
 
 def table_rows(members: Members, rows: Sequence[Row], columns: Sequence[Column]) -> list[dict[str, Any]]:
     """Return the page's rows: name, link (None without a report), class, and the cells."""
-    moods = {"failed": "bad", "invalid": "bad", "unfinished": "warn"}
+    moods = {"ended": "bad", "failed": "bad", "invalid": "bad", "unfinished": "warn"}
     return [
         {
             "name": row["run"],

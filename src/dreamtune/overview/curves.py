@@ -161,7 +161,8 @@ def _overlaid(
 
 
 def _line(state: State, field: str) -> list[tuple[float, float]]:
-    return thin(Reads({"full": Path(state.member.folders["full"])}).json_lines("full", LOG_FILE), field)
+    folders = {name: Path(path) for name, path in state.member.folders.items() if name == "full"}
+    return thin(Reads(folders).json_lines("full", LOG_FILE), field)
 
 
 def _rows(lines: Mapping[str, Sequence[tuple[State, Sequence[tuple[float, float]]]]]) -> Iterator[dict[str, Any]]:

@@ -61,7 +61,8 @@ def forest(name: str, title: str, comparisons: Sequence[Mapping[str, Any]], prim
     )
     left, untested = len(order) - len(shown), len(comparisons) - len(tested)
     said = f"{left} further comparisons stand in the table of runs and in study.csv. " if left else ""
-    said += f"{untested} not tested, since a run of theirs is invalid or questions are too few." if untested else ""
+    if untested:
+        said += f"{untested} not tested, since a run of theirs is invalid, none finished, or questions are too few."
     columns = ("comparison", "gain", "interval", "limits for all together", "p", "adjusted p", "word", "about")
     return Picture(name, title, caption, *interval_chart(rows, primary), columns, table, said.strip())
 

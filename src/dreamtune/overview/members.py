@@ -12,6 +12,7 @@ from typing import Any
 
 from dreamtune.config import Config
 from dreamtune.files import read_json, write_json
+from dreamtune.study.ended import Ended
 from dreamtune.study.expand import SIZED
 from dreamtune.study.points import named_methods
 
@@ -32,7 +33,9 @@ class Member:
         name, method, experiment, seed: see `study.points.Point`.
         data_size: training rows by the study's data sizes; None for all.
         settings: values of the settings that differ between runs, by dotted name; None where one has no meaning.
-        folders: version folders by name, in the order in which they are made; the last one is the report's.
+        folders: version folders by name, in the order in which they are made; the last one is the report's. Those of
+            an ended run are finished, and there is no report.
+        ended: what ended it without a report and why, in one line; "" if nothing did.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Member:
     data_size: int | None
     settings: dict[str, Any]
     folders: dict[str, str]
+    ended: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,26 +69,30 @@ class Members:
     confirm: str | None = None
 
 
-def members_of(config: Config, latest: Mapping[str, Mapping[str, Path]], stages: Iterable[Path]) -> Members:
+def members_of(
+    config: Config, latest: Mapping[str, Mapping[str, Path]], stages: Iterable[Path], ended: Iterable[Ended] = ()
+) -> Members:
     """Return the runs of a configuration that is a study.
 
     Args:
         config: the configuration, a study.
         latest: version folders of each run, from `workflow.experiments.make_plan`.
         stages: version folders of `study` and, if there is one, of `confirm`, from `plan_study`.
+        ended: the runs that ended without a report.
     """
     flat = {name: flatten(_sections(e.model_dump(mode="json"))) for name, e in config.experiments.items()}
     grids = dict.fromkeys(field for point in config.points.values() for field in point.coordinates)
     sized = any(point.data_size for point in config.points.values())
     settings = differing(flat, list(grids), [*OWN_COLUMNS, *(SIZED if sized else ())])
+    gone = {one.name: one.said for one in ended}
     study, *confirm = (folder.as_posix() for folder in stages)
     return Members(
         [
             Member(
                 *(name, point.method, point.experiment, point.seed, point.data_size),
                 {setting: flat[name].get(setting) for setting in settings},
-                {key: path.as_posix() for key, path in latest[name].items() if key.startswith(FOLDERS)}
-                | {REPORT: latest[name][REPORT].as_posix()},
+                {key: path.as_posix() for key, path in latest[name].items() if key.startswith((*FOLDERS, REPORT))},
+                gone.get(name, ""),
             )
             for name, point in config.points.items()
         ],

@@ -12,7 +12,7 @@ from dreamtune.report.text import reveal
 FORMAT = 1  # the format of summary.json that is understood
 LONGEST = 300  # characters of a reason
 TAIL = 16_384  # bytes at the end of a log that are searched for an error
-Stand = Literal["finished", "invalid", "failed", "unfinished", "not run"]
+Stand = Literal["finished", "invalid", "ended", "failed", "unfinished", "not run"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,9 @@ class State:
 
     Attributes:
         member: the run.
-        stand: finished: its numbers may be read; invalid: a canary failed, so that they mean nothing; failed: a stage
-            ended with an error; unfinished: a stage began and has not ended; not run: it waits.
+        stand: finished: its numbers may be read; invalid: a canary failed, so that they mean nothing; ended: it ended
+            without a report, and the study is made without it; failed: a stage ended with an error; unfinished: a stage
+            began and has not ended; not run: it waits.
         reason: why it is not finished, in one line; "" if it is.
         summary: content of its summary.json; {} where there is no report.
     """
@@ -45,9 +46,11 @@ def state_of(member: Member, refused: Mapping[str, str]) -> State:
         member: the run.
         refused: why a published report must not be read, by the run's name.
     """
+    if member.ended:
+        return State(member, "ended", reveal(member.ended, LONGEST), {})
     report = Path(member.folders[REPORT])
     if not (report / "manifest.json").exists():
-        return State(member, *why_unfinished(member), {})
+        return State(member, *why_unfinished(member.folders), {})
     if member.name in refused:
         return State(member, "failed", reveal(refused[member.name], LONGEST), {})
     try:
@@ -61,21 +64,32 @@ def state_of(member: Member, refused: Mapping[str, str]) -> State:
     return State(member, "finished", "", summary)
 
 
-def why_unfinished(member: Member) -> tuple[Stand, str]:
-    """Return how far a run without a report has come, and which stage it waits for, or what that stage said last."""
-    waits = "report"
-    for name, path in member.folders.items():
-        folder = Path(path)
+def why_unfinished(folders: Mapping[str, str | Path]) -> tuple[Stand, str]:
+    """Return how far a run without a report has come, and which stage it waits for, or what that stage said last.
+
+    Args:
+        folders: version folders of the run by name, in the order in which they are made.
+    """
+    waits = REPORT
+    for name, folder in ((name, Path(path)) for name, path in folders.items()):
         if (folder / "manifest.json").exists():
             continue
-        logs = [log for log in (folder / "job.log", *sorted(folder.glob("parts/*/job.log"))) if log.exists()]
-        for log in logs:
-            if said := error_in(_tail(log), folder.parent.name):
-                return "failed", f"{name}: {reveal(said, LONGEST)}"
-        if logs:
+        if said := last_words(folder):
+            return "failed", f"{name}: {said}"
+        if _logs(folder):
             return "unfinished", f"{name} began and has not ended"
-        waits = name if waits == "report" else waits
+        waits = name if waits == REPORT else waits
     return "not run", f"waits for {waits}"
+
+
+def last_words(folder: Path) -> str | None:
+    """Return the error with which a version's job, or one of its parts, ended; None if none said one."""
+    found = (error_in(_tail(log), folder.parent.name) for log in _logs(folder))
+    return next((reveal(said, LONGEST) for said in found if said), None)
+
+
+def _logs(folder: Path) -> list[Path]:
+    return [log for log in (folder / "job.log", *sorted(folder.glob("parts/*/*/job.log"))) if log.exists()]
 
 
 def error_in(log: str, stage: str) -> str | None:

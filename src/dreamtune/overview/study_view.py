@@ -30,7 +30,7 @@ SECTIONS = (  # anchor, what it shows, title
     ("steps", "steps", "Training"),
     ("pairs", "pairs", "Answers side by side"),
 )
-STANDS = ("finished", "invalid", "failed", "unfinished", "not run")
+STANDS = ("finished", "invalid", "ended", "failed", "unfinished", "not run")
 
 
 class StudyView:
@@ -122,15 +122,15 @@ class StudyView:
         """Return why methods are not compared yet; "" if they are."""
         if self.study:
             return ""
-        missing = [state for state in self.states if not state.summary]
+        missing = [state for state in self.states if not state.summary and state.stand != "ended"]
         if not missing:
             return "The comparison of methods has not run yet."
         first = missing[0]
         return (
             f"Methods are compared once all runs are finished: {_count(len(missing), 'run')} "
-            f"{'is' if len(missing) == 1 else 'are'} not, {first.member.name} first ({first.reason}). One that cannot "
-            "be mended has to leave the configuration. Until then the "
-            "gains below are those of single adapters, and p is raw."
+            f"{'is' if len(missing) == 1 else 'are'} not, {first.member.name} first ({first.reason}). Those of which a "
+            "job fails for good are left out by study.failed: leave_out. Until then the gains below are those of "
+            "single adapters, and p is raw."
         )
 
     def _forests(self) -> list[Picture]:
@@ -152,7 +152,7 @@ class StudyView:
             said = f"Interactions: the effect of one depends on the other: {'; '.join(named)}." if named else ""
             if not said and grid["interactions"]:
                 said = f"No interaction was found among {_count(len(grid['interactions']), 'pair')} of settings."
-            left = f"{_count(grid['left_out'], 'invalid run')} left out. " if grid["left_out"] else ""
+            left = f"{_count(grid['left_out'], 'invalid or ended run')} left out. " if grid["left_out"] else ""
             yield {
                 "experiment": grid["experiment"],
                 "picture": figures.effects_picture(i, grid, self.members.primary),

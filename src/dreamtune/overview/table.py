@@ -25,7 +25,7 @@ BEFORE = {
     "data_size": pl.Int64,  # training rows by the study's data sizes; null for all
 }
 AFTER = {
-    "stand": pl.String,  # finished, invalid, failed, unfinished, not run
+    "stand": pl.String,  # finished, invalid, ended, failed, unfinished, not run
     "reason": pl.String,
     "verdict": pl.String,  # of the run's own report, which knows no other run
     "accuracy": pl.Float64,
@@ -76,7 +76,7 @@ def sort_key(row: Mapping[str, Any], primary: str) -> tuple[int, float, str]:
     >>> [row["run"] for row in sorted(rows, key=lambda row: sort_key(row, "accuracy"))]
     ['c', 'b', 'd', 'a']
     """
-    order = ("finished", "invalid", "failed", "unfinished", "not run")
+    order = ("finished", "invalid", "ended", "failed", "unfinished", "not run")
     value = row.get(primary)
     best = inf if value is None else -value if primary == "accuracy" else value
     return order.index(row["stand"]), best, row["run"]

@@ -74,6 +74,11 @@ class StudyConfig(Section):
     halving: Halving | None = result(
         None, "stop the points of grids that do worst on validation while they train; null stops none"
     )
+    failed: Literal["wait", "leave_out"] = runtime(
+        "wait",
+        "what becomes of a run of which a job failed for good: each call tries it again, and the study waits for it; "
+        "or it is left out and not tried again, and the study is made of the others and says so",
+    )
     max_points: int = runtime(
         100, "most runs that grid, seeds and data_sizes may make of the experiments together", ge=1, le=1_000_000
     )

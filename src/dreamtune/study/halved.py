@@ -16,9 +16,9 @@ KEY = "study.halving"
 
 
 def halved_grids(study: StudyConfig, points: Mapping[str, Point]) -> dict[str, list[Point]]:
-    """Return the points that compete with each other, with all their seeds, by a name of their grid; {} without halving.
+    """Return the points that compete with each other, with all their seeds, by their grid's name; {} without halving.
 
-    Points on different data sizes do not compete: otherwise the smaller sizes would stop, and no learning curve be left.
+    Points on different data sizes do not compete: otherwise the smaller sizes would stop, and leave no learning curve.
 
     >>> from dreamtune.settings.study import Halving
     >>> ranks = [Point("qlora", {"train.lora.rank": rank}, rows) for rank in (4, 8) for rows in (250, None)]

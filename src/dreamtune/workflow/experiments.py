@@ -1,6 +1,6 @@
 """Plan the stages of each experiment and what each stage reads: the graph of jobs that Snakemake runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dreamtune.config import Config, Experiment
@@ -14,6 +14,7 @@ from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.score import ScoreConfig
 from dreamtune.settings.train import FIND
+from dreamtune.study.ended import Ended, finished_points
 from dreamtune.workflow.canvases import note_canvases
 from dreamtune.workflow.columns import check_columns
 from dreamtune.workflow.models import check_models
@@ -176,45 +177,55 @@ def plan_merge(plan: Plan, config: Config, latest: dict[str, Folders]) -> dict[s
             {key: latest[name][key] for key in ("shards", "full", "likelihood")},
         )
         for name, e in config.experiments.items()
-        if e.train.finetuning == "lora"
+        if e.train.finetuning == "lora" and "full" in latest[name]  # not in those of a run that ended before
     }
 
 
 def is_study(config: Config) -> bool:
     """Return whether a configuration is a study: it multiplies its experiments, or says how they are compared."""
     multiplied = len(config.points) > len({point.experiment for point in config.points.values()})
-    return multiplied or bool(config.study.model_fields_set - {"max_points"})
+    return multiplied or bool(config.study.model_fields_set - {"max_points", "failed"})
 
 
 def plan_study(
-    plan: Plan, config: Config, latest: dict[str, Folders], decisions: Mapping[str, Path] | None = None
+    plan: Plan,
+    config: Config,
+    latest: dict[str, Folders],
+    ended: Sequence[Ended] = (),
+    decisions: Mapping[str, Path] | None = None,
 ) -> list[Path]:
     """Plan the comparison of all runs; return its version folders: of `study`, and of `confirm` where the best method
     is chosen on validation answers. A configuration that is no study has none.
 
-    A version hashes the versions that it reads, the runs, the family and the rule; so it is made again when a point is
-    added, and the reports are not. Who wins is known only to the job of `confirm`, which reads all candidates.
+    A version hashes the versions that it reads, the runs, the ended ones with their reasons, the family and the rule;
+    so it is made again when a point is added, and the reports are not. Who wins is known only to the job of `confirm`,
+    which reads all candidates.
 
     Args:
         latest: the version folders of each run, from `make_plan`; those of its validation answers are added, so that
             they are published, and kept by `make prune`.
+        ended: the runs that ended without a report, of which nothing is read; see `endings.left_out`.
         decisions: version folders of the last decisions on each halved grid, from `rungs.plan.plan_halving`; the jobs
             read who was stopped, and leave their versions out.
 
     Raises:
-        UserError: the runs are compared by different rules, or are to be chosen by the NLL on validation answers.
+        UserError: the runs are compared by different rules, or are to be chosen by the NLL on validation answers, or
+            all of them ended.
     """
     if not is_study(config):
         return []
     comparison = _common_rule(config)
+    gone = {one.name: one.as_json() for one in ended}
+    if len(gone) == len(config.points):
+        finished_points(list(config.points.values()), ended)
     read = {
         f"{name}/{key}": folder
         for name, folders in latest.items()
         for key, folder in folders.items()
-        if key.startswith(COMPARED)
+        if key.startswith(COMPARED) and name not in gone
     }
     read |= {f"{DECIDED}{grid}": folder for grid, folder in (decisions or {}).items()}
-    points = {"points": [point.as_json() for point in config.points.values()]}
+    points = {"points": [point.as_json() for point in config.points.values()], "ended": list(gone.values())}
     sections: dict[str, Section] = {"study": config.study, "comparison": comparison}
     cluster = next(iter(config.experiments.values())).cluster
     study = plan.under(cluster).add("study", sections, reads=read, names=points)
@@ -222,7 +233,7 @@ def plan_study(
         return [study]
     if (config.study.primary or comparison.primary) == "nll":
         raise UserError("study.choose: validation chooses by answers, and the primary measure is nll; set it to test")
-    for name, e in config.experiments.items():
+    for name, e in ((name, e) for name, e in config.experiments.items() if name not in gone):
         answered = _plan_validation(plan, e, latest[name])
         latest[name] |= answered
         read |= {f"{name}/{key}": folder for key, folder in answered.items() if key.startswith("scores/")}

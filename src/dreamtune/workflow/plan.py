@@ -16,7 +16,7 @@ from dreamtune.workflow.code import ROOT, code_digest
 from dreamtune.workflow.disk import one_line
 from dreamtune.workflow.parts import folder_of, parts_of
 from dreamtune.workflow.scratch import clear_finished
-from dreamtune.workflow.verification import read_frozen, sealed, still_read, version_of
+from dreamtune.workflow.verification import FAILURE, read_frozen, sealed, still_read, version_of
 
 RESULTS = Path("results")
 FORMAT = 1
@@ -95,7 +95,8 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
     def freeze(self) -> None:
         """Write the specification of each unfinished version to its `config.json`, from which alone a job runs.
 
-        Of a finished version, what a killed job left beside its output is deleted.
+        The failure that an earlier call noted is forgotten, since the job is tried again. Of a finished version, what a
+        killed job left beside its output is deleted.
 
         Raises:
             UserError: the results cannot be written to, or their disk is full.
@@ -103,6 +104,7 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
         for (stage, version), spec in self.items():
             folder = RESULTS / stage / version
             path, record = folder / "config.json", sealed(spec)
+            (folder / FAILURE).unlink(missing_ok=True)
             if (folder / "manifest.json").exists():
                 clear_finished(folder)
                 continue

@@ -1,10 +1,10 @@
 """Delete the versions that no published experiment (under results/latest) needs any more."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from dreamtune.errors import UserError
 from dreamtune.files import read_json
+from dreamtune.overview.members import read_members
 from dreamtune.workflow.plan import RESULTS
 from dreamtune.workflow.scratch import clear_abandoned, clear_finished
 from dreamtune.workflow.verification import FROZEN, MANIFEST, read_frozen, read_manifest
@@ -16,8 +16,9 @@ UPON_OTHERS = ("merge_adapter/", "study/", "confirm/")  # kept as long as all th
 def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     """Delete the versions that nothing needs, and the checkpoints of finished trainings; return the deleted folders.
 
-    A version is needed if a published experiment links to it, if it merges or compares such versions, if it is
-    unfinished (it may be running, or have checkpoints to resume from), or if a needed version reads it.
+    A version is needed if a published experiment links to it, if it belongs to a run of the study that was planned last
+    (one may have ended without a report), if it merges or compares such versions, if it is unfinished (it may be
+    running, or have checkpoints to resume from), or if a needed version reads it.
 
     A version is renamed before it is deleted: one that is half deleted would still have its manifest. What was killed
     in the middle of that, here or in a job that had just finished, is deleted, too.
@@ -39,7 +40,9 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     }
     read = {name: _read_by(path) for name, path in folders.items()}
     needed = {name for versions in published for name in _linked(versions)}
-    needed |= {name for name in folders if name.startswith(UPON_OTHERS) and _compared(name, read, folders) <= needed}
+    members = read_members(results / "latest")
+    needed |= {_name(folder) for run in (members.runs if members else []) for folder in run.folders.values()}
+    needed |= {name for name in folders if name.startswith(UPON_OTHERS) and read[name] <= needed}
     if not unfinished:
         needed |= {name for name, path in folders.items() if _is_unfinished(path)}
     waiting = list(needed)
@@ -97,17 +100,6 @@ def _read_by(folder: Path) -> set[str]:
         return {_name(read) for read in (spec["reads"] | spec["order_only"]).values()}
     except UserError as error:
         raise UserError(f"nothing was deleted: {error}") from None
-
-
-def _compared(name: str, read: Mapping[str, set[str]], folders: Mapping[str, Path]) -> set[str]:
-    """Return what must be needed so that a version that merges or compares is: all that it reads.
-
-    Of a finished study neither the decisions of halving, which nothing else reads, nor the runs that they stopped.
-    """
-    if not (folders[name] / MANIFEST).exists():
-        return read[name]
-    stopped = {one for one in read[name] if one in folders and not (folders[one] / MANIFEST).exists()}
-    return {one for one in read[name] - stopped if not one.startswith("halve/")}
 
 
 def _name(folder: str) -> str:

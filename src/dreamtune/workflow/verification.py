@@ -22,10 +22,11 @@ from dreamtune.files import json_bytes, read_json, write_json
 from dreamtune.formats.halving import DECIDED, HALVE_FILE
 
 MANIFEST, FROZEN, MEMORY = "manifest.json", "config.json", ".digests.json"
+FAILURE = "failure.json"  # why the job failed, while there is no manifest; see `endings.runs`
 LARGE = 2**30  # bytes
 HASHED = ("stage", "settings", "inputs", "reads", "code")  # fields of a specification that its version is hashed from
 # Beside its output a version's folder holds these, which no other stage reads, and hidden files.
-BESIDE = {MANIFEST, FROZEN, "job.log", "benchmark.tsv", "checkpoints", "parts", "part.json"}
+BESIDE = {MANIFEST, FROZEN, "job.log", "benchmark.tsv", "checkpoints", "parts", "part.json", FAILURE}
 # What a stage does not read of another stage's output, and so does not verify: STAGE -> stage read -> files, folders.
 UNREAD: dict[str, dict[str, tuple[str, ...]]] = {
     "train_adapter": {"train_adapter": ("adapter", "model")},  # full reads of smoke the gate alone

@@ -1,0 +1,89 @@
+# What a run ends with: costs of a dry run, the runs that ended without a report, the study of the others, verdicts.
+import atexit
+
+from dreamtune.endings.runs import lines_on, note_failures, study_of_finished
+from dreamtune.forecast import cost
+from dreamtune.workflow.verdicts import lines_of_finished
+
+
+def print_cost_of_dry_run():
+    """End a dry run with its number of jobs, and the GPU minutes that are known."""
+    if not workflow.dryrun or workflow.dag is None or workflow.touch:
+        return
+    say(lines_on(ENDED, len(LATEST)))
+    if jobs := [job for job in workflow.dag.needrun_jobs(exclude_finished=False) if not job.is_norun]:
+        said = cost.cost_of(needed_specs(), len(jobs)).sentence()
+        say([f"{cost.runs_in_words(CONFIG)}: {said}"])
+
+
+def say(lines):
+    """Print lines for the user."""
+    for line in lines:
+        print(f"dreamtune: {line}", file=sys.stderr, flush=True)
+
+
+def failed_versions():
+    """Return stage and version of the jobs that failed in this run for good, their retries included.
+
+    None of them if the run was asked to stop: then nobody knows whether they would have failed.
+    """
+    scheduler = workflow.scheduler
+    jobs = [] if getattr(scheduler, "_user_kill", None) else getattr(scheduler, "failed", [])
+    named = [job for job in jobs if "version" in getattr(job, "wildcards", {}).keys()]
+    return {(job.rule.name.removesuffix("_part"), job.wildcards.version) for job in named}
+
+
+def study_what_finished():
+    """After jobs failed, make the study of the runs that finished, if all others ended; else say what it waits for.
+
+    The driver makes it itself: Snakemake makes no job whose inputs were to come from a run that ended.
+    """
+    if not MAIN or not BEGUN:
+        return
+    try:
+        note_failures(failed_versions())
+        plan, latest, stages, ended, waits = study_of_finished(CONFIG)
+        say(lines_on(ended, len(latest)))
+        if waits:
+            say([f"the study waits for {waits}; see study.failed in docs/studies.md"])
+            return
+        plan.freeze()
+        write_members(RESULTS / "latest", members_of(CONFIG, latest, stages, ended))
+    except UserError as error:
+        say([error])
+        return
+    for folder in stages:
+        if not exists(f"{folder}/manifest.json"):
+            shell(
+                f"({SETUP}{IN_IMAGE}python3 {SCRIPTS}/{folder.parent.name}.py --out {folder} 2>&1 | tee {folder}/job.log) || true"
+            )
+    made = all(exists(f"{folder}/manifest.json") for folder in stages)
+    say([f"the study of the other {len(latest) - len(ended)} runs is {'in' if made else 'not made, see'} {stages[0]}"])
+
+
+def write_page():
+    """Write the page of a study at the end of a run, whatever failed: as a job would, since the driver draws nothing.
+
+    If it cannot be written, the script says so; the run ends as it would have.
+    """
+    if MAIN and BEGUN:
+        shell(f"{SETUP}{IN_IMAGE}python3 {SCRIPTS}/write_page.py || true")
+
+
+def print_verdicts():
+    """End the run with the verdict of each experiment that is finished, and the path of its report."""
+    for line in lines_of_finished(RESULTS / "latest", MARKERS) if MAIN else []:
+        print(line, flush=True)
+    say(lines_on(ENDED, len(LATEST)) if MAIN else [])
+
+
+def print_verdicts_if_nothing_was_done():
+    """Do the same for a run that found all its targets made: Snakemake then calls neither onstart nor onsuccess."""
+    if executes() and not STARTED and len(workflow.dag) == 0:
+        print_verdicts()
+
+
+if not MODULE:  # a workflow that uses this one decides what it ends with
+    atexit.register(print_verdicts_if_nothing_was_done)
+    if MAIN:
+        atexit.register(print_cost_of_dry_run)
