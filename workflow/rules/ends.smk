@@ -3,6 +3,7 @@ import atexit
 
 from dreamtune.endings.runs import lines_on, note_failures, study_of_finished
 from dreamtune.forecast import cost
+from dreamtune.rungs.plan import in_words, to_come
 from dreamtune.workflow.verdicts import lines_of_finished
 
 
@@ -12,8 +13,9 @@ def print_cost_of_dry_run():
         return
     say(lines_on(ENDED, len(LATEST)))
     if jobs := [job for job in workflow.dag.needrun_jobs(exclude_finished=False) if not job.is_norun]:
-        said = cost.cost_of(needed_specs(), len(jobs)).sentence()
-        say([f"{cost.runs_in_words(CONFIG)}: {said}"])
+        later, published = to_come(PLAN, GRIDS.values(), LATEST)
+        said = cost.cost_of([*needed_specs(), *later], len(jobs) + len(later) + published).sentence()
+        say([f"{cost.runs_in_words(CONFIG)}: {said}", *filter(None, [in_words(GRIDS)])])
 
 
 def say(lines):
@@ -48,7 +50,7 @@ def study_what_finished():
             say([f"the study waits for {waits}; see study.failed in docs/studies.md"])
             return
         plan.freeze()
-        write_members(RESULTS / "latest", members_of(CONFIG, latest, stages, ended))
+        write_members(RESULTS / "latest", members_of(CONFIG, latest, stages, ended, decided_by(GRIDS))
     except UserError as error:
         say([error])
         return

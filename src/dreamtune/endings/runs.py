@@ -15,6 +15,7 @@ from dreamtune.config import Config, Experiment
 from dreamtune.files import read_json, write_json
 from dreamtune.formats.training import GATE_FILE
 from dreamtune.overview.states import last_words, why_unfinished
+from dreamtune.rungs.plan import last_decisions, plan_halving, stopped_so_far
 from dreamtune.study.ended import Ended
 from dreamtune.workflow.experiments import Folders, is_study, make_plan, plan_study
 from dreamtune.workflow.plan import RESULTS, Plan
@@ -94,8 +95,9 @@ def study_of_finished(config: Config) -> tuple[Plan, dict[str, Folders], list[Pa
     """
     plan, latest = make_plan(config)
     ended = leave_out_ended(plan, config, latest)
-    stages = plan_study(plan, config, latest, ended)
-    gone = {one.name for one in ended}
+    grids = plan_halving(plan, config, latest, ended)
+    stages = plan_study(plan, config, latest, ended, last_decisions(grids))
+    gone = {one.name for one in ended} | stopped_so_far(grids.values()).keys()
     unfinished = {
         name: {key: folder for key, folder in folders.items() if not _finished(folder)}
         for name, folders in latest.items()
@@ -104,6 +106,8 @@ def study_of_finished(config: Config) -> tuple[Plan, dict[str, Folders], list[Pa
     waits = {name: why_unfinished(folders)[1] for name, folders in unfinished.items() if folders}
     first = next(iter(waits.items()), None)
     said = f"{len(waits)} of {len(latest)} runs, first for {first[0]} ({first[1]})" if first else ""
+    if first and any(len(grid.made) < len(grid.decisions) for grid in grids.values()):
+        said += "; start snakemake again: halving then goes on without runs that ended"
     return plan, latest, stages, ended, said
 
 

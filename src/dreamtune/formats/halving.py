@@ -8,6 +8,7 @@ from typing import Any
 RUNG_FILE = "rung.json"  # of a rung: its step, its validation NLL in nats per token (or null), and why it ended
 REACHED = "reached"  # folder of a rung: the checkpoint from which the next one goes on
 HALVE_FILE = "halve.json"  # all decisions about a grid so far; the runs that stopped, and the rungs, with the reasons
+STOPPED = "stopped: "  # begins the reason of a run that stopped
 DECIDED = "decided:"  # begins the name under which a version reads decisions; no run has a colon in its name
 
 

@@ -5,17 +5,21 @@ that is added to a grid makes the decisions again and its own rungs, and none th
 same version, and is the same to the bit, with and without halving.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dreamtune.config import Config, Experiment
 from dreamtune.formats.halving import DECIDED
 from dreamtune.settings.study import Halving
+from dreamtune.study.ended import Ended
 from dreamtune.study.halved import halved_grids
+from dreamtune.study.halving import places
 from dreamtune.study.points import Point, by_method
 from dreamtune.workflow.experiments import Folders, plan_training
 from dreamtune.workflow.plan import Plan
+from dreamtune.workflow.verification import MANIFEST, read_stopped
 
 
 @dataclass(frozen=True)
@@ -23,17 +27,30 @@ class HalvedGrid:
     """A grid whose points are halved.
 
     Attributes:
-        runs: names of its runs.
+        halving: the settings.
+        methods: the runs of each of its methods.
         decisions: version folders of `halve`, after the first rung, the second, ….
         rungs: by run, the version folders of its rungs.
     """
 
-    runs: tuple[str, ...]
+    halving: Halving
+    methods: Mapping[str, Sequence[str]]
     decisions: tuple[Path, ...]
     rungs: Mapping[str, tuple[Path, ...]]
 
+    @property
+    def made(self) -> list[Path]:
+        """Those of the decisions that are made."""
+        return [folder for folder in self.decisions if (folder / MANIFEST).exists()]
 
-def plan_halving(plan: Plan, config: Config, latest: Mapping[str, Folders]) -> dict[str, HalvedGrid]:
+    def go_on(self, points: int) -> int:
+        """Return how many of so many points go on after a rung, if all have a finite NLL."""
+        return min(points, places(points, self.halving.keep, self.halving.fewest))
+
+
+def plan_halving(
+    plan: Plan, config: Config, latest: Mapping[str, Folders], ended: Iterable[Ended] = ()
+) -> dict[str, HalvedGrid]:
     """Plan the rungs and decisions of each halved grid; return the grids by name, {} without halving.
 
     A full run starts from the last rung and waits for the last decision, unless an experiment that is not halved shares
@@ -43,15 +60,80 @@ def plan_halving(plan: Plan, config: Config, latest: Mapping[str, Folders]) -> d
         plan: receives the versions.
         config: the configuration.
         latest: the version folders of each run, from `make_plan`.
+        ended: the runs that ended without a report; their methods compete with the seeds that are left.
     """
     if config.study.halving is None:
         return {}
-    grids = halved_grids(config.study, config.points)
-    halved = {point.name for points in grids.values() for point in points}
-    spared = {folders["full"] for name, folders in latest.items() if name not in halved}
-    return {
-        name: _plan_grid(plan, config, config.study.halving, points, latest, spared) for name, points in grids.items()
+    gone = {one.name for one in ended}
+    grids = {
+        name: [point for point in points if point.name not in gone]
+        for name, points in halved_grids(config.study, config.points).items()
     }
+    halved = {point.name for points in grids.values() for point in points}
+    spared = {folders.get("full") for name, folders in latest.items() if name not in halved}
+    return {
+        name: _plan_grid(plan, config, config.study.halving, points, latest, spared)
+        for name, points in grids.items()
+        if len(by_method(points)) > 1
+    }
+
+
+def last_decisions(grids: Mapping[str, HalvedGrid]) -> dict[str, Path]:
+    """Return the version folder of the last decision on each grid."""
+    return {name: grid.decisions[-1] for name, grid in grids.items()}
+
+
+def decided_by(grids: Mapping[str, HalvedGrid]) -> dict[str, tuple[Path, ...]]:
+    """Return for each run the version folders of the decisions on it."""
+    return {run: grid.decisions for grid in grids.values() for run in grid.rungs}
+
+
+def stopped_so_far(grids: Iterable[HalvedGrid]) -> dict[str, str]:
+    """Return the runs that were stopped by the decisions that are made, each with the reason.
+
+    Raises:
+        UserError: a decision is not what its manifest says.
+    """
+    return {run: why for grid in grids for folder in grid.made[-1:] for run, why in read_stopped(folder).items()}
+
+
+def to_come(plan: Plan, grids: Iterable[HalvedGrid], latest: Mapping[str, Folders]) -> tuple[list[dict[str, Any]], int]:
+    """Return what will be made after decisions that are not made yet, as far as it can be known: how much of it.
+
+    Who goes on is not known, but how many; the points that are named first stand for them.
+
+    Args:
+        plan: of all versions.
+        grids: from `plan_halving`.
+        latest: the version folders of each run.
+
+    Returns:
+        the specifications of the versions that are not finished, and the number of runs that will be published.
+    """
+    versions: dict[Path, None] = {}
+    published = 0
+    for grid in grids:
+        stopped = stopped_so_far([grid])
+        running = [name for name, runs in grid.methods.items() if not stopped.keys() & set(runs)]
+        for number in range(len(grid.made), len(grid.decisions)):
+            running = running[: grid.go_on(len(running))]
+            runs = [run for name in running for run in grid.methods[name]]
+            last = number + 1 == len(grid.decisions)
+            versions |= dict.fromkeys(f for run in runs for f in (latest[run].values() if last else ()))
+            versions |= dict.fromkeys(own for run in runs for own in ([] if last else [grid.rungs[run][number + 1]]))
+            published += len(runs) if last else 0
+    waiting = [folder for folder in versions if not (folder / MANIFEST).exists()]
+    return [plan[folder.parent.name, folder.name] for folder in waiting], published
+
+
+def in_words(grids: Mapping[str, HalvedGrid]) -> str:
+    """Return how many points of each grid go on after which share of the steps; "" without halving."""
+    said = []
+    for name, grid in grids.items():
+        left = len(grid.methods)
+        after = [f"{(left := grid.go_on(left))} after {100 * share:.3g} %" for share in grid.halving.after]
+        said.append(f"of the {len(grid.methods)} points of {name} {', '.join(after)} of the steps")
+    return f"halving lets go on {'; '.join(said)}" if said else ""
 
 
 def _plan_grid(
@@ -60,7 +142,7 @@ def _plan_grid(
     halving: Halving,
     points: list[Point],
     latest: Mapping[str, Folders],
-    spared: set[Path],
+    spared: set[Path | None],
 ) -> HalvedGrid:
     methods = {method: [point.name for point in found] for method, found in by_method(points).items()}
     rungs: dict[str, tuple[Path, ...]] = {point.name: () for point in points}
@@ -79,7 +161,7 @@ def _plan_grid(
     for run, own in rungs.items():
         if latest[run]["full"] not in spared:
             _go_on(plan, latest[run]["full"], halving.after[-1], own, decisions)
-    return HalvedGrid(tuple(rungs), decisions, rungs)
+    return HalvedGrid(halving, methods, decisions, rungs)
 
 
 def _plan_rung(plan: Plan, e: Experiment, folders: Folders, until: float) -> Path:

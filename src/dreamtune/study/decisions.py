@@ -12,7 +12,7 @@ from statistics import mean
 from typing import Any
 
 from dreamtune.files import finite, read_json, write_json
-from dreamtune.formats.halving import DECIDED, HALVE_FILE, RUNG_FILE
+from dreamtune.formats.halving import DECIDED, HALVE_FILE, RUNG_FILE, STOPPED
 from dreamtune.settings.study import Halving
 from dreamtune.study.ended import Ended
 from dreamtune.study.halving import halve
@@ -47,7 +47,7 @@ def run_halve(
     decisions = halve(nll, [share], halving.keep, halving.fewest)
     said = []
     for one in decisions:
-        why = next((f"stopped: {run}: {ended}" for run in running[one.point] if (ended := rungs[run]["ended"])), None)
+        why = next((f"{STOPPED}{run}: {ended}" for run in running[one.point] if (ended := rungs[run]["ended"])), None)
         said.append(asdict(one) | {"reason": why or one.reason})
         stopped |= {run: said[-1]["reason"] for run in running[one.point] if one.stops}
     write_json(
@@ -70,7 +70,7 @@ def stopped_runs(reads: Mapping[str, Path | str]) -> list[Ended]:
     """Return the runs that were stopped by the decisions among a version's reads, each with the reason."""
     found = [Path(folder) / HALVE_FILE for name, folder in reads.items() if name.startswith(DECIDED)]
     return [
-        Ended(run, "halving", reason.removeprefix("stopped: "))
+        Ended(run, "halving", reason.removeprefix(STOPPED))
         for path in found
         for run, reason in read_json(path)["stopped"].items()
     ]

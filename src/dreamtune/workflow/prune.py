@@ -41,7 +41,8 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     read = {name: _read_by(path) for name, path in folders.items()}
     needed = {name for versions in published for name in _linked(versions)}
     members = read_members(results / "latest")
-    needed |= {_name(folder) for run in (members.runs if members else []) for folder in run.folders.values()}
+    for run in members.runs if members else []:
+        needed |= {_name(folder) for folder in (*run.folders.values(), *run.decided)}
     needed |= {name for name in folders if name.startswith(UPON_OTHERS) and read[name] <= needed}
     if not unfinished:
         needed |= {name for name, path in folders.items() if _is_unfinished(path)}

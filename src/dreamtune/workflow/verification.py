@@ -134,9 +134,19 @@ def still_read(reads: Mapping[str, str]) -> dict[str, str]:
     for folder in (Path(folder) for name, folder in reads.items() if name.startswith(DECIDED)):
         if not (folder / MANIFEST).exists():
             raise Undecided(folder)
-        verify(folder, HALVE_FILE)
-        stopped |= read_json(folder / HALVE_FILE)["stopped"].keys()
+        stopped |= read_stopped(folder).keys()
     return {name: folder for name, folder in reads.items() if name.partition("/")[0] not in stopped}
+
+
+def read_stopped(folder: Path) -> dict[str, str]:
+    """Return the runs that a version of halve, or one before it, has stopped, each with the reason.
+
+    Raises:
+        UserError: the version is not finished, or not what its manifest says.
+    """
+    verify(folder, HALVE_FILE)
+    stopped: dict[str, str] = read_json(folder / HALVE_FILE)["stopped"]
+    return stopped
 
 
 def verify_part(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
