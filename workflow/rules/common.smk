@@ -6,7 +6,7 @@ from snakemake.settings.types import DeploymentMethod
 from dreamtune.endings.runs import leave_out_ended
 from dreamtune.forecast import cost
 from dreamtune.formats.halving import DECIDED
-from dreamtune.rungs.plan import decided_by, last_decisions, plan_halving
+from dreamtune.rungs.plan import decided_by, last_decisions, plan_halving, with_rungs
 from dreamtune.study.expand import TooManyRuns
 from dreamtune.workflow import containers, launch
 from dreamtune.workflow.canvases import warnings_of_finished
@@ -117,7 +117,8 @@ def begin():
         check_run()
         PLAN.freeze()
         if STUDY:
-            write_members(RESULTS / "latest", members_of(CONFIG, LATEST, STUDY, ENDED, decided_by(GRIDS))
+            members = members_of(CONFIG, with_rungs(LATEST, GRIDS), STUDY, ENDED, decided_by(GRIDS))
+            write_members(RESULTS / "latest", members)
             BEGUN.append(True)
     except UserError as error:
         print(f"dreamtune: {error}", file=sys.stderr)  # itself, since Snakemake's scheduler drops what sys.exit says
@@ -189,10 +190,10 @@ def of_version(stage, function):
 
 
 EXPERIMENTS = defaultdict(list)  # version folder -> names of the experiments that use it
-for NAME, FOLDERS in LATEST.items():
+for NAME, FOLDERS in with_rungs(LATEST, GRIDS).items():
     for FOLDER in set(FOLDERS.values()):
         EXPERIMENTS[FOLDER].append(NAME)
-for NAME, FOLDER in [*MERGED.items(), *((run, own) for grid in GRIDS.values() for run in grid.rungs for own in grid.rungs[run])]:
+for NAME, FOLDER in MERGED.items():
     EXPERIMENTS[FOLDER].append(NAME)
 
 

@@ -21,7 +21,16 @@ FORMAT = 1
 # Sections that change no result, or only how it is shown; and settings that have a column of their own.
 UNSHOWN = ("report", "cluster", "merge")
 OWN_COLUMNS = ("train.seed",)
-FOLDERS = ("shards", "references", "smoke", "full", "likelihood", "answers/test/greedy/", "scores/test/greedy/")
+FOLDERS = (
+    "shards",
+    "references",
+    "smoke",
+    "rung-",
+    "full",
+    "likelihood",
+    "answers/test/greedy/",
+    "scores/test/greedy/",
+)
 REPORT = "report"
 
 

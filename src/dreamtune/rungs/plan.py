@@ -5,7 +5,7 @@ that is added to a grid makes the decisions again and its own rungs, and none th
 same version, and is the same to the bit, with and without halving.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from dreamtune.study.points import Point, by_method
 from dreamtune.workflow.experiments import Folders, plan_training
 from dreamtune.workflow.plan import Plan
 from dreamtune.workflow.verification import MANIFEST, read_stopped
+
+RUNG = "rung-"  # begins the name of a rung among the version folders of a run
+BEFORE_FULL = ("shards", "references", "smoke")
 
 
 @dataclass(frozen=True)
@@ -97,33 +100,58 @@ def stopped_so_far(grids: Iterable[HalvedGrid]) -> dict[str, str]:
     return {run: why for grid in grids for folder in grid.made[-1:] for run, why in read_stopped(folder).items()}
 
 
-def to_come(plan: Plan, grids: Iterable[HalvedGrid], latest: Mapping[str, Folders]) -> tuple[list[dict[str, Any]], int]:
-    """Return what will be made after decisions that are not made yet, as far as it can be known: how much of it.
+def with_rungs(latest: Mapping[str, Folders], grids: Mapping[str, HalvedGrid]) -> dict[str, Folders]:
+    """Return the version folders of each run with those of its rungs, such as "rung-25", before that of "full"."""
+    shares = {run: grid.halving.after for grid in grids.values() for run in grid.rungs}
+    rungs = {run: own for grid in grids.values() for run, own in grid.rungs.items()}
+    found: dict[str, Folders] = {}
+    for run, folders in latest.items():
+        own = zip(shares.get(run, []), rungs.get(run, []), strict=True)
+        named = {f"{RUNG}{100 * share:.3g}": folder for share, folder in own}
+        after = {key: folder for key, folder in folders.items() if key not in BEFORE_FULL}
+        found[run] = {key: folder for key, folder in folders.items() if key in BEFORE_FULL} | named | after
+    return found
 
-    Who goes on is not known, but how many; the points that are named first stand for them.
+
+def to_come(
+    plan: Plan, grids: Iterable[HalvedGrid], latest: Mapping[str, Folders], known: Collection[str]
+) -> tuple[list[dict[str, Any]], int]:
+    """Return what will be made after decisions that are not made yet: its amount, since nobody knows who will go on.
+
+    It is known how many points do. Those that need the most versions stand for them.
 
     Args:
         plan: of all versions.
         grids: from `plan_halving`.
         latest: the version folders of each run.
+        known: versions that are known to be made.
 
     Returns:
-        the specifications of the versions that are not finished, and the number of runs that will be published.
+        the specifications of the versions that are to be made besides, and the number of runs that will be published.
     """
-    versions: dict[Path, None] = {}
+
+    def unmade(folders: Iterable[Path]) -> set[Path]:
+        return {one for one in folders if one.name not in known and not (one / MANIFEST).exists()}
+
+    versions: set[Path] = set()
     published = 0
     for grid in grids:
         stopped = stopped_so_far([grid])
-        running = [name for name, runs in grid.methods.items() if not stopped.keys() & set(runs)]
+        needs = {
+            name: unmade(folder for run in runs for folder in latest[run].values())
+            for name, runs in grid.methods.items()
+            if not stopped.keys() & set(runs)
+        }
+        running = sorted(needs, key=lambda name: -len(needs[name]))
         for number in range(len(grid.made), len(grid.decisions)):
             running = running[: grid.go_on(len(running))]
             runs = [run for name in running for run in grid.methods[name]]
-            last = number + 1 == len(grid.decisions)
-            versions |= dict.fromkeys(f for run in runs for f in (latest[run].values() if last else ()))
-            versions |= dict.fromkeys(own for run in runs for own in ([] if last else [grid.rungs[run][number + 1]]))
-            published += len(runs) if last else 0
-    waiting = [folder for folder in versions if not (folder / MANIFEST).exists()]
-    return [plan[folder.parent.name, folder.name] for folder in waiting], published
+            if number + 1 < len(grid.decisions):
+                versions |= unmade(grid.rungs[run][number + 1] for run in runs)
+            else:
+                versions |= {folder for name in running for folder in needs[name]}
+                published += len(runs)
+    return [plan[folder.parent.name, folder.name] for folder in sorted(versions)], published
 
 
 def in_words(grids: Mapping[str, HalvedGrid]) -> str:
@@ -172,5 +200,8 @@ def _go_on(plan: Plan, training: Path, start: float, rungs: tuple[Path, ...], de
     """Let a training go on from the last of these rungs, once the last of these decisions is made."""
     if rungs:
         spec = plan[training.parent.name, training.name]
-        spec["order_only"] |= {"rung": rungs[-1].as_posix(), "decision": decisions[-1].as_posix()}
-        spec["runtime"] |= {"rung": {"start": start}}
+        waits = {"rung": rungs[-1].as_posix(), "decision": decisions[-1].as_posix()}
+        plan[training.parent.name, training.name] = spec | {
+            "order_only": spec["order_only"] | waits,
+            "runtime": spec["runtime"] | {"rung": {"start": start}},
+        }

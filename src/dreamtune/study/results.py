@@ -267,10 +267,8 @@ def _grids(
     for (experiment, _), found in by_grid(members).items():
         valid = [point for point in found if point.name in runs and not runs[point.name].fault]
         if gone := stopped & {point.name for point in found}:
-            why = (
-                f"of {len(found)} runs {len(gone)} were stopped by their validation NLL, so that the others are no grid"
-            )
-            effects = GridEffects(len(valid), (), (), f"{why}, but the better ones")
+            why = f"halving stopped {len(gone)} of {len(found)} runs, and chose the others by how well they did"
+            effects = GridEffects(len(valid), (), (), f"{why}, so that nothing is said of single settings")
             said.append({"experiment": experiment, "left_out": len(found) - len(valid)} | asdict(effects))
             continue
         if len(valid) > 1 and len({runs[point.name].kind for point in valid}) == 1:

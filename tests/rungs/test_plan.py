@@ -7,11 +7,13 @@ import pytest
 
 from dreamtune.config import parse_config
 from dreamtune.errors import UserError
-from dreamtune.rungs.plan import HalvedGrid, in_words, plan_halving
+from dreamtune.rungs.plan import HalvedGrid, in_words, plan_halving, to_come
+from dreamtune.study.ended import Ended
 from dreamtune.workflow.experiments import Folders, make_plan, plan_study
 from dreamtune.workflow.plan import Plan
 from tests.study.conftest import LEAST, Planned, by_stage
 
+pytest_plugins = "tests.study.conftest"  # its fixture
 RATES = [1e-5, 1e-4, 1e-3, 1e-2]
 GRID: dict[str, Any] = {
     "experiments": {"qlora": {}, "full": {"train": {"warmup": 0.5}}},
@@ -132,3 +134,25 @@ def test_what_cannot_be_halved_is_one_line_before_anything_runs(keys: dict[str, 
     with pytest.raises(UserError, match=said) as found:
         parse_config(LEAST | GRID | keys | {"study": study})
     assert "\n" not in str(found.value)
+
+
+def test_a_point_that_ended_competes_no_more(everything: All) -> None:
+    config = parse_config(LEAST | GRID | HALVING)
+    plan, latest = make_plan(config)
+    ended = [Ended(run, "gate", "targets_hidden") for run in ("qlora-lr1e-2", "qlora-lr1e-2-seed1", "qlora-lr1e-3")]
+    [grid] = plan_halving(plan, config, latest, ended).values()
+    assert grid.methods.keys() == {"qlora-lr1e-5", "qlora-lr1e-4", "qlora-lr1e-3"}
+    assert grid.methods["qlora-lr1e-3"] == ["qlora-lr1e-3-seed1"]
+    ended += [Ended(run, "gate", "") for run in config.points if run.startswith(("qlora-lr1e-4", "qlora-lr1e-3-"))]
+    assert plan_halving(plan, config, latest, ended) == {}, "one point alone is not halved"
+
+
+def test_what_follows_decisions_is_counted_beforehand(everything: All) -> None:
+    """Of four points with two seeds two go on, for another rung, and then one, with all that a run has."""
+    plan, latest, grids = everything(**GRID, **HALVING)
+    later, published = to_come(plan, grids.values(), latest, known=[])
+    whole = {"train_adapter": 4 + 2 + 2, "generate_answers": 2 + 1, "score_answers": 2 + 1, "evaluate_likelihood": 2}
+    whole |= {"prepare_shards": 1, "audit_references": 1, "render_report": 2}
+    assert by_stage((spec["stage"], spec["version"]) for spec in later) == whole and published == 2
+    known = [version for stage, version in plan if stage in ("prepare_shards", "audit_references", "score_answers")]
+    assert len(to_come(plan, grids.values(), latest, known)[0]) == len(later) - 5
