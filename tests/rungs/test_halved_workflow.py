@@ -1,7 +1,10 @@
 """Real Snakemake: a grid of four points is halved twice, in one call; what stopped stands in table and page."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from dreamtune.files import read_json
