@@ -58,6 +58,7 @@ ELSEWHERE = {
     "ModelConfig.cache": "tests/model/test_nf4_cache.py compares models, and a function knows no cache",
     **dict.fromkeys((f"ClusterConfig.{n}" for n in ("max_minutes", "max_mem_gb", "margin")), "a job does not read it"),
     "StudyConfig.max_points": "it refuses a configuration, and no job reads it",
+    "StudyConfig.failed": "it decides which runs are planned, and no job reads it",
     **dict.fromkeys(("RunOverrides.log_every", "SmokeOverrides.log_every"), "it is TrainConfig.log_every of a run"),
 }
 Contents = dict[str, bytes]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from dreamtune.errors import UserError
 from dreamtune.scoring.references import asks_for_a_proof, audit_references, checkable, gradability, reference_answer
 from dreamtune.scoring.score import is_correct
 from dreamtune.settings.score import ScoreConfig
@@ -123,6 +124,12 @@ def test_the_stage_writes_and_says_it(tmp_path: Path, capsys: pytest.CaptureFixt
     splits["test"] = {"rows": 0, "files": []}
     (shards / "shards.json").write_text(json.dumps({"splits": splits}))
     assert audit_references(ScoreConfig(), shards, out)["rows"] == 0
+    splits["validation"] = {"rows": 4, "files": ["test/0.arrow"]}
+    (shards / "shards.json").write_text(json.dumps({"splits": splits}))
+    audit_references(ScoreConfig(), shards, out, fewest_validation=2)
+    assert json.loads((out / "references.json").read_text())["validation"] == {"rows": 4, "gradable": 2}
+    with pytest.raises(UserError, match=r"study.choose: validation takes at least 3 .*graded, and 2 of 4 can be; raise"):
+        audit_references(ScoreConfig(), shards, out, fewest_validation=3)
 
 
 def test_why_a_row_cannot_be_graded() -> None:

@@ -1,5 +1,6 @@
 """The stage `confirm`: who wins on validation answers, and what is then said of the winner alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dreamtune.report.reads import Reads
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import StudyConfig
 from dreamtune.study.confirmation import run_confirm, validation_answers
+from dreamtune.study.ended import Ended
 from dreamtune.study.points import Point
 from report_fixture import write_reads
 
@@ -45,9 +47,11 @@ def validation(root: Path, questions: int = 250) -> dict[str, Path]:
     return found
 
 
-def confirm(reads: dict[str, Path], out: Path, members: list[Point] = MEMBERS) -> dict[str, Any]:
+def confirm(
+    reads: dict[str, Path], out: Path, members: list[Point] = MEMBERS, ended: Sequence[Ended] = ()
+) -> dict[str, Any]:
     out.mkdir(exist_ok=True)
-    run_confirm(members, StudyConfig(equivalence_points=2.0), Comparison(resamples=200), reads, out)
+    run_confirm(members, StudyConfig(equivalence_points=2.0), Comparison(resamples=200), reads, out, ended)
     found: dict[str, Any] = read_json(out / "confirm.json")
     return found
 
@@ -75,3 +79,16 @@ def test_nobody_wins_where_all_failed(folders: dict[str, Path], tmp_path: Path) 
 
 def test_a_run_without_validation_answers_has_none() -> None:
     assert validation_answers(Reads({})).height == 0
+
+
+def test_a_winner_that_lost_a_seed_is_named_so(folders: dict[str, Path], tmp_path: Path) -> None:
+    found = confirm(folders | validation(tmp_path), tmp_path, ended=[Ended("large-seed1", "failure", "out of memory")])
+    assert found["choice"]["winner"] == "large"
+    assert found["left_out"]["large-seed1"] == "it failed: out of memory"
+    assert found["comparison"]["sentence"].startswith("this adapter of large (1 of 2 seeds; 1 failed) against the base")
+
+
+def test_a_method_whose_runs_all_ended_is_no_candidate(folders: dict[str, Path], tmp_path: Path) -> None:
+    ended = [Ended(name, "gate", "targets_hidden") for name in ("large", "large-seed1")]
+    found = confirm(folders | validation(tmp_path), tmp_path, ended=ended)
+    assert found["choice"]["winner"] == "small" and found["choice"]["means"].keys() == {"small"}

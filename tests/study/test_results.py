@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from dreamtune.formats.study import STUDY
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import StudyConfig
 from dreamtune.study import results
+from dreamtune.study.ended import Ended
+from dreamtune.study.measured import reads_of_run
 from dreamtune.study.points import Point
 from dreamtune.study.results import run_study
 from report_fixture import write_reads
@@ -38,10 +41,16 @@ def reads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def study(reads: dict[str, Path], out: Path, members: list[Point] = MEMBERS, **settings: Any) -> dict[str, Any]:
+def study(
+    reads: dict[str, Path],
+    out: Path,
+    members: list[Point] = MEMBERS,
+    ended: Sequence[Ended] = (),
+    **settings: Any,
+) -> dict[str, Any]:
     """Run the stage; return the content of study.json."""
     out.mkdir(exist_ok=True)
-    run_study(StudyConfig(**settings), COMPARISON, members, reads, out)
+    run_study(StudyConfig(**settings), COMPARISON, members, reads, out, ended)
     found: dict[str, Any] = read_json(out / "study.json")
     return found
 
@@ -144,3 +153,51 @@ def test_runs_on_other_questions_are_refused(reads: dict[str, Path], tmp_path: P
 def test_a_run_without_answers_is_named(reads: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the run full has no graded answers"):
         study({"full/full": reads["full/full"]}, tmp_path, [Point("full")])
+
+
+def test_a_method_that_lost_a_seed_is_named_so_in_each_sentence(reads: dict[str, Path], tmp_path: Path) -> None:
+    content = study(reads, tmp_path, ended=[Ended("qlora-seed1", "gate", "targets_hidden")], baseline="full")
+    row = rows(content)["qlora against the base"]
+    who = "these 2 adapters of qlora (2 of 3 seeds; 1 failed its gate)"
+    assert row["sentence"].startswith(f"{who} against the base model: improved, +61.0 points")
+    assert (row["seeds"], row["ended"], row["about"]) == (2, "qlora: 2 of 3 seeds; 1 failed its gate", "adapters")
+    assert rows(content)["qlora against full"]["sentence"].startswith(f"{who} against this adapter of full: improved")
+    assert content["ended"] == [{"name": "qlora-seed1", "by": "gate", "reason": "targets_hidden"}]
+    assert content["methods"]["qlora"]["lost"] == "2 of 3 seeds; 1 failed its gate"
+    assert rows(content)["full against the base"]["ended"] is None and content["methods"]["full"]["lost"] is None
+
+
+def test_a_method_of_which_nothing_is_left_counts_in_the_family_and_is_not_tested(
+    reads: dict[str, Path], tmp_path: Path
+) -> None:
+    ended = [Ended(name, "failure", "out of memory") for name in ("qlora", "qlora-seed1", "qlora-seed2")]
+    whole = study(reads, tmp_path / "a", baseline="full")
+    content = study(reads, tmp_path / "b", ended=ended, baseline="full")
+    assert content["family"] == whole["family"]
+    row, other = rows(content)["qlora against full"], rows(content)["full against the base"]
+    assert (row["word"], row["gain"], row["low"], row["p"], row["seeds"]) == ("not tested", None, None, None, 0)
+    who = "qlora (0 of 3 seeds; 3 failed) against this adapter of full"
+    assert row["sentence"] == f"{who}: not tested; no run of qlora finished"
+    assert other["p_adjusted"] == rows(whole)["full against the base"]["p_adjusted"] == 3 * other["p"]
+    assert "qlora" not in content["choice"]["means"]
+
+
+def test_a_baseline_that_ended_leaves_the_comparisons_with_the_base(reads: dict[str, Path], tmp_path: Path) -> None:
+    content = study(reads, tmp_path, ended=[Ended("full", "gate", "targets_hidden")], baseline="full")
+    found = rows(content)
+    assert found["qlora against full"]["test"] == "no run of full finished"
+    assert found["qlora against full"]["ended"] == "full: 0 of 1 seed; 1 failed its gate"
+    assert found["qlora against the base"]["word"] == "improved"
+
+
+def test_a_grid_counts_the_points_that_ended(reads: dict[str, Path], tmp_path: Path) -> None:
+    members = [Point("grid", {"train.lora.rank": rank}) for rank in (4, 8, 16)]
+    of = {"grid-rank4": "grid-rank4", "grid-rank16": "full"}
+    found = {f"{name}/{key}": path for name in of for key, path in reads_of_run(reads, of[name]).folders.items()}
+    [grid] = study(found, tmp_path, members, [Ended("grid-rank8", "halving", "place 3 of 3")])["grids"]
+    assert grid["left_out"] == 1
+
+
+def test_without_a_finished_run_there_is_no_study(reads: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="1 of 1 ended without a report; full: it was stopped early: why"):
+        study(reads, tmp_path, [Point("full")], [Ended("full", "halving", "why")])

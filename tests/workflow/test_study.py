@@ -11,10 +11,12 @@ import pytest
 from conftest import ROOT
 from dreamtune.config import parse_config
 from dreamtune.errors import UserError
+from dreamtune.files import write_json
 from dreamtune.workflow import code
 from dreamtune.workflow.experiments import make_plan, plan_study
 from dreamtune.workflow.plan import Plan
 from rows import write_model
+from versions import finish
 
 LEAST: dict[str, Any] = {"model": {"path": "model", "device": "cuda"}, "data": {"files": ["rows.parquet"]}}
 SEEDS = {"experiments": {"qlora": {}, "full": {"train": {"learning_rate": 1e-3}}}, "seeds": 2}
@@ -114,6 +116,33 @@ def test_runs_must_be_compared_by_one_rule(planned: Planned) -> None:
 
 
 @pytest.mark.parametrize(
+    ("stage", "file", "content", "said"),
+    [
+        ("prepare_shards", "shards.json", {"splits": {"validation": {"rows": 199}}}, "there are 199"),
+        ("prepare_shards", "shards.json", {"splits": {"validation": {"rows": 200}}}, None),
+        ("audit_references", "references.json", {"validation": {"rows": 300, "gradable": 34}}, "34 can be"),
+    ],
+)
+def test_too_few_validation_questions_to_choose_by_are_refused_as_soon_as_they_are_known(
+    planned: Planned, stage: str, file: str, content: dict, said: str | None
+) -> None:
+    chosen = SEEDS | {"study": {"choose": "validation"}}
+    _, plan = planned(**chosen)
+    [version] = [version for name, version in plan if name == stage]
+    assert plan["audit_references", plan.unfinished("audit_references")[0]]["fewest_validation"] == 200
+    folder = Path("results") / stage / version
+    folder.mkdir(parents=True)
+    write_json(folder / file, content)
+    finish(folder, plan[stage, version])
+    assert planned(**SEEDS)[0], "without choosing on validation, no matter"
+    if said is None:
+        assert planned(**chosen)[0]
+        return
+    with pytest.raises(UserError, match=f"at least 200 validation questions that can be graded, and {said}; raise"):
+        planned(**chosen)
+
+
+@pytest.mark.parametrize(
     ("study", "said"),
     [
         ({"choose": "validation", "primary": "nll"}, "study.choose: validation chooses by answers"),
@@ -130,11 +159,13 @@ def test_what_cannot_be_compared_is_said_before_anything_runs(planned: Planned, 
     ("file", "anew"),
     [
         ("study/family.py", True),
+        ("study/ended.py", True),
         ("evaluate/intervals.py", True),
         ("settings/study.py", True),
         ("formats/study.py", True),
         ("study/halving.py", False),  # which no stage asks yet
         ("study/expand.py", False),
+        ("endings/runs.py", False),
         ("report/charts.py", False),
         ("workflow/experiments.py", False),
     ],

@@ -61,7 +61,9 @@ def study_what_finished():
                 f"({SETUP}{IN_IMAGE}python3 {SCRIPTS}/{folder.parent.name}.py --out {folder} 2>&1 | tee {folder}/job.log) || true"
             )
     made = all(exists(f"{folder}/manifest.json") for folder in stages)
-    say([f"the study of the other {len(latest) - len(ended)} runs is {'in' if made else 'not made, see'} {stages[0]}"])
+    others = len(latest) - len(ended)
+    of = f"the study of the other {f'{others} runs' if others > 1 else 'run'}"
+    say([f"{of} is in {stages[0]}" if made else f"{of} is not made, see {stages[0]}/job.log"])
 
 
 def write_page():

@@ -3,7 +3,7 @@
 A stage of its own, because it takes the grader: an edit of the grader, or of a setting of `score`, makes this count
 again, and neither the shards nor a training that waited for it.
 
-reads   test split of the shards
+reads   test and validation split of the shards
 writes  references.json, and one line on stderr
 usage   python workflow/scripts/audit_references.py --out results/audit_references/VERSION
 """
@@ -19,4 +19,9 @@ from dreamtune.workflow.stage import Stage
 
 if __name__ == "__main__":
     with Stage(__file__, BEFORE) as stage:
-        stage.counts = audit_references(stage.section("score", ScoreConfig), stage.reads()["shards"], stage.out)
+        stage.counts = audit_references(
+            stage.section("score", ScoreConfig),
+            stage.reads()["shards"],
+            stage.out,
+            stage.spec.get("fewest_validation", 0),
+        )

@@ -3,12 +3,13 @@ r"""The checkable answer of a reference solution, and how many test rows have on
 import re
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dreamtune.errors import TooFewToChoose
 from dreamtune.files import write_json
 from dreamtune.formats.shards import REFERENCES_FILE
 from dreamtune.scoring.announcements import answer_tag, final_answer, without_reason
@@ -146,26 +147,38 @@ def checkable(question: str, solution: str | None, score: ScoreConfig) -> tuple[
     return reference, "no short answer is marked" if reference is None else "gradable"
 
 
-def audit_references(score: ScoreConfig, shards: Path, out: Path) -> dict[str, Any]:
+def audit_references(score: ScoreConfig, shards: Path, out: Path, fewest_validation: int = 0) -> dict[str, Any]:
     """Count the test rows whose answers can be graded, show how, write OUT/references.json, and say it on stderr.
 
     Args:
         score: the marker.
         shards: output folder of prepare_shards.
         out: folder for the file.
+        fewest_validation: gradable validation rows that a study needs to choose by; 0 if none does.
 
     Returns:
         counts for the manifest: rows, gradable, and the number of rows by the reason why they are not.
+
+    Raises:
+        TooFewToChoose: there are fewer gradable validation rows.
     """
     meta = read_meta(shards)
-    rows: Iterable[Mapping[str, Any]] = read_split(shards, "test") if meta["splits"]["test"]["rows"] else []
-    # Of a conversation only the last turn has a reference, and may be graded.
-    audit = gradability((row for row in rows if row["answer"] or not _is_turn(row, meta)), score)
+    audit = gradability(_with_references(shards, "test", meta), score)
+    validation = gradability(_with_references(shards, "validation", meta), score)
+    audit |= {"validation": {name: validation[name] for name in ("rows", "gradable")}}
+    if (gradable := validation["gradable"]) < fewest_validation:
+        raise TooFewToChoose(fewest_validation, f"{gradable} of {validation['rows']} can be")
     if "template" in meta and meta["template"] is None and score.answer is None:
         audit |= {"sentence": UNGRADED, "warning": None}
     write_json(out / REFERENCES_FILE, audit)
     print("\n".join([f"references: {audit['sentence']}", *map(_shown, audit["examples"])]), file=sys.stderr)
     return {name: audit[name] for name in ("rows", "gradable", "reasons")}
+
+
+def _with_references(shards: Path, split: str, meta: dict[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a split that may be graded: of a conversation only the last turn has a reference."""
+    if meta["splits"].get(split, {}).get("rows"):
+        yield from (row for row in read_split(shards, split) if row["answer"] or not _is_turn(row, meta))
 
 
 def _is_turn(row: Mapping[str, Any], meta: dict[str, Any]) -> bool:

@@ -6,6 +6,8 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from dreamtune.settings.base import MANY, Float, Section, result, runtime
 
+FEWEST_QUESTIONS = 200  # of validation, to choose by: of 34, choosing among nine is little better than drawing lots
+
 
 def _size(value: Any) -> Any:
     """Return a data size; checked here, so that an error names it alone."""

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dreamtune.errors import UserError
+from dreamtune.settings.study import FEWEST_QUESTIONS
 from dreamtune.study.effects import Effect
-
-FEWEST_QUESTIONS = 200  # of validation: of 34, choosing among nine is little better than drawing lots
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from dreamtune.formats.scores import SCORES_FILE
 from dreamtune.formats.study import CONFIRM_FILE
 from dreamtune.report.reads import Reads
 from dreamtune.settings.report import Comparison
-from dreamtune.settings.study import StudyConfig
-from dreamtune.study.choosing import FEWEST_QUESTIONS, choose, confirm
+from dreamtune.settings.study import FEWEST_QUESTIONS, StudyConfig
+from dreamtune.study.choosing import choose, confirm
 from dreamtune.study.effects import method_effect
 from dreamtune.study.ended import Ended, finished_points, lost_by_method
 from dreamtune.study.family import judge

@@ -84,7 +84,6 @@ def finished_points(members: Sequence[Point], ended: Sequence[Ended]) -> list[Po
     gone = {one.name for one in ended}
     finished = [point for point in members if point.name not in gone]
     if not finished:
-        raise UserError(
-            f"all {len(members)} runs of the study ended without a report; {ended[0].name}: {ended[0].said}"
-        )
+        first, n = ended[0], len(members)
+        raise UserError(f"no run of the study is left, {n} of {n} ended without a report; {first.name}: {first.said}")
     return finished

@@ -74,7 +74,7 @@ def run_study(
     pairs.sort(key=lambda pair: pair[0] not in named)
     family = sum(pair[0] in named for pair in pairs)
     finer = comparison.model_copy(update={"resamples": _resamples(comparison, family)})
-    effects = {pair: _effect(pair, methods, lost, primary, finer if pair[0] in named else comparison) for pair in pairs}
+    effects = {pair: _effect(pair, methods, primary, finer if pair[0] in named else comparison) for pair in pairs}
     margin = study.equivalence_points / 100 if study.equivalence_points and primary == "accuracy" else None
     label = {pair: f"{pair[0]} against {'the base' if pair[1] == BASE else pair[1]}" for pair in wanted}
     judged = judge(
@@ -125,18 +125,13 @@ def _resamples(comparison: Comparison, tests: int) -> int:
 
 
 def _effect(
-    pair: tuple[str, str],
-    methods: Mapping[str, Sequence[Run]],
-    lost: Mapping[str, str],
-    primary: Primary,
-    comparison: Comparison,
+    pair: tuple[str, str], methods: Mapping[str, Sequence[Run]], primary: Primary, comparison: Comparison
 ) -> Effect:
     """Return the effect of a method against the base or another one; untested if a run is invalid or none finished."""
     names = pair[:1] if pair[1] == BASE else pair
     sides = [methods[name] for name in names]
     if empty := [name for name in names if not methods[name]]:
-        why = f"no run of {empty[0]} finished: {lost[empty[0]]}"
-        return Effect(nan, nan, None, nan, None, why, tuple(map(len, sides)), 0, 0)
+        return Effect(nan, nan, None, nan, None, f"no run of {empty[0]} finished", tuple(map(len, sides)), 0, 0)
     own, others = sides[0], sides[1] if len(sides) > 1 else []
     runs = [*own, *others]
     found = match(runs)

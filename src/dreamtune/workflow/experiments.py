@@ -5,7 +5,8 @@ from pathlib import Path
 
 from dreamtune.config import Config, Experiment
 from dreamtune.data.template import prompt_lines
-from dreamtune.errors import UserError
+from dreamtune.errors import TooFewToChoose, UserError
+from dreamtune.files import read_json
 from dreamtune.formats.halving import DECIDED
 from dreamtune.formats.names import BASE, FEW_SHOT_BASE, FEW_SHOT_TUNED, HEADLINE, TUNED, gives_verdict
 from dreamtune.settings.base import Section
@@ -13,12 +14,14 @@ from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.score import ScoreConfig
+from dreamtune.settings.study import FEWEST_QUESTIONS
 from dreamtune.settings.train import FIND
 from dreamtune.study.ended import Ended, finished_points
 from dreamtune.workflow.canvases import note_canvases
 from dreamtune.workflow.columns import check_columns
 from dreamtune.workflow.models import check_models
 from dreamtune.workflow.plan import Plan
+from dreamtune.workflow.verification import verify
 
 Folders = dict[str, Path]
 COMPARED = ("smoke", "full", "likelihood", "answers/", "scores/test/greedy/")  # folders of a run that a study reads
@@ -234,6 +237,7 @@ def plan_study(
     if (config.study.primary or comparison.primary) == "nll":
         raise UserError("study.choose: validation chooses by answers, and the primary measure is nll; set it to test")
     for name, e in ((name, e) for name, e in config.experiments.items() if name not in gone):
+        _check_validation(plan, latest[name])
         answered = _plan_validation(plan, e, latest[name])
         latest[name] |= answered
         read |= {f"{name}/{key}": folder for key, folder in answered.items() if key.startswith("scores/")}
@@ -252,6 +256,23 @@ def _common_rule(config: Config) -> Comparison:
                 "compared need the same (or set study.primary)"
             )
     return rules[first]
+
+
+def _check_validation(plan: Plan, folders: Folders) -> None:
+    """Check that there are validation questions enough to choose by, as far as it is known; else the audit will do so.
+
+    Raises:
+        TooFewToChoose: there are fewer.
+    """
+    audit = folders["references"]
+    plan[audit.parent.name, audit.name]["fewest_validation"] = FEWEST_QUESTIONS  # not hashed
+    for folder, file, of in ((audit, "references.json", "gradable"), (folders["shards"], "shards.json", "rows")):
+        if (folder / "manifest.json").exists():
+            verify(folder, file)
+            content = read_json(folder / file)
+            there = content.get("splits", content).get("validation", {}).get(of, 0)
+            if there < FEWEST_QUESTIONS:
+                raise TooFewToChoose(FEWEST_QUESTIONS, f"{there} can be" if folder == audit else f"there are {there}")
 
 
 def _plan_validation(plan: Plan, e: Experiment, folders: Folders) -> Folders:

@@ -31,7 +31,7 @@ BESIDE = {MANIFEST, FROZEN, "job.log", "benchmark.tsv", "checkpoints", "parts", 
 UNREAD: dict[str, dict[str, tuple[str, ...]]] = {
     "train_adapter": {"train_adapter": ("adapter", "model")},  # full reads of smoke the gate alone
     "generate_answers": {"prepare_shards": ("train",)},  # a study may ask the validation rows
-    "audit_references": {"prepare_shards": ("train", "validation")},
+    "audit_references": {"prepare_shards": ("train",)},
     "merge_adapter": {"prepare_shards": ("train", "validation")},
     "render_report": {"prepare_shards": ("train", "validation", "test"), "train_adapter": ("adapter", "model")},
     "study": {"train_adapter": ("adapter", "model")},
