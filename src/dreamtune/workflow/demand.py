@@ -32,7 +32,6 @@ USUAL: dict[str, tuple[int, int]] = {  # minutes and GB that a stage's first att
     "score_answers": (20, 4),
     "render_report": (20, 4),
     "study": (20, 4),
-    "halve": (20, 4),
     "confirm": (20, 4),
     "merge_adapter": (60, 32),
 }
