@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from dreamtune.overview.members import Members, members_of, write_members
 from dreamtune.report.reads import Reads
 from dreamtune.report.summary import build_summary
 from dreamtune.settings.report import Comparison
+from dreamtune.study.ended import Ended
 from dreamtune.study.results import run_study
 from report_fixture import write_reads
 
@@ -30,12 +31,19 @@ class Studies:
         self.kinds = [write_reads(root / f"kind{i}", base=0.12, tuned=share) for i, share in enumerate(SHARES)]
         self.summaries = [build_summary(Reads(kind), COMPARISON, "a run") for kind in self.kinds]
 
-    def make(self, kinds: Mapping[str, int] | None = None, compared: bool = True, **keys: Any) -> Members:
+    def make(
+        self,
+        kinds: Mapping[str, int] | None = None,
+        compared: bool = True,
+        ended: Sequence[Ended] = (),
+        **keys: Any,
+    ) -> Members:
         """Write all runs of a configuration and members.json; return the study.
 
         Args:
             kinds: by a run's name, place in SHARES of what it measured; others take turns.
             compared: whether the stage `study` runs.
+            ended: runs that ended without a report.
             keys: of the configuration, beside LEAST.
         """
         config: Config = parse_config(LEAST | keys)
@@ -43,14 +51,16 @@ class Studies:
             name: self._run(name, place, (kinds or {}).get(name, place % len(SHARES)), point.data_size or 500)
             for place, (name, point) in enumerate(config.points.items())
         }
+        for one in ended:
+            latest[one.name] = {key: latest[one.name][key] for key in ("shards", "smoke")}
         if compared:
             STUDY.mkdir(parents=True)
             reads = {
                 f"{name}/{key}": path for name, own in latest.items() for key, path in own.items() if key != "report"
             }
-            run_study(config.study, COMPARISON, list(config.points.values()), reads, STUDY)
+            run_study(config.study, COMPARISON, list(config.points.values()), reads, STUDY, ended)
             (STUDY / "manifest.json").write_text("{}")
-        members = members_of(config, latest, [STUDY])
+        members = members_of(config, latest, [STUDY], ended)
         write_members(LATEST, members)
         return members
 

@@ -13,8 +13,9 @@ from dreamtune.overview.cells import shown_settings
 from dreamtune.overview.members import Members, members_of, read_members
 from dreamtune.overview.page import write_page
 from dreamtune.overview.pareto import Spot, front, spots_of
-from dreamtune.overview.states import state_of
+from dreamtune.overview.states import state_of, why_unfinished
 from dreamtune.overview.table import rows_of
+from dreamtune.study.ended import Ended
 from tests.overview.studies import LATEST, LEAST, STUDY, Studies
 
 FULL = {"model": {"quantization": "none"}, "train": {"finetuning": "full", "learning_rate": 2e-6}}
@@ -98,6 +99,26 @@ def test_runs_without_numbers_stand_last_with_their_reason(studies: Studies) -> 
     assert names(page)[-4:] == ["tune-rank64", "qlora", "full", "tune-rank4"]
     assert "4 finished, 1 invalid, 1 failed, 1 unfinished, 1 not run" in page
     assert "the disk is &lt;full&gt;" in page and "once all runs are finished: 3 runs are not" in page
+
+
+def test_an_ended_run_stands_there_with_its_reason_and_its_method_with_what_it_lost(studies: Studies) -> None:
+    ended = [Ended("qlora-seed1", "gate", "targets_hidden (7; expected 0)"), Ended("tune-rank4", "failure", "nan")]
+    studies.make({"qlora": 6, "qlora-seed2": 6}, ended=ended, **THREE)
+    page = html()
+    assert names(page)[-2:] == ["qlora-seed1", "tune-rank4"]
+    assert "6 finished, 2 ended" in page and "its smoke run failed its gate: targets_hidden (7; expected 0)" in page
+    assert "these 2 adapters of qlora (2 of 3 seeds; 1 failed its gate) against the base model: <span" in page
+    assert "1 not tested, since a run of theirs is invalid, none finished" in page
+    rows = {row["run"]: row for row in csv.DictReader((LATEST / "study.csv").open())}
+    assert (rows["tune-rank4"]["stand"], rows["tune-rank4"]["reason"]) == ("ended", "it failed: nan")
+    assert rows["tune-rank4"]["method_gain"] == "" and rows["tune-rank4"]["accuracy"] == ""
+
+
+def test_the_last_words_of_a_part_that_failed_are_the_reason(tmp_path: Path) -> None:
+    part = tmp_path / "evaluate_likelihood/0123456789ab/parts/ba9876543210/2-of-3"
+    part.mkdir(parents=True)
+    (part / "job.log").write_text("evaluate_likelihood: there is no room\n")
+    assert why_unfinished({"likelihood": part.parents[2]}) == ("failed", "likelihood: there is no room")
 
 
 def test_a_damaged_report_is_a_failed_run(studies: Studies) -> None:

@@ -128,7 +128,7 @@ def test_the_stage_writes_and_says_it(tmp_path: Path, capsys: pytest.CaptureFixt
     (shards / "shards.json").write_text(json.dumps({"splits": splits}))
     audit_references(ScoreConfig(), shards, out, fewest_validation=2)
     assert json.loads((out / "references.json").read_text())["validation"] == {"rows": 4, "gradable": 2}
-    with pytest.raises(UserError, match=r"study.choose: validation takes at least 3 .*graded, and 2 of 4 can be; raise"):
+    with pytest.raises(UserError, match=r"validation takes at least 3 .*graded, and 2 of 4 can be; raise"):
         audit_references(ScoreConfig(), shards, out, fewest_validation=3)
 
 
