@@ -11,9 +11,8 @@ from dreamtune.rungs.plan import HalvedGrid, in_words, plan_halving, to_come
 from dreamtune.study.ended import Ended
 from dreamtune.workflow.experiments import Folders, make_plan, plan_study
 from dreamtune.workflow.plan import Plan
-from tests.study.conftest import LEAST, Planned, by_stage
+from tests.study.conftest import LEAST, Planned, by_stage, planned  # noqa: F401
 
-pytest_plugins = "tests.study.conftest"  # its fixture
 RATES = [1e-5, 1e-4, 1e-3, 1e-2]
 GRID: dict[str, Any] = {
     "experiments": {"qlora": {}, "full": {"train": {"warmup": 0.5}}},
@@ -25,7 +24,7 @@ All = Callable[..., tuple[Plan, dict[str, Folders], dict[str, HalvedGrid]]]
 
 
 @pytest.fixture
-def everything(planned: Planned) -> All:
+def everything(planned: Planned) -> All:  # noqa: F811
     """Return a function that plans a study with its halving and its comparison."""
 
     def make(**keys: Any) -> tuple[Plan, dict[str, Folders], dict[str, HalvedGrid]]:

@@ -7,8 +7,8 @@ import pytest
 
 from dreamtune.files import read_json, write_json
 from dreamtune.settings.study import Halving
-from dreamtune.study.decisions import run_halve, stopped_runs
-from dreamtune.study.ended import Ended
+from dreamtune.study.decisions import run_halve
+from dreamtune.study.ended import Ended, stopped_runs
 
 HALVING = Halving(after=[0.25])
 METHODS = {name: [name, f"{name}-seed1"] for name in "abcd"}

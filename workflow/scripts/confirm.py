@@ -13,8 +13,7 @@ BEFORE = code_digest(__file__)
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import StudyConfig
 from dreamtune.study.confirmation import run_confirm
-from dreamtune.study.decisions import stopped_runs
-from dreamtune.study.ended import Ended
+from dreamtune.study.ended import Ended, stopped_runs
 from dreamtune.study.points import Point
 from dreamtune.workflow.stage import Stage
 

@@ -12,8 +12,7 @@ from dreamtune.workflow.code import code_digest
 BEFORE = code_digest(__file__)
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import StudyConfig
-from dreamtune.study.decisions import stopped_runs
-from dreamtune.study.ended import Ended
+from dreamtune.study.ended import Ended, stopped_runs
 from dreamtune.study.points import Point
 from dreamtune.study.results import run_study
 from dreamtune.workflow.stage import Stage

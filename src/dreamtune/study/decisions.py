@@ -14,7 +14,6 @@ from typing import Any
 from dreamtune.files import finite, read_json, write_json
 from dreamtune.formats.halving import DECIDED, HALVE_FILE, RUNG_FILE, STOPPED
 from dreamtune.settings.study import Halving
-from dreamtune.study.ended import Ended
 from dreamtune.study.halving import halve
 
 FORMAT = 1
@@ -64,16 +63,6 @@ def run_halve(
         ),
     )
     return {"points": len(running), "stopped": sum(one.stops for one in decisions)}
-
-
-def stopped_runs(reads: Mapping[str, Path | str]) -> list[Ended]:
-    """Return the runs that were stopped by the decisions among a version's reads, each with the reason."""
-    found = [Path(folder) / HALVE_FILE for name, folder in reads.items() if name.startswith(DECIDED)]
-    return [
-        Ended(run, "halving", reason.removeprefix(STOPPED))
-        for path in found
-        for run, reason in read_json(path)["stopped"].items()
-    ]
 
 
 def _by_rung(folders: Mapping[str, Path], stopped: Mapping[str, str]) -> dict[str, str | None]:
