@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from dreamtune.config import parse_config
+from dreamtune.endings.runs import leave_out_ended
 from dreamtune.errors import UserError
+from dreamtune.files import write_json
 from dreamtune.rungs.plan import HalvedGrid, in_words, plan_halving, to_come
 from dreamtune.study.ended import Ended
 from dreamtune.workflow.experiments import Folders, make_plan, plan_study
@@ -155,3 +157,18 @@ def test_what_follows_decisions_is_counted_beforehand(everything: All) -> None:
     assert by_stage((spec["stage"], spec["version"]) for spec in later) == whole and published == 2
     known = [version for stage, version in plan if stage in ("prepare_shards", "audit_references", "score_answers")]
     assert len(to_come(plan, grids.values(), latest, known)[0]) == len(later) - 5
+
+
+def test_a_rung_that_failed_for_good_leaves_its_run_out_where_failures_are(everything: All) -> None:
+    """Otherwise a grid would wait for ever for the rung of one point."""
+    run = "qlora-lr1e-4-seed1"
+    rung = everything(**GRID, **HALVING)[2]["qlora"].rungs[run][0]
+    rung.mkdir(parents=True)
+    write_json(rung / "failure.json", {"reason": "out of memory"})
+    for failed, ended in (("leave_out", [Ended(run, "failure", "rung-25: out of memory")]), ("wait", [])):
+        config = parse_config(LEAST | GRID | {"study": HALVING["study"] | {"failed": failed}})
+        plan, latest = make_plan(config)
+        assert leave_out_ended(plan, config, latest) == ended
+        assert not [stage for stage, _ in plan if stage == "halve"], "looking left nothing in the plan"
+        [grid] = plan_halving(plan, config, latest, ended).values()
+        assert (run in grid.rungs) == (not ended)
