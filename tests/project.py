@@ -37,6 +37,7 @@ class Project:
     """
 
     longest_s = 600  # that a run may take
+    planned = ""  # by a dry run before it, if a test keeps it
     said = ""  # by the run that finished everything, if a test keeps it
 
     def __init__(self, folder: Path, config: str = MICRO, cores: int = 2, real: bool = False) -> None:

@@ -29,6 +29,7 @@ from dreamtune.settings.study import StudyConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.study.expand import KEYS, add_run, check_methods, read_study, runs_of
 from dreamtune.study.fields import hint, keys_beside
+from dreamtune.study.halved import check_halving
 from dreamtune.study.points import Point
 
 
@@ -118,6 +119,7 @@ def parse_config(raw: Any) -> Config:
             add_run(points, point)
             found[point.name] = _experiment(point, merge(own, changes))
     check_methods(study, points)
+    check_halving(study.settings, points, found)
     return Config(experiments=found, points=points, study=study.settings)
 
 

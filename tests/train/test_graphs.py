@@ -18,6 +18,7 @@ from dreamtune.objective.packing import Batch, collate
 from dreamtune.settings.model import ModelConfig
 from dreamtune.train.graphs import BatchShape, Padded, gradients_in_place, padded
 from dreamtune.train.micro_batches import (
+    Prefetcher,
     accumulate,
     clear_gradients,
     forward_backward,
@@ -25,7 +26,6 @@ from dreamtune.train.micro_batches import (
     make_window,
     window_sums,
 )
-from dreamtune.train.prefetch import Prefetcher
 from dreamtune.train.run import Run, prepare_run
 from tiny import make_model, make_shards, settings
 from tolerance import float32_rounding

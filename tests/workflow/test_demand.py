@@ -15,7 +15,7 @@ from dreamtune.errors import UserError
 from dreamtune.prediction import training_tokens
 from dreamtune.settings.cluster import ClusterConfig
 from dreamtune.settings.train import TrainConfig
-from dreamtune.workflow.demand import USUAL, check_measured, demand, memory_mb, minutes
+from dreamtune.workflow.demand import USUAL, check_measured, demand, full_run_s, memory_mb, minutes
 from dreamtune.workflow.parts import SECTIONS
 from versions import finish, freeze, specification
 
@@ -69,6 +69,15 @@ def test_validations_between_epochs_are_counted(full: dict[str, Any]) -> None:
     before = minutes(full, attempt=1)
     full["settings"]["train"]["validate_every"] = 1  # 64 steps, at smoke's 125 tokens each
     assert minutes(full, attempt=1) - before == pytest.approx(2 * (64 - 2) * 20 / 60, abs=1)
+
+
+def test_a_rung_asks_for_its_share_of_the_steps(full: dict[str, Any]) -> None:
+    """And all rungs together for each step once; each starts anew and validates at its end."""
+    whole = full_run_s(full, gate := full["order_only"]["gate"])
+    shares = [(0.0, 0.25), (0.25, 0.5), (0.5, 1.0)]
+    cut = [full | {"runtime": full["runtime"] | {"rung": {"start": start, "until": until}}} for start, until in shares]
+    assert full_run_s(cut[0], gate) == pytest.approx(60 + 0.25 * 8_000 * 0.6 + (1 + 0.25 * 3) * 20)
+    assert sum(full_run_s(one, gate) for one in cut) == pytest.approx(whole + 2 * (60 + 20))
 
 
 def test_processes_share_steps_and_validations_and_each_has_its_own_memory(full: dict[str, Any]) -> None:

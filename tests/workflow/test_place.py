@@ -44,6 +44,8 @@ EDITS = {
     "settings/study.py": set(),
     "study/points.py": set(),
     "study/expand.py": set(),
+    "study/decisions.py": set(),
+    "rungs/plan.py": set(),
     "overview/study_view.py": set(),
     "overview/index.html.j2": set(),
     "forecast/cost.py": set(),
@@ -77,6 +79,7 @@ EDITS = {
     "objective/diffusion.py": {"train", "likelihood"},  # whose canaries, like those of training, corrupt documents
     "canaries/window.py": {"train"},
     "train/gate.py": {"train"},
+    "formats/halving.py": {"train"},
     "train/documents.py": {"train", "likelihood"},  # which measures responses with the tails of training, too
     "generate/sampler.py": {"generate"},
     "generate/few_shot.py": {"generate"},

@@ -163,7 +163,7 @@ def test_what_cannot_be_compared_is_said_before_anything_runs(planned: Planned, 
         ("evaluate/intervals.py", True),
         ("settings/study.py", True),
         ("formats/study.py", True),
-        ("study/halving.py", False),  # which no stage asks yet
+        ("study/halving.py", False),  # which only halve asks
         ("study/expand.py", False),
         ("endings/runs.py", False),
         ("report/charts.py", False),

@@ -5,6 +5,8 @@ from snakemake.settings.types import DeploymentMethod
 
 from dreamtune.endings.runs import leave_out_ended
 from dreamtune.forecast import cost
+from dreamtune.formats.halving import DECIDED
+from dreamtune.rungs.plan import decided_by, last_decisions, plan_halving, with_rungs
 from dreamtune.study.expand import TooManyRuns
 from dreamtune.workflow import containers, launch
 from dreamtune.workflow.canvases import warnings_of_finished
@@ -16,6 +18,7 @@ from dreamtune.inputs.hub import hub_sources
 from dreamtune.workflow.models import models_from
 from dreamtune.workflow.parts import SECTIONS
 from dreamtune.workflow.plan import RESULTS
+from dreamtune.workflow.verification import Undecided, still_read
 from dreamtune.overview.members import members_of, write_members
 from dreamtune.digests import digest
 
@@ -27,7 +30,8 @@ try:
     PLAN, LATEST = make_plan(CONFIG)
     ENDED = leave_out_ended(PLAN, CONFIG, LATEST)  # runs of a study, of which nothing more is made
     MERGED = plan_merge(PLAN, CONFIG, LATEST)
-    STUDY = plan_study(PLAN, CONFIG, LATEST, ENDED)
+    GRIDS = plan_halving(PLAN, CONFIG, LATEST, ENDED)  # those that are halved
+    STUDY = plan_study(PLAN, CONFIG, LATEST, ENDED, last_decisions(GRIDS))
     if IMAGE and MAIN:  # jobs inherit the binds from the driver, because only the driver knows the configuration
         containers.bind(PLAN.values())
     elif IMAGE:
@@ -42,6 +46,25 @@ REPORTED = {name: folders for name, folders in LATEST.items() if name not in GON
 LINKS = {name: [f"{key}={folder}" for key, folder in folders.items()] for name, folders in REPORTED.items()}
 LAYOUT = 3  # of results/latest; raise it to publish all experiments again
 MARKERS = {name: f"results/latest/{name}/.published-{digest([LAYOUT, links])}" for name, links in LINKS.items()}
+
+
+DECISIONS = {run: grid.decisions[-1] for grid in GRIDS.values() for run in grid.rungs}  # the last one on each run
+
+
+def once_decided(function):
+    """Return what a function returns. If halving has not decided yet, Snakemake makes the decision and asks again."""
+    try:
+        return function()
+    except Undecided as waits:
+        return checkpoints.halve.get(version=waits.folder.name)  # raises what Snakemake waits by
+
+
+def unless_stopped(run, paths):
+    """Return targets of a run: its paths, or an input function that has none if halving stops the run."""
+    if run not in DECISIONS:
+        return paths
+    reads = {DECIDED: DECISIONS[run], run: ""}
+    return one_line(lambda wildcards: once_decided(lambda: paths if run in still_read(reads) else []))
 
 
 HUB_COLUMNS = hub_columns(PLAN.values())
@@ -94,7 +117,8 @@ def begin():
         check_run()
         PLAN.freeze()
         if STUDY:
-            write_members(RESULTS / "latest", members_of(CONFIG, LATEST, STUDY, ENDED))
+            members = members_of(CONFIG, with_rungs(LATEST, GRIDS), STUDY, ENDED, decided_by(GRIDS))
+            write_members(RESULTS / "latest", members)
             BEGUN.append(True)
     except UserError as error:
         print(f"dreamtune: {error}", file=sys.stderr)  # itself, since Snakemake's scheduler drops what sys.exit says
@@ -166,7 +190,7 @@ def of_version(stage, function):
 
 
 EXPERIMENTS = defaultdict(list)  # version folder -> names of the experiments that use it
-for NAME, FOLDERS in LATEST.items():
+for NAME, FOLDERS in with_rungs(LATEST, GRIDS).items():
     for FOLDER in set(FOLDERS.values()):
         EXPERIMENTS[FOLDER].append(NAME)
 for NAME, FOLDER in MERGED.items():
@@ -191,7 +215,7 @@ def about(stage):
 
 def inputs_of(stage):
     """Return the input function of a stage: the manifests of the versions read, and the markers of its downloads."""
-    return one_line(lambda w: PLAN.inputs_of(stage, w.version) | downloads(stage, w.version))
+    return one_line(lambda w: once_decided(lambda: PLAN.inputs_of(stage, w.version)) | downloads(stage, w.version))
 
 
 def downloads(stage, version):

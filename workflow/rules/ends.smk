@@ -3,6 +3,7 @@ import atexit
 
 from dreamtune.endings.runs import lines_on, note_failures, study_of_finished
 from dreamtune.forecast import cost
+from dreamtune.rungs.plan import in_words, to_come, with_rungs
 from dreamtune.workflow.verdicts import lines_of_finished
 
 
@@ -12,8 +13,10 @@ def print_cost_of_dry_run():
         return
     say(lines_on(ENDED, len(LATEST)))
     if jobs := [job for job in workflow.dag.needrun_jobs(exclude_finished=False) if not job.is_norun]:
-        said = cost.cost_of(needed_specs(), len(jobs)).sentence()
-        say([f"{cost.runs_in_words(CONFIG)}: {said}"])
+        known = needed_specs()
+        later, published = to_come(PLAN, GRIDS.values(), LATEST, [spec["version"] for spec in known])
+        said = cost.cost_of([*known, *later], len(jobs) + len(later) + published).sentence()
+        say([f"{cost.runs_in_words(CONFIG)}: {said}", *filter(None, [in_words(GRIDS)])])
 
 
 def say(lines):
@@ -42,13 +45,13 @@ def study_what_finished():
         return
     try:
         note_failures(failed_versions())
-        plan, latest, stages, ended, waits = study_of_finished(CONFIG)
+        plan, latest, stages, ended, grids, waits = study_of_finished(CONFIG)
         say(lines_on(ended, len(latest)))
         if waits:
             say([f"the study waits for {waits}; see study.failed in docs/studies.md"])
             return
         plan.freeze()
-        write_members(RESULTS / "latest", members_of(CONFIG, latest, stages, ended))
+        write_members(RESULTS / "latest", members_of(CONFIG, with_rungs(latest, grids), stages, ended, decided_by(grids)))
     except UserError as error:
         say([error])
         return

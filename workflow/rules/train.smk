@@ -59,4 +59,4 @@ rule merge_adapter:
 
 rule merge:
     input:
-        [f"{folder}/manifest.json" for folder in MERGED.values()],
+        [unless_stopped(name, [f"{folder}/manifest.json"]) for name, folder in MERGED.items()],

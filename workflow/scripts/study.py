@@ -12,18 +12,19 @@ from dreamtune.workflow.code import code_digest
 BEFORE = code_digest(__file__)
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import StudyConfig
-from dreamtune.study.ended import Ended
+from dreamtune.study.ended import Ended, stopped_runs
 from dreamtune.study.points import Point
 from dreamtune.study.results import run_study
 from dreamtune.workflow.stage import Stage
 
 if __name__ == "__main__":
     with Stage(__file__, BEFORE) as stage:
+        reads = stage.reads()
         stage.counts = run_study(
             stage.section("study", StudyConfig),
             stage.section("comparison", Comparison),
             [Point(**point) for point in stage.spec["settings"]["points"]],
-            stage.reads(),
+            reads,
             stage.out,
-            [Ended(**one) for one in stage.spec["settings"]["ended"]],
+            [*(Ended(**one) for one in stage.spec["settings"]["ended"]), *stopped_runs(reads)],
         )

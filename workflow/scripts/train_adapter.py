@@ -1,7 +1,8 @@
 """Train a QLoRA adapter, or all weights; the smoke run and the full run differ only in their settings.
 
-reads   shards, base model, and for the full run the gate.json of the smoke run
-writes  adapter/ (PEFT) or model/, train_log.jsonl, training.json, gate.json; checkpoints/, to resume from
+reads   shards, base model; for the full run the gate.json of the smoke run; in a halved grid the rung before
+writes  adapter/ (PEFT) or model/, train_log.jsonl, training.json, gate.json; checkpoints/, to resume from; or, as a
+        rung, reached/, train_log.jsonl and rung.json
 usage   python workflow/scripts/train_adapter.py --out results/train_adapter/VERSION
 """
 
@@ -10,6 +11,7 @@ import _src  # noqa: F401, puts src on the path
 from dreamtune.workflow.code import code_digest
 
 BEFORE = code_digest(__file__)
+from dreamtune.formats.halving import rung_of
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.train import TrainConfig
 from dreamtune.train.train import train_adapter
@@ -27,4 +29,7 @@ if __name__ == "__main__":
             reads.get("gate"),
             stage.section("full", TrainConfig) if "full" in stage.spec["runtime"] else None,
             stage.spec.get("canvases"),
+            rung_of(stage.spec),
+            reads.get("rung"),
+            reads.get("decision"),
         )

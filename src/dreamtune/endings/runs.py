@@ -7,6 +7,7 @@ call of Snakemake tries it again. Torch-free.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dreamtune.config import Config, Experiment
 from dreamtune.files import read_json, write_json
 from dreamtune.formats.training import GATE_FILE
 from dreamtune.overview.states import last_words, why_unfinished
+from dreamtune.rungs.plan import HalvedGrid, last_decisions, plan_halving, stopped_so_far, with_rungs
 from dreamtune.study.ended import Ended
 from dreamtune.workflow.experiments import Folders, is_study, make_plan, plan_study
 from dreamtune.workflow.plan import RESULTS, Plan
@@ -43,7 +45,8 @@ def leave_out_ended(plan: Plan, config: Config, latest: dict[str, Folders]) -> l
     """
     if not is_study(config):
         return []
-    found = ((name, _ended(name, e, latest[name], config.study.failed)) for name, e in config.experiments.items())
+    made = with_rungs(latest, plan_halving(copy(plan), config, latest))  # a rung may have failed, too
+    found = ((name, _ended(name, e, made[name], config.study.failed)) for name, e in config.experiments.items())
     ended = [one for _, one in found if one]
     for one in ended:
         latest[one.name] = {key: folder for key, folder in latest[one.name].items() if _finished(folder)}
@@ -82,29 +85,34 @@ def note_failures(versions: Iterable[tuple[str, str]]) -> None:
             write_json(folder / FAILURE, {"reason": said})
 
 
-def study_of_finished(config: Config) -> tuple[Plan, dict[str, Folders], list[Path], list[Ended], str]:
+def study_of_finished(
+    config: Config,
+) -> tuple[Plan, dict[str, Folders], list[Path], list[Ended], dict[str, HalvedGrid], str]:
     """Plan the study again after jobs failed.
 
     Returns:
-        the plan; version folders of each run; those of the study's stages; the runs that ended; and for which run the
-        study still waits and why, in one line, "" if for none.
+        the plan; version folders of each run; those of the study's stages; the runs that ended; the grids that
+        are halved; and for which run the study still waits and why, in one line, "" if for none.
 
     Raises:
         UserError: all runs ended, or as `make_plan`.
     """
     plan, latest = make_plan(config)
     ended = leave_out_ended(plan, config, latest)
-    stages = plan_study(plan, config, latest, ended)
-    gone = {one.name for one in ended}
+    grids = plan_halving(plan, config, latest, ended)
+    stages = plan_study(plan, config, latest, ended, last_decisions(grids))
+    gone = {one.name for one in ended} | stopped_so_far(grids.values()).keys()
     unfinished = {
         name: {key: folder for key, folder in folders.items() if not _finished(folder)}
-        for name, folders in latest.items()
+        for name, folders in with_rungs(latest, grids).items()
         if name not in gone
     }
     waits = {name: why_unfinished(folders)[1] for name, folders in unfinished.items() if folders}
     first = next(iter(waits.items()), None)
     said = f"{len(waits)} of {len(latest)} runs, first for {first[0]} ({first[1]})" if first else ""
-    return plan, latest, stages, ended, said
+    if first and any(len(grid.made) < len(grid.decisions) for grid in grids.values()):
+        said += "; start snakemake again: halving then goes on without runs that ended"
+    return plan, latest, stages, ended, grids, said
 
 
 def lines_on(ended: Sequence[Ended], runs: int) -> Iterator[str]:

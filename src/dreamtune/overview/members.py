@@ -5,8 +5,8 @@ failed or have not begun.
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,16 @@ FORMAT = 1
 # Sections that change no result, or only how it is shown; and settings that have a column of their own.
 UNSHOWN = ("report", "cluster", "merge")
 OWN_COLUMNS = ("train.seed",)
-FOLDERS = ("shards", "references", "smoke", "full", "likelihood", "answers/test/greedy/", "scores/test/greedy/")
+FOLDERS = (
+    "shards",
+    "references",
+    "smoke",
+    "rung-",
+    "full",
+    "likelihood",
+    "answers/test/greedy/",
+    "scores/test/greedy/",
+)
 REPORT = "report"
 
 
@@ -36,6 +45,7 @@ class Member:
         folders: version folders by name, in the order in which they are made; the last one is the report's. Those of
             an ended run are finished, and there is no report.
         ended: what ended it without a report and why, in one line; "" if nothing did.
+        decided: version folders of halve that decide whether it goes on, in their order.
     """
 
     name: str
@@ -46,6 +56,7 @@ class Member:
     settings: dict[str, Any]
     folders: dict[str, str]
     ended: str = ""
+    decided: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,11 @@ class Members:
 
 
 def members_of(
-    config: Config, latest: Mapping[str, Mapping[str, Path]], stages: Iterable[Path], ended: Iterable[Ended] = ()
+    config: Config,
+    latest: Mapping[str, Mapping[str, Path]],
+    stages: Iterable[Path],
+    ended: Iterable[Ended] = (),
+    decided: Mapping[str, Sequence[Path]] | None = None,
 ) -> Members:
     """Return the runs of a configuration that is a study.
 
@@ -79,6 +94,7 @@ def members_of(
         latest: version folders of each run, from `workflow.experiments.make_plan`.
         stages: version folders of `study` and, if there is one, of `confirm`, from `plan_study`.
         ended: the runs that ended without a report.
+        decided: by run, the version folders of halve that decide whether it goes on.
     """
     flat = {name: flatten(_sections(e.model_dump(mode="json"))) for name, e in config.experiments.items()}
     grids = dict.fromkeys(field for point in config.points.values() for field in point.coordinates)
@@ -93,6 +109,7 @@ def members_of(
                 {setting: flat[name].get(setting) for setting in settings},
                 {key: path.as_posix() for key, path in latest[name].items() if key.startswith((*FOLDERS, REPORT))},
                 gone.get(name, ""),
+                [path.as_posix() for path in (decided or {}).get(name, [])],
             )
             for name, point in config.points.items()
         ],

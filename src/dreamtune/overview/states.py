@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dreamtune.files import read_json
+from dreamtune.formats.halving import HALVE_FILE, STOPPED
 from dreamtune.overview.members import REPORT, Member
 from dreamtune.report.text import reveal
+from dreamtune.study.ended import Ended
 
 FORMAT = 1  # the format of summary.json that is understood
 LONGEST = 300  # characters of a reason
@@ -46,8 +48,8 @@ def state_of(member: Member, refused: Mapping[str, str]) -> State:
         member: the run.
         refused: why a published report must not be read, by the run's name.
     """
-    if member.ended:
-        return State(member, "ended", reveal(member.ended, LONGEST), {})
+    if ended := member.ended or stopped(member):
+        return State(member, "ended", reveal(ended, LONGEST), {})
     report = Path(member.folders[REPORT])
     if not (report / "manifest.json").exists():
         return State(member, *why_unfinished(member.folders), {})
@@ -62,6 +64,16 @@ def state_of(member: Member, refused: Mapping[str, str]) -> State:
     if summary["verdict"] == "invalid":
         return State(member, "invalid", reveal(summary["detail"] or summary["sentence"], LONGEST), summary)
     return State(member, "finished", "", summary)
+
+
+def stopped(member: Member) -> str:
+    """Return that halving stopped a run, and why; "" if it did not, or has not decided yet."""
+    for folder in (Path(path) for path in member.decided):
+        if (folder / "manifest.json").exists() and (
+            reason := read_json(folder / HALVE_FILE)["stopped"].get(member.name)
+        ):
+            return Ended(member.name, "halving", reason.removeprefix(STOPPED)).said
+    return ""
 
 
 def why_unfinished(folders: Mapping[str, str | Path]) -> tuple[Stand, str]:

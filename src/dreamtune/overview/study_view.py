@@ -13,7 +13,7 @@ from dreamtune.overview.drawing import Picture
 from dreamtune.overview.members import Members
 from dreamtune.overview.pareto import spots_of
 from dreamtune.overview.side_by_side import PAGE, Pair, choose_pairs, compare_answers
-from dreamtune.overview.states import state_of
+from dreamtune.overview.states import state_of, stopped
 from dreamtune.overview.table import Row, rows_of
 from dreamtune.readable import points
 from dreamtune.report.front import MOODS
@@ -70,6 +70,7 @@ class StudyView:
             "sentences": self._sentences(),
             "choice": self._choice(),
             "waits": self._waits(),
+            "halved": self._halved(),
             "not_compared": self.study.get("not_compared", []),
             "columns": shown,
             "left_columns": more,
@@ -131,6 +132,16 @@ class StudyView:
             f"{'is' if len(missing) == 1 else 'are'} not, {first.member.name} first ({first.reason}). Those of which a "
             "job fails for good are left out by study.failed: leave_out. Until then the gains below are those of "
             "single adapters, and p is raw."
+        )
+
+    def _halved(self) -> str:
+        """Return what to think of points that halving stopped; "" if it stopped none."""
+        count = sum(bool(stopped(member)) for member in self.members.runs)
+        return (
+            f"Successive halving stopped {_count(count, 'run')} by the validation NLL: the table says when and why. "
+            "A point that was stopped may have been the best in the end."
+            if count
+            else ""
         )
 
     def _forests(self) -> list[Picture]:

@@ -19,6 +19,32 @@ def _size(value: Any) -> Any:
 Size = Annotated[Annotated[int, Field(ge=1, le=MANY)] | Literal["all"], BeforeValidator(_size)]
 
 
+Share = Annotated[Float, Field(gt=0.0, lt=1.0)]
+
+
+class Halving(Section):
+    """Stop the points of grids that do worst on validation while they train (successive halving)."""
+
+    of: list[str] | None = result(
+        None, "names of the experiments whose grids are halved, each grid by itself; null halves every grid"
+    )
+    after: list[Share] = result(
+        ...,
+        "shares of a full run's steps (0 to 1) after which points stop, the smallest first, such as [0.25, 0.5]",
+        min_length=1,
+        max_length=20,
+    )
+    keep: Share = result(0.5, "share of the points that go on each time, rounded up")
+    fewest: int = result(1, "points that go on at least", ge=1, le=MANY)
+
+    @field_validator("after")
+    @classmethod
+    def shares_rise(cls, after: list[float]) -> list[float]:
+        if after != sorted(set(after)):
+            raise ValueError("expected rising shares, each once, such as [0.25, 0.5]")
+        return after
+
+
 class StudyConfig(Section):
     """Settings of a study: a configuration whose experiments are compared with each other."""
 
@@ -46,6 +72,9 @@ class StudyConfig(Section):
         "test",
         "which questions choose the best method: those of the test split, where its gain is overstated and intervals "
         "are simultaneous; or those of validation, at least 200, so that its test answers confirm it alone",
+    )
+    halving: Halving | None = result(
+        None, "stop the points of grids that do worst on validation while they train; null stops none"
     )
     failed: Literal["wait", "leave_out"] = runtime(
         "wait",

@@ -4,11 +4,14 @@ An ended run measured nothing on the test questions, so it is no evidence for or
 seeds is named so in each sentence about it: which seeds finish may depend on how well they train.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from dreamtune.errors import UserError
+from dreamtune.files import read_json
+from dreamtune.formats.halving import DECIDED, HALVE_FILE, STOPPED
 from dreamtune.study.points import Point, by_method
 
 By = Literal["gate", "failure", "halving"]
@@ -90,3 +93,13 @@ def finished_points(members: Sequence[Point], ended: Sequence[Ended]) -> list[Po
             "and set study.failed: wait if what failed is to be tried again"
         )
     return finished
+
+
+def stopped_runs(reads: Mapping[str, Path | str]) -> list[Ended]:
+    """Return the runs that were stopped by the decisions among a version's reads, each with the reason."""
+    found = [Path(folder) / HALVE_FILE for name, folder in reads.items() if name.startswith(DECIDED)]
+    return [
+        Ended(run, "halving", reason.removeprefix(STOPPED))
+        for path in found
+        for run, reason in read_json(path)["stopped"].items()
+    ]

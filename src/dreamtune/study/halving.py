@@ -65,13 +65,22 @@ def halve(
         if missing := [point for point in running if share not in nll[point]]:
             raise ValueError(f"{missing[0]} has no validation NLL after {100 * share:.3g} % of its steps")
         ranked = sorted(running, key=lambda point: _last_if_not_finite(nll[point][share]))
-        places = max(fewest, ceil(keep * len(ranked) - 1e-9))
+        kept = places(len(ranked), keep, fewest)
         for place, point in enumerate(ranked, start=1):
-            stops = place > places or not isfinite(nll[point][share])
+            stops = place > kept or not isfinite(nll[point][share])
             decisions.append(Decision(point, share, nll[point][share], place, len(ranked), stops))
             if stops:
                 running.remove(point)
     return decisions
+
+
+def places(points: int, keep: float, fewest: int) -> int:
+    """Return how many places go on, of so many points.
+
+    >>> places(9, 0.5, 1), places(1, 0.5, 2)
+    (5, 2)
+    """
+    return max(fewest, ceil(keep * points - 1e-9))
 
 
 def _last_if_not_finite(value: float) -> tuple[bool, float]:

@@ -7,7 +7,7 @@ Runs that ended without a report (see `ended`) are no evidence. Their comparison
 about a method that lost a seed says so.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from math import isfinite, nan
 from pathlib import Path
@@ -25,7 +25,7 @@ from dreamtune.study.curves import fit_curve
 from dreamtune.study.effects import Effect, contrast, method_effect
 from dreamtune.study.ended import Ended, finished_points, lost_by_method
 from dreamtune.study.family import Judged, judge
-from dreamtune.study.grid_effects import grid_effects
+from dreamtune.study.grid_effects import GridEffects, grid_effects
 from dreamtune.study.measured import Primary, Run, match, read_run, reads_of_run, runs_by_method
 from dreamtune.study.points import Point, by_curve, by_grid, named_methods
 
@@ -66,6 +66,7 @@ def run_study(
     runs = {point.name: read_run(point.name, reads_of_run(reads, point.name), primary) for point in finished}
     methods = runs_by_method(members, runs)
     lost = lost_by_method(members, ended)
+    stopped = {one.name for one in ended if one.by == "halving"}
     named = named_methods(study, members)
     baseline = study.baseline
     wanted = [(m, a) for m in methods for a in (BASE, baseline) if a and m != a]
@@ -95,8 +96,8 @@ def run_study(
         "comparisons": rows,
         "not_compared": [label[pair] for pair in wanted if pair not in pairs],  # an exact NLL with a bound
         "choice": _choice(effects, comparison.alpha) if study.choose == "test" else None,  # else: `confirm`
-        "curves": _curves(finished, runs, primary, comparison.alpha),
-        "grids": _grids(members, runs, primary, comparison.alpha),
+        "curves": _curves(members, runs, primary, comparison.alpha, stopped),
+        "grids": _grids(members, runs, primary, comparison.alpha, stopped),
         "methods": {
             name: {"runs": [run.name for run in found], "invalid": {r.name: r.fault for r in found if r.fault}}
             | {"lost": lost.get(name)}
@@ -231,12 +232,18 @@ def _choice(effects: Mapping[tuple[str, str], Effect], alpha: float) -> dict[str
     return asdict(stated.choice) | {"gain": stated.effect.value, "low": low, "high": high, "label": stated.label}
 
 
-def _curves(members: Sequence[Point], runs: Mapping[str, Run], primary: Primary, alpha: float) -> dict[str, Any]:
-    """Return the learning curves over data sizes by name, of what was trained with several."""
+def _curves(
+    members: Sequence[Point], runs: Mapping[str, Run], primary: Primary, alpha: float, stopped: Set[str]
+) -> dict[str, Any]:
+    """Return the learning curves over data sizes by name, of what was trained with several.
+
+    None of a point that halving stopped on some sizes: those that are left were chosen by how well they do.
+    """
     curves = {}
     for name, found in by_curve(members).items():
-        valid = [runs[point.name] for point in found if not runs[point.name].fault and runs[point.name].rows]
-        if len({run.rows for run in valid}) > 1:
+        finished = [runs[point.name] for point in found if point.name in runs]
+        valid = [run for run in finished if not run.fault and run.rows]
+        if not stopped & {point.name for point in found} and len({run.rows for run in valid}) > 1:
             matched = match(valid)
             weights = None if primary == "accuracy" else matched.weights
             curve = fit_curve([run.rows or 0 for run in valid], matched.tuned, matched.clusters, weights, alpha)
@@ -244,11 +251,21 @@ def _curves(members: Sequence[Point], runs: Mapping[str, Run], primary: Primary,
     return curves
 
 
-def _grids(members: Sequence[Point], runs: Mapping[str, Run], primary: Primary, alpha: float) -> list[dict[str, Any]]:
-    """Return what each grid says about its settings, of its valid runs; the data size is a setting like others."""
+def _grids(
+    members: Sequence[Point], runs: Mapping[str, Run], primary: Primary, alpha: float, stopped: Set[str]
+) -> list[dict[str, Any]]:
+    """Return what each grid says about its settings, of its valid runs; the data size is a setting like others.
+
+    A grid of which halving stopped runs says nothing: those that are left were chosen by how well they do.
+    """
     better, said = 1 if primary == "accuracy" else -1, []
     for (experiment, _), found in by_grid(members).items():
         valid = [point for point in found if point.name in runs and not runs[point.name].fault]
+        if gone := stopped & {point.name for point in found}:
+            why = f"halving stopped {len(gone)} of {len(found)} runs, and chose the others by how well they did"
+            effects = GridEffects(len(valid), (), (), f"{why}, so that nothing is said of single settings")
+            said.append({"experiment": experiment, "left_out": len(found) - len(valid)} | asdict(effects))
+            continue
         if len(valid) > 1 and len({runs[point.name].kind for point in valid}) == 1:
             matched = match([runs[point.name] for point in valid])
             weights = None if primary == "accuracy" else matched.weights

@@ -14,6 +14,10 @@ from dreamtune.objective.packing import Batch
 from dreamtune.train.run import Run
 
 
+class NotFinite(UserError):
+    """A loss, or a gradient norm, that is not finite."""
+
+
 @contextmanager
 def blamed(run: Run, batches: Sequence[Batch], gradients: Mapping[str, float] | None = None) -> Iterator[None]:
     """Add to a UserError of the block where NaN or infinity first appears. Collective, if the block raises.
@@ -31,7 +35,7 @@ def blamed(run: Run, batches: Sequence[Batch], gradients: Mapping[str, float] | 
         broken = [name for name, norm in (gradients or {}).items() if not math.isfinite(norm)]
         if found == FINITE and broken:
             found = f"every layer's output is finite, and the gradient of {broken[-1]} is not"
-        raise UserError(f"{error}; {found}") from None
+        raise type(error)(f"{error}; {found}") from None
 
 
 def where(run: Run, batches: Sequence[Batch]) -> str:
@@ -52,7 +56,7 @@ def where(run: Run, batches: Sequence[Batch]) -> str:
 
 
 def stop_unless_finite(step: int, loss: float, grad_norm: float) -> None:
-    """Raise a UserError if a window's loss or gradient norm is not finite, before the optimiser uses the gradients.
+    """Raise `NotFinite` if a window's loss or gradient norm is not finite, before the optimiser uses the gradients.
 
     Args:
         step: number of the window, from 1.
@@ -60,7 +64,7 @@ def stop_unless_finite(step: int, loss: float, grad_norm: float) -> None:
         grad_norm: before clipping.
     """
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise UserError(
+        raise NotFinite(
             f"step {step}: the loss is {loss}, its gradient norm {grad_norm}; lower train.learning_rate or raise "
             "train.warmup"
         )

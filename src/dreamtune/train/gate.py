@@ -9,6 +9,7 @@ from dreamtune.checks import Check, failed
 from dreamtune.device.memory import device_gib
 from dreamtune.errors import UserError
 from dreamtune.files import read_json
+from dreamtune.formats.halving import HALVE_FILE
 from dreamtune.formats.shards import AUDIT_FILE
 from dreamtune.formats.training import GATE_FILE, RANGE_TEST_FILE, TRAINING_FILE
 from dreamtune.prediction import slowdown, training_tokens
@@ -42,6 +43,20 @@ def open_gate(gate: Path | None, on_failed_gate: str) -> bool | None:
         raise UserError(f"{message}. Mend that, or set train.on_failed_gate to continue for a run judged invalid")
     print(f"{message}; going on as train.on_failed_gate asks, the verdict can only be invalid", file=sys.stderr)
     return False
+
+
+def stop_if_decided(before: Path | None, decision: Path | None) -> None:
+    """End a run that was stopped after the rung before it.
+
+    Args:
+        before: output of that rung; None if there is none.
+        decision: output of halve after it.
+
+    Raises:
+        UserError: it was stopped; the line is the decision's reason.
+    """
+    if before and decision and (reason := read_json(decision / HALVE_FILE)["rungs"][before.as_posix()]):
+        raise UserError(reason)
 
 
 def with_smoke_rate(train: TrainConfig, gate: Path | None) -> TrainConfig:

@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 from dreamtune.device.gpus import resolve_device, take_gpu
 from dreamtune.device.memory import limit_memory, numbered
 from dreamtune.errors import UserError
+from dreamtune.formats.halving import REACHED, WHOLE, Rung
 from dreamtune.formats.training import LOG_FILE
 from dreamtune.interruption import StopSignals
 from dreamtune.model.fp8 import check_fp8, use_fp8
@@ -60,6 +61,7 @@ class Run:
     checkpoints: Path
     fingerprint: dict[str, Any]  # settings and data that a checkpoint must share to be resumed from
     history: History
+    last: int  # the step after which it ends: that of its rung, or of all windows
     graphs: Graphs | None = None  # of micro-batches, once one has run under a plan with CUDA graphs
     stop: StopSignals = field(default_factory=StopSignals)
 
@@ -76,6 +78,7 @@ def prepare_run(
     work: Path,
     gate: Path | None = None,
     full_run: TrainConfig | None = None,
+    rung: Rung = WHOLE,
 ) -> Run:
     """Load shards and base model, and make the model trainable. No weights but the base's are ever loaded here.
 
@@ -86,6 +89,7 @@ def prepare_run(
         work: folder whose `checkpoints` the run reads and writes.
         gate: smoke's output, whose verified plan is taken over if it suits this run; None for smoke itself.
         full_run: for smoke the settings of the full run, whose work decides whether layers are compiled.
+        rung: the part of the run that is trained.
 
     Raises:
         UserError: missing or damaged data or model, a weight that is not finite, an objective that is not for the
@@ -136,6 +140,7 @@ def prepare_run(
         checkpoints=work / "checkpoints",
         fingerprint={"train": train.by_kind()[0], "model": base.by_kind()[0], "splits": meta["splits"]},
         history=History(),
+        last=rung.last_step(windows.total),
     )
 
 
@@ -176,13 +181,18 @@ def check_gpus(device: str) -> str:
     return device
 
 
-def resume(run: Run) -> None:
+def resume(run: Run, before: Path | None = None) -> None:
     """Restore a run from its newest whole checkpoint, if there is one. Collective: the first process reads it for all.
+
+    Args:
+        run: prepared.
+        before: output of the rung before, with whose checkpoint a run begins that has none yet.
 
     Raises:
         UserError: the checkpoint belongs to other settings or data, or holds NaN or infinity.
     """
-    found = newest(run.checkpoints) if run.share.process == 0 else None
+    places = [run.checkpoints, *([before / REACHED] if before else [])]
+    found = next(filter(None, map(newest, places)), None) if run.share.process == 0 else None
     if found:
         check_finite(found)
     known = (found.path, found.state) if found else None
@@ -207,14 +217,20 @@ def resume(run: Run) -> None:
         print(f"resuming from {path.name} of {run.windows.total} steps", file=sys.stderr)
 
 
-def save(run: Run) -> None:
-    """Write a checkpoint of the run and prune older ones. Collective; only the first process writes."""
+def save(run: Run, folder: Path | None = None) -> None:
+    """Write a checkpoint of the run and prune older ones. Collective; only the first process writes.
+
+    Args:
+        run: what is saved.
+        folder: of checkpoints; None for the run's own.
+    """
+    folder = folder or run.checkpoints
     weights, optimizer = run.finetuning.weights(), run.finetuning.optimizer_state(run.optimizer)
     if run.share.process == 0:
         state = {"history": run.history.to_state(), "fingerprint": run.fingerprint, "plan": run.plan.to_json()}
         write = partial(run.finetuning.write_weights, weights)
-        save_checkpoint(run.checkpoints, run.history.step, write, optimizer, state)
-        prune(run.checkpoints, run.train.keep_checkpoints)
+        save_checkpoint(folder, run.history.step, write, optimizer, state)
+        prune(folder, run.train.keep_checkpoints)
 
 
 def open_log(run: Run, out: Path, work: Path) -> Log:

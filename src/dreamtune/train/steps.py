@@ -19,30 +19,29 @@ from dreamtune.device.memory import peak_gib
 from dreamtune.progress import Progress
 from dreamtune.train.blame import blamed, stop_unless_finite
 from dreamtune.train.log import Log
-from dreamtune.train.micro_batches import accumulate, clear_gradients, make_window
+from dreamtune.train.micro_batches import Prefetcher, accumulate, clear_gradients, make_window
 from dreamtune.train.optimizer import learning_rate, set_learning_rate, skips_unless_finite
-from dreamtune.train.prefetch import Prefetcher
 from dreamtune.train.run import Run, save
 from dreamtune.train.validation import validate
 from dreamtune.train.windows import Window
 
 
 def fit(run: Run, log: Log) -> None:
-    """Run every step that is left, with validations, log lines and checkpoints on the way.
+    """Run every step that is left of the run or its rung, with validations, log lines and checkpoints on the way.
 
     Raises:
         UserError: a loss, a gradient or a validation loss is not finite, or a document does not fit into the memory.
         Interrupted: the run was asked to stop. `run.history.step` is the last step that changed the weights.
     """
-    train, history, total = run.train, run.history, run.windows.total
+    train, history, total, last = run.train, run.history, run.windows.total, run.last
     run.model.train()
     if not history.lines:
         validate(run, log)
-    progress = Progress("train", total, done=history.step) if run.share.process == 0 else None
+    progress = Progress("train", last, done=history.step) if run.share.process == 0 else None
     book, last_checkpoint = Book(run, log, progress), time.monotonic()
     under_way: Launched | None = None
-    with progress or nullcontext(), Prefetcher(partial(make_window, run), total) as windows:
-        for step in range(history.step + 1, total + 1):
+    with progress or nullcontext(), Prefetcher(partial(make_window, run), last) as windows:
+        for step in range(history.step + 1, last + 1):
             try:
                 window, sums = accumulate(run, windows, step)
             finally:  # also where this step is interrupted: the last one has changed the weights
@@ -56,7 +55,7 @@ def fit(run: Run, log: Log) -> None:
             epoch_ends = step % run.windows.per_counted_epoch == 0 or step == total
             validates = step == total or (step % train.validate_every == 0 if train.validate_every else epoch_ends)
             saves = epoch_ends or overdue or bool(train.checkpoint_steps and step % train.checkpoint_steps == 0)
-            if validates or saves or not under_way.updated:
+            if validates or saves or step == last or not under_way.updated:
                 book.enter(under_way)
                 under_way = None
             if validates:

@@ -15,6 +15,7 @@ from typing import Any
 from dreamtune.device.usage import AROUND_GIB
 from dreamtune.errors import UserError
 from dreamtune.files import read_json
+from dreamtune.formats.halving import rung_of
 from dreamtune.formats.training import TRAINING_FILE
 from dreamtune.prediction import slowdown, training_tokens
 from dreamtune.settings.cluster import ClusterConfig
@@ -104,6 +105,8 @@ def check_measured(specs: Iterable[dict[str, Any]]) -> None:
 def full_run_s(spec: dict[str, Any], gate: str) -> float:
     """Return the predicted time of a full run in seconds: smoke's start, then steps and validations at its rates.
 
+    Of a run that is cut into rungs, it is the time of this rung.
+
     Args:
         spec: frozen specification of the full run.
         gate: folder of the smoke run whose rates are taken: its own, or another of the same model.
@@ -119,8 +122,10 @@ def full_run_s(spec: dict[str, Any], gate: str) -> float:
     steps = math.ceil(tokens / smoke["tokens"] * smoke["steps"])
     validations = 2 + (steps // train.validate_every if train.validate_every else train.epochs)
     steps_s = tokens * smoke["seconds_per_token"] * slowdown(smoke, processes)
+    rung = rung_of(spec)
+    share = rung.until - rung.start
     each_s = smoke["validation_s"] / max(len(smoke["validation"]), 1) * smoke["processes"] / processes
-    return wall_s - smoke["fit_s"] + steps_s + validations * each_s
+    return wall_s - smoke["fit_s"] + share * steps_s + (1 + share * (validations - 1)) * each_s
 
 
 def _smoke(gate: str) -> tuple[dict[str, Any], float]:

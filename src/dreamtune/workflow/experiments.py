@@ -1,12 +1,13 @@
 """Plan the stages of each experiment and what each stage reads: the graph of jobs that Snakemake runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dreamtune.config import Config, Experiment
 from dreamtune.data.template import prompt_lines
 from dreamtune.errors import TooFewToChoose, UserError
 from dreamtune.files import read_json
+from dreamtune.formats.halving import DECIDED
 from dreamtune.formats.names import BASE, FEW_SHOT_BASE, FEW_SHOT_TUNED, HEADLINE, TUNED, gives_verdict
 from dreamtune.settings.base import Section
 from dreamtune.settings.benchmark import Benchmark
@@ -61,8 +62,8 @@ def _plan_experiment(plan: Plan, name: str, e: Experiment) -> Folders:
     )
     # Before anybody trains; order only, so that an edit of the grader trains nothing again.
     references = plan.add("audit_references", {"score": _score(e)}, reads={"shards": shards})
-    smoke = _plan_training(plan, e, "smoke", shards, {"references": references})
-    full = _plan_training(plan, e, "full", shards, {"gate": smoke})
+    smoke = plan_training(plan, e, "smoke", shards, {"references": references})
+    full = plan_training(plan, e, "full", shards, {"gate": smoke})
     likelihood = plan.add(
         "evaluate_likelihood",
         {"likelihood": e.evaluate.likelihood, "model": e.model},
@@ -109,14 +110,24 @@ def _score(e: Experiment) -> ScoreConfig:
     return e.score.model_copy(update={"stop_texts": lines})
 
 
-def _plan_training(plan: Plan, e: Experiment, run: str, shards: Path, before: Folders) -> Path:
-    """Plan the run `smoke` or `full` of a training; return its version folder.
+def plan_training(
+    plan: Plan, e: Experiment, run: str, shards: Path, before: Folders, until: float | None = None
+) -> Path:
+    """Plan the run `smoke` or `full` of a training, or a `rung` of the latter; return its version folder.
 
     The run's name is hashed: with equal settings, smoke and full would otherwise be one version and its own gate.
+
+    Args:
+        plan: receives the version.
+        e: the experiment.
+        run: which run.
+        shards: version folder of its data.
+        before: version folders that must be finished before, by name.
+        until: for a rung, the share of the full run's steps after which it ends.
     """
     overrides = e.smoke if run == "smoke" else e.full
     ahead: dict[str, Section] = {"full": e.full.applied_to(e.train)} if run == "smoke" else {}
-    takes_rate = run == "full" and e.train.learning_rate == FIND  # full then depends on smoke, which finds it
+    takes_rate = run != "smoke" and e.train.learning_rate == FIND  # full then depends on smoke, which finds it
     return plan.add(
         "train_adapter",
         {"train": overrides.applied_to(e.train), "model": e.model},
@@ -124,7 +135,7 @@ def _plan_training(plan: Plan, e: Experiment, run: str, shards: Path, before: Fo
         {"shards": shards} | (before if takes_rate else {}),
         order_only={} if takes_rate else before,
         unhashed=ahead,  # smoke runs as the full run will
-        names={"run": run},
+        names={"run": run} | ({} if until is None else {"rung": {"until": until}}),
     )
 
 
@@ -179,7 +190,13 @@ def is_study(config: Config) -> bool:
     return multiplied or bool(config.study.model_fields_set - {"max_points", "failed"})
 
 
-def plan_study(plan: Plan, config: Config, latest: dict[str, Folders], ended: Sequence[Ended] = ()) -> list[Path]:
+def plan_study(
+    plan: Plan,
+    config: Config,
+    latest: dict[str, Folders],
+    ended: Sequence[Ended] = (),
+    decisions: Mapping[str, Path] | None = None,
+) -> list[Path]:
     """Plan the comparison of all runs; return its version folders: of `study`, and of `confirm` where the best method
     is chosen on validation answers. A configuration that is no study has none.
 
@@ -191,6 +208,8 @@ def plan_study(plan: Plan, config: Config, latest: dict[str, Folders], ended: Se
         latest: the version folders of each run, from `make_plan`; those of its validation answers are added, so that
             they are published, and kept by `make prune`.
         ended: the runs that ended without a report, of which nothing is read; see `endings.left_out`.
+        decisions: version folders of the last decisions on each halved grid, from `rungs.plan.plan_halving`; the jobs
+            read who was stopped, and leave their versions out.
 
     Raises:
         UserError: the runs are compared by different rules, or are to be chosen by the NLL on validation answers, or
@@ -208,6 +227,7 @@ def plan_study(plan: Plan, config: Config, latest: dict[str, Folders], ended: Se
         for key, folder in folders.items()
         if key.startswith(COMPARED) and name not in gone
     }
+    read |= {f"{DECIDED}{grid}": folder for grid, folder in (decisions or {}).items()}
     points = {"points": [point.as_json() for point in config.points.values()], "ended": list(gone.values())}
     sections: dict[str, Section] = {"study": config.study, "comparison": comparison}
     cluster = next(iter(config.experiments.values())).cluster

@@ -130,15 +130,22 @@ def message(spec: Spec, experiments: Sequence[str] = ()) -> str:
         "prepare_shards": "turn the rows into tokenised shards, and audit them",
         "audit_contamination": f"look for {questions} among the training rows",
         "audit_references": "count the held-out rows whose answers can be graded",
-        "train_adapter": f"train, {settings.get('run')} run",
+        "train_adapter": f"train, {_until(spec)}",
         "generate_answers": f"answer {questions} with {who}{worked}",
         "evaluate_likelihood": "measure the held-out likelihood of base and tuned",
         "score_answers": "grade the answers",
         "render_report": "write the report",
         "study": "compare the study's methods with each other",
+        "halve": "decide which points of the grid go on",
         "confirm": "choose the best method on validation answers, and measure its gain on the test's",
         "merge_adapter": "merge the adapter into its base model",
     }[spec["stage"]]
     named, more = ", ".join(experiments[:2]), len(experiments) - 2
     of = f"{named}{f' and {more} more' if more > 0 else ''}: " if experiments else ""
     return f"{of}{sentence} ({spec['stage']}/{spec['version']})"
+
+
+def _until(spec: Spec) -> str:
+    """Return which run a training is, and of a rung where it ends."""
+    rung = spec["settings"].get("rung")
+    return f"up to {100 * rung['until']:.3g} % of the full run" if rung else f"{spec['settings'].get('run')} run"

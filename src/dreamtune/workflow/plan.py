@@ -16,7 +16,7 @@ from dreamtune.workflow.code import ROOT, code_digest
 from dreamtune.workflow.disk import one_line
 from dreamtune.workflow.parts import folder_of, parts_of
 from dreamtune.workflow.scratch import clear_finished
-from dreamtune.workflow.verification import FAILURE, read_frozen, sealed, version_of
+from dreamtune.workflow.verification import FAILURE, read_frozen, sealed, still_read, version_of
 
 RESULTS = Path("results")
 FORMAT = 1
@@ -115,9 +115,14 @@ class Plan(dict[tuple[str, str], dict[str, Any]]):
                 write_json(path, record)
 
     def inputs_of(self, stage: str, version: str) -> dict[str, str]:
-        """Return the manifests of the versions that a job reads or waits for, by name."""
+        """Return the manifests of the versions that a job reads or waits for, by name; none of runs that were stopped.
+
+        Raises:
+            Undecided: it is not decided yet which runs are stopped.
+        """
         spec = self[stage, version]
-        return {name: f"{folder}/manifest.json" for name, folder in (spec["reads"] | spec["order_only"]).items()}
+        reads = still_read(spec["reads"]) | spec["order_only"]
+        return {name: f"{folder}/manifest.json" for name, folder in reads.items()}
 
     def parts_of(self, stage: str, version: str) -> list[str]:
         """Return the part.json of each part of a version; [] if the version is made by one job."""

@@ -41,8 +41,9 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     read = {name: _read_by(path) for name, path in folders.items()}
     needed = {name for versions in published for name in _linked(versions)}
     members = read_members(results / "latest")
-    studied = {_name(folder) for run in (members.runs if members else []) for folder in run.folders.values()}
-    needed |= {name for name in studied & folders.keys() if not _is_unfinished(folders[name])}
+    for run in members.runs if members else []:
+        studied = {_name(folder) for folder in (*run.folders.values(), *run.decided)}
+        needed |= {name for name in studied & folders.keys() if not _is_unfinished(folders[name])}
     needed |= {name for name in folders if name.startswith(UPON_OTHERS) and read[name] <= needed}
     if not unfinished:
         needed |= {name for name, path in folders.items() if _is_unfinished(path)}

@@ -35,7 +35,7 @@ from dreamtune.workflow.disk import disk_problem, one_line
 from dreamtune.workflow.parts import PARTS, combined_record, folder_of, parts_of, read_part
 from dreamtune.workflow.provenance import provenance
 from dreamtune.workflow.scratch import ATTEMPTS, private_folder, replace_folder, scratch_folder
-from dreamtune.workflow.verification import MANIFEST, UNREAD, read_frozen, remember, sealed, verify
+from dreamtune.workflow.verification import MANIFEST, UNREAD, read_frozen, remember, sealed, still_read, verify
 from dreamtune.writers import age_s, one_at_a_time
 
 S = TypeVar("S", bound=Section)
@@ -95,7 +95,7 @@ class Stage:
 
     @phases.phase("verifying")
     def reads(self) -> dict[str, Path]:
-        """Verify the versions that this job reads, once; return their folders by name.
+        """Verify the versions that this job reads, once; return their folders by name, none of runs that were stopped.
 
         Only files that the stage reads are hashed (see `verification.UNREAD`). Under torchrun every process verifies
         them: they do so side by side, and none reads a file that another has yet to refuse.
@@ -104,7 +104,7 @@ class Stage:
             UserError: one of these versions is not finished, or not what its manifest says.
         """
         unread = UNREAD.get(self.name, {})
-        for name, path in (self.spec["reads"] | self.spec["order_only"]).items():
+        for name, path in (still_read(self.spec["reads"]) | self.spec["order_only"]).items():
             if name not in self.verified:
                 folder = Path(path)
                 try:

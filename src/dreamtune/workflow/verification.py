@@ -19,6 +19,7 @@ from typing import Any
 from dreamtune.digests import FileMark, digest, mark, sha256_file
 from dreamtune.errors import UserError
 from dreamtune.files import json_bytes, read_json, write_json
+from dreamtune.formats.halving import DECIDED, HALVE_FILE
 
 MANIFEST, FROZEN, MEMORY = "manifest.json", "config.json", ".digests.json"
 FAILURE = "failure.json"  # why the job failed, while there is no manifest; see `endings.runs`
@@ -35,6 +36,7 @@ UNREAD: dict[str, dict[str, tuple[str, ...]]] = {
     "render_report": {"prepare_shards": ("train", "validation", "test"), "train_adapter": ("adapter", "model")},
     "study": {"train_adapter": ("adapter", "model")},
     "confirm": {"train_adapter": ("adapter", "model")},
+    "halve": {"train_adapter": ("reached",)},
 }
 PAUSES = 20  # of a tenth of a second, in which another writer of the same version may finish
 
@@ -108,6 +110,43 @@ def verify(folder: Path, *files: str, unread: Iterable[str] = ()) -> dict[str, A
             if not pauses or not any(folder.glob(".out-*")):
                 raise
             time.sleep(0.1)
+
+
+class Undecided(UserError):
+    """A decision that says what a version reads is not made yet; `folder` is its version's."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} is not finished, and decides what is read; run snakemake to make it")
+        self.folder = folder
+
+
+def still_read(reads: Mapping[str, str]) -> dict[str, str]:
+    """Return what a version still reads, by name, once the decisions among its reads have stopped some runs.
+
+    Args:
+        reads: version folders by "RUN/NAME" or "RUN", and those of decisions by `DECIDED` and a name.
+
+    Raises:
+        Undecided: one of the decisions is not made yet.
+        UserError: a decision is not what its manifest says.
+    """
+    stopped: set[str] = set()
+    for folder in (Path(folder) for name, folder in reads.items() if name.startswith(DECIDED)):
+        if not (folder / MANIFEST).exists():
+            raise Undecided(folder)
+        stopped |= read_stopped(folder).keys()
+    return {name: folder for name, folder in reads.items() if name.partition("/")[0] not in stopped}
+
+
+def read_stopped(folder: Path) -> dict[str, str]:
+    """Return the runs that a version of halve, or one before it, has stopped, each with the reason.
+
+    Raises:
+        UserError: the version is not finished, or not what its manifest says.
+    """
+    verify(folder, HALVE_FILE)
+    stopped: dict[str, str] = read_json(folder / HALVE_FILE)["stopped"]
+    return stopped
 
 
 def verify_part(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
