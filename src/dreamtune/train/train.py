@@ -40,7 +40,8 @@ from dreamtune.model.loading import count_parameters
 from dreamtune.model.logits import unwrap
 from dreamtune.progress import Progress
 from dreamtune.settings.model import ModelConfig
-from dreamtune.settings.train import FIND, TrainConfig
+from dreamtune.settings.rate import FIND
+from dreamtune.settings.train import TrainConfig
 from dreamtune.smoke.range_test import WINDOWS, range_test
 from dreamtune.train.blame import blamed, stop_unless_finite
 from dreamtune.train.canaries import run_canaries, training_canaries
@@ -161,7 +162,8 @@ def find_learning_rate(run: Run) -> None:
 def try_rates(run: Run) -> dict[str, Any]:
     """Run the range test on the run's first windows with an optimiser of its own, then put the weights back.
 
-    Collective. Returns the content of range_test.json.
+    Each token attends to its whole document in them, so that only rates move the loss. Collective. Returns the content
+    of range_test.json.
     """
     run.model.train()
     weights = run.finetuning.parameters
@@ -170,7 +172,7 @@ def try_rates(run: Run) -> dict[str, Any]:
 
     def loss_of(number: int) -> float:
         clear_gradients(run)
-        while (sums := window_sums(run, window := make_window(run, number + 1), number + 1)) is None:
+        while (sums := window_sums(run, window := make_window(run, number + 1, annealed=False), number + 1)) is None:
             make_smaller(run, window.batches)
         run.finetuning.add_up(sums)
         return sums[0].item() / window.loss_tokens
@@ -261,7 +263,8 @@ def fit(run: Run, log: Log) -> None:
                 progress.advance(note=f"loss {window_loss:.4f}")
             epoch_ends = step % run.windows.per_counted_epoch == 0 or step == total
             if step % train.log_every == 0 or step == total:
-                log.write(history.line(step / run.windows.per_epoch, rate, peak_gib(run.share.device)))
+                epoch, memory_gib = step / run.windows.per_epoch, peak_gib(run.share.device)
+                log.write(history.line(epoch, rate, memory_gib, window.right_context))
             if step == total or (step % train.validate_every == 0 if train.validate_every else epoch_ends):
                 validate(run, log)
             if epoch_ends or overdue or (train.checkpoint_steps and step % train.checkpoint_steps == 0):
