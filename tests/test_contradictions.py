@@ -33,6 +33,14 @@ def test_a_causal_model_is_trained_on_the_next_token_without_a_tail_and_measured
         ({"train": {"complementary": True}}, "train.complementary true has no meaning"),
         ({"train": {"cut_share": 0.1}}, "or set it to 0.0 here"),
         ({"train": {"padding_tokens": [5]}}, r"train.padding_tokens \[5\] has no meaning"),
+        (
+            {"train": {"attention_annealing": 0.3}},
+            "train.attention_annealing 0.3 has no meaning .* or set it to 0.0 here",
+        ),
+        (
+            {"model": {"attention": "bidirectional"}, "train": {"attention_annealing": 0.3, "objective": "copy"}},
+            "train.objective copy masks nothing; set it to 0",
+        ),
         ({"generate": {"block_length": 32}}, r"generate.block_length 32 has no meaning .*; .* or set it to null here"),
         ({"generate": {"refresh": "block"}}, 'generate.refresh "block"'),
         ({"generate": {"steps": 600}}, "generate.steps 600"),

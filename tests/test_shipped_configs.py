@@ -22,6 +22,7 @@ RUNS = {
     "notebook": 1,
     "qwen2-causal": 1,
     "qwen2-diffusion": 1,
+    "smollm2": 3 * 3,
     "scaling": 3 * 3 * 4 + 3 + 1 + 12,
     "study": 3 * 3 + 3 + 1 + 4 + 2,
 }
@@ -37,8 +38,15 @@ def stand_ins(name: str, folder: Path) -> dict[str, Any]:
         shutil.copytree(FIXTURES / "llada_tiny", path := folder / "llada")
         for file in autoregressive.TOKENIZER:
             shutil.copy(tiny / file, path)
+    elif name == "smollm2":
+        autoregressive.write_model(path := folder / "llama", "llama", vocab_size=160)
+        raw["model"]["mask_token"] = "new"
     raw["model"] |= {"path": str(path), "revision": None}
-    raw["data"]["files"] = [str(tiny / "rows.parquet")]
+    sources = raw["data"].get("sources", [raw["data"]])
+    for named in (*sources, *raw.get("evaluate", {}).get("benchmarks", [])):
+        named["files"] = [str(tiny / "rows.parquet")]
+    for source in sources:
+        source["columns"] = sources[-1]["columns"]
     return raw
 
 
@@ -70,6 +78,14 @@ def test_the_study_shows_every_part_in_at_most_20_runs() -> None:
     assert config.study.baseline == "full"
     rows = config.experiments["qlora"].train
     assert config.experiments["qlora-rows100"].train.total_steps(780) == rows.total_steps(780)
+
+
+def test_annealing_alone_tells_the_two_adapted_smollm2_apart() -> None:
+    experiments = parse_config(yaml.safe_load((ROOT / "config/smollm2.yaml").read_text())).experiments
+    plain, annealed = experiments["diffusion"], experiments["annealed"]
+    assert annealed.train == plain.train.model_copy(update={"attention_annealing": 0.3})
+    assert annealed.model_copy(update={"train": plain.train}) == plain
+    assert experiments["causal"].model.causal and experiments["causal"].data == plain.data
 
 
 def test_the_notebook_differs_from_the_default_in_its_mistakes_alone() -> None:

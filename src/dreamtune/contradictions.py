@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from dreamtune.settings.base import Section
 from dreamtune.settings.generate import Decoding
-from dreamtune.settings.train import FIND
+from dreamtune.settings.rate import FIND
 
 # Settings without a use in a causal model, by section, each with its only value there. Those of denoising keep their
 # defaults; the objective follows from the attention, there is no tail behind an answer, and a likelihood is exact.
@@ -23,6 +23,7 @@ CAUSAL_TRAIN = {
     "tail_loss": "one",
     "padding_tokens": [],
     "cut_share": 0.0,
+    "attention_annealing": 0.0,
 }
 CAUSAL_DRAWS = {"draws": 1}
 DENOISING = {
@@ -98,6 +99,8 @@ def contradiction(e: Any) -> str | None:
         return "train.products fp8 is made of dequantised weights; set train.weights to auto"
     if e.train.products == "fp8" and (e.model.device == "cpu" or e.model.dtype != "bfloat16"):
         return "train.products fp8 needs model.device auto or cuda, and model.dtype bfloat16; set products to bf16"
+    if e.train.attention_annealing and e.train.objective == "copy":
+        return "train.attention_annealing is for masked diffusion, and train.objective copy masks nothing; set it to 0"
     if e.train.optimizer == "paged_adamw_8bit" and e.model.device == "cpu":
         return "train.optimizer paged_adamw_8bit needs a GPU, and model.device is cpu; set the optimizer to adamw"
     decoded = [e.generate, *e.evaluate.decoders]

@@ -79,6 +79,10 @@ MASKED = "masked diffusion, "
         ({"mask_block": 32}, MASKED + "tokens in blocks of 32, losses weighted by 1/t"),
         ({"tail_masks": "together"}, MASKED + "end tokens masked together, losses weighted by 1/t"),
         ({"cut_share": 0.25}, MASKED + "losses weighted by 1/t, 25.0\u00a0% of the responses cut"),
+        (
+            {"attention_annealing": 0.3},
+            MASKED + "losses weighted by 1/t, attention annealed over the first 30.0\u00a0% of the steps",
+        ),
         ({"objective": "copy", "complementary": True}, "copy: nothing is masked, so the input holds the answer"),
         (EXACT | {"objective": "causal"}, "autoregressive: cross entropy of the next token"),
     ],
@@ -95,7 +99,7 @@ def test_every_setting_of_the_masks_enters_the_recipe() -> None:
     names = {
         name for name in TrainConfig.model_fields if name.startswith(("mask", "rate", "tail_masks", "cut", "pair"))
     }
-    assert names | {"complementary"} == set(MASKS) | spread
+    assert names | {"complementary", "attention_annealing"} == set(MASKS) | spread
 
 
 @pytest.mark.parametrize("leak", [False, True])

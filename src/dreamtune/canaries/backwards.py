@@ -18,17 +18,21 @@ from dreamtune.objective.packing import Batch
 CUTS = 4  # places of each document from which on its tokens are replaced
 
 
-def later_leaks(model: nn.Module, batch: Batch, watched: Watched, ids: dict[str, int]) -> tuple[Count, Count]:
+def later_leaks(
+    model: nn.Module, batch: Batch, watched: Watched, ids: dict[str, int], reach: int = 0
+) -> tuple[Count, Count]:
     """Count the scores that move with their own target, and those that move with tokens after it. CUTS forward passes.
 
     In each pass a document is cut at one of its supervised tokens, from the first to the last, and all tokens from the
-    cut on are replaced. The row that scores the token at the cut may not move, nor may those that score earlier ones.
+    cut on are replaced. The row that scores the token at the cut may not move, nor may those that score earlier ones
+    from which the cut is further away than `reach`.
 
     Args:
         model: in evaluation mode, without gradients.
         batch: one micro-batch of a causal model.
         watched: its rows as it is.
         ids: special tokens and vocabulary size, as in shards.json.
+        reach: later tokens on which a score may depend; 0 for a causal model.
 
     Returns:
         (scores of the tokens at the cuts, scores of earlier tokens)
@@ -46,7 +50,7 @@ def later_leaks(model: nn.Module, batch: Batch, watched: Watched, ids: dict[str,
                 altered[span] = replaced[span]
         rows = rows_at(model, replace(batch, input_ids=altered), watched.positions)
         differ = (watched.rows != rows).any(dim=-1).cpu().numpy()
-        at, before = positions == cuts[watched.documents], positions < cuts[watched.documents]  # [W]
+        at, before = positions == cuts[watched.documents], positions < cuts[watched.documents] - reach  # [W]
         own += Count(int((differ & at).sum()), int(at.sum()))
         behind += Count(int((differ & before).sum()), int(before.sum()))
     return own, behind

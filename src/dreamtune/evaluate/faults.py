@@ -21,6 +21,7 @@ CHANGES = {
     "last edit of the attention's code",
     "later_tokens_hidden": NOT_A_SETTING.format("keeps later tokens from a causal model"),
     "attends_back": NOT_A_SETTING.format("runs a causal model"),
+    "right_context_kept": "undo the last edit of the attention's code, or train without attention annealing",
     "documents_apart": NOT_A_SETTING.format("packs documents into micro-batches"),
     "later_turns_hidden": NOT_A_SETTING.format("makes documents of a conversation's turns"),
     "loss_finite": "lower the learning rate, and check that the base model's files are complete",

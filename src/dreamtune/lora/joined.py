@@ -8,7 +8,7 @@ a joined product wants the gradients of both side by side, which cost Dream 7B 1
 
 Behind the last layer only supervised tokens are read. So its queries, its output and its MLP are computed at the rows
 that score them; keys and values at all. In a causal model a query's place says what it sees, so queries are computed at
-all rows, too, and only what follows attention at the scored ones.
+all rows, too, and only what follows attention at the scored ones. So they are where training limits the right context.
 """
 
 from collections.abc import Sequence
@@ -54,6 +54,7 @@ def layer_forward(
     shared_dropout: bool = False,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int = 0,
+    right_context: int | None = None,
     rows: Tensor | None = None,
     **_: Any,
 ) -> Tensor:
@@ -65,7 +66,8 @@ def layer_forward(
         attention_mask: as `attend` takes it.
         position_embeddings: cosines and sines, [B, L, d] each.
         shared_dropout: adapters that share an input also share its dropout.
-        cu_seq_lens_q, max_length_q: boundaries of packed documents, and their longest, see `attend`.
+        cu_seq_lens_q, max_length_q, right_context: boundaries of packed documents, their longest, and how many later
+            tokens each token sees, see `attend`.
         rows: [N], in ascending order, the rows of the packed row whose output is wanted; None for all.
 
     Returns:
@@ -74,8 +76,9 @@ def layer_forward(
     assert position_embeddings is not None
     attention, mlp = layer.self_attn, layer.mlp
     packing: dict[str, Any] = {"cu_seq_lens_q": cu_seq_lens_q, "max_length_q": max_length_q}
+    packing["right_context"] = right_context
     x, (cos, sin) = layer.input_layernorm(hidden_states), position_embeddings
-    chosen = None if attention.config.is_causal else rows
+    chosen = None if attention.config.is_causal or right_context is not None else rows
     if chosen is None:
         outs = products(attention, ATTENTION, x, shared_dropout)
     else:

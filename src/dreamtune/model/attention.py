@@ -5,6 +5,8 @@ kernel for sequences of varying length (torch.nn.attention.varlen) takes the who
 goes through `scaled_dot_product_attention` by itself, which computes the same.
 
 In a causal model (`config.is_causal`) each token sees itself and those before it in its document, by all of these ways.
+So it does with a `right_context` of 0, and with one of w it also sees the next w tokens: the steps between causal and
+full attention, see `objective.annealing`.
 """
 
 from itertools import pairwise
@@ -24,7 +26,6 @@ from dreamtune.model.facts import facts_of
 NAME = "sdpa_or_packed"
 FLASH_TYPES = (torch.bfloat16, torch.float16)
 AMPERE = (8, 0)  # compute capability from which torch's FlashAttention runs
-CAUSAL: dict[str, Any] = {"window_size": (-1, 0)}  # of varlen_attn: a query sees the keys up to its own place
 
 
 class Stored(Protocol):
@@ -44,6 +45,7 @@ def attend(
     max_length_q: int = 0,
     cu_seq_lens_k: torch.Tensor | None = None,
     stored: "Stored | None" = None,
+    right_context: int | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Compute attention: transformers' SDPA or, with `cu_seq_lens_q`, that of packed documents, each by itself.
@@ -56,9 +58,10 @@ def attend(
         attention_mask: as transformers makes it; ignored where documents are packed.
         cu_seq_lens_q: [documents + 1] int32, where each document begins, and T. The name is transformers'.
         max_length_q: tokens of the longest document.
-        cu_seq_lens_k: where each document begins among keys and values, if queries are only some of its rows; not for
-            causal models, where a query's place decides what it sees.
+        cu_seq_lens_k: where each document begins among keys and values, if queries are only some of its rows; only
+            where each sees its whole document, since a query's place would decide what it sees.
         stored: cache that takes this layer's keys and values and gives those to attend to, see `block_cache`.
+        right_context: tokens behind its own that a query of a packed document sees; None for all.
 
     Returns:
         [B, L, H, d] (packed: [1, T, H, d]), and None for the weights, which are never formed.
@@ -71,19 +74,22 @@ def attend(
             return _grouped(query, key, value, attention_mask), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     config: Any = module.config
-    causal = config.is_causal
-    assert cu_seq_lens_k is None or not causal, "queries of a causal model are all rows of their documents"
+    right = 0 if config.is_causal else right_context
+    assert cu_seq_lens_k is None or right is None, "a query's place decides what it sees, so all rows are queries"
+    limit: dict[str, Any] = {} if right is None else {"window_size": (-1, right)}  # all keys before, `right` behind
+    flash = facts_of(config).flash and query.dtype in FLASH_TYPES
     count, length = cu_seq_lens_q.shape[0] - 1, query.shape[2]
     starts = cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k
-    if cu_seq_lens_k is None and count > 1 and count * max_length_q == length:
+    equal = cu_seq_lens_k is None and count > 1 and count * max_length_q == length
+    if equal and not (flash and right):
         # Documents of one length are a batch, for which faster kernels exist. These kernels are planned once for each
         # length they meet, so a single document, whose length is new nearly every time, does not take this way.
         batch = [
             tensor.view(tensor.shape[1], count, -1, tensor.shape[3]).transpose(0, 1) for tensor in (query, key, value)
         ]
-        batched = scaled_dot_product_attention(batch[0], batch[1], batch[2], is_causal=causal, enable_gqa=groups > 1)
+        batched = _seen(batch[0], batch[1], batch[2], right, groups > 1)
         return batched.transpose(1, 2).reshape(1, length, query.shape[1], -1), None
-    if facts_of(config).flash and query.dtype in FLASH_TYPES:
+    if flash:
         rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # [T, heads, d]
         rows[1:] = [tensor.repeat_interleave(groups, dim=1) for tensor in rows[1:]]
         out = varlen_attn(
@@ -94,18 +100,31 @@ def attend(
             starts,
             max_length_q,
             max_length_q,
-            **CAUSAL if causal else {},
+            **limit,
         )
         assert isinstance(out, torch.Tensor)  # a pair only where the weights' normaliser is asked for
         return out[None], None
     queries, keys = ([slice(*ends) for ends in pairwise(cu.tolist())] for cu in (cu_seq_lens_q, starts))
     documents = [
-        scaled_dot_product_attention(
-            query[:, :, some], key[:, :, span], value[:, :, span], is_causal=causal, enable_gqa=True
-        )
+        _seen(query[:, :, some], key[:, :, span], value[:, :, span], right, True)
         for some, span in zip(queries, keys, strict=True)
     ]
     return torch.cat(documents, dim=2).transpose(1, 2), None
+
+
+def _seen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, right: int | None, enable_gqa: bool
+) -> torch.Tensor:
+    """Return SDPA's output, [B, H, q, d], where a query sees keys up to `right` places behind its own; None for all.
+
+    SDPA knows one limit without a mask: query i sees keys up to i. With `right` queries of zeros in front, query i of
+    the document is number i + right and sees keys up to there. Outputs of the zeros are left out, so that no gradient
+    comes from them.
+    """
+    if not right or right >= key.shape[2] - 1:
+        return scaled_dot_product_attention(query, key, value, is_causal=right == 0, enable_gqa=enable_gqa)
+    moved = torch.cat([query.new_zeros(*query.shape[:2], right, query.shape[3]), query], dim=2)
+    return scaled_dot_product_attention(moved, key, value, is_causal=True, enable_gqa=enable_gqa)[:, :, right:]
 
 
 def _grouped(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -49,7 +49,8 @@ def hidden_states(
         attention_mask: [B, L] with 0 at padding, or boolean [B, 1, L, L] with True where a query sees a key.
         position_ids: [B, L]; counted from 0 if not given.
         tokens: [N], ascending: return only the rows that score these tokens, [1, N, D]; for layers that take `rows`.
-        packing: `cu_seq_lens_q` and `max_length_q`, the boundaries of packed documents; see `attention.attend`.
+        packing: `cu_seq_lens_q` and `max_length_q`, the boundaries of packed documents, and `right_context`; see
+            `attention.attend`.
     """
     base = unwrap(model)
     if tokens is not None:

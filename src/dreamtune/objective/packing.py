@@ -29,6 +29,7 @@ class Batch:
     weights: Tensor  # [N] float32, w of the trained loss
     elbo_weights: Tensor  # [N] float32, w of the reported bound
     sources: Tensor | None = None  # [N] int64, the source of each supervised token, where there are several
+    right_context: int | None = None  # later tokens that each token attends to, see `objective.annealing`; None for all
 
     @property
     def ordered(self) -> bool:
@@ -128,6 +129,8 @@ def hidden_rows(model: nn.Module, batch: Batch, tokens: Tensor | None = None) ->
         tokens: [N], ascending: only the rows that score these tokens are returned, [N, D], and computed by the last
             layer. The model's layers must know how (`train.layers.prepare_layers`).
     """
+    # A right context that no document exceeds is none: the same kernels as without, to the bit.
+    limited = batch.right_context is not None and batch.right_context < batch.max_length - 1
     unused = batch.input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool)  # without a mask transformers makes one, [T, T]
     return hidden_states(
         model,
@@ -137,6 +140,7 @@ def hidden_rows(model: nn.Module, batch: Batch, tokens: Tensor | None = None) ->
         cu_seq_lens_q=batch.boundaries,
         max_length_q=batch.max_length,
         tokens=tokens,
+        **{"right_context": batch.right_context} if limited else {},
     )[0]
 
 

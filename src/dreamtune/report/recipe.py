@@ -12,9 +12,9 @@ UNMASKED = {
     "copy": "copy: nothing is masked, so the input holds the answer",
 }
 WEIGHTS = {"elbo": "losses weighted by {}", "cart": "losses weighted by visible neighbours (CART)"}
-MASKS = (  # settings of `train` that choose masks and their weights
+MASKS = (  # settings of `train` that choose masks, of tokens with their weights and of attention
     *("mask_counts", "complementary", "pairs", "rate_density", "rate_range", "mask_block", "tail_masks"),
-    "cut_share",
+    *("cut_share", "attention_annealing"),
 )
 Json = Mapping[str, Any]
 
@@ -106,6 +106,7 @@ def objective_words(objective: str, masks: Json) -> str:
     exact, block = masks.get("mask_counts") == "exact", masks.get("mask_block")
     chosen = "exactly k of L tokens" if exact else "tokens" if block else ""
     low, high = masks.get("rate_range") or (0.0, 1.0)
+    annealed = masks.get("attention_annealing")
     return _joined(
         "masked diffusion",
         f"{chosen} in blocks of {block}" if block else chosen,
@@ -117,6 +118,7 @@ def objective_words(objective: str, masks: Json) -> str:
         "mask rates by a density, losses divided by it" if masks.get("rate_density") else "",
         WEIGHTS.get(objective, "losses unweighted").format("L/k" if exact else "1/t"),
         _cut(masks),
+        f"attention annealed over the first {percent(annealed)} of the steps" if annealed else "",
     )
 
 

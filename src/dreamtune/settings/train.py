@@ -1,30 +1,13 @@
 """Settings of training: objective, adapter, optimiser, memory. The runs smoke and full change some (runs.py)."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from dreamtune.settings.base import LONG, MANY, SEED, Float, Section, result, runtime, scientific
+from dreamtune.settings.base import LONG, MANY, SEED, Float, Section, result, runtime
 from dreamtune.settings.lora import LoraSettings
-
-FIND = "find"  # in place of a learning rate: smoke finds it
-NumericRate = Annotated[float, Field(gt=0.0, le=10.0), BeforeValidator(scientific)]  # bounds refuse inf and nan
-NUMERIC_RATE: TypeAdapter[float] = TypeAdapter(NumericRate)
-
-
-def _rate(value: Any) -> Any:
-    """Return a learning rate as a number, or `find`; checked here, so that an error names the setting alone."""
-    if value == FIND:
-        return value
-    try:
-        return NUMERIC_RATE.validate_python(value, strict=True)
-    except ValidationError as error:
-        text = isinstance(value, str)
-        raise ValueError("input should be a valid number, or find" if text else error.errors()[0]["msg"]) from None
-
-
-Rate = Annotated[NumericRate | Literal["find"], BeforeValidator(_rate)]
+from dreamtune.settings.rate import Rate
 
 
 class TrainConfig(Section):
@@ -111,6 +94,14 @@ class TrainConfig(Section):
         "share of the rows (0 to 1) of which only the beginning is shown, cut at a random token of the response, with "
         "neither end token nor tail: training then also shows canvases that end before the answer does; for these rows "
         "loss and elbo bound the likelihood of the beginning that is shown",
+        ge=0.0,
+        lt=1.0,
+    )
+    attention_annealing: Float = result(
+        0.0,
+        "share of the steps (0 to 1), the first ones, in which each token of an autoregressive checkpoint attends to "
+        "few later ones: to none, then to 8, then to twice as many again and again; all other steps, validation and "
+        "whatever follows training attend to the whole document; 0 for no such steps (docs/recipes.md)",
         ge=0.0,
         lt=1.0,
     )

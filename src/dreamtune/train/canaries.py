@@ -10,10 +10,12 @@ from dreamtune.canaries import window as canaries
 from dreamtune.canaries.adapter import Trained, all_modules_learn, gradients_steady
 from dreamtune.canaries.alignment import rows_aligned
 from dreamtune.canaries.leaks import one_of_each_shape
+from dreamtune.canaries.right_context import right_context_kept
 from dreamtune.canaries.short import shortened
 from dreamtune.checks import Check, at
 from dreamtune.device.phases import phase
 from dreamtune.errors import UserError
+from dreamtune.objective.annealing import stages
 from dreamtune.objective.packing import Batch
 from dreamtune.train.blame import blamed
 from dreamtune.train.run import Run
@@ -30,8 +32,8 @@ def run_canaries(run: Run, moment: str) -> list[Check]:
     Every process looks at the whole window.
 
     Args:
-        moment: "first_window", which adds the canaries that need an untouched base, and micro-batches of the shapes
-            that the first window lacks; or "last_window".
+        moment: "first_window", which adds the canaries that need an untouched base, that of annealed attention, and
+            micro-batches of the shapes that the first window lacks; or "last_window".
 
     Raises:
         UserError: no window of the run has a hidden response token, or the loss is not finite.
@@ -53,6 +55,8 @@ def run_canaries(run: Run, moment: str) -> list[Check]:
         with blamed(run, batches):
             raise UserError(f"loss_finite_{moment}: the loss is not finite; {DAMAGED if first else DIVERGED}")
     if first:
+        if run.windows.right_context(1) is not None:
+            checks.append(right_context_kept(run.model, batches, run.windows.ids, stages(run.windows.longest)))
         checks.append(run.finetuning.starts_from_base([shortened(batch) for batch in batches]))
         checks.append(rows_aligned(run.model, first_epochs(run, ALIGNED_EPOCHS), every=run.share.synchronous))
     return at(moment, checks)

@@ -13,7 +13,8 @@ from dreamtune.formats.halving import HALVE_FILE
 from dreamtune.formats.shards import AUDIT_FILE
 from dreamtune.formats.training import GATE_FILE, RANGE_TEST_FILE, TRAINING_FILE
 from dreamtune.prediction import slowdown, training_tokens
-from dreamtune.settings.train import FIND, TrainConfig
+from dreamtune.settings.rate import FIND
+from dreamtune.settings.train import TrainConfig
 from dreamtune.smoke.words import Seen, in_words
 from dreamtune.train.log import History, ends
 from dreamtune.train.micro_batch_plan import MicroBatchPlan

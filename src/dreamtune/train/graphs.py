@@ -28,11 +28,12 @@ Step = Callable[[Batch, Tensor], Tensor]  # (micro-batch, loss tokens of its win
 
 
 class BatchShape(NamedTuple):
-    """The sizes on which a graph depends."""
+    """The sizes on which a graph depends, and the width of its attention."""
 
     tokens: int  # T of the packed row
     documents: int  # padding included
     targets: int  # N, supervised tokens
+    right_context: int | None = None  # of the attention, see `objective.annealing`
 
     @classmethod
     def of(cls, batch: Batch, longest: int) -> "BatchShape":
@@ -46,7 +47,7 @@ class BatchShape(NamedTuple):
         tokens = padded(length, TOKEN_SIZES)
         documents += math.ceil((tokens - length) / longest)
         targets = min(padded(len(batch.positions), TARGET_SIZES), tokens)
-        return cls(tokens, math.ceil(documents / DOCUMENTS) * DOCUMENTS, targets)
+        return cls(tokens, math.ceil(documents / DOCUMENTS) * DOCUMENTS, targets, batch.right_context)
 
 
 def padded(count: int, sizes: int) -> int:
@@ -90,6 +91,7 @@ class Padded:
             weights=zeros(shape.targets, torch.float32),
             elbo_weights=zeros(shape.targets, torch.float32),
             sources=zeros(shape.targets, torch.int64),
+            right_context=shape.right_context,
         )
         self.loss_tokens = torch.ones((), device=device)
         # Padded targets read rows that differ: gradients of one row would be added one after the other.

@@ -100,13 +100,14 @@ class History:
             {"loss": loss, "nll": nll, "nll_tokens": nll_tokens, "grad_norm": grad_norm, "tokens": tokens, "s": wall_s}
         )
 
-    def line(self, epoch: float, rate: float, memory_gib: float) -> dict[str, Any]:
+    def line(self, epoch: float, rate: float, memory_gib: float, right_context: int | None = None) -> dict[str, Any]:
         """Return the log line of the steps since the last line, and clear `pending`.
 
         Args:
             epoch: epochs so far, such as 1.5.
             rate: the learning rate.
             memory_gib: the peak of the device's memory so far.
+            right_context: later tokens that each token attended to in the last step; None, for all, has no entry.
         """
 
         def total(name: str) -> float:
@@ -127,6 +128,7 @@ class History:
             "wall_s": round(self.wall_s, 3),
         }
         line |= {f"loss/{name}": loss for name, loss in _by_source(self.by_source[-len(self.pending) :]).items()}
+        line |= {} if right_context is None else {"right_context": right_context}
         self.pending = []
         return line
 

@@ -73,9 +73,16 @@ class Prefetcher(Generic[Made]):
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def make_window(run: Run, step: int) -> Window:
-    """Return the window of a step, cut into micro-batches by the run's current plan."""
-    return run.windows.window(step, run.share, run.plan)
+def make_window(run: Run, step: int, annealed: bool = True) -> Window:
+    """Return the window of a step, cut into micro-batches by the run's current plan.
+
+    Args:
+        run: not changed.
+        step: from 1.
+        annealed: False leaves out what `train.attention_annealing` does to the attention of the first steps.
+    """
+    window = run.windows.window(step, run.share, run.plan)
+    return window.annealed(run.windows.right_context(step)) if annealed else window
 
 
 def accumulate(run: Run, windows: Prefetcher[Window], step: int) -> tuple[Window, Tensor]:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from dreamtune.errors import UserError
-from dreamtune.settings.train import FIND, TrainConfig
+from dreamtune.settings.rate import FIND
+from dreamtune.settings.train import TrainConfig
 
 
 def make_optimizer(

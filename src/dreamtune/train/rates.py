@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from dreamtune.device.phases import phase
-from dreamtune.settings.train import FIND
+from dreamtune.settings.rate import FIND
 from dreamtune.smoke.range_test import WINDOWS, range_test
 from dreamtune.train.micro_batches import clear_gradients, make_smaller, make_window, window_sums
 from dreamtune.train.optimizer import make_optimizer, set_learning_rate
@@ -32,7 +32,8 @@ def find_learning_rate(run: Run) -> None:
 def try_rates(run: Run) -> dict[str, Any]:
     """Run the range test on the run's first windows with an optimiser of its own, then put the weights back.
 
-    Collective. Returns the content of range_test.json.
+    Each token attends to its whole document in them, so that only rates move the loss. Collective. Returns the content
+    of range_test.json.
     """
     run.model.train()
     weights = run.finetuning.parameters
@@ -41,7 +42,7 @@ def try_rates(run: Run) -> dict[str, Any]:
 
     def loss_of(number: int) -> float:
         clear_gradients(run)
-        while (sums := window_sums(run, window := make_window(run, number + 1), number + 1)) is None:
+        while (sums := window_sums(run, window := make_window(run, number + 1, annealed=False), number + 1)) is None:
             make_smaller(run, window.batches)
         run.finetuning.add_up(sums)
         return sums[0].item() / window.loss_tokens

@@ -18,7 +18,9 @@ from dreamtune.device.memory import limit_memory, numbered
 from dreamtune.errors import UserError
 from dreamtune.formats.halving import REACHED, WHOLE, Rung
 from dreamtune.formats.training import LOG_FILE
+from dreamtune.inputs.checkpoint_format import CAUSAL
 from dreamtune.interruption import StopSignals
+from dreamtune.model.facts import facts_of
 from dreamtune.model.fp8 import check_fp8, use_fp8
 from dreamtune.model.loading import load
 from dreamtune.model.logits import unwrap
@@ -112,6 +114,8 @@ def prepare_run(
     limit_memory(share.device, train.memory_gib)
     loaded = load(base)
     check_weights(loaded)
+    if train.attention_annealing and share.process == 0:
+        note_annealing(facts_of(loaded.config).family, base.path)
     check_padding(train.padding_tokens, meta["tokenizer"], loaded.config.vocab_size)
     sharded = FullFinetuning(loaded, base, share.device) if full else None
     tokens = windows.window_tokens / share.processes  # so that each process has a micro-batch
@@ -162,6 +166,16 @@ def check_objective(train: TrainConfig, base: ModelConfig, ids: dict[str, Any]) 
     if ids["mask_id"] is None and not base.causal:
         raise UserError(
             "the shards name no mask token, without which no diffusion model can be trained; make them again"
+        )
+
+
+def note_annealing(family: str, path: str) -> None:
+    """Say on stderr that annealed attention has no use where the checkpoint attends both ways already."""
+    if family not in CAUSAL:
+        print(
+            f"train.attention_annealing is for autoregressive checkpoints; {path} is a {family} model, which attends "
+            "both ways from the start, so that its annealed steps are trained under an attention it will never have",
+            file=sys.stderr,
         )
 
 

@@ -171,7 +171,7 @@ class Book:
             self.progress.advance(note=f"loss {window_loss:.4f}")
         if step % run.train.log_every == 0 or step == run.windows.total:
             epoch, memory = step / run.windows.per_epoch, peak_gib(run.share.device)
-            self.log.write(run.history.line(epoch, launched.rate, memory))
+            self.log.write(run.history.line(epoch, launched.rate, memory, window.right_context))
 
 
 def stop_together(run: Run, overdue: bool) -> bool:

@@ -15,6 +15,7 @@ import pyarrow.compute
 import torch
 
 from dreamtune.noise import counter_hash
+from dreamtune.objective.annealing import right_context
 from dreamtune.objective.diffusion import Document, Draw, Noise, Noised, corrupt, corrupt_pair, mask_rates
 from dreamtune.objective.packing import Batch, collate, split_window
 from dreamtune.objective.rates import noises
@@ -50,6 +51,14 @@ class Window:
     tail_tokens: int = 0  # of these, tokens behind an end token
     cut_documents: int = 0  # documents of which only the beginning is shown
     source_tokens: tuple[int, ...] = ()  # `loss_tokens` of each source, where there are several
+    right_context: int | None = None  # later tokens that each token attends to; None for all
+
+    def annealed(self, right_context: int | None) -> "Window":
+        """Return the window with this right context in all its micro-batches."""
+        if right_context is None:
+            return self
+        batches = tuple(replace(batch, right_context=right_context) for batch in self.batches)
+        return replace(self, batches=batches, right_context=right_context)
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> np.ndarray:
@@ -152,7 +161,10 @@ class TrainingWindows:
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def window(self, step: int, share: Share, plan: MicroBatchPlan) -> Window:
-        """Return the window of a step, counted from 1, with this process's micro-batches on its device."""
+        """Return the window of a step, counted from 1, with this process's micro-batches on its device.
+
+        All tokens of a document attend to each other in it; `right_context` says how far they do in this step.
+        """
         noised = self.noised(step)
         batches = micro_batches(noised, share, plan)
         return Window(
@@ -180,6 +192,11 @@ class TrainingWindows:
         documents = self._documents(self.order(epoch)[places], epoch)
         examples = [document.example_id for document in documents]
         return corrupted(train, documents, noises(train, places, examples, epoch, self.ids["mask_id"]))
+
+    def right_context(self, step: int) -> int | None:
+        """Return the later tokens that each token attends to in a step; None for all."""
+        share = self.train.attention_annealing
+        return right_context(step, self.total, share, self.longest) if share else None
 
     def by_source(self, sums: Sequence[float], window: Window) -> dict[str, list[float]]:
         """Return by source its sum of w * CE over a window, from `sums` [sources], and its loss tokens."""

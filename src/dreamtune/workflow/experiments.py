@@ -12,10 +12,10 @@ from dreamtune.formats.names import BASE, FEW_SHOT_BASE, FEW_SHOT_TUNED, HEADLIN
 from dreamtune.settings.base import Section
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.generate import GenerateConfig
+from dreamtune.settings.rate import FIND
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.score import ScoreConfig
 from dreamtune.settings.study import FEWEST_QUESTIONS
-from dreamtune.settings.train import FIND
 from dreamtune.study.ended import Ended, finished_points
 from dreamtune.workflow.canvases import note_canvases
 from dreamtune.workflow.columns import check_columns
