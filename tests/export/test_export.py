@@ -67,6 +67,13 @@ def test_mlflow_takes_many_metrics_and_odd_names(
     assert len(run.metrics["loss"]) == len(run.metrics["loss/web_ 2024"]) == 1500
 
 
+def test_a_folder_that_mlflow_cannot_address_is_one_line(summary: dict[str, Any], mlflow: dict[str, Any]) -> None:
+    publish_run("demo", summary)
+    with pytest.raises(UserError, match="give --out a path without a question mark"):
+        list(export(read_records(LATEST, []), "mlflow", Path("what?"), "mine"))
+    assert not mlflow
+
+
 def test_wandb_gets_settings_rows_by_step_summary_group_and_verdict(summary: dict[str, Any], wandb: Any) -> None:
     publish_run("demo", summary, seed=3)
     [record] = read_records(LATEST, [])

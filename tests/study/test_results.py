@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import polars as pl
 import pytest
 
 from dreamtune.errors import UserError
 from dreamtune.files import read_json
 from dreamtune.formats.study import STUDY
+from dreamtune.formats.study_schema import study_schemas
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import StudyConfig
 from dreamtune.study import results
@@ -43,6 +45,7 @@ def study(reads: dict[str, Path], out: Path, members: list[Point] = MEMBERS, **s
     out.mkdir(exist_ok=True)
     run_study(StudyConfig(**settings), COMPARISON, members, reads, out)
     found: dict[str, Any] = read_json(out / "study.json")
+    jsonschema.validate(found, study_schemas()["study"])  # of every one that is made here
     return found
 
 

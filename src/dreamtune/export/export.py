@@ -48,7 +48,7 @@ def export(records: Iterable[Record], to: str, out: Path, project: str) -> Itera
         project: under which the tracker lists them; MLflow calls it an experiment.
 
     Raises:
-        UserError: the tracker's client is not installed.
+        UserError: the tracker's client is not installed, or cannot write there.
     """
     out.mkdir(parents=True, exist_ok=True)
     try:

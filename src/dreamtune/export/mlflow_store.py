@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dreamtune.errors import UserError
 from dreamtune.export.record import Record
 
 DATABASE = "mlflow.db"
@@ -29,9 +30,14 @@ class MlflowStore:
     Args:
         out: absolute path of the folder.
         project: name of the experiment.
+
+    Raises:
+        UserError: the folder's path has a question mark, behind which a database's address has no path any more.
     """
 
     def __init__(self, out: Path, project: str) -> None:
+        if "?" in str(out):
+            raise UserError(f"MLflow cannot address a database in {out}; give --out a path without a question mark")
         os.environ.update(SILENT)
         from mlflow import entities, tracking  # the extra `mlflow`
 
