@@ -157,16 +157,26 @@ def read_study(latest: Path, members: Members) -> Record:
         verify(confirm)
         files.append(confirm / CONFIRM_FILE)
     tags |= {row["comparison"]: row["sentence"] for row in study["comparisons"] if row["role"] == "confirmatory"}
-    figures = {
-        f"{row['comparison']}/{name}": float(row[name])
-        for row in study["comparisons"]
-        for name in PRINTED
-        if row[name] is not None
-    }
+    figures = compared(study["comparisons"])
     settings = {name: study[name] for name in ("primary", "alpha", "baseline", "margin", "family")}
     times = _seconds(made["started"]), _seconds(made["finished"])
     verdict = "; ".join(sorted({row["word"] for row in study["comparisons"] if row["role"] == "confirmatory"}))
     return Record(STUDY, folder.name, STUDY, STUDY, verdict, study["rule"], tags, settings, [], figures, files, *times)
+
+
+def compared(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the figures of a study's comparisons, marked where one of the runs is invalid, as `figures_of` does.
+
+    >>> rows = [{"comparison": "a against b", "gain": 0.25, "p": 0.01, "test": "t"}]
+    >>> compared([*rows, {"comparison": "copy against b", "gain": -1.0, "p": None, "test": "invalid: copy: leaks"}])
+    {'a against b/gain': 0.25, 'a against b/p': 0.01, 'invalid/copy against b/gain': -1.0}
+    """
+    return {
+        f"{INVALID if row['test'].startswith('invalid') else ''}{row['comparison']}/{name}": float(row[name])
+        for row in rows
+        for name in PRINTED
+        if row.get(name) is not None
+    }
 
 
 def settings_of(summary: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
