@@ -5,10 +5,12 @@ import re
 import runpy
 import tomllib
 from email.message import Message
+from itertools import chain
 
 import pytest
 
 from conftest import ROOT
+from dreamtune.export.export import PACKAGES
 
 LICENCES = runpy.run_path(str(ROOT / "containers/licences.py"))
 
@@ -25,11 +27,7 @@ def test_the_list_is_that_of_the_lock() -> None:
 
 def test_each_dependency_has_its_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = [
-        *project["dependencies"],
-        *project["optional-dependencies"]["dev"],
-        *project["optional-dependencies"]["slurm"],
-    ]
+    asked = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     names = {re.split(r"[\[=<>]", name)[0] for name in asked}
     table = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8").split("## Written by hand")[0]
     named = {
@@ -39,6 +37,16 @@ def test_each_dependency_has_its_reason() -> None:
         for name in re.findall(r"[a-z0-9_-]+", line.split("|")[1])
     }
     assert names <= named, names - named
+
+
+def test_clients_that_no_stage_needs_are_not_in_the_environment() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for lock in ("requirements.lock", "requirements-slurm.lock"):
+        pinned = LICENCES["pinned"]((ROOT / "containers" / lock).read_text(encoding="utf-8"))
+        unlocked = {*extras["gguf"], *extras["mlflow"], *extras["wandb"]} - {"sqlalchemy"}  # which snakemake brings
+        assert not unlocked & pinned.keys()
+    for to in ("mlflow", "wandb"):
+        assert sorted(PACKAGES[to].split()) == extras[to], "what the line on a missing client says to install"
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ LATEST = Path("results/latest")
 
 
 class Studies:
-    """Makes studies in the present folder; what was measured is made once for each of SHARES."""
+    """Makes studies in the present folder; what was measured is made once for each of `shares`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, shares: Sequence[float] = SHARES) -> None:
         self.root = root
-        self.kinds = [write_reads(root / f"kind{i}", base=0.12, tuned=share) for i, share in enumerate(SHARES)]
+        self.kinds = [write_reads(root / f"kind{i}", base=0.12, tuned=share) for i, share in enumerate(shares)]
         self.summaries = [build_summary(Reads(kind), COMPARISON, "a run") for kind in self.kinds]
 
     def make(
@@ -41,14 +41,14 @@ class Studies:
         """Write all runs of a configuration and members.json; return the study.
 
         Args:
-            kinds: by a run's name, place in SHARES of what it measured; others take turns.
+            kinds: by a run's name, place in `shares` of what it measured; others take turns.
             compared: whether the stage `study` runs.
             ended: runs that ended without a report.
             keys: of the configuration, beside LEAST.
         """
         config: Config = parse_config(LEAST | keys)
         latest = {
-            name: self._run(name, place, (kinds or {}).get(name, place % len(SHARES)), point.data_size or 500)
+            name: self._run(name, place, (kinds or {}).get(name, place % len(self.kinds)), point.data_size or 500)
             for place, (name, point) in enumerate(config.points.items())
         }
         for one in ended:

@@ -5,10 +5,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import polars as pl
 import pytest
 
 from dreamtune.config import parse_config
+from dreamtune.files import read_json
+from dreamtune.formats.study_schema import study_schemas
 from dreamtune.overview.members import members_of, read_members, write_members
 from dreamtune.overview.page import write_page
 from dreamtune.overview.states import state_of
@@ -33,6 +36,7 @@ def test_the_plan_names_the_folders_of_each_run_in_the_order_they_are_made(
     assert members.study.startswith("results/study/") and members.settings == ["train.warmup"]
     assert state_of(first, {}).reason == "waits for shards"
     write_members(LATEST, members)
+    jsonschema.validate(read_json(LATEST / "members.json"), study_schemas()["members"])
     before = (LATEST / "members.json").stat().st_mtime_ns
     write_members(LATEST, members)
     assert read_members(LATEST) == members and (LATEST / "members.json").stat().st_mtime_ns == before

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import polars as pl
 import pytest
 
 from dreamtune.errors import UserError
 from dreamtune.files import read_json
+from dreamtune.formats.study_schema import study_schemas
 from dreamtune.report.reads import Reads
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import StudyConfig
@@ -53,6 +55,7 @@ def confirm(
     out.mkdir(exist_ok=True)
     run_confirm(members, StudyConfig(equivalence_points=2.0), Comparison(resamples=200), reads, out, ended)
     found: dict[str, Any] = read_json(out / "confirm.json")
+    jsonschema.validate(found, study_schemas()["confirm"])  # of every one that is made here
     return found
 
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import polars as pl
 import pytest
 
 from dreamtune.errors import UserError
 from dreamtune.files import read_json
 from dreamtune.formats.study import STUDY
+from dreamtune.formats.study_schema import study_schemas
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import StudyConfig
 from dreamtune.study import results
@@ -52,6 +54,7 @@ def study(
     out.mkdir(exist_ok=True)
     run_study(StudyConfig(**settings), COMPARISON, members, reads, out, ended)
     found: dict[str, Any] = read_json(out / "study.json")
+    jsonschema.validate(found, study_schemas()["study"])  # of every one that is made here
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 from dreamtune.errors import UserError
 from dreamtune.interruption import Interrupted
 from dreamtune.settings.model import ModelConfig
-from dreamtune.train import rates, steps
+from dreamtune.train import steps
 from dreamtune.train import train as training
 from training_runs import Train, adapter, log, losses, read
 
@@ -63,14 +63,14 @@ def test_a_resumed_smoke_does_not_test_again(train: Train, monkeypatch: pytest.M
         patch.setattr(steps, "update", stopped)
         with pytest.raises(Interrupted, match="a checkpoint after step 4"):
             train("work", **FIND)
-    monkeypatch.setattr(rates, "try_rates", lambda run: pytest.fail("the range test ran again"))
+    monkeypatch.setattr(training, "try_rates", lambda run: pytest.fail("the range test ran again"))
     resumed = train("work", **FIND)
     assert read(resumed, "range_test.json") == read(whole, "range_test.json")
     assert read(resumed, "training.json")["resumed_from"] == [4]
 
 
 def test_a_range_test_that_is_stopped_is_made_again(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = rates.window_sums, []
+    real, calls = training.window_sums, []
 
     def stopped(run: training.Run, *given: Any) -> Any:
         calls.append(run)
@@ -79,7 +79,7 @@ def test_a_range_test_that_is_stopped_is_made_again(train: Train, monkeypatch: p
         return real(run, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rates, "window_sums", stopped)
+        patch.setattr(training, "window_sums", stopped)
         with pytest.raises(Interrupted, match=r"stopped by SIGTERM; no step was finished; start snakemake again"):
             train("work", **FIND)
     again = train("work", **FIND)
@@ -89,6 +89,6 @@ def test_a_range_test_that_is_stopped_is_made_again(train: Train, monkeypatch: p
 def test_rows_from_which_nothing_can_be_learned_are_refused(
     train: Train, base: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rates, "set_learning_rate", lambda optimizer, rate: None)  # as if no rate moved anything
+    monkeypatch.setattr(training, "set_learning_rate", lambda optimizer, rate: None)  # as if no rate moved anything
     with pytest.raises(UserError, match=r"train\.learning_rate find: the loss fell by less than 2%"):
         train(**FIND)

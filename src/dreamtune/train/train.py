@@ -19,6 +19,7 @@ The smoke run and the full run both call `train_adapter`, with different setting
 as its gate.
 """
 
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -32,6 +33,7 @@ from dreamtune.canaries.update import relative_update
 from dreamtune.checks import failed, verdict
 from dreamtune.device.compiled_code import compiled_code
 from dreamtune.device.memory import out_of_memory, peak_gib, watch
+from dreamtune.device.phases import phase
 from dreamtune.errors import UserError
 from dreamtune.files import finite, write_json
 from dreamtune.formats.halving import WHOLE, Rung
@@ -41,7 +43,9 @@ from dreamtune.model.facts import facts_of
 from dreamtune.model.loading import count_parameters
 from dreamtune.model.logits import unwrap
 from dreamtune.settings.model import ModelConfig
+from dreamtune.settings.rate import FIND
 from dreamtune.settings.train import TrainConfig
+from dreamtune.smoke.range_test import WINDOWS, range_test
 from dreamtune.train.canaries import run_canaries, training_canaries
 from dreamtune.train.gate import (
     announce_prediction,
@@ -53,8 +57,15 @@ from dreamtune.train.gate import (
     with_smoke_rate,
 )
 from dreamtune.train.log import Log
-from dreamtune.train.micro_batches import SMALLEST, rehearse
-from dreamtune.train.rates import find_learning_rate
+from dreamtune.train.micro_batches import (
+    SMALLEST,
+    clear_gradients,
+    make_smaller,
+    make_window,
+    rehearse,
+    window_sums,
+)
+from dreamtune.train.optimizer import make_optimizer, set_learning_rate
 from dreamtune.train.run import Run, open_log, prepare_run, resume, save
 from dreamtune.train.steps import fit
 from dreamtune.train.validation import end_rung
@@ -150,6 +161,53 @@ def train_adapter(
         torch.distributed.destroy_process_group()
     counted = ("rows", "steps", "tokens", "tail_tokens", "first_loss", "last_loss", "trainable")
     return {name: summary[name] for name in counted}
+
+
+def find_learning_rate(run: Run) -> None:
+    """Replace `find` by the rate that a range test chooses, or chose before the checkpoint was written. Collective.
+
+    Raises:
+        UserError: no rate can be chosen from the curve, see `smoke.range_test`.
+    """
+    if run.train.learning_rate != FIND:
+        return
+    found = run.history.range_test or try_rates(run)
+    run.history.range_test, run.train = found, run.train.model_copy(update={"learning_rate": found["chosen"]})
+    if run.share.process == 0:
+        said = f"the loss {found['ended']}, and was least at {found['turned_at']:.1e}, by {found['fall']:.0%}"
+        print(f"range test: {said}; train.learning_rate is {found['chosen']:.1e}", file=sys.stderr)
+
+
+@phase("range test")
+def try_rates(run: Run) -> dict[str, Any]:
+    """Run the range test on the run's first windows with an optimiser of its own, then put the weights back.
+
+    Each token attends to its whole document in them, so that only rates move the loss. Collective. Returns the content
+    of range_test.json.
+    """
+    run.model.train()
+    weights = run.finetuning.parameters
+    kept = [weight.detach().to("cpu", copy=True) for weight in weights]  # the plan has no GPU memory for them
+    optimizer = make_optimizer(weights, run.train, run.share.device)
+
+    def loss_of(number: int) -> float:
+        clear_gradients(run)
+        while (sums := window_sums(run, window := make_window(run, number + 1, annealed=False), number + 1)) is None:
+            make_smaller(run, window.batches)
+        run.finetuning.add_up(sums)
+        return sums[0].item() / window.loss_tokens
+
+    def step(rate: float) -> None:
+        run.finetuning.clip(run.train.max_grad_norm, run.finetuning.gradient_norms())
+        set_learning_rate(optimizer, rate)
+        optimizer.step()
+
+    found = range_test(min(WINDOWS, run.windows.total), loss_of, step)
+    clear_gradients(run)
+    with torch.no_grad():
+        for weight, before in zip(weights, kept, strict=True):
+            weight.copy_(before)
+    return found
 
 
 def fit_or_save(run: Run, log: Log) -> None:
