@@ -9,9 +9,10 @@ import pytest
 from conftest import FIXTURES, ROOT
 from dreamtune.config import load_config
 from dreamtune.workflow import code, plan
-from dreamtune.workflow.experiments import make_plan, plan_merge
+from dreamtune.workflow.experiments import make_plan, plan_merge, plan_study
 
-EVERY = {"prepare", "references", "train", "generate", "likelihood", "score", "audit", "report", "merge"}
+STUDY = {"study", "confirm"}
+EVERY = {"prepare", "references", "train", "generate", "likelihood", "score", "audit", "report", "merge"} | STUDY
 MODEL = {"train", "generate", "likelihood", "merge"}
 # What an edit of a file changes the code of; whatever reads the result of that is made anew, too.
 EDITS = {
@@ -113,6 +114,8 @@ STAGES = {
     "audit": "audit_contamination",
     "report": "render_report",
     "merge": "merge_adapter",
+    "study": "study",
+    "confirm": "confirm",
 }
 
 
@@ -124,7 +127,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     benchmark = "{name: others, files: [resources/tiny-dream/rows.parquet], question: question, answer: solution}"
     micro = (FIXTURES / "micro.yaml").read_text().replace("evaluate:\n", f"evaluate:\n  benchmarks: [{benchmark}]\n")
-    (folder / "micro.yaml").write_text(micro)
+    (folder / "micro.yaml").write_text(f"{micro}study: {{choose: validation}}\n")
     return folder
 
 
@@ -139,6 +142,7 @@ def planned(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], plan.Pl
         config = load_config(Path("micro.yaml"))
         made, latest = make_plan(config)
         plan_merge(made, config, latest)
+        plan_study(made, config, latest)
         return made
 
     return make
