@@ -12,10 +12,10 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from conftest import FIXTURES, ROOT
+from dreamtune.formats.reads import Reads
 from dreamtune.model.loading import CLASSES, load
 from dreamtune.report import card as card_module
 from dreamtune.report.card import model_card
-from dreamtune.report.reads import Reads
 from dreamtune.report.summary import build_summary
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.report import Comparison, ReportConfig

@@ -6,8 +6,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from dreamtune.formats.reads import Reads
 from dreamtune.report.comparison_view import comparison_tables
-from dreamtune.report.reads import Reads
 from dreamtune.report.summary import build_summary
 from dreamtune.scoring.score import score_answers
 from dreamtune.settings.report import Comparison

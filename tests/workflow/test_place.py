@@ -42,8 +42,6 @@ EDITS = {
     "generate/ask.py": set(),
     "settings/cluster.py": set(),
     "settings/runs.py": set(),
-    "settings/study.py": set(),
-    "study/points.py": set(),
     "study/expand.py": set(),
     "overview/study_view.py": set(),
     "overview/index.html.j2": set(),
@@ -51,7 +49,8 @@ EDITS = {
     # every other wing: what reaches it
     "settings/base.py": EVERY,
     "settings/score.py": {"references", "score"},
-    "settings/report.py": {"report"},
+    "settings/report.py": {"report"} | STUDY,
+    "settings/study.py": STUDY,
     "settings/merge.py": {"merge"},
     "inputs/parquet_rows.py": {"prepare", "generate", "audit"},
     "inputs/checkpoint_format.py": MODEL | {"report"},  # the card's loading code
@@ -87,9 +86,9 @@ EDITS = {
     "scoring/references.py": {"references", "score"},
     "evaluate/likelihood.py": {"likelihood"},
     "evaluate/elbo.py": {"likelihood", "merge"},
-    "evaluate/intervals.py": {"likelihood", "report"},
-    "evaluate/clusters.py": {"likelihood", "report"},
-    "evaluate/power.py": {"report"},
+    "evaluate/intervals.py": {"likelihood", "report"} | STUDY,
+    "evaluate/clusters.py": {"likelihood", "report"} | STUDY,
+    "evaluate/power.py": {"report"} | STUDY,
     "evaluate/verdict.py": {"report"},
     "evaluate/few_shot.py": {"report"},
     "evaluate/claims.py": {"report"},
@@ -102,6 +101,19 @@ EDITS = {
     "sources/chosen_rows.py": {"train"},
     "sources/where.py": {"prepare"},
     "report/sources.py": {"report"},
+    "formats/reads.py": {"report"} | STUDY,
+    "formats/study.py": STUDY,
+    "study/points.py": STUDY,
+    "study/measured.py": STUDY,
+    "study/effects.py": STUDY,
+    "study/family.py": STUDY,
+    "study/wording.py": STUDY,
+    "study/choosing.py": STUDY,  # the best of all on test, or the one that validation chose
+    "study/results.py": {"study"},
+    "study/curves.py": {"study"},
+    "study/grid_effects.py": {"study"},
+    "study/confirmation.py": {"confirm"},
+    "study/halving.py": set(),  # which no stage asks yet
     "merge.py": {"merge"},
 }
 STAGES = {

@@ -15,10 +15,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from dreamtune.formats.likelihood import BOUND, EXACT
 from dreamtune.formats.names import HEADLINE
+from dreamtune.formats.reads import Reads
 from dreamtune.formats.shards import AUDIT_FILE, SHARDS_FILE
 from dreamtune.inputs.checkpoint_format import SHIFTED, key_patterns
 from dreamtune.readable import nats, percent, points
-from dreamtune.report.reads import Reads
 from dreamtune.report.recipe import recipe_rows, variant_name
 from dreamtune.report.text import reveal
 from dreamtune.settings.report import ReportConfig

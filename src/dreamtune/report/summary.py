@@ -33,11 +33,11 @@ from dreamtune.formats.answers import GENERATION_FILE
 from dreamtune.formats.likelihood import BINS_FILE, BOUND, FULL_FILE, LIKELIHOOD_FILE
 from dreamtune.formats.names import BASE, FEW_SHOT_BASE, HEADLINE, SAMPLED, TUNED
 from dreamtune.formats.questions import QUESTIONS_FILE
+from dreamtune.formats.reads import Reads, collect_canaries, gates_of
 from dreamtune.formats.scores import RATES_FILE, SCORES_FILE
 from dreamtune.formats.shards import AUDIT_FILE
 from dreamtune.formats.training import TRAINING_FILE
 from dreamtune.report.few_shot import read_few_shot, sides
-from dreamtune.report.reads import Reads, collect_canaries, gates_of
 from dreamtune.report.recipe import find_recipe
 from dreamtune.report.sources import compare_sources
 from dreamtune.settings.report import Comparison
