@@ -146,6 +146,14 @@ def test_the_words_hold_verdict_interval_questions_data_and_settings(reads: Read
     assert "does not know the architecture" in text, "training.json of this fixture does not say it"
 
 
+def test_sampled_answers_are_not_called_greedy(reads: Reads, summary: dict[str, Any]) -> None:
+    block = summary["comparisons"]["test/greedy"]
+    sampled = summary | {"comparisons": {"test/greedy": block | {"settings": {"temperature": 0.7}}}}
+    for found, name in ((summary, "accuracy, greedy"), (sampled, "accuracy, sampled at temperature 0.7")):
+        named = [result.metric_name for result in card(reads, found).data.eval_results]
+        assert named[:2] == [name, f"{name}, minus the base's"]
+
+
 def test_an_invalid_verdict_leaves_no_figure_for_a_leaderboard(tmp_path: Path) -> None:
     reads = Reads(write_reads(tmp_path, questions=20, leak=True))
     made = card(reads, build_summary(reads, Comparison(resamples=300), "sums"))

@@ -199,12 +199,16 @@ def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison)
             "scores": reads.json(f"scores/{key}", RATES_FILE),
         }
     blocks["settings"] = blocks["tuned"]["generation"].get("settings", {})
-    return blocks | {"warnings": _warnings(blocks)}
+    return blocks | {"warnings": _warnings(blocks, setting)}
 
 
-def _warnings(blocks: dict[str, Any]) -> list[str]:
-    """Return warnings about the answers: collapse, order of writing, or different settings for base and tuned."""
+def _warnings(blocks: dict[str, Any], setting: str) -> list[str]:
+    """Return warnings about the answers: a name that misleads, collapse, order of writing, or different settings."""
     found = []
+    if setting == HEADLINE and (temperature := blocks["settings"].get("temperature")):
+        found.append(
+            f"the answers are sampled at temperature {temperature:g}, though their setting is called {setting}"
+        )
     for who, side in sides(blocks).items():
         scores = side["scores"]
         if scores.get("collapse"):
