@@ -100,24 +100,33 @@ def row_tokens(rng: np.random.Generator, n: int) -> np.ndarray:
     return np.clip(rng.lognormal(np.log(400), 0.7, n).round(), 20, 2048)
 
 
+def fewer(repeats: int, by: int) -> int:
+    """Return the replications of a cell that takes longer than others: `repeats` over `by`, and at least one.
+
+    >>> fewer(1000, 4), fewer(2, 4)
+    (250, 1)
+    """
+    return max(1, repeats // by)
+
+
 # The parts
 
 
 def methods(repeats: int) -> None:
     """Compare three tests of the same sums over clusters, without change and with a gain of 15 points."""
     head = ("clusters", "true gain", "sign flips", "t, CR2 and Satterthwaite", "bootstrap-t", "flips, and the interval")
-    row = table("Tests over clusters: found, %, ICC 0.27", *head)
+    row, count = table("Tests over clusters: found, %, ICC 0.27", *head), fewer(repeats, 2)
     for name, gain in itertools.product(DESIGNS, (0.0, 0.15)):
         numbers, rng = np.repeat(np.arange(len(DESIGNS[name])), DESIGNS[name]), np.random.default_rng(3)
         clusters, hits = Clusters.of(numbers), np.zeros(4)
-        for seed in range(repeats // 2):
+        for seed in range(count):
             base, tuned = answers(rng, numbers, LIKENESS["0.27"], gain)
             sums, sizes = clusters.sums(tuned - base), clusters.sizes
             flips = paired_permutation(sums, RESAMPLES, seed) < 0.05
             bootstrap, interval = ratio_interval(sums, sizes, 200, seed), clustered_difference(base, tuned, clusters, 1)
             outside = [not found.low <= 0 <= found.high for found in (bootstrap, interval)]
             hits += [flips, cr2(sums, sizes) < 0.05, outside[0], flips and outside[1]]
-        row(name, f"{100 * gain:.0f} points", *(share("", hit, repeats // 2) for hit in hits))
+        row(name, f"{100 * gain:.0f} points", *(share("", hit, count) for hit in hits))
 
 
 def cr2(sums: np.ndarray, sizes: np.ndarray) -> float:
@@ -140,7 +149,7 @@ def accuracy_nulls(repeats: int) -> None:
     row = table("Accuracy, clustered questions, nothing changed", *head, "'improved' if taken for unrelated, %")
     for (name, sizes), (icc, a) in itertools.product(DESIGNS.items(), LIKENESS.items()):
         numbers, rng = np.repeat(np.arange(len(sizes)), sizes), np.random.default_rng(len(sizes))
-        count = repeats if name == MAIN else repeats // 2
+        count = repeats if name == MAIN else fewer(repeats, 2)
         hits, unaware, counts_as = np.zeros(4), 0, []
         for number in range(count):
             base, tuned = answers(rng, numbers, a)
@@ -149,13 +158,13 @@ def accuracy_nulls(repeats: int) -> None:
             covered = covers(block["gain"], 0.0), covers(block["base"], 0.5)
             hits += [said == "improved", said == "worse", *covered]
             counts_as.append(block["gain"]["effective_n"])
-            if number < count // 4:
+            if number < fewer(count, 4):
                 unaware += says(scores_block(base, tuned, np.arange(len(base)))) == "improved"
         most = 0.035 if name == MAIN else 0.046  # three standard errors above 2.5 % for half as many replications
         bounds = [(0.0, most), (0.0, most), (0.9, 1.0), (0.9, 1.0)]
         what = f"accuracy, {name}, ICC {icc}"
         cells = [share(what, hit, count, *bound) for hit, bound in zip(hits, bounds, strict=True)]
-        row(name, icc, *cells, f"{np.mean(counts_as):.0f} of {len(numbers)}", share("", unaware, count // 4))
+        row(name, icc, *cells, f"{np.mean(counts_as):.0f} of {len(numbers)}", share("", unaware, fewer(count, 4)))
 
 
 def nll_nulls(repeats: int) -> None:
@@ -164,7 +173,7 @@ def nll_nulls(repeats: int) -> None:
     row = table("NLL, clustered rows, nothing changed", *head)
     for (name, sizes), kind, icc in itertools.product(DESIGNS.items(), ("normal", "a tenth loses"), (0.1, 0.7)):
         numbers, rng, hits = np.repeat(np.arange(len(sizes)), sizes), np.random.default_rng(len(sizes)), np.zeros(3)
-        count = repeats if name == MAIN else repeats // 2
+        count = repeats if name == MAIN else fewer(repeats, 2)
         for _ in range(count):
             own, shared = (CHANGES[kind](rng, n) for n in (len(numbers), len(sizes)))
             change = np.sqrt(icc) * shared[numbers] + np.sqrt(1 - icc) * own
@@ -195,7 +204,7 @@ def power(repeats: int) -> None:
     """Where likeness is 0, testing clusters costs little; a change as stated to be detectable is mostly found."""
     title = "Power between clusters"
     row = table(title, "measure", "clusters", "ICC", "true gain", "'improved', %", "McNemar over questions, %")
-    count = repeats // 2
+    count, few = fewer(repeats, 2), fewer(repeats, 4)
     for name in (MAIN, "95 (5 pairs)"):
         sizes, rng, found, unaware = DESIGNS[name], np.random.default_rng(0), 0, 0
         numbers, gain = np.repeat(np.arange(len(sizes)), sizes), 0.12 if name == MAIN else 0.25
@@ -208,9 +217,9 @@ def power(repeats: int) -> None:
         numbers, rng, found = np.repeat(np.arange(len(sizes)), sizes), np.random.default_rng(1), 0
         stated = [scores_block(*answers(rng, numbers, LIKENESS[icc], 0.2), numbers)["detectable"] for _ in range(20)]
         gain = float(np.median([1.0 if size is None else size for size in stated]))
-        for _ in range(count // 2):
+        for _ in range(few):
             found += says(scores_block(*answers(rng, numbers, LIKENESS[icc], gain), numbers)) == "improved"
-        row("accuracy", name, icc, f"{100 * gain:.1f} points (as stated)", share("", found, count // 2), "—")
+        row("accuracy", name, icc, f"{100 * gain:.1f} points (as stated)", share("", found, few), "—")
     for name, sizes in DESIGNS.items():
         numbers, rng, found = np.repeat(np.arange(len(sizes)), sizes), np.random.default_rng(2), 0
 
@@ -220,9 +229,9 @@ def power(repeats: int) -> None:
             return nll_block(change, row_tokens(rng, len(numbers)), numbers)
 
         effect = float(np.median([block(0.0)["detectable"] for _ in range(20)]))
-        for _ in range(count // 2):
+        for _ in range(few):
             found += says(block(effect)) == "improved"
-        row("NLL", name, 0.3, f"{effect:.2f} nats (as stated)", share("", found, count // 2), "—")
+        row("NLL", name, 0.3, f"{effect:.2f} nats (as stated)", share("", found, few), "—")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ def main() -> None:
     parts = (likelihood_variance, nll_coverage, accuracy_coverage, samples_coverage, false_alarms, power)
     parser.add_argument("--parts", nargs="+", choices=[p.__name__ for p in parts], help="only these tables")
     arguments = parser.parse_args()
+    if arguments.repeats < 2:
+        parser.error(f"--repeats is {arguments.repeats}, but a spread over replications takes at least 2")
     torch.set_num_threads(1)
     pairs = read_pairs(arguments.results) if arguments.results else pl.read_csv(ROOT / "tests/fixtures/demo_pairs.csv")
     print(f"real pairs: {pairs.height} rows of {arguments.results or 'tests/fixtures/demo_pairs.csv'}", flush=True)

@@ -66,7 +66,7 @@ def write_answers(root: Path, key: str, questions: int, share: float, samples: i
         folder / "answers.parquet"
     )
     timing = {"rows": len(rows), "tokens": 20 * len(rows), "seconds": 12.5, "tokens_per_s": 1.6 * len(rows)}
-    _json(folder / "generation.json", timing | {"ended": 0.9})
+    _json(folder / "generation.json", timing | {"ended": 0.9, "settings": setting["generate"]})
     return folder
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from dreamtune.settings import generate
 from dreamtune.settings.base import Section
-from dreamtune.settings.generate import Decoding
 from dreamtune.settings.rate import FIND
 
 # Settings without a use in a causal model, by section, each with its only value there. Those of denoising keep their
@@ -28,8 +28,8 @@ CAUSAL_TRAIN = {
 CAUSAL_DRAWS = {"draws": 1}
 DENOISING = {
     name: field.get_default(call_default_factory=True)
-    for name, field in Decoding.model_fields.items()
-    if name != "max_new_tokens"
+    for name, field in generate.Decoding.model_fields.items()
+    if name in generate.DENOISING
 }
 
 

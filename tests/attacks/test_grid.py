@@ -24,7 +24,7 @@ from attacks.undisturbed import draw
 from conftest import ROOT
 from dreamtune.digests import sha256_file
 from dreamtune.files import read_json, write_json
-from dreamtune.report.reads import Reads
+from dreamtune.formats.reads import Reads
 from dreamtune.report.summary import build_summary
 from dreamtune.settings.report import Comparison
 from project import MICRO, Project

@@ -13,10 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 from dreamtune.evaluate import elbo
 from dreamtune.evaluate.hard_canaries import CAUSAL, COUNTED, MISREAD
 from dreamtune.evaluate.likelihood import evaluate_likelihood
+from dreamtune.formats.reads import Reads
 from dreamtune.generate.answers import generate_answers
 from dreamtune.generate.choosing import choose
 from dreamtune.model import logits
-from dreamtune.report.reads import Reads
 from dreamtune.report.summary import build_summary
 from dreamtune.settings.data import Columns
 from dreamtune.settings.generate import GenerateConfig

@@ -148,3 +148,4 @@ def test_the_stage_writes_the_same_answers_in_parts(tmp_path: Path) -> None:
     assert found.equals(expected) and found["completion"].n_unique() > 8
     made = json.loads((whole / "generation.json").read_text())
     assert made["canaries"] == [] and made["tokens_per_pass"] == 1.0
+    assert "temperature" in made["settings"] and "order" not in made["settings"], "nothing of denoising"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dreamtune.config import Config, parse_config
+from dreamtune.formats.reads import Reads
 from dreamtune.overview.members import Members, members_of, write_members
-from dreamtune.report.reads import Reads
 from dreamtune.report.summary import build_summary
 from dreamtune.settings.report import Comparison
 from dreamtune.study.ended import Ended

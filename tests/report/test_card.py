@@ -12,10 +12,10 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from conftest import FIXTURES, ROOT
+from dreamtune.formats.reads import Reads
 from dreamtune.model.loading import CLASSES, load
 from dreamtune.report import card as card_module
 from dreamtune.report.card import model_card
-from dreamtune.report.reads import Reads
 from dreamtune.report.summary import build_summary
 from dreamtune.settings.model import ModelConfig
 from dreamtune.settings.report import Comparison, ReportConfig
@@ -144,6 +144,14 @@ def test_the_words_hold_verdict_interval_questions_data_and_settings(reads: Read
     assert "500 train, 0 validation, 100 test" in text and '"learning_rate": 2e-05' in text
     assert "masked diffusion, losses weighted by 1/t" in text and "attends both ways" in text
     assert "does not know the architecture" in text, "training.json of this fixture does not say it"
+
+
+def test_sampled_answers_are_not_called_greedy(reads: Reads, summary: dict[str, Any]) -> None:
+    block = summary["comparisons"]["test/greedy"]
+    sampled = summary | {"comparisons": {"test/greedy": block | {"settings": {"temperature": 0.7}}}}
+    for found, name in ((summary, "accuracy, greedy"), (sampled, "accuracy, sampled at temperature 0.7")):
+        named = [result.metric_name for result in card(reads, found).data.eval_results]
+        assert named[:2] == [name, f"{name}, minus the base's"]
 
 
 def test_an_invalid_verdict_leaves_no_figure_for_a_leaderboard(tmp_path: Path) -> None:

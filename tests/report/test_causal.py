@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from autoregressive import KINDS, theirs, write_model
+from dreamtune.formats.reads import Reads
 from dreamtune.report.card import loading_code, model_card
-from dreamtune.report.reads import Reads
 from dreamtune.settings.report import ReportConfig
 from report_fixture import write_reads
 from report_page import SCHEMA, Page, render

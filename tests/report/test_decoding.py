@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from dreamtune.report.reads import Reads
+from dreamtune.formats.reads import Reads
 from dreamtune.report.summary import build_summary
 from dreamtune.scoring.score import score_answers
 from dreamtune.settings.report import Comparison

@@ -43,6 +43,10 @@ def test_a_recipe_names_the_kind_of_adapter() -> None:
     dora = UNKNOWN | {"rank": 4, "variant": "dora", "quantization": "nf4"}
     assert recipe_rows(dora) == [("Method", "QDoRA: an adapter on 4-bit weights, rank 4")]
     assert recipe_rows(UNKNOWN | {"rank": 4, "variant": "rslora"}) == [("Method", "rsLoRA: an adapter, rank 4")]
+    quantised = {"rank": 4, "quantization": "nf4"}
+    for variant, name in {"lora": "QLoRA", "rslora": "rsLoRA", "dora": "QDoRA"}.items():
+        said = f"{name}: an adapter on 4-bit weights, rank 4"
+        assert recipe_rows(UNKNOWN | quantised | {"variant": variant}) == [("Method", said)]
 
 
 def test_a_recipe_names_full_fine_tuning_several_gpus_and_files_of_the_hub() -> None:

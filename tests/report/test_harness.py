@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from dreamtune.formats.reads import Reads
 from dreamtune.report.harness import write_harness_results
-from dreamtune.report.reads import Reads
 from dreamtune.report.summary import build_summary
 from dreamtune.settings.report import Comparison
 from report_fixture import HOSTILE, write_reads

@@ -13,10 +13,10 @@ import pytest
 from dreamtune.errors import UserError
 from dreamtune.formats.likelihood import FULL
 from dreamtune.formats.questions import QUESTIONS
+from dreamtune.formats.reads import Reads
 from dreamtune.report.audit_view import audit_facts
 from dreamtune.report.comparison_view import FASTER, SAMPLER, sampler
 from dreamtune.report.explorer import choose_answers
-from dreamtune.report.reads import Reads
 from dreamtune.report.text import reveal
 from dreamtune.scoring.references import gradability
 from dreamtune.scoring.score import score_answers

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from dreamtune.formats.reads import Reads
 from dreamtune.formats.shards import COPY
 from dreamtune.report.audit_view import overlap_tables
 from dreamtune.report.explorer import choose_answers
-from dreamtune.report.reads import Reads
 from dreamtune.report.render import page
 from dreamtune.report.sources import source_names, source_rows
 from dreamtune.report.summary import build_summary

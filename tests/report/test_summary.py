@@ -6,8 +6,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from dreamtune.formats.reads import Reads
 from dreamtune.report.comparison_view import comparison_tables
-from dreamtune.report.reads import Reads
 from dreamtune.report.summary import build_summary
 from dreamtune.scoring.score import score_answers
 from dreamtune.settings.report import Comparison
@@ -79,9 +79,12 @@ def test_undecided_questions_are_counted_and_left_out(tmp_path: Path) -> None:
 
 def test_settings_stand_beside_their_numbers_and_must_agree(tmp_path: Path) -> None:
     reads = write_reads(tmp_path, questions=12)
-    for who, temperature in (("base", 0.0), ("tuned", 0.7)):
-        file = reads[f"answers/test/greedy/{who}"] / "generation.json"
-        file.write_text(f'{{"settings": {{"temperature": {temperature}}}}}')
-    said = summary(reads)
-    assert said["comparisons"]["test/greedy"]["settings"] == {"temperature": 0.7}
-    assert said["warnings"] == ["test/greedy, base and tuned were generated with different settings"]
+    sampled = "test/greedy, the answers are sampled at temperature 0.7, though the setting is called greedy"
+    different = "test/greedy, base and tuned were generated with different settings"
+    for base, said in ((0.0, [sampled, different]), (0.7, [sampled])):
+        for who, temperature in (("base", base), ("tuned", 0.7)):
+            file = reads[f"answers/test/greedy/{who}"] / "generation.json"
+            file.write_text(f'{{"settings": {{"temperature": {temperature}}}}}')
+        found = summary(reads)
+        assert found["comparisons"]["test/greedy"]["settings"] == {"temperature": 0.7}
+        assert found["warnings"] == said

@@ -135,6 +135,8 @@ def test_answers_written_left_to_right_are_said_to_be(tmp_path: Path) -> None:
     for other in ({"temperature": 0.0}, {"ranking": "untempered"}):
         found = judge(tmp_path, texts, orders=forward, settings=FORWARD | other)
         assert found["warnings"][0].endswith("although generate.order is entropy")
+    causal = judge(tmp_path, texts, orders=forward, settings={"max_new_tokens": 8, "temperature": 0.0})
+    assert causal["left_to_right"] is None and causal["warnings"] == [], "it has no other order"
     rng = np.random.default_rng(0)
     shuffled = judge(tmp_path, texts, orders=[rng.permutation(n).tolist() for n in lengths], settings=FORWARD)
     assert shuffled["left_to_right"] < 0.5 and shuffled["warnings"] == []

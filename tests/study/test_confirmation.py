@@ -11,8 +11,8 @@ import pytest
 
 from dreamtune.errors import UserError
 from dreamtune.files import read_json
+from dreamtune.formats.reads import Reads
 from dreamtune.formats.study_schema import study_schemas
-from dreamtune.report.reads import Reads
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import StudyConfig
 from dreamtune.study.confirmation import run_confirm, validation_answers

@@ -9,9 +9,10 @@ import pytest
 from conftest import FIXTURES, ROOT
 from dreamtune.config import load_config
 from dreamtune.workflow import code, plan
-from dreamtune.workflow.experiments import make_plan, plan_merge
+from dreamtune.workflow.experiments import make_plan, plan_merge, plan_study
 
-EVERY = {"prepare", "references", "train", "generate", "likelihood", "score", "audit", "report", "merge"}
+STUDY = {"study", "confirm"}
+EVERY = {"prepare", "references", "train", "generate", "likelihood", "score", "audit", "report", "merge"} | STUDY
 MODEL = {"train", "generate", "likelihood", "merge"}
 # What an edit of a file changes the code of; whatever reads the result of that is made anew, too.
 EDITS = {
@@ -41,8 +42,6 @@ EDITS = {
     "generate/ask.py": set(),
     "settings/cluster.py": set(),
     "settings/runs.py": set(),
-    "settings/study.py": set(),
-    "study/points.py": set(),
     "study/expand.py": set(),
     "study/decisions.py": set(),
     "rungs/plan.py": set(),
@@ -54,7 +53,8 @@ EDITS = {
     # every other wing: what reaches it
     "settings/base.py": EVERY,
     "settings/score.py": {"references", "score"},
-    "settings/report.py": {"report"},
+    "settings/report.py": {"report"} | STUDY,
+    "settings/study.py": STUDY,
     "settings/merge.py": {"merge"},
     "inputs/parquet_rows.py": {"prepare", "generate", "audit"},
     "inputs/checkpoint_format.py": MODEL | {"report"},  # the card's loading code
@@ -91,9 +91,9 @@ EDITS = {
     "scoring/references.py": {"references", "score"},
     "evaluate/likelihood.py": {"likelihood"},
     "evaluate/elbo.py": {"likelihood", "merge"},
-    "evaluate/intervals.py": {"likelihood", "report"},
-    "evaluate/clusters.py": {"likelihood", "report"},
-    "evaluate/power.py": {"report"},
+    "evaluate/intervals.py": {"likelihood", "report"} | STUDY,
+    "evaluate/clusters.py": {"likelihood", "report"} | STUDY,
+    "evaluate/power.py": {"report"} | STUDY,
     "evaluate/verdict.py": {"report"},
     "evaluate/few_shot.py": {"report"},
     "evaluate/claims.py": {"report"},
@@ -106,6 +106,21 @@ EDITS = {
     "sources/chosen_rows.py": {"train"},
     "sources/where.py": {"prepare"},
     "report/sources.py": {"report"},
+    "formats/reads.py": {"report"} | STUDY,
+    "formats/study.py": STUDY,
+    "study/points.py": STUDY,
+    "study/measured.py": STUDY,
+    "study/effects.py": STUDY,
+    "study/family.py": STUDY,
+    "study/wording.py": STUDY,
+    "study/choosing.py": STUDY,  # the best of all on test, or the one that validation chose
+    "study/results.py": {"study"},
+    "study/curves.py": {"study"},
+    "study/grid_effects.py": {"study"},
+    "study/confirmation.py": {"confirm"},
+    "study/ended.py": STUDY,
+    "study/halving.py": set(),  # which only halve asks
+    "endings/runs.py": set(),
     "merge.py": {"merge"},
 }
 STAGES = {
@@ -118,6 +133,8 @@ STAGES = {
     "audit": "audit_contamination",
     "report": "render_report",
     "merge": "merge_adapter",
+    "study": "study",
+    "confirm": "confirm",
 }
 
 
@@ -129,7 +146,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     benchmark = "{name: others, files: [resources/tiny-dream/rows.parquet], question: question, answer: solution}"
     micro = (FIXTURES / "micro.yaml").read_text().replace("evaluate:\n", f"evaluate:\n  benchmarks: [{benchmark}]\n")
-    (folder / "micro.yaml").write_text(micro)
+    (folder / "micro.yaml").write_text(f"{micro}study: {{choose: validation}}\n")
     return folder
 
 
@@ -144,6 +161,7 @@ def planned(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], plan.Pl
         config = load_config(Path("micro.yaml"))
         made, latest = make_plan(config)
         plan_merge(made, config, latest)
+        plan_study(made, config, latest)
         return made
 
     return make

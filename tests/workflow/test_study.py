@@ -1,6 +1,8 @@
-"""The stage `study` is planned where a configuration is a study, and made again when what it compares changes."""
+"""The stage `study` is planned where a configuration is a study, and made again when what it compares changes.
 
-import shutil
+What an edit of the code makes again: test_place.py.
+"""
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from conftest import ROOT
 from dreamtune.config import parse_config
 from dreamtune.errors import UserError
 from dreamtune.files import write_json
-from dreamtune.workflow import code
 from dreamtune.workflow.experiments import make_plan, plan_study
 from dreamtune.workflow.plan import Plan
 from rows import write_model
@@ -153,31 +153,3 @@ def test_too_few_validation_questions_to_choose_by_are_refused_as_soon_as_they_a
 def test_what_cannot_be_compared_is_said_before_anything_runs(planned: Planned, study: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         planned(**SEEDS, study=study)
-
-
-@pytest.mark.parametrize(
-    ("file", "anew"),
-    [
-        ("study/family.py", True),
-        ("study/ended.py", True),
-        ("evaluate/intervals.py", True),
-        ("settings/study.py", True),
-        ("formats/study.py", True),
-        ("study/halving.py", False),  # which only halve asks
-        ("study/expand.py", False),
-        ("endings/runs.py", False),
-        ("report/charts.py", False),
-        ("workflow/experiments.py", False),
-    ],
-)
-def test_what_an_edit_makes_the_study_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, anew: bool
-) -> None:
-    ignored = shutil.ignore_patterns("__pycache__")
-    for part in ("src", "workflow/scripts"):
-        shutil.copytree(ROOT / part, tmp_path / part, ignore=ignored)
-    monkeypatch.setattr(code, "SRC", tmp_path / "src")
-    script, edited = tmp_path / "workflow/scripts/study.py", tmp_path / "src/dreamtune" / file
-    before = code.code_digest(script)
-    edited.write_text(edited.read_text() + "\nEDITED = True\n")
-    assert (code.code_digest(script) != before) is anew

@@ -13,12 +13,12 @@ from typing import Any
 
 from dreamtune.errors import UserError
 from dreamtune.files import finite, read_json
+from dreamtune.formats.reads import Reads
 from dreamtune.formats.study import CONFIRM_FILE, CSV_FILE, STUDY_FILE, TABLE_FILE
 from dreamtune.formats.training import LOG_FILE
 from dreamtune.overview.members import MEMBERS_FILE, REPORT, Member, Members, flatten, read_members
 from dreamtune.overview.states import FORMAT
 from dreamtune.overview.table import measured
-from dreamtune.report.reads import Reads
 from dreamtune.study.fields import hint
 from dreamtune.workflow.publish import report_of
 from dreamtune.workflow.verification import read_manifest, verify

@@ -38,7 +38,7 @@ from dreamtune.part import Part
 from dreamtune.progress import Progress
 from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.few_shot import FewShot
-from dreamtune.settings.generate import GenerateConfig
+from dreamtune.settings.generate import DENOISING, GenerateConfig
 from dreamtune.settings.model import ModelConfig
 from dreamtune.shards import limited, read_meta, read_split
 
@@ -143,13 +143,17 @@ def summarise(
 ) -> dict[str, Any]:
     """Return the content of generation.json; `seconds` is the time of all forward passes, over all parts.
 
-    `mask_id` is the mask token, which no answer may hold; None for a causal model, to which it means nothing.
+    `mask_id` is the mask token, which no answer may hold; None for a causal model, to which it means nothing. Nor do
+    the settings of denoising, which are then left out of `settings`.
     """
+    settings = generate.by_kind()[0]
+    if mask_id is None:
+        settings = {name: value for name, value in settings.items() if name not in DENOISING}
     tokens, passes = sum(len(a.tokens) for a in answers), sum(a.passes for a in answers)
     seconds = sum(a.seconds for a in answers)
     return {
         "format": 1,
-        "settings": generate.by_kind()[0],
+        "settings": settings,
         "questions": len(questions),
         "rows": len(answers),
         "dropped": dropped,

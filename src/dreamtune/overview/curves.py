@@ -7,13 +7,13 @@ from typing import Any
 
 import altair as alt
 
+from dreamtune.formats.reads import Reads
 from dreamtune.formats.training import LOG_FILE
 from dreamtune.overview.drawing import AMBER, NARROW, Picture, both, sized
 from dreamtune.overview.states import State
 from dreamtune.readable import DASH, nats, number, percent, points
 from dreamtune.report.axes import axis, spanning, ticks, within
 from dreamtune.report.charts import GREY, INK, MUTED, chart_of
-from dreamtune.report.reads import Reads
 from dreamtune.report.text import with_limits
 
 MOST_CURVES = 6  # learning curves over data sizes

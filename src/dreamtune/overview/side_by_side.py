@@ -11,11 +11,11 @@ from markupsafe import Markup
 from dreamtune.errors import UserError
 from dreamtune.files import replace_with
 from dreamtune.formats.names import BASE, HEADLINE, TUNED
+from dreamtune.formats.reads import Reads
 from dreamtune.formats.scores import SCORES_FILE
 from dreamtune.overview.members import Member, Members, read_members
 from dreamtune.overview.states import State
 from dreamtune.report.explorer import bounded, choose_examples
-from dreamtune.report.reads import Reads
 from dreamtune.report.text import POLICY, allowed, environment
 from dreamtune.study.fields import hint
 

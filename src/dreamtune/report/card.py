@@ -15,10 +15,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from dreamtune.formats.likelihood import BOUND, EXACT
 from dreamtune.formats.names import HEADLINE
+from dreamtune.formats.reads import Reads
 from dreamtune.formats.shards import AUDIT_FILE, SHARDS_FILE
 from dreamtune.inputs.checkpoint_format import SHIFTED, key_patterns
 from dreamtune.readable import nats, percent, points
-from dreamtune.report.reads import Reads
 from dreamtune.report.recipe import recipe_rows, variant_name
 from dreamtune.report.text import reveal
 from dreamtune.settings.report import ReportConfig
@@ -105,11 +105,12 @@ def _body(
     packages = {name: manifest.get("packages", {}).get(name) for name in ("torch", "transformers", "peft")}
     about = {name: value for name, value in model.items() if name != "path"}  # a local one is nobody else's business
     invalid, causal = summary["verdict"] == INVALID, model.get("attention") == "causal"
+    article = "An" if recipe["variant"] == "rslora" else "A"
     return _render(
         "card.md.j2",
         causal=causal,
         title=reveal(report.title or summary["experiment"], 200),
-        kind="All weights, fine-tuned," if full else f"A {variant_name(recipe)} adapter",
+        kind="All weights, fine-tuned," if full else f"{article} {variant_name(recipe)} adapter",
         base=base["shown"],
         named=base["name"],
         verdict=summary,
@@ -210,9 +211,11 @@ def _results(summary: Json) -> list[EvalResult]:
             continue
         said = {"verdict": summary["verdict"]} if (questions, summary["primary"]) == ("test", "accuracy") else {}
         about = _asked(questions, summary)
+        temperature = block["settings"].get("temperature")
+        called = f"accuracy, sampled at temperature {temperature:g}" if temperature else f"accuracy, {setting}"
         found += [
-            _result(about, "accuracy", f"accuracy, {setting}", accuracy["tuned"], accuracy),
-            _result(about, "accuracy", f"accuracy, {setting}, minus the base's", accuracy["gain"], accuracy, **said),
+            _result(about, "accuracy", called, accuracy["tuned"], accuracy),
+            _result(about, "accuracy", f"{called}, minus the base's", accuracy["gain"], accuracy, **said),
         ]
     nll = summary["nll"]
     if nll["tuned"]["value"] is not None:

@@ -39,7 +39,7 @@ def comparison_tables(summary: dict[str, Any]) -> Table:
             "undecided": block["accuracy"].get("undecided"),
             "alike": block["accuracy"]["clusters"] < block["accuracy"]["base"]["n"],
             "cut": cut([(who, side.get("scores", {})) for who, side in sides(block).items()]),
-            "sampler": sampler(summary["settings"].get(f"answers/{name}/tuned", {}).get("generate", {})),
+            "sampler": sampler(block["settings"]),
         }
         for name, block in summary["comparisons"].items()
     ]

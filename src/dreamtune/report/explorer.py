@@ -12,9 +12,9 @@ from markupsafe import escape
 
 from dreamtune.formats.answers import ANSWERS_FILE
 from dreamtune.formats.names import BASE, FEW_SHOT_BASE, TUNED
+from dreamtune.formats.reads import Reads
 from dreamtune.formats.scores import SCORES_FILE
 from dreamtune.formats.turns import TURNS_FILE
-from dreamtune.report.reads import Reads
 from dreamtune.report.sources import source_names
 from dreamtune.report.text import json_for_script, reveal
 

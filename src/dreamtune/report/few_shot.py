@@ -6,9 +6,9 @@ from typing import Any
 from dreamtune.evaluate.few_shot import compare_few_shot
 from dreamtune.formats.answers import GENERATION_FILE
 from dreamtune.formats.names import FEW_SHOT_BASE, FEW_SHOT_TUNED, TUNED
+from dreamtune.formats.reads import Reads
 from dreamtune.formats.scores import RATES_FILE, SCORES_FILE
 from dreamtune.readable import DASH, number
-from dreamtune.report.reads import Reads
 from dreamtune.settings.report import Comparison
 
 NAMES = {FEW_SHOT_BASE: "few-shot base", FEW_SHOT_TUNED: "few-shot tuned"}  # as the page writes them

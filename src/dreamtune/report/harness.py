@@ -29,9 +29,9 @@ from dreamtune.evaluate.comparison import counted_questions
 from dreamtune.files import write_json
 from dreamtune.formats.answers import ANSWERS_FILE
 from dreamtune.formats.names import BASE, TUNED
+from dreamtune.formats.reads import Reads
 from dreamtune.formats.scores import SCORES_FILE
 from dreamtune.formats.shards import SHARDS_FILE
-from dreamtune.report.reads import Reads
 
 VERSION = 1  # of the tasks
 METRICS = {"acc": "correct", "strict": "strict", "lenient": "lenient"}  # a metric's column in scores.parquet

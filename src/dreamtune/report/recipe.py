@@ -157,7 +157,10 @@ def _method(recipe: Json) -> str:
     if recipe["rank"] is None:
         return ""
     name = variant_name(recipe)
-    kind = f"Q{name}: an adapter on 4-bit weights" if recipe["quantization"] == "nf4" else f"{name}: an adapter"
+    if recipe["quantization"] == "nf4":
+        kind = f"{name if name == 'rsLoRA' else f'Q{name}'}: an adapter on 4-bit weights"  # nobody says QrsLoRA
+    else:
+        kind = f"{name}: an adapter"
     return f"{kind}, rank {recipe['rank']}{', frozen weights multiplied in FP8' if recipe['products'] == 'fp8' else ''}"
 
 

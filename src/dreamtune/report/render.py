@@ -19,13 +19,13 @@ from markupsafe import Markup
 
 from dreamtune.files import write_json
 from dreamtune.formats.likelihood import BINS_FILE
+from dreamtune.formats.reads import Reads
 from dreamtune.formats.shards import AUDIT_FILE, CONTAMINATION_FILE, LENGTHS_FILE, REFERENCES_FILE
 from dreamtune.formats.training import LOG_FILE, RANGE_TEST_FILE
 from dreamtune.report import audit_view, charts, comparison_view, front, view
 from dreamtune.report.card import CARD_FILE, model_card
 from dreamtune.report.explorer import KINDS, choose_answers, shown_of
 from dreamtune.report.harness import write_harness_results
-from dreamtune.report.reads import Reads
 from dreamtune.report.recipe import recipe_rows
 from dreamtune.report.smoke_view import range_test_figure
 from dreamtune.report.sources import source_names, source_rows
@@ -50,7 +50,7 @@ def render_report(
         report: title, number of example answers, and what the model card is to say of licence and base.
         comparison: primary measure, level and resamples of the verdict.
         experiment: name of the experiment, the heading if the settings give none.
-        reads: version folders by name (see `dreamtune.report.reads`); optional ones may be absent.
+        reads: version folders by name (see `dreamtune.formats.reads`); optional ones may be absent.
         out: folder for the files.
         licence: what the base model's files state (`inputs.base_card.base_licence`); None for nothing.
     """

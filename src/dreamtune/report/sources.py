@@ -8,11 +8,11 @@ import polars as pl
 from dreamtune.evaluate.comparison import compare_nll, compare_scores, nothing
 from dreamtune.formats.likelihood import LIKELIHOOD_FILE
 from dreamtune.formats.names import BASE, HEADLINE, TUNED
+from dreamtune.formats.reads import Reads
 from dreamtune.formats.scores import SCORES_FILE
 from dreamtune.formats.shards import SHARDS_FILE
 from dreamtune.formats.training import TRAINING_FILE
 from dreamtune.readable import nats, number, percent, points
-from dreamtune.report.reads import Reads
 from dreamtune.report.text import arrow, reveal, with_limits
 from dreamtune.settings.report import Comparison
 from dreamtune.shards import sources_of

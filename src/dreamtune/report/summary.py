@@ -33,11 +33,11 @@ from dreamtune.formats.answers import GENERATION_FILE
 from dreamtune.formats.likelihood import BINS_FILE, BOUND, FULL_FILE, LIKELIHOOD_FILE
 from dreamtune.formats.names import BASE, FEW_SHOT_BASE, HEADLINE, SAMPLED, TUNED
 from dreamtune.formats.questions import QUESTIONS_FILE
+from dreamtune.formats.reads import Reads, collect_canaries, gates_of
 from dreamtune.formats.scores import RATES_FILE, SCORES_FILE
 from dreamtune.formats.shards import AUDIT_FILE
 from dreamtune.formats.training import TRAINING_FILE
 from dreamtune.report.few_shot import read_few_shot, sides
-from dreamtune.report.reads import Reads, collect_canaries, gates_of
 from dreamtune.report.recipe import find_recipe
 from dreamtune.report.sources import compare_sources
 from dreamtune.settings.report import Comparison
@@ -199,12 +199,16 @@ def _compare(reads: Reads, questions: str, setting: str, comparison: Comparison)
             "scores": reads.json(f"scores/{key}", RATES_FILE),
         }
     blocks["settings"] = blocks["tuned"]["generation"].get("settings", {})
-    return blocks | {"warnings": _warnings(blocks)}
+    return blocks | {"warnings": _warnings(blocks, setting)}
 
 
-def _warnings(blocks: dict[str, Any]) -> list[str]:
-    """Return warnings about the answers: collapse, order of writing, or different settings for base and tuned."""
+def _warnings(blocks: dict[str, Any], setting: str) -> list[str]:
+    """Return warnings about the answers: a name that misleads, collapse, order of writing, or different settings."""
     found = []
+    if setting == HEADLINE and (temperature := blocks["settings"].get("temperature")):
+        found.append(
+            f"the answers are sampled at temperature {temperature:g}, though their setting is called {setting}"
+        )
     for who, side in sides(blocks).items():
         scores = side["scores"]
         if scores.get("collapse"):

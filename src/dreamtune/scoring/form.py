@@ -70,8 +70,10 @@ def summarise_answers(scores: pl.DataFrame, completions: pl.Series, settings: Ma
     Args:
         scores: rows of scores.parquet, without the user's own prompts.
         completions: the text of each of these rows.
-        settings: the sampler's settings, {} where unknown.
+        settings: the sampler's settings, {} where unknown; those of a causal model, which writes in one order, have no
+            `order`.
     """
+    one_order = bool(settings) and "order" not in settings
     shares = {
         "truncated": ~pl.col("ended"),
         "looping": pl.col("repetition") > LOOPING,
@@ -92,8 +94,9 @@ def summarise_answers(scores: pl.DataFrame, completions: pl.Series, settings: Ma
     found["commonest_answer"] = _commonest(scores["extracted"].drop_nulls())
     reasons = collapse(found, scores, texts)
     chosen = scores.filter(pl.col("choices") >= ENOUGH_CHOICES)
-    in_order = chosen.select(_of_all_steps()).item() if chosen.height >= ENOUGH_ANSWERS else None
+    in_order = chosen.select(_of_all_steps()).item() if chosen.height >= ENOUGH_ANSWERS and not one_order else None
     return found | {
+        "left_to_right": None if one_order else found["left_to_right"],
         "collapsed": None if reasons is None else bool(reasons),
         "collapse": reasons or [],
         "warnings": order_warnings(in_order, settings),

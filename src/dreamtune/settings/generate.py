@@ -105,6 +105,9 @@ class Decoding(Section):
         return self.threshold is not None or self.factor is not None
 
 
+DENOISING = frozenset(Decoding.model_fields) - {"max_new_tokens"}  # settings without a use in a causal model
+
+
 class GenerateConfig(Decoding):
     """Settings of the denoising sampler; base and tuned model answer with the same ones."""
 

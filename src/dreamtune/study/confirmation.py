@@ -12,10 +12,10 @@ import polars as pl
 
 from dreamtune.errors import UserError
 from dreamtune.files import finite, write_json
-from dreamtune.formats.names import HEADLINE, TUNED
+from dreamtune.formats.names import BASE, HEADLINE, TUNED
+from dreamtune.formats.reads import Reads
 from dreamtune.formats.scores import SCORES_FILE
 from dreamtune.formats.study import CONFIRM_FILE
-from dreamtune.report.reads import Reads
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import FEWEST_QUESTIONS, StudyConfig
 from dreamtune.study.choosing import choose, confirm
@@ -24,7 +24,7 @@ from dreamtune.study.ended import Ended, finished_points, lost_by_method
 from dreamtune.study.family import judge
 from dreamtune.study.measured import match, read_run, reads_of_run, runs_by_method
 from dreamtune.study.points import Point
-from dreamtune.study.results import BASE, row
+from dreamtune.study.wording import row
 
 RULE = (
     "The winner is the valid method with the largest share of right validation answers, on the questions that count "

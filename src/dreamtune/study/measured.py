@@ -16,9 +16,9 @@ from dreamtune.evaluate.faults import find_faults
 from dreamtune.evaluate.intervals import Floats
 from dreamtune.formats.likelihood import BINS_FILE, BOUND, LIKELIHOOD_FILE
 from dreamtune.formats.names import BASE, HEADLINE, TUNED
+from dreamtune.formats.reads import Reads, collect_canaries, gates_of
 from dreamtune.formats.scores import SCORES_FILE
 from dreamtune.formats.training import TRAINING_FILE
-from dreamtune.report.reads import Reads, collect_canaries, gates_of
 from dreamtune.study.points import Point, by_method
 
 Primary = Literal["accuracy", "nll"]

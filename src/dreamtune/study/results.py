@@ -9,28 +9,28 @@ about a method that lost a seed says so.
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, replace
-from math import isfinite, nan
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from dreamtune.files import finite, write_json
+from dreamtune.formats.names import BASE
 from dreamtune.formats.study import CSV_FILE, STUDY, STUDY_FILE, TABLE_FILE
-from dreamtune.readable import nats, p_value, points
 from dreamtune.settings.report import Comparison
 from dreamtune.settings.study import StudyConfig
 from dreamtune.study.choosing import looked_at_all
 from dreamtune.study.curves import fit_curve
 from dreamtune.study.effects import Effect, contrast, method_effect
 from dreamtune.study.ended import Ended, finished_points, lost_by_method
-from dreamtune.study.family import Judged, judge
+from dreamtune.study.family import judge
 from dreamtune.study.grid_effects import GridEffects, grid_effects
 from dreamtune.study.measured import Primary, Run, match, read_run, reads_of_run, runs_by_method
 from dreamtune.study.points import Point, by_curve, by_grid, named_methods
+from dreamtune.study.wording import row
 
 FORMAT = 1
-BASE = "base"
 RULE = (
     "A method is its seeds: SE² = SE² over questions (or clusters) + SE² over seeds, Student's t with Satterthwaite's "
     "degrees of freedom; p is the larger of t's and of a test over questions. The family is the primary measure by the "
@@ -54,7 +54,7 @@ def run_study(
         study: baseline, named comparisons, margin of equivalence.
         comparison: primary measure, level and resamples.
         members: the study's runs, the ended ones among them.
-        reads: version folders by "RUN/NAME", with the names of `report.reads`; none of ended runs.
+        reads: version folders by "RUN/NAME", with the names of `formats.reads`; none of ended runs.
         out: folder for the files.
         ended: the runs that ended without a report.
 
@@ -144,82 +144,6 @@ def _effect(
         effect = method_effect(better * (found.tuned - found.base), *rest)
     faults = [f"{run.name}: {run.fault}" for run in runs if run.fault]
     return replace(effect, p=None, test=f"invalid: {faults[0]}") if faults else effect
-
-
-def row(
-    pair: tuple[str, str], label: str, judged: Judged, primary: Primary, alpha: float, lost: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return a comparison's row of the table; `lost` says which of its methods lost seeds, see `lost_by_method`."""
-    effect, equivalence = judged.effect, judged.equivalence
-    ended = "; ".join(f"{name}: {lost[name]}" for name in pair if name in lost)
-    return {
-        "comparison": label,
-        "method": pair[0],
-        "against": pair[1],
-        "role": judged.role,
-        "about": effect.about,
-        "seeds": effect.seeds[0],
-        "seeds_against": effect.seeds[1] if len(effect.seeds) > 1 else None,
-        "ended": ended or None,
-        "questions": effect.questions,
-        "clusters": effect.clusters,
-        "gain": effect.value,
-        "low": judged.interval[0],
-        "high": judged.interval[1],
-        "simultaneous_low": judged.simultaneous[0],
-        "simultaneous_high": judged.simultaneous[1],
-        "error_questions": effect.error_questions,
-        "error_seeds": effect.error_seeds,
-        "df": effect.df,
-        "p": effect.p,
-        "p_adjusted": judged.p_adjusted,
-        "test": effect.test,
-        "word": judged.word,
-        "equivalence": equivalence.answer if equivalence else None,
-        "p_no_worse": equivalence.p_no_worse if equivalence else None,
-        "p_equivalent": equivalence.p_equivalent if equivalence else None,
-        "sentence": sentence(pair, judged, primary, alpha, lost),
-    }
-
-
-def sentence(
-    pair: tuple[str, str], judged: Judged, primary: Primary, alpha: float, lost: Mapping[str, str] | None = None
-) -> str:
-    """Return a comparison in one sentence: who, how sure, how much; never about a method that has too few seeds.
-
-    Of a method that lost seeds it says how many, and what became of them.
-    """
-    effect = judged.effect
-    sides = [_who(name, seeds, (lost or {}).get(name)) for name, seeds in zip(pair, effect.seeds, strict=False)]
-    sides += ["the base model"] if pair[1] == BASE else []
-    show, unit = (points, " points") if primary == "accuracy" else (lambda value: nats(value, True), " nats per token")
-    said = f"{sides[0]} against {sides[1]}: {judged.word}"
-    if not isfinite(effect.value):
-        return f"{said}; {effect.test}"
-    said += f", {show(effect.value)}{unit}"
-    if effect.p is None or not isfinite(judged.interval[0]):
-        return f"{said}; {effect.test}"
-    said += f", {100 * (1 - alpha):.3g} % interval {show(judged.interval[0])} to {show(judged.interval[1])}"
-    said += f", {p_value(effect.p)}"
-    if judged.p_adjusted is not None:
-        said += f", adjusted for the family {p_value(judged.p_adjusted)}"
-    if judged.equivalence:
-        margin = f"{100 * judged.equivalence.margin:.3g} points"
-        answers = {"no worse": f"no worse than {margin}", "equivalent": f"equivalent within {margin}"}
-        said += f"; {answers.get(judged.equivalence.answer, f'not shown to be no worse than {margin}')}"
-    return said
-
-
-def _who(name: str, seeds: int, lost: str | None) -> str:
-    """Return who a comparison is about.
-
-    >>> _who("qlora", 3, None), _who("qlora", 2, "2 of 3 seeds; 1 failed its gate")
-    ('qlora (3 seeds)', 'these 2 adapters of qlora (2 of 3 seeds; 1 failed its gate)')
-    """
-    if seeds > 2 or not seeds:
-        return f"{name} ({lost or f'{seeds} seeds'})"
-    who = f"this adapter of {name}" if seeds == 1 else f"these {seeds} adapters of {name}"
-    return f"{who} ({lost})" if lost else who
 
 
 def _choice(effects: Mapping[tuple[str, str], Effect], alpha: float) -> dict[str, Any] | None:
