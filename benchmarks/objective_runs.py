@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import _src  # noqa: F401, puts src on the path
+import _src
 import numpy as np
 import polars as pl
 from objective_ways import BIASED, WAYS
@@ -57,13 +57,17 @@ def compare(
     for seed in range(seeds):
         for way in ways:
             out = work / f"{way.replace(' ', '-').replace(',', '')}-{seed}-{steps}"
-            if not (out / "found.json").exists():
-                train = run_settings(experiment.train, way, density, seed, steps)
-                found = trained(experiment, train, shards, out)
-                (out / "found.json").write_text(json.dumps(found))
+            if not out.exists():
+                _run(out, experiment, run_settings(experiment.train, way, density, seed, steps), shards)
             lines.append({"way": way, "seed": seed} | json.loads((out / "found.json").read_text()))
             report("run", **lines[-1])
     return summary(pl.DataFrame(lines), ways)
+
+
+@_src.whole
+def _run(out: Path, experiment: Experiment, train: TrainConfig, shards: Path) -> None:
+    found = trained(experiment, train, shards, out)
+    (out / "found.json").write_text(json.dumps(found))
 
 
 def trained(experiment: Experiment, train: TrainConfig, shards: Path, out: Path) -> dict[str, float]:

@@ -14,28 +14,29 @@ from dreamtune.shards import read_meta, read_split
 
 REFERENCE = "independent t"
 ALONE: dict[str, Any] = {"rate_draws": "independent"}
+RANDOM: dict[str, Any] = {"mask_counts": "random"}
 EXACT: dict[str, Any] = {"mask_counts": "exact"}
 PAIRS: dict[str, Any] = {"complementary": True}
 MIRROR: dict[str, Any] = PAIRS | {"pairs": "mirror"}
 LOSS, GRADIENT = {"rate_density": "loss"}, {"rate_density": "gradient"}  # measured, see `objective_noise.densities`
 WAYS: dict[str, dict[str, Any]] = {
-    REFERENCE: ALONE,
-    "even t": {},
-    "t per document": {"rate_draws": "per_document"},
+    REFERENCE: RANDOM | ALONE,
+    "even t": RANDOM,
+    "t per document": RANDOM | {"rate_draws": "per_document"},
     "exact counts": EXACT | ALONE,
     "exact counts, even": EXACT,
     "exact counts, per document": EXACT | {"rate_draws": "per_document"},
-    "P-POTS": LOSS | ALONE,
-    "gradient's density": GRADIENT | ALONE,
+    "P-POTS": RANDOM | LOSS | ALONE,
+    "gradient's density": RANDOM | GRADIENT | ALONE,
     "exact counts, gradient's density": EXACT | GRADIENT,
-    "pairs": PAIRS | ALONE,
+    "pairs": RANDOM | PAIRS | ALONE,
     "exact pairs": EXACT | PAIRS,
     "mirrored pairs": EXACT | MIRROR,
     "P-POTS, mirrored pairs": EXACT | MIRROR | LOSS,
     "exact pairs, P-POTS": EXACT | PAIRS | LOSS,
     "exact pairs, gradient's density": EXACT | PAIRS | GRADIENT,
     "tail together": {"tail_masks": "together"} | EXACT,
-    "clipped t": {"rate_range": [0.1, 1.0]} | ALONE,
+    "clipped t": RANDOM | ALONE | {"rate_range": [0.1, 1.0]},
     "blocks": {"mask_block": 15} | EXACT,
     "random cuts": {"cut_share": 0.3} | EXACT,
     "unweighted": {"objective": "uniform"} | EXACT,

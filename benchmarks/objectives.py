@@ -9,8 +9,9 @@ noise     the variance of the gradient of fixed documents over their masks, rela
           and after `--steps` optimiser steps; what the choice of documents adds (data), and both together in a step at
           equal tokens; and the share that lies between numbers of masked tokens, which is all that spreading rates
           evenly can take away. Intervals come from the spread over the documents.
-runs      trainings at equal tokens and steps: held-out NLL and accuracy over the seeds. What --work holds is not made
-          again, and a seed is finished before the next begins, so that a stopped call goes on.
+runs      trainings at equal tokens and steps: held-out NLL and accuracy over the seeds, and their differences to the
+          way --against, paired by seed. What --work holds is not made again, and a seed is finished before the next
+          begins, so that a stopped call goes on, and a second one compares what is there with another way.
 density   prints the densities for `train.rate_density`: of P-POTS, by the loss, and by the gradient.
 
 Model, data and training are those of an experiment, the demo's by default. Up to 30 tokens its rows are taken as they
@@ -54,10 +55,10 @@ def main() -> int:
         print("".join(f"rate_density: {density[name]} # by the {name}\n" for name in density))
         return 0
     report = reporter("runs")
-    ways = list(dict.fromkeys([REFERENCE, *arguments.ways]))
+    ways = list(dict.fromkeys([arguments.against, *arguments.ways]))
     steps, work = arguments.steps, arguments.work / f"runs-{arguments.device}"
     lines = objective_runs.compare(experiment, shards, work, ways, arguments.seeds, steps, density, report)
-    columns = ["nll", f"nll against {REFERENCE}", "accuracy", f"accuracy against {REFERENCE}"]
+    columns = ["nll", f"nll against {ways[0]}", "accuracy", f"accuracy against {ways[0]}"]
     rows = [[named(line), *(spread(line[name]) for name in columns), f"{line['tokens']:,.0f}"] for line in lines]
     print(table(["way", *columns, "tokens"], rows))
     return 0
@@ -72,6 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--experiment", default="demo", help="experiment whose model, data and training are taken")
     parser.add_argument("--tokens", type=int, nargs="+", default=[30, 100], help="response tokens of the documents")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), metavar="WAY", help="of them all")
+    parser.add_argument("--against", default=REFERENCE, choices=list(WAYS), metavar="WAY", help="way to compare with")
     parser.add_argument("--steps", type=int, default=375, help="optimiser steps of a training")
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each way")
     documents = objective_noise.Sizes.documents
@@ -142,10 +144,9 @@ def longer(work: Path, shards: Path, tokens: int, rows: int) -> Path:
 
 def trained(arguments: argparse.Namespace, experiment: Experiment, shards: Path, tokens: int) -> Path:
     """Return an adapter trained as the experiment says on these rows, for --steps steps."""
-    train = experiment.train.model_copy(
-        update={"max_steps": arguments.steps, "epochs": arguments.steps, "validation_rows": 0, "rate_draws": "even"}
-    )
-    train = train.model_copy(update={"micro_batch_tokens": objective_gradients.MICRO_BATCH})
+    fixed: dict[str, Any] = {"validation_rows": 0, "rate_draws": "even", "mask_counts": "random"}
+    fixed |= {"micro_batch_tokens": objective_gradients.MICRO_BATCH}
+    train = experiment.train.model_copy(update=fixed | {"max_steps": arguments.steps, "epochs": arguments.steps})
     folder = arguments.work / f"trained-{tokens}-{arguments.steps}-{arguments.device}"
     work = arguments.work / "checkpoints" / folder.name
     return made(folder, lambda out: train_adapter(train, experiment.model, shards, out, work)) / "adapter"

@@ -179,6 +179,29 @@ def test_a_table_of_runs_is_paired_by_seed() -> None:
     assert lines[0]["nll"] == [2.0, 0.0368, 3.9632]  # 2 ± 2.776 * sqrt(2.5 / 5)
 
 
+def test_runs_go_on_behind_a_killed_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
+
+    def trained(experiment: Any, train: Any, shards: Path, out: Path) -> dict[str, float]:
+        (out / "adapter-run/adapter").mkdir(parents=True)
+        calls.append(out)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return {"nll": 0.2, "accuracy": 0.5, "tokens": 100}
+
+    monkeypatch.setattr(objective_runs, "trained", trained)
+    experiment: Any = SimpleNamespace(train=settings())
+    ways, report = ["independent t", "even t"], lambda *given, **values: None
+
+    def compare() -> list[dict[str, Any]]:
+        return objective_runs.compare(experiment, tmp_path, tmp_path / "runs", ways, 1, 4, DENSITIES, report)
+
+    with pytest.raises(KeyboardInterrupt):
+        compare()
+    assert [line["nll"][0] for line in compare()] == [0.2, 0.2]
+    assert len(calls) == 3  # what was whole is not made again
+
+
 @pytest.mark.parametrize(("noise", "status"), [(0.55, 0), (0.65, 1)])
 def test_check_wants_quiet_exact_counts(
     noise: float, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
