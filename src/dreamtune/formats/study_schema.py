@@ -26,8 +26,9 @@ class ComparisonRow(Part):
     against: str = Field(description="base, or the study's baseline")
     role: Literal["confirmatory", "exploratory"] = Field(description="confirmatory: it is of the family")
     about: Literal["method", "adapters"] = Field(description="method: of at least three seeds; else adapters")
-    seeds: int = Field(ge=1)
+    seeds: int = Field(ge=0, description="runs of the method that finished")
     seeds_against: int | None = Field(description="of the baseline; null for the base model, which has none")
+    ended: str | None = Field(description="what became of the seeds that ended without a report; null if none did")
     questions: int = Field(ge=0)
     clusters: int = Field(ge=0, description="of similar questions; as many as questions, if all are unrelated")
     gain: Number = Field(description=UNIT)
@@ -110,7 +111,7 @@ class Grid(Part):
     """What a grid says about its settings; exploratory."""
 
     experiment: str
-    left_out: int = Field(ge=0, description="runs that are invalid")
+    left_out: int = Field(ge=0, description="runs that are invalid, or ended without a report")
     runs: int
     effects: list[MainEffect]
     interactions: list[Interaction] = Field(description="pairs that could be tested, the smallest p first")
@@ -120,8 +121,17 @@ class Grid(Part):
 class Method(Part):
     """The runs of a method."""
 
-    runs: list[str] = Field(min_length=1)
+    runs: list[str] = Field(description="those that finished")
     invalid: dict[str, str] = Field(description="by run, which canary failed")
+    lost: str | None = Field(description="what became of the seeds that ended without a report; null if none did")
+
+
+class EndedRun(Part):
+    """A run that ended without a report, and is no evidence."""
+
+    name: str
+    by: Literal["gate", "failure", "halving"] = Field(description="what ended it")
+    reason: str
 
 
 class StudyContent(Part):
@@ -141,6 +151,7 @@ class StudyContent(Part):
     curves: dict[str, Curve]
     grids: list[Grid]
     methods: dict[str, Method]
+    ended: list[EndedRun]
 
 
 class ConfirmContent(Part):
@@ -150,7 +161,7 @@ class ConfirmContent(Part):
     rule: str
     choice: Choice
     label: str
-    left_out: dict[str, str] = Field(description="by run, which canary failed")
+    left_out: dict[str, str] = Field(description="by run, which canary failed, or what ended it without a report")
     comparison: ComparisonRow = Field(description="of the winner with the base")
 
 
@@ -164,6 +175,8 @@ class MemberContent(Part):
     data_size: int | None = Field(description="training rows by data_sizes; null for all")
     settings: dict[str, Any] = Field(description="those that differ, by dotted name; null where one has no meaning")
     folders: dict[str, str] = Field(description="version folders by name, in the order they are made; report is last")
+    ended: str = Field(description="what ended it without a report, and why; empty if nothing did")
+    decided: list[str] = Field(description="version folders of halve that decide whether it goes on")
 
 
 class MembersContent(Part):
