@@ -205,12 +205,12 @@ def resume(run: Run, before: Path | None = None) -> None:
         raise UserError(f"{path} belongs to other settings or data; delete {run.checkpoints} to start again")
     run.finetuning.restore(found, run.optimizer)
     run.history = History(**state["history"])
-    before = MicroBatchPlan(**state["plan"])
+    earlier = MicroBatchPlan(**state["plan"])
     # Micro-batches stay as they were, for the same rounding and the same dropout. Synchronous processes on GPUs take
     # the new plan: they have no dropout, and could not shrink the old one if it did not fit.
-    if before.is_asked_for(run.train) and not (run.share.synchronous and run.share.device.type == "cuda"):
-        graphs = run.plan.graphs and before.graphs  # not if the memory did not suffice for them
-        tokens, cut = before.micro_batch_tokens, before.cut_tokens
+    if earlier.is_asked_for(run.train) and not (run.share.synchronous and run.share.device.type == "cuda"):
+        graphs = run.plan.graphs and earlier.graphs  # not if the memory did not suffice for them
+        tokens, cut = earlier.micro_batch_tokens, earlier.cut_tokens
         run.plan = replace(run.plan, micro_batch_tokens=tokens, cut_tokens=cut, graphs=graphs)
     run.history.resumed_from.append(run.history.step)
     if run.share.process == 0:
