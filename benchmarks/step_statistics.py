@@ -54,7 +54,7 @@ def courses(times: int) -> None:
                 cells = [share("", len(widths), times), "–", "–"]
                 if widths:
                     bound = 0.0 if "ledge" in name else 0.93
-                    cells[1:] = [share(name, hits, len(widths), low=bound), f"{np.median(widths):.2g}"]
+                    cells[1:] = [share(name, hits, len(widths), low=bound, errors=2), f"{np.median(widths):.2g}"]
                 row(name, seeds, noise, f"{change:+.3f}", *cells)
 
 

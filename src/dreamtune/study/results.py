@@ -261,7 +261,7 @@ def _courses(
     None of an experiment of which halving stopped runs: it chose the others by this very NLL.
     """
     chosen = {point.experiment for point in members if point.name in stopped}
-    found = {}
+    found: dict[str, Any] = {}
     for name, own in by_method(members).items():
         valid = [point.name for point in own if point.name in runs and not runs[point.name].fault]
         if valid and own[0].experiment not in chosen:
