@@ -3,6 +3,7 @@
 SLURM sends SIGTERM, and kills KillWait or GraceTime seconds later; `sbatch --signal` may send another signal earlier.
 """
 
+import atexit
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -16,6 +17,14 @@ class Interrupted(BaseException):
 
     It is a BaseException, as KeyboardInterrupt is, so that no `except Exception` on the way swallows it.
     """
+
+
+def exit_undisturbed() -> None:
+    """Let Ctrl-C no longer disturb this process once it exits: what it had to say is said, and its files are in place.
+
+    Python's exit handlers would otherwise print a traceback. What was registered last runs first, so call this last.
+    """
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 class StopSignals:

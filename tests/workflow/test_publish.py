@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dreamtune.errors import UserError
+from dreamtune.overview.members import Member, Members, write_members
 from dreamtune.workflow.prune import prune
 from dreamtune.workflow.publish import publish
 from dreamtune.workflow.verification import verify
@@ -206,6 +207,18 @@ def test_prune_keeps_what_is_linked_read_merged_compared_or_unfinished(results: 
     cache.mkdir(parents=True)
     assert set(prune(unfinished=True)) == {waiting, unseen, report}
     assert cache.exists()  # is no version
+
+
+def test_prune_keeps_what_an_ended_run_of_the_last_study_has_finished(results: Path) -> None:
+    """Its smoke run says that its gate failed; without that, the next call would train it again."""
+    shards = version("prepare_shards", "p1")
+    smoke, other = version("train_adapter", "smoke", shards), version("train_adapter", "other", shards)
+    unfinished = version("train_adapter", "begun", shards, finished=False)
+    published("one", "aa", report=version("render_report", "r1", shards))
+    folders = {"smoke": smoke.as_posix(), "full": unfinished.as_posix()}
+    run = Member("copies", "copies", "copies", 0, None, {}, folders, ended="its smoke run failed its gate: why")
+    write_members(results / "latest", Members([run], [], [], None, "accuracy", "results/study/s1"))
+    assert set(prune(unfinished=True)) == {other, unfinished} and smoke.exists()
 
 
 def test_prune_that_is_killed_leaves_no_half_deleted_version(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

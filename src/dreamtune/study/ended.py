@@ -88,7 +88,10 @@ def finished_points(members: Sequence[Point], ended: Sequence[Ended]) -> list[Po
     finished = [point for point in members if point.name not in gone]
     if not finished:
         first, n = ended[0], len(members)
-        raise UserError(f"no run of the study is left, {n} of {n} ended without a report; {first.name}: {first.said}")
+        raise UserError(
+            f"no run of the study is left, {n} of {n} ended without a report; {first.name}: {first.said}; mend that, "
+            "and set study.failed: wait if what failed is to be tried again"
+        )
     return finished
 
 

@@ -16,9 +16,9 @@ UPON_OTHERS = ("merge_adapter/", "study/", "confirm/")  # kept as long as all th
 def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     """Delete the versions that nothing needs, and the checkpoints of finished trainings; return the deleted folders.
 
-    A version is needed if a published experiment links to it, if it belongs to a run of the study that was planned last
-    (one may have ended without a report), if it merges or compares such versions, if it is unfinished (it may be
-    running, or have checkpoints to resume from), or if a needed version reads it.
+    A version is needed if a published experiment links to it, if it is finished and of a run of the study that was
+    planned last (which may have ended without a report), if it merges or compares such versions, if it is unfinished
+    (it may be running, or have checkpoints to resume from), or if a needed version reads it.
 
     A version is renamed before it is deleted: one that is half deleted would still have its manifest. What was killed
     in the middle of that, here or in a job that had just finished, is deleted, too.
@@ -41,8 +41,11 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     read = {name: _read_by(path) for name, path in folders.items()}
     needed = {name for versions in published for name in _linked(versions)}
     members = read_members(results / "latest")
-    for run in members.runs if members else []:
-        needed |= {_name(folder) for folder in (*run.folders.values(), *run.decided)}
+    runs = members.runs if members else []
+    studied = {_name(folder) for run in runs for folder in (*run.folders.values(), *run.decided)}
+    if members and any(run.decided for run in runs):  # of runs that were stopped, the study's reads are never finished
+        studied |= {_name(folder) for folder in (members.study, members.confirm) if folder}
+    needed |= {name for name in studied & folders.keys() if not _is_unfinished(folders[name])}
     needed |= {name for name in folders if name.startswith(UPON_OTHERS) and read[name] <= needed}
     if not unfinished:
         needed |= {name for name, path in folders.items() if _is_unfinished(path)}

@@ -26,7 +26,7 @@ from dreamtune.digests import describe, mark
 from dreamtune.errors import UserError
 from dreamtune.files import write_json
 from dreamtune.inputs.identity import DIGESTS, FileDigests, identify
-from dreamtune.interruption import Interrupted
+from dreamtune.interruption import Interrupted, exit_undisturbed
 from dreamtune.part import Part
 from dreamtune.settings.base import Section
 from dreamtune.workflow.code import code_digest
@@ -159,6 +159,7 @@ class Stage:
             caches.open_caches(None)
             for folder in {self.out, self.beside}:
                 shutil.rmtree(folder, ignore_errors=True)
+            exit_undisturbed()
         if isinstance(error, UserError | Interrupted):
             self._stop(error)
 
