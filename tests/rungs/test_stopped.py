@@ -60,8 +60,8 @@ def test_prune_keeps_decisions_and_rungs_of_the_study_that_was_planned_last() ->
     """Also those of runs that were stopped, which nobody published: with them the next point is decided on."""
     a, b, old = (made("train_adapter", name) for name in ("a", "b", "old"))
     decision, stale = made("halve", "grid", a=a, b=b), made("halve", "before", a=old)
-    report = made("render_report", "a")
-    study = made("study", "all", decided_grid=decision)
+    report, never = made("render_report", "a"), made("render_report", "b", done=False)
+    study = made("study", "all", decided_grid=decision, never=never)
     runs = [
         Member(name, name, "grid", 0, None, {}, {"rung-50": path.as_posix()}, "", [decision.as_posix()])
         for name, path in (("a", a), ("b", b))
@@ -70,4 +70,5 @@ def test_prune_keeps_decisions_and_rungs_of_the_study_that_was_planned_last() ->
     Path("results/latest/a").mkdir()
     write_json(Path("results/latest/a/versions.json"), {"report": report.as_posix()})
     assert set(prune()) == {old, stale}
+    assert prune(unfinished=True) == [], "the folder of a stopped run's report holds its settings alone"
     assert all(path.exists() for path in (a, b, decision, study, report))

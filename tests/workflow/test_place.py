@@ -116,6 +116,7 @@ EDITS = {
     "study/choosing.py": STUDY,  # the best of all on test, or the one that validation chose
     "study/results.py": {"study"},
     "study/curves.py": {"study"},
+    "study/steps.py": {"study"},
     "study/grid_effects.py": {"study"},
     "study/confirmation.py": {"confirm"},
     "study/ended.py": STUDY,

@@ -89,6 +89,24 @@ class Curve(Part):
     refusal: str | None
 
 
+class Estimate(Part):
+    """A change of the validation NLL in nats per token, with its confidence limits."""
+
+    value: Number
+    low: Number
+    high: Number
+
+
+class Course(Part):
+    """A learning curve of a method over its optimiser steps, with its seeds as replicates."""
+
+    steps: int = Field(ge=0, description="of each training")
+    seeds: int = Field(ge=0, description="number of trainings")
+    per_doubling: Estimate | None = Field(description="per doubling of the steps; null where it is not known")
+    twice: Estimate | None = Field(description="from the last step to twice as many; null: refusal says why")
+    refusal: str | None
+
+
 class MainEffect(Part):
     """The mean change from a setting's first value to another one, over all other settings of the grid."""
 
@@ -149,6 +167,7 @@ class StudyContent(Part):
     not_compared: list[str] = Field(description="as their likelihoods are of different kinds")
     choice: StatedChoice | None = Field(description="null where confirm.json has it, or of one method")
     curves: dict[str, Curve]
+    steps: dict[str, Course] = Field(description="by method that has logged its validation NLL")
     grids: list[Grid]
     methods: dict[str, Method]
     ended: list[EndedRun]

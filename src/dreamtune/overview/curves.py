@@ -1,6 +1,7 @@
 """The page's curves: quality against the size of the data, and each method's losses, its seeds laid over another."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from math import log2
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from dreamtune.report.charts import GREY, INK, MUTED, chart_of
 from dreamtune.report.text import with_limits
 
 MOST_CURVES = 6  # learning curves over data sizes
+MOST_COURSES = 4  # methods whose trend over steps stands in words
 MOST_METHODS, MOST_SEEDS, MOST_POINTS = 9, 5, 60  # of curves over steps
 SEEDS = [INK, AMBER, GREY, "var(--red)", "var(--good)"]
 Log = Sequence[Mapping[str, Any]]
@@ -96,13 +98,34 @@ def loss_picture(states: Sequence[State], methods: Sequence[str]) -> Picture | N
     return _overlaid(states, methods, "loss", *title, "loss")
 
 
-def validation_picture(states: Sequence[State], methods: Sequence[str]) -> Picture | None:
-    """Return the NLL of validation rows by step, laid over another as the losses are; None where nobody logged any."""
-    title = (
-        *("validation", "Validation NLL by step, by seed"),
-        "On masks that never change. States of one training are not independent of each other, so no trend is fitted.",
-    )
+def validation_picture(
+    states: Sequence[State], methods: Sequence[str], courses: Mapping[str, Mapping[str, Any]] | None = None
+) -> Picture | None:
+    """Return the NLL of validation rows by step, laid over another as the losses are; None where nobody logged any.
+
+    Args:
+        states: of the study's runs.
+        methods: all that may be shown, the most important first.
+        courses: the trend over steps by method, as study.json has it.
+    """
+    said = [course_words(method, courses[method]) for method in methods if courses and method in courses]
+    more = f"Of {len(said) - MOST_COURSES} further methods study.json has it." if len(said) > MOST_COURSES else ""
+    caption = " ".join(["On masks that never change.", *said[:MOST_COURSES], more]).strip()
+    title = ("validation", "Validation NLL by step, by seed", caption)
     return _overlaid(states, methods, "validation_nll", *title, "nats per token")
+
+
+def course_words(method: str, course: Mapping[str, Any]) -> str:
+    """Return in words how a method's validation NLL falls with the steps, and what twice the steps would give."""
+    show = partial(nats, signed=True)
+    trend, ahead = course["per_doubling"], course["twice"]
+    said = [f"of twice the steps {course['refusal']}"] if course["refusal"] else []
+    if ahead:
+        limits = with_limits(show, ahead, "nats per token")
+        said = [f"twice the steps would be expected to change it by {limits}, on these validation rows"]
+    if trend:
+        said.insert(0, f"each doubling of the steps changed it by {with_limits(show, trend, 'nats per token')}")
+    return f"{method}: {'; '.join(said)}."
 
 
 def thin(log: Log, field: str, most: int = MOST_POINTS) -> list[tuple[float, float]]:

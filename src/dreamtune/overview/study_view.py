@@ -82,8 +82,11 @@ class StudyView:
             "left_sizes": max(0, len(self.study.get("curves") or {}) - curves.MOST_CURVES),
             "steps": [
                 picture
-                for draw in (curves.loss_picture, curves.validation_picture)
-                if (picture := draw(self.states, self.ranked()))
+                for picture in (
+                    curves.loss_picture(self.states, self.ranked()),
+                    curves.validation_picture(self.states, self.ranked(), self.study.get("steps")),
+                )
+                if picture
             ],
             "grids": list(self._grids()),
             "pairs": self.pairs,

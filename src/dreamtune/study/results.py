@@ -27,7 +27,8 @@ from dreamtune.study.ended import Ended, finished_points, lost_by_method
 from dreamtune.study.family import judge
 from dreamtune.study.grid_effects import GridEffects, grid_effects
 from dreamtune.study.measured import Primary, Run, match, read_run, reads_of_run, runs_by_method
-from dreamtune.study.points import Point, by_curve, by_grid, named_methods
+from dreamtune.study.points import Point, by_curve, by_grid, by_method, named_methods
+from dreamtune.study.steps import course_of
 from dreamtune.study.wording import row
 
 FORMAT = 1
@@ -97,6 +98,7 @@ def run_study(
         "not_compared": [label[pair] for pair in wanted if pair not in pairs],  # an exact NLL with a bound
         "choice": _choice(effects, comparison.alpha) if study.choose == "test" else None,  # else: `confirm`
         "curves": _curves(members, runs, primary, comparison.alpha, stopped),
+        "steps": _courses(members, reads, runs, comparison.alpha, stopped),
         "grids": _grids(members, runs, primary, comparison.alpha, stopped),
         "methods": {
             name: {"runs": [run.name for run in found], "invalid": {r.name: r.fault for r in found if r.fault}}
@@ -173,6 +175,23 @@ def _curves(
             curve = fit_curve([run.rows or 0 for run in valid], matched.tuned, matched.clusters, weights, alpha)
             curves[name] = {"runs": [run.name for run in valid]} | asdict(curve)
     return curves
+
+
+def _courses(
+    members: Sequence[Point], reads: Mapping[str, Path], runs: Mapping[str, Run], alpha: float, stopped: Set[str]
+) -> dict[str, Any]:
+    """Return by method how its validation NLL falls over the steps, of methods whose runs are all valid.
+
+    None of an experiment of which halving stopped runs: it chose the others by this very NLL.
+    """
+    chosen = {point.experiment for point in members if point.name in stopped}
+    found: dict[str, Any] = {}
+    for name, own in by_method(members).items():
+        valid = [point.name for point in own if point.name in runs and not runs[point.name].fault]
+        if valid and own[0].experiment not in chosen:
+            course = course_of([reads_of_run(reads, run) for run in valid], alpha)
+            found |= {name: asdict(course)} if course else {}
+    return found
 
 
 def _grids(

@@ -41,9 +41,11 @@ def prune(results: Path = RESULTS, unfinished: bool = False) -> list[Path]:
     read = {name: _read_by(path) for name, path in folders.items()}
     needed = {name for versions in published for name in _linked(versions)}
     members = read_members(results / "latest")
-    for run in members.runs if members else []:
-        studied = {_name(folder) for folder in (*run.folders.values(), *run.decided)}
-        needed |= {name for name in studied & folders.keys() if not _is_unfinished(folders[name])}
+    runs = members.runs if members else []
+    studied = {_name(folder) for run in runs for folder in (*run.folders.values(), *run.decided)}
+    if members and any(run.decided for run in runs):  # of runs that were stopped, the study's reads are never finished
+        studied |= {_name(folder) for folder in (members.study, members.confirm) if folder}
+    needed |= {name for name in studied & folders.keys() if not _is_unfinished(folders[name])}
     needed |= {name for name in folders if name.startswith(UPON_OTHERS) and read[name] <= needed}
     if not unfinished:
         needed |= {name for name, path in folders.items() if _is_unfinished(path)}
