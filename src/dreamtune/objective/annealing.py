@@ -42,13 +42,13 @@ def right_context(step: int, total: int, share: float, longest: int) -> int | No
     Args:
         step: from 1.
         total: steps of the run.
-        share: of the steps that are annealed, 0 to 1 (`train.attention_annealing`).
+        share: of the steps that are annealed, at least 0 and less than 1 (`train.attention_annealing`).
         longest: tokens of the longest document that the run can meet.
 
     >>> [right_context(step, total=12, share=0.8, longest=40) for step in range(1, 13)]
     [0, 0, 0, 8, 8, 16, 16, 32, 32, None, None, None]
     """
-    annealed = min(int(share * total), total - 1)
+    annealed = int(share * total)
     if step > annealed:
         return None
     growing = stages(longest)
