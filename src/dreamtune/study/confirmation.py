@@ -72,7 +72,7 @@ def run_confirm(
         "choice": asdict(choice),
         "label": confirm(choice, effect, comparison.alpha).label,
         "left_out": {run.name: run.fault for own in found.values() for run in own if run.fault},
-        "comparison": row((choice.winner, BASE), label, judged, "accuracy", comparison.alpha),
+        "comparison": row((choice.winner, BASE), label, judged, "accuracy", comparison.alpha, alone=True),
     }
     write_json(out / CONFIRM_FILE, finite(content))
     return {"candidates": len(valid), "questions": choice.questions, "winner": choice.winner, "word": judged.word}

@@ -68,7 +68,7 @@ def run_study(
         comparison.alpha,
         margin,
     )
-    rows = [row(pair, label[pair], judged[label[pair]], primary, comparison.alpha) for pair in pairs]
+    rows = [row(pair, label[pair], judged[label[pair]], primary, comparison.alpha, family == 1) for pair in pairs]
     content = {
         "format": FORMAT,
         "rule": RULE,

@@ -9,8 +9,10 @@ from dreamtune.study.family import Judged
 from dreamtune.study.measured import Primary
 
 
-def row(pair: tuple[str, str], label: str, judged: Judged, primary: Primary, alpha: float) -> dict[str, Any]:
-    """Return a comparison's row of the table."""
+def row(
+    pair: tuple[str, str], label: str, judged: Judged, primary: Primary, alpha: float, alone: bool = False
+) -> dict[str, Any]:
+    """Return a comparison's row of the table; `alone` says that its family has no other, so that p is not adjusted."""
     effect, equivalence = judged.effect, judged.equivalence
     return {
         "comparison": label,
@@ -37,11 +39,11 @@ def row(pair: tuple[str, str], label: str, judged: Judged, primary: Primary, alp
         "equivalence": equivalence.answer if equivalence else None,
         "p_no_worse": equivalence.p_no_worse if equivalence else None,
         "p_equivalent": equivalence.p_equivalent if equivalence else None,
-        "sentence": sentence(pair, judged, primary, alpha),
+        "sentence": sentence(pair, judged, primary, alpha, alone),
     }
 
 
-def sentence(pair: tuple[str, str], judged: Judged, primary: Primary, alpha: float) -> str:
+def sentence(pair: tuple[str, str], judged: Judged, primary: Primary, alpha: float, alone: bool = False) -> str:
     """Return a comparison in one sentence: who, how sure, how much; never about a method that has too few seeds."""
     effect = judged.effect
     sides = [_who(name, seeds) for name, seeds in zip(pair, effect.seeds, strict=False)]
@@ -52,7 +54,7 @@ def sentence(pair: tuple[str, str], judged: Judged, primary: Primary, alpha: flo
         return f"{said}; {effect.test}"
     said += f", {100 * (1 - alpha):.3g} % interval {show(judged.interval[0])} to {show(judged.interval[1])}"
     said += f", {p_value(effect.p)}"
-    if judged.p_adjusted is not None:
+    if judged.p_adjusted is not None and not alone:
         said += f", adjusted for the family {p_value(judged.p_adjusted)}"
     if judged.equivalence:
         margin = f"{100 * judged.equivalence.margin:.3g} points"
