@@ -15,7 +15,8 @@ FIXTURES = ROOT / "tests" / "fixtures"
 SHARED = ROOT.parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"needs the real data and checkpoints in {SHARED}")
 # Files that take minutes begin first, so that neither of two workers is left with a long one at the end.
-LONGEST = ("workflow", "processes", "full_finetuning_workflow", "kill", "download", "scattered", "resuming", "driver")
+LONGEST = ("shipped_runs", "study_run", "workflow", "processes", "full_finetuning_workflow", "kill", "download")
+LONGEST += ("scattered", "resuming", "driver")
 STOP_SERVERS = pytest.StashKey()
 
 

@@ -79,7 +79,7 @@ def test_undecided_questions_are_counted_and_left_out(tmp_path: Path) -> None:
 
 def test_settings_stand_beside_their_numbers_and_must_agree(tmp_path: Path) -> None:
     reads = write_reads(tmp_path, questions=12)
-    sampled = "test/greedy, the answers are sampled at temperature 0.7, though the setting is called greedy"
+    sampled = "test/greedy, the answers are sampled at temperature 0.7, though their setting is called greedy"
     different = "test/greedy, base and tuned were generated with different settings"
     for base, said in ((0.0, [sampled, different]), (0.7, [sampled])):
         for who, temperature in (("base", base), ("tuned", 0.7)):

@@ -67,6 +67,7 @@ def test_the_winner_on_validation_is_measured_on_test_alone(folders: dict[str, P
     comparison = found["comparison"]
     assert comparison["gain"] == pytest.approx(0.41 - 0.12), "though another is better on test"
     assert (comparison["word"], comparison["p_adjusted"]) == ("improved", comparison["p"])
+    assert "adjusted" not in comparison["sentence"], "it is the only comparison of its family"
     assert found["label"] == "chosen among 2 on 249 validation questions, measured on the test's"
 
 

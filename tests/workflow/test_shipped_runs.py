@@ -75,8 +75,10 @@ def test_a_configuration_of_one_experiment_runs_to_its_report_and_its_merge(proj
     assert summary["training"]["steps"] == 2 and summary["accuracy"]["tuned"]["n"] > 8
     assert not [text for text in summary["warnings"] if "left to right" in text]
     latest = project.folder / "results/latest" / experiment
-    assert METHODS[name] in (latest / "report.html").read_text()
-    assert (latest / "adapter/README.md").exists() and list((latest / "lm-eval/tuned").iterdir())
+    page, card = (latest / "report.html").read_text(), (latest / "adapter/README.md").read_text()
+    assert METHODS[name] in page and list((latest / "lm-eval/tuned").iterdir())
+    assert ("order entropy" in page) == (name != "qwen2-causal"), "which has no settings of denoising"
+    assert ("An rsLoRA adapter of" in card) == (name == "qwen2-diffusion")
     full = json.loads((latest / "versions.json").read_text())["full"]
     manifests = (json.loads(path.read_text()) for path in project.folder.glob("results/merge_adapter/*/manifest.json"))
     [merge] = [spec for spec in manifests if spec["reads"]["full"] == full]

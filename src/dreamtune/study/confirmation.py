@@ -74,15 +74,14 @@ def run_confirm(
     margin = study.equivalence_points / 100 if study.equivalence_points else None
     label = f"{choice.winner} against the base"
     judged = judge({label: effect}, {}, comparison.alpha, margin)[label]
+    lost = lost_by_method(members, ended)
     content = {
         "format": 1,
         "rule": RULE,
         "choice": asdict(choice),
         "label": confirm(choice, effect, comparison.alpha).label,
         "left_out": {run.name: run.fault for run in runs.values() if run.fault} | {one.name: one.said for one in ended},
-        "comparison": row(
-            (choice.winner, BASE), label, judged, "accuracy", comparison.alpha, lost_by_method(members, ended)
-        ),
+        "comparison": row((choice.winner, BASE), label, judged, "accuracy", comparison.alpha, lost, alone=True),
     }
     write_json(out / CONFIRM_FILE, finite(content))
     return {"candidates": len(valid), "questions": choice.questions, "winner": choice.winner, "word": judged.word}

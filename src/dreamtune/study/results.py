@@ -84,7 +84,8 @@ def run_study(
         comparison.alpha,
         margin,
     )
-    rows = [row(pair, label[pair], judged[label[pair]], primary, comparison.alpha, lost) for pair in pairs]
+    alpha, alone = comparison.alpha, family == 1
+    rows = [row(pair, label[pair], judged[label[pair]], primary, alpha, lost, alone) for pair in pairs]
     content = {
         "format": FORMAT,
         "rule": RULE,

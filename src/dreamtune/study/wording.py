@@ -11,9 +11,25 @@ from dreamtune.study.measured import Primary
 
 
 def row(
-    pair: tuple[str, str], label: str, judged: Judged, primary: Primary, alpha: float, lost: Mapping[str, str]
+    pair: tuple[str, str],
+    label: str,
+    judged: Judged,
+    primary: Primary,
+    alpha: float,
+    lost: Mapping[str, str],
+    alone: bool = False,
 ) -> dict[str, Any]:
-    """Return a comparison's row of the table; `lost` says which of its methods lost seeds, see `lost_by_method`."""
+    """Return a comparison's row of the table.
+
+    Args:
+        pair: the method, and what it is compared with.
+        label: name of the comparison.
+        judged: its effect and what is said of it.
+        primary: the measure.
+        alpha: of the family.
+        lost: what became of the seeds of methods that lost any, see `ended.lost_by_method`.
+        alone: its family has no other comparison, so that p is not adjusted.
+    """
     effect, equivalence = judged.effect, judged.equivalence
     ended = "; ".join(f"{name}: {lost[name]}" for name in pair if name in lost)
     return {
@@ -42,16 +58,21 @@ def row(
         "equivalence": equivalence.answer if equivalence else None,
         "p_no_worse": equivalence.p_no_worse if equivalence else None,
         "p_equivalent": equivalence.p_equivalent if equivalence else None,
-        "sentence": sentence(pair, judged, primary, alpha, lost),
+        "sentence": sentence(pair, judged, primary, alpha, lost, alone),
     }
 
 
 def sentence(
-    pair: tuple[str, str], judged: Judged, primary: Primary, alpha: float, lost: Mapping[str, str] | None = None
+    pair: tuple[str, str],
+    judged: Judged,
+    primary: Primary,
+    alpha: float,
+    lost: Mapping[str, str] | None = None,
+    alone: bool = False,
 ) -> str:
     """Return a comparison in one sentence: who, how sure, how much; never about a method that has too few seeds.
 
-    Of a method that lost seeds it says how many, and what became of them.
+    Of a method that lost seeds it says how many, and what became of them. For the arguments, see `row`.
     """
     effect = judged.effect
     sides = [_who(name, seeds, (lost or {}).get(name)) for name, seeds in zip(pair, effect.seeds, strict=False)]
@@ -65,7 +86,7 @@ def sentence(
         return f"{said}; {effect.test}"
     said += f", {100 * (1 - alpha):.3g} % interval {show(judged.interval[0])} to {show(judged.interval[1])}"
     said += f", {p_value(effect.p)}"
-    if judged.p_adjusted is not None:
+    if judged.p_adjusted is not None and not alone:
         said += f", adjusted for the family {p_value(judged.p_adjusted)}"
     if judged.equivalence:
         margin = f"{100 * judged.equivalence.margin:.3g} points"
