@@ -33,6 +33,8 @@ def test_the_first_call_makes_the_study_and_says_which_run_ended(project: Projec
     assert "1 of 2 runs of the study ended without a report, and count as no evidence" in project.said
     assert "  copies: its smoke run failed its gate: targets_hidden" in project.said
     assert f"the study of the other run is in results/study/{study_of(project).name}" in project.said
+    [noted] = (project.folder / "results/train_adapter").glob("*/failure.json")
+    assert json.loads(noted.read_text())["reason"].startswith("the smoke run failed its gate: targets_hidden")
     content = json.loads((study_of(project) / "study.json").read_text())
     assert [(one["name"], one["by"]) for one in content["ended"]] == [("copies", "gate")]
     words = dict(pl.read_parquet(study_of(project) / "study.parquet").select("comparison", "word").iter_rows())
