@@ -47,6 +47,8 @@ def test_the_worse_points_stop_and_the_call_succeeds(project: Project) -> None:
     assert counts == {("smoke", None): 4, ("rung", 0.5): 4, ("rung", 0.75): 2, ("full", None): 2}  # one shares a smoke
     assert len(finished(project, "halve")) == 2 and len(finished(project, "render_report")) == 2
     assert "Error" not in project.said and project.jobs() == {}
+    assert "3 of 5 runs of the study ended without a report" in project.said
+    assert project.said.count(": it was stopped early: place ") == 3
 
 
 def test_a_dry_run_counts_what_follows_the_decisions(project: Project) -> None:

@@ -1,7 +1,7 @@
 # What a run ends with: costs of a dry run, the runs that ended without a report, the study of the others, verdicts.
 import atexit
 
-from dreamtune.endings.runs import lines_on, note_failures, study_of_finished
+from dreamtune.endings.runs import lines_on, note_failures, study_of_finished, with_stopped
 from dreamtune.forecast import cost
 from dreamtune.rungs.plan import in_words, to_come, with_rungs
 from dreamtune.workflow.verdicts import lines_of_finished
@@ -11,7 +11,7 @@ def print_cost_of_dry_run():
     """End a dry run with its number of jobs, and the GPU minutes that are known."""
     if not workflow.dryrun or workflow.dag is None or workflow.touch:
         return
-    say(lines_on(ENDED, len(LATEST)))
+    say(lines_on(with_stopped(ENDED, GRIDS), len(LATEST)))
     if jobs := [job for job in workflow.dag.needrun_jobs(exclude_finished=False) if not job.is_norun]:
         known = needed_specs()
         later, published = to_come(PLAN, GRIDS.values(), LATEST, [spec["version"] for spec in known])
@@ -46,7 +46,7 @@ def study_what_finished():
     try:
         note_failures(failed_versions())
         plan, latest, stages, ended, grids, waits = study_of_finished(CONFIG)
-        say(lines_on(ended, len(latest)))
+        say(lines_on(with_stopped(ended, grids), len(latest)))
         if waits:
             say([f"the study waits for {waits}; see study.failed in docs/studies.md"])
             return
@@ -79,7 +79,7 @@ def print_verdicts():
     """End the run with the verdict of each experiment that is finished, and the path of its report."""
     for line in lines_of_finished(RESULTS / "latest", MARKERS) if MAIN else []:
         print(line, flush=True)
-    say(lines_on(ENDED, len(LATEST)) if MAIN else [])
+    say(lines_on(with_stopped(ENDED, GRIDS), len(LATEST)) if MAIN else [])
 
 
 def print_verdicts_if_nothing_was_done():

@@ -14,6 +14,7 @@ from typing import Any
 from dreamtune.checks import failed
 from dreamtune.config import Config, Experiment
 from dreamtune.files import read_json, write_json
+from dreamtune.formats.halving import STOPPED
 from dreamtune.formats.training import GATE_FILE
 from dreamtune.overview.states import last_words, why_unfinished
 from dreamtune.rungs.plan import HalvedGrid, last_decisions, plan_halving, stopped_so_far, with_rungs
@@ -113,6 +114,16 @@ def study_of_finished(
     if first and any(len(grid.made) < len(grid.decisions) for grid in grids.values()):
         said += "; start snakemake again: halving then goes on without runs that ended"
     return plan, latest, stages, ended, grids, said
+
+
+def with_stopped(ended: Sequence[Ended], grids: Mapping[str, HalvedGrid]) -> list[Ended]:
+    """Return the runs that ended, and those that halving has stopped so far.
+
+    Raises:
+        UserError: a decision is not what its manifest says.
+    """
+    stopped = stopped_so_far(grids.values())
+    return [*ended, *(Ended(run, "halving", reason.removeprefix(STOPPED)) for run, reason in stopped.items())]
 
 
 def lines_on(ended: Sequence[Ended], runs: int) -> Iterator[str]:
