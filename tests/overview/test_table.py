@@ -107,7 +107,7 @@ def test_an_ended_run_stands_there_with_its_reason_and_its_method_with_what_it_l
     page = html()
     assert names(page)[-2:] == ["qlora-seed1", "tune-rank4"]
     assert "6 finished, 2 ended" in page and "its smoke run failed its gate: targets_hidden (7; expected 0)" in page
-    assert "these 2 adapters of qlora (2 of 3 seeds; 1 failed its gate) against the base model: <span" in page
+    assert "these 2 runs of qlora (2 of 3 seeds; 1 failed its gate) against the base model: <span" in page
     assert "1 not tested, since a run of theirs is invalid, none finished" in page
     rows = {row["run"]: row for row in csv.DictReader((LATEST / "study.csv").open())}
     assert (rows["tune-rank4"]["stand"], rows["tune-rank4"]["reason"]) == ("ended", "it failed: nan")

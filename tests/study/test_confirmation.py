@@ -89,7 +89,7 @@ def test_a_winner_that_lost_a_seed_is_named_so(folders: dict[str, Path], tmp_pat
     found = confirm(folders | validation(tmp_path), tmp_path, ended=[Ended("large-seed1", "failure", "out of memory")])
     assert found["choice"]["winner"] == "large"
     assert found["left_out"]["large-seed1"] == "it failed: out of memory"
-    assert found["comparison"]["sentence"].startswith("this adapter of large (1 of 2 seeds; 1 failed) against the base")
+    assert found["comparison"]["sentence"].startswith("this run of large (1 of 2 seeds; 1 failed) against the base")
 
 
 def test_a_method_whose_runs_all_ended_is_no_candidate(folders: dict[str, Path], tmp_path: Path) -> None:

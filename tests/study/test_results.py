@@ -77,7 +77,7 @@ def test_each_method_is_compared_with_the_base_and_with_the_baseline(reads: dict
     assert against["gain"] == pytest.approx(0.22) and (against["seeds"], against["seeds_against"]) == (3, 1)
     assert against["about"] == "adapters" and against["equivalence"] == "no worse"
     assert against["p_adjusted"] >= against["p"]
-    assert against["sentence"].startswith("qlora (3 seeds) against this adapter of full: improved, +22.0 points, 95 % ")
+    assert against["sentence"].startswith("qlora (3 seeds) against this run of full: improved, +22.0 points, 95 % ")
     assert found["qlora against the base"]["about"] == "method"
 
 
@@ -161,10 +161,10 @@ def test_a_run_without_answers_is_named(reads: dict[str, Path], tmp_path: Path) 
 def test_a_method_that_lost_a_seed_is_named_so_in_each_sentence(reads: dict[str, Path], tmp_path: Path) -> None:
     content = study(reads, tmp_path, ended=[Ended("qlora-seed1", "gate", "targets_hidden")], baseline="full")
     row = rows(content)["qlora against the base"]
-    who = "these 2 adapters of qlora (2 of 3 seeds; 1 failed its gate)"
+    who = "these 2 runs of qlora (2 of 3 seeds; 1 failed its gate)"
     assert row["sentence"].startswith(f"{who} against the base model: improved, +61.0 points")
     assert (row["seeds"], row["ended"], row["about"]) == (2, "qlora: 2 of 3 seeds; 1 failed its gate", "adapters")
-    assert rows(content)["qlora against full"]["sentence"].startswith(f"{who} against this adapter of full: improved")
+    assert rows(content)["qlora against full"]["sentence"].startswith(f"{who} against this run of full: improved")
     assert content["ended"] == [{"name": "qlora-seed1", "by": "gate", "reason": "targets_hidden"}]
     assert content["methods"]["qlora"]["lost"] == "2 of 3 seeds; 1 failed its gate"
     assert rows(content)["full against the base"]["ended"] is None and content["methods"]["full"]["lost"] is None
@@ -179,7 +179,7 @@ def test_a_method_of_which_nothing_is_left_counts_in_the_family_and_is_not_teste
     assert content["family"] == whole["family"]
     row, other = rows(content)["qlora against full"], rows(content)["full against the base"]
     assert (row["word"], row["gain"], row["low"], row["p"], row["seeds"]) == ("not tested", None, None, None, 0)
-    who = "qlora (0 of 3 seeds; 3 failed) against this adapter of full"
+    who = "qlora (0 of 3 seeds; 3 failed) against this run of full"
     assert row["sentence"] == f"{who}: not tested; no run of qlora finished"
     assert other["p_adjusted"] == rows(whole)["full against the base"]["p_adjusted"] == 3 * other["p"]
     assert "qlora" not in content["choice"]["means"]

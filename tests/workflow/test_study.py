@@ -142,6 +142,12 @@ def test_too_few_validation_questions_to_choose_by_are_refused_as_soon_as_they_a
         planned(**chosen)
 
 
+def test_a_limit_of_prompts_is_one_of_validation_questions_too(planned: Planned) -> None:
+    with pytest.raises(UserError, match=r"at least 200 validation questions, and generate\.max_prompts is 12; raise it"):
+        planned(**SEEDS, study={"choose": "validation"}, generate={"max_prompts": 12})
+    assert planned(**SEEDS, study={"choose": "validation"}, generate={"max_prompts": 200})[0]
+
+
 @pytest.mark.parametrize(
     ("study", "said"),
     [

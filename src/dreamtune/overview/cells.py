@@ -58,7 +58,7 @@ def columns_of(members: Members, rows: Sequence[Row], compared: bool) -> tuple[l
     if compared:
         columns.append(Column("Method against base", METHOD, _judged("", members.primary), falling=True))
     else:
-        columns.append(Column("Gain, points", "of this adapter over the base, interval, raw p", _gain, falling=True))
+        columns.append(Column("Gain, points", "of this run over the base, interval, raw p", _gain, falling=True))
     if compared and members.baseline:
         name, about = members.baseline, f"{METHOD}; the baseline is {members.baseline}"
         columns.append(Column(f"Against {name}", about, _judged("_baseline", members.primary), falling=True))

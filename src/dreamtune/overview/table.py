@@ -32,7 +32,7 @@ AFTER = {
     "accuracy_low": pl.Float64,
     "accuracy_high": pl.Float64,
     "accuracy_base": pl.Float64,
-    "gain": pl.Float64,  # of this adapter, in accuracy; p is raw
+    "gain": pl.Float64,  # of this run, in accuracy; p is raw
     "gain_low": pl.Float64,
     "gain_high": pl.Float64,
     "p": pl.Float64,

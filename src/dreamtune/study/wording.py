@@ -99,9 +99,9 @@ def _who(name: str, seeds: int, lost: str | None) -> str:
     """Return who a comparison is about.
 
     >>> _who("qlora", 3, None), _who("qlora", 2, "2 of 3 seeds; 1 failed its gate")
-    ('qlora (3 seeds)', 'these 2 adapters of qlora (2 of 3 seeds; 1 failed its gate)')
+    ('qlora (3 seeds)', 'these 2 runs of qlora (2 of 3 seeds; 1 failed its gate)')
     """
     if seeds > 2 or not seeds:
         return f"{name} ({lost or f'{seeds} seeds'})"
-    who = f"this adapter of {name}" if seeds == 1 else f"these {seeds} adapters of {name}"
+    who = f"this run of {name}" if seeds == 1 else f"these {seeds} runs of {name}"
     return f"{who} ({lost})" if lost else who

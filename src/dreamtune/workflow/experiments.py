@@ -278,6 +278,11 @@ def _check_validation(plan: Plan, folders: Folders) -> None:
 def _plan_validation(plan: Plan, e: Experiment, folders: Folders) -> Folders:
     """Plan the tuned model's answers to the validation split and their scores; return the version folders by name."""
     headline = e.generations()[HEADLINE].model_copy(update={"prompts": []})
+    if headline.max_prompts is not None and headline.max_prompts < FEWEST_QUESTIONS:
+        raise UserError(
+            f"study.choose: validation takes at least {FEWEST_QUESTIONS} validation questions, and "
+            f"generate.max_prompts is {headline.max_prompts}; raise it, or set study.choose: test"
+        )
     answers = plan.under(e.cluster).add(
         "generate_answers",
         {"generate": headline, "model": e.model},
