@@ -143,7 +143,7 @@ def test_too_few_validation_questions_to_choose_by_are_refused_as_soon_as_they_a
 
 
 def test_a_limit_of_prompts_is_one_of_validation_questions_too(planned: Planned) -> None:
-    with pytest.raises(UserError, match=r"at least 200 validation questions, and generate\.max_prompts is 12; raise it"):
+    with pytest.raises(UserError, match=r"200 validation questions, and generate\.max_prompts is 12; raise it"):
         planned(**SEEDS, study={"choose": "validation"}, generate={"max_prompts": 12})
     assert planned(**SEEDS, study={"choose": "validation"}, generate={"max_prompts": 200})[0]
 
