@@ -140,7 +140,7 @@ def test_a_failed_run_is_waited_for_or_left_out(planned: Planned) -> None:
     config, _, latest, _, [study] = planned()
     fail(latest["a"]["full"], NAN)
     assert planned()[3:] == ([], [study]), "the next call tries it again"
-    plan, _, _, ended, waits = study_of_finished(config)
+    plan, _, _, ended, waits, _ = study_of_finished(config)
     assert ended == [] and waits == "4 of 4 runs, first for a (full: step 3: the loss is nan)"
     *_, ended, [without] = planned(**LEAVE)
     assert ended == [Ended("a", "failure", "full: step 3: the loss is nan")] and without != study
