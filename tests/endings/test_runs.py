@@ -140,7 +140,7 @@ def test_a_failed_run_is_waited_for_or_left_out(planned: Planned) -> None:
     config, _, latest, _, [study] = planned()
     fail(latest["a"]["full"], NAN)
     assert planned()[3:] == ([], [study]), "the next call tries it again"
-    plan, _, _, ended, _, waits = study_of_finished(config)
+    plan, _, _, ended, waits, _ = study_of_finished(config)
     assert ended == [] and waits == "4 of 4 runs, first for a (full: step 3: the loss is nan)"
     *_, ended, [without] = planned(**LEAVE)
     assert ended == [Ended("a", "failure", "full: step 3: the loss is nan")] and without != study
@@ -182,5 +182,5 @@ def test_the_lines_name_some_of_the_runs_and_what_to_do() -> None:
 def test_a_run_that_never_began_is_waited_for(planned: Planned) -> None:
     config, plan, latest, _, _ = planned()
     end_smoke(plan, latest["b"])
-    assert study_of_finished(config)[-1] == "3 of 4 runs, first for a (waits for references)"
+    assert study_of_finished(config)[4] == "3 of 4 runs, first for a (waits for references)"
     assert json.loads((latest["b"]["smoke"] / "gate.json").read_text())["passed"] is False

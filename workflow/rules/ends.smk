@@ -45,7 +45,7 @@ def study_what_finished():
         return
     try:
         note_failures(failed_versions())
-        plan, latest, stages, ended, grids, waits = study_of_finished(CONFIG)
+        plan, latest, stages, ended, waits, grids = study_of_finished(CONFIG)
         say(lines_on(with_stopped(ended, grids), len(latest)))
         if waits:
             say([f"the study waits for {waits}; see study.failed in docs/studies.md"])

@@ -88,12 +88,12 @@ def note_failures(versions: Iterable[tuple[str, str]]) -> None:
 
 def study_of_finished(
     config: Config,
-) -> tuple[Plan, dict[str, Folders], list[Path], list[Ended], dict[str, HalvedGrid], str]:
+) -> tuple[Plan, dict[str, Folders], list[Path], list[Ended], str, dict[str, HalvedGrid]]:
     """Plan the study again after jobs failed.
 
     Returns:
-        the plan; version folders of each run; those of the study's stages; the runs that ended; the grids that
-        are halved; and for which run the study still waits and why, in one line, "" if for none.
+        the plan; version folders of each run; those of the study's stages; the runs that ended; for which run the
+        study still waits and why, in one line, "" if for none; and the grids that are halved.
 
     Raises:
         UserError: all runs ended, or as `make_plan`.
@@ -113,7 +113,7 @@ def study_of_finished(
     said = f"{len(waits)} of {len(latest)} runs, first for {first[0]} ({first[1]})" if first else ""
     if first and any(len(grid.made) < len(grid.decisions) for grid in grids.values()):
         said += "; start snakemake again: halving then goes on without runs that ended"
-    return plan, latest, stages, ended, grids, said
+    return plan, latest, stages, ended, said, grids
 
 
 def with_stopped(ended: Sequence[Ended], grids: Mapping[str, HalvedGrid]) -> list[Ended]:
