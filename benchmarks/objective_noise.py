@@ -64,9 +64,11 @@ def measure(
     Ways that train another loss are compared by variance over the squared norm of the mean: how large a gradient is
     depends on the loss, and the optimiser does not care.
     """
-    found = densities(gradients, train, documents[: sizes.density], sizes.density, mask_id)
-    report("densities", **found)
     names = [REFERENCE, *(way for way in ways if way != REFERENCE)]
+    found: dict[str, list[float]] = {}
+    if any("rate_density" in WAYS[name] for name in names):
+        found = densities(gradients, train, documents[: sizes.density], sizes.density, mask_id)
+        report("densities", **found)
     settings = {name: way_settings(train, name, found) for name in names}
     counted = {name: given for name, given in settings.items() if not any(name in group for group in DRAWN)}
     scores: dict[str, list[tuple[float, float]]] = {name: [] for name in names}  # of each document

@@ -64,31 +64,32 @@ def test_a_recipe_names_full_fine_tuning_several_gpus_and_files_of_the_hub() -> 
     assert recipe_rows(fp8) == [("Method", "LoRA: an adapter, rank 8, frozen weights multiplied in FP8")]
 
 
-EXACT = {"mask_counts": "exact"}
+RANDOM = {"mask_counts": "random"}
 MASKED = "masked diffusion, "
+BY_COUNT = MASKED + "exactly k of L tokens, "
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, MASKED + "losses weighted by 1/t"),
-        (EXACT, MASKED + "exactly k of L tokens, losses weighted by L/k"),
-        (EXACT | {"objective": "uniform"}, MASKED + "exactly k of L tokens, losses unweighted"),
-        ({"objective": "cart"}, MASKED + "losses weighted by visible neighbours (CART)"),
-        ({"complementary": True}, MASKED + "complementary pairs, losses weighted by 1/t"),
-        ({"complementary": True, "pairs": "mirror"}, MASKED + "mirrored pairs, losses weighted by 1/t"),
-        ({"pairs": "mirror"}, MASKED + "losses weighted by 1/t"),
-        ({"rate_density": [1, 2]}, MASKED + "mask rates by a density, losses divided by it, losses weighted by 1/t"),
-        ({"rate_range": [0.1, 1.0]}, MASKED + "mask rates from 0.1 to 1 alone, losses weighted by 1/t"),
-        ({"mask_block": 32}, MASKED + "tokens in blocks of 32, losses weighted by 1/t"),
-        ({"tail_masks": "together"}, MASKED + "end tokens masked together, losses weighted by 1/t"),
-        ({"cut_share": 0.25}, MASKED + "losses weighted by 1/t, 25.0\u00a0% of the responses cut"),
+        ({}, BY_COUNT + "losses weighted by L/k"),
+        (RANDOM, MASKED + "losses weighted by 1/t"),
+        ({"objective": "uniform"}, BY_COUNT + "losses unweighted"),
+        (RANDOM | {"objective": "cart"}, MASKED + "losses weighted by visible neighbours (CART)"),
+        ({"complementary": True}, BY_COUNT + "complementary pairs, losses weighted by L/k"),
+        (RANDOM | {"complementary": True, "pairs": "mirror"}, MASKED + "mirrored pairs, losses weighted by 1/t"),
+        ({"pairs": "mirror"}, BY_COUNT + "losses weighted by L/k"),
+        ({"rate_density": [1, 2]}, BY_COUNT + "mask rates by a density, losses divided by it, losses weighted by L/k"),
+        (RANDOM | {"rate_range": [0.1, 1.0]}, MASKED + "mask rates from 0.1 to 1 alone, losses weighted by 1/t"),
+        (RANDOM | {"mask_block": 32}, MASKED + "tokens in blocks of 32, losses weighted by 1/t"),
+        ({"tail_masks": "together"}, BY_COUNT + "end tokens masked together, losses weighted by L/k"),
+        ({"cut_share": 0.25}, BY_COUNT + "losses weighted by L/k, 25.0\u00a0% of the responses cut"),
         (
             {"attention_annealing": 0.3},
-            MASKED + "losses weighted by 1/t, attention annealed over the first 30.0\u00a0% of the steps",
+            BY_COUNT + "losses weighted by L/k, attention annealed over the first 30.0\u00a0% of the steps",
         ),
         ({"objective": "copy", "complementary": True}, "copy: nothing is masked, so the input holds the answer"),
-        (EXACT | {"objective": "causal"}, "autoregressive: cross entropy of the next token"),
+        ({"objective": "causal"}, "autoregressive: cross entropy of the next token"),
     ],
 )
 def test_the_recipe_says_what_the_settings_train(settings: dict[str, Any], words: str) -> None:

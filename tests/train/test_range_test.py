@@ -14,7 +14,8 @@ from dreamtune.train import train as training
 from training_runs import Train, adapter, log, losses, read
 
 pytest_plugins = "training_runs"  # its fixtures
-FIND = {"learning_rate": "find"}
+RANDOM = {"mask_counts": "random"}  # under exact counts the loss of this model, of random weights, turns at no rate
+FIND = RANDOM | {"learning_rate": "find"}
 
 
 def test_smoke_finds_a_rate_and_is_then_the_run_with_that_number(
@@ -28,7 +29,7 @@ def test_smoke_finds_a_rate_and_is_then_the_run_with_that_number(
     assert 1e-5 < chosen < 1e-1 and curve["fall"] > 0.02
     assert f"train.learning_rate is {chosen:.1e}" in said and said.count("range test") == 1
     assert read(found, "training.json")["learning_rate"] == chosen
-    given = train("given", learning_rate=chosen)
+    given = train("given", learning_rate=chosen, **RANDOM)
     assert adapter(found) == adapter(given) and losses(found) == losses(given)
     assert [line["lr"] for line in log(found) if "lr" in line] == [line["lr"] for line in log(given) if "lr" in line]
     assert not (given / "range_test.json").exists()
@@ -39,7 +40,7 @@ def test_full_takes_what_smoke_found(train: Train) -> None:
     chosen = read(smoke, "range_test.json")["chosen"]
     full = train("full", smoke, **FIND)
     assert read(full, "training.json")["learning_rate"] == chosen
-    assert adapter(full) == adapter(train("given", learning_rate=chosen))
+    assert adapter(full) == adapter(train("given", learning_rate=chosen, **RANDOM))
     (smoke / "range_test.json").write_text(json.dumps({"chosen": 3e-3}))
     other = train("other", smoke, **FIND)
     assert read(other, "training.json")["learning_rate"] == 3e-3
@@ -83,7 +84,8 @@ def test_a_range_test_that_is_stopped_is_made_again(train: Train, monkeypatch: p
         with pytest.raises(Interrupted, match=r"stopped by SIGTERM; no step was finished; start snakemake again"):
             train("work", **FIND)
     again = train("work", **FIND)
-    assert adapter(again) == adapter(train("given", learning_rate=read(again, "range_test.json")["chosen"]))
+    chosen = read(again, "range_test.json")["chosen"]
+    assert adapter(again) == adapter(train("given", learning_rate=chosen, **RANDOM))
 
 
 def test_rows_from_which_nothing_can_be_learned_are_refused(

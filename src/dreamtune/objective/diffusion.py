@@ -2,7 +2,8 @@
 
 Masked diffusion (Sahoo et al. 2024, arXiv 2406.07524; Shi et al. 2024, arXiv 2406.04329) draws a mask rate t for a
 document, replaces each *response* token by the mask token with probability t, and trains the model to predict the
-replaced tokens. One optimiser step minimises
+replaced tokens. By default exactly k tokens are replaced, with one expectation (`objective.masks`). One optimiser step
+minimises
 
     sum of w * CE over the masked tokens / number of response tokens,
 
@@ -18,7 +19,7 @@ masks, that is the mean of its tokens' expected w * CE. Step by step:
     2. tail      append 0 to `max_tail` further end tokens to a response     train.documents.make_document
                  or show only its beginning (cut_length, make_beginning)
     3. rate      draw t for each document                                    objective.rates.drawn_rates
-    4. corrupt   hide response tokens with probability t, or exactly k;      objective.masks.draw_mask
+    4. corrupt   hide k = 1 + floor(t L) response tokens, or each with t;    objective.masks.draw_mask
                  weigh them by w                                             objective.diffusion.corrupt
     5. split     share the window's documents out among micro-batches        objective.packing.split_window
                  and give every process its turns at them                    train.windows.micro_batches

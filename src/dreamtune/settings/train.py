@@ -19,10 +19,10 @@ class TrainConfig(Section):
         "(uniform); copy masks nothing, so the input holds the answer: it is kept to show that the canaries catch it; "
         "causal (next-token cross entropy, weight 1) is what model.attention causal sets it to",
     )
-    mask_counts: Literal["random", "exact"] = result(
-        "random",
-        "how response tokens are chosen: each by itself with probability t, or exactly k of L of them, k evenly from 1 "
-        "to L, with the weight L/k in place of 1/t (arXiv 2502.09992, eq. 6): the same bound, a less noisy gradient",
+    mask_counts: Literal["exact", "random"] = result(
+        "exact",
+        "how response tokens are chosen: exactly k of L of them, k evenly from 1 to L, with the weight L/k in place of "
+        "1/t (arXiv 2502.09992, eq. 6), or each by itself with probability t: the same bound, a noisier gradient",
     )
     complementary: bool = result(
         False, "train on each document twice per optimiser step: with a random mask, and with its complement"
