@@ -113,7 +113,7 @@ EVERYTHING = {"prepare_shards": 1, "audit_references": 1, **TRAINING, **GENERATI
 
 
 RE_RUN_TABLE = [
-    ("src/dreamtune/objective/diffusion.py", '"""', '"""Edited. ', {}),
+    ("src/dreamtune/objective/diffusion.py", "Masked diffusion (", "Edited. Masked diffusion (", {}),
     ("src/dreamtune/objective/diffusion.py", "\nimport ", "\n# a comment\n\nimport ", {}),
     (MICRO, "checkpoint_minutes: 10.0", "checkpoint_minutes: 3.0", {}),
     (MICRO, "threads: 1", "threads: 2", {}),
@@ -132,7 +132,7 @@ RE_RUN_TABLE = [
     (MICRO, "examples: 5", "examples: 6", REPORT),
     ("src/dreamtune/report/template.html.j2", "</body>", "<hr></body>", REPORT),
     ("src/dreamtune/objective/diffusion.py", "\nimport ", "\nEDITED = 1\nimport ", TRAINING | TUNED | REPORT),
-    ("src/dreamtune/scoring/references.py", "\nimport ", "\nEDITED = 1\nimport ", GRADES),
+    ("src/dreamtune/scoring/references.py", "\nimport re\n", "\nEDITED = 1\nimport re\n", GRADES),
     ("src/dreamtune/data/truncation.py", "\nimport ", "\nEDITED = 1\nimport ", EVERYTHING),
 ]
 
