@@ -9,6 +9,7 @@ EXITS = """
 import atexit, os, signal, sys, time, weakref
 sys.path.insert(0, "src")
 from dreamtune.interruption import exit_undisturbed
+signal.signal(signal.SIGINT, signal.default_int_handler)  # processes in the background ignore it
 class Made: pass
 made = Made()
 weakref.finalize(made, lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.01)))

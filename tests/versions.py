@@ -70,6 +70,7 @@ def write_experiment(root: Path) -> Plan:
     rows = {"files": ["resources/tiny-dream/rows.parquet"], "question": "question", "answer": "solution"}
     micro["evaluate"]["benchmarks"] = [{"name": "others", **rows}]
     micro["study"] = {"choose": "validation"}
+    micro["generate"]["max_prompts"] = 200  # no fewer may choose
     config = parse_config(micro)
     plan, latest = make_plan(config)
     plan_merge(plan, config, latest)

@@ -11,7 +11,7 @@ import pytest
 from dreamtune.errors import UserError
 from dreamtune.formats.halving import WHOLE, Rung
 from dreamtune.settings.model import ModelConfig
-from dreamtune.train import train as training
+from dreamtune.train import steps as loop
 from dreamtune.train.train import train_adapter
 from tiny import settings
 from training_runs import Train, adapter, log, read, steps
@@ -76,9 +76,9 @@ def test_a_loss_that_is_not_finite_is_reported_and_leaves_no_checkpoint(
     climb: Climb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that the other points of the grid need not wait for this one for ever."""
-    original = training.stop_unless_finite
+    original = loop.stop_unless_finite
     monkeypatch.setattr(
-        training, "stop_unless_finite", lambda step, loss, norm: original(step, math.nan if step == 3 else loss, norm)
+        loop, "stop_unless_finite", lambda step, loss, norm: original(step, math.nan if step == 3 else loss, norm)
     )
     out = climb(Rung(0.0, 0.5))
     found = read(out, "rung.json")

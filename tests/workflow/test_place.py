@@ -147,6 +147,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     benchmark = "{name: others, files: [resources/tiny-dream/rows.parquet], question: question, answer: solution}"
     micro = (FIXTURES / "micro.yaml").read_text().replace("evaluate:\n", f"evaluate:\n  benchmarks: [{benchmark}]\n")
+    micro = micro.replace("max_prompts: 8", "max_prompts: 200")  # no fewer may choose
     (folder / "micro.yaml").write_text(f"{micro}study: {{choose: validation}}\n")
     return folder
 
