@@ -10,7 +10,7 @@ from dreamtune.files import write_json
 from dreamtune.overview.members import Member, Members, write_members
 from dreamtune.overview.states import state_of
 from dreamtune.workflow.prune import prune
-from dreamtune.workflow.verification import Undecided, still_read
+from dreamtune.workflow.verification import UNREAD, Undecided, still_read, verify
 from versions import finish, freeze, specification
 
 WHY = "stopped: place 2 of 2 by validation NLL (4.113) after 75 % of its steps"
@@ -30,6 +30,19 @@ def made(stage: str, name: str, done: bool = True, **reads: Path) -> Path:
     if done:
         finish(folder, spec)
     return folder
+
+
+def test_decisions_need_no_checkpoints() -> None:
+    """They are the largest files of a rung, and the next rung, which does, verifies them."""
+    rung = made("train_adapter", "a", done=False)
+    (rung / "reached").mkdir()
+    for name in ("reached/weights", "rung.json"):
+        (rung / name).write_text(name)
+    made("train_adapter", "a")
+    (rung / "reached/weights").unlink()
+    verify(rung, unread=UNREAD["halve"]["train_adapter"])
+    with pytest.raises(UserError, match="weights"):
+        verify(rung)
 
 
 def test_a_version_reads_what_is_left_once_it_is_decided() -> None:

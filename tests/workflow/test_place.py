@@ -81,7 +81,7 @@ EDITS = {
     "objective/diffusion.py": {"train", "likelihood"},  # whose canaries, like those of training, corrupt documents
     "canaries/window.py": {"train"},
     "train/gate.py": {"train"},
-    "formats/halving.py": {"train"},
+    "formats/halving.py": {"train"} | STUDY,
     "train/documents.py": {"train", "likelihood"},  # which measures responses with the tails of training, too
     "generate/sampler.py": {"generate"},
     "generate/few_shot.py": {"generate"},

@@ -128,7 +128,7 @@ def test_only_what_is_named_or_not_left_out_is_hashed(version: Path, hashed: lis
         verify(version, "more")
 
 
-@pytest.mark.parametrize("stage", verification.UNREAD)
+@pytest.mark.parametrize("stage", [stage for stage in verification.UNREAD if stage != "halve"])  # tests/rungs
 def test_a_stage_leaves_out_what_it_does_not_read(plan: Plan, stage: str) -> None:  # noqa: F811
     for read, names in verification.UNREAD[stage].items():
         folder, source = reading(plan, stage, read)
