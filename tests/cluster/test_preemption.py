@@ -25,7 +25,7 @@ MINUTES = 20  # that a training's first attempt asks for
 SLOW = "takes_its_time"
 SLOWER = (
     "    run.optimizer.step()\n",
-    f'    run.optimizer.step()\n    time.sleep(0.8 if Path("{SLOW}").exists() else 0.0)\n',
+    f'    run.optimizer.step()\n    import os\n\n    time.sleep(0.8 if os.path.exists("{SLOW}") else 0.0)\n',
 )
 
 
