@@ -46,8 +46,8 @@ def same_training(project: Project) -> None:
         two = project.folder / "results/train_adapter" / one.name
         for mine, theirs in zip(lines(two), lines(one), strict=True):
             for name in ("loss", "elbo", "grad_norm", "validation_nll"):
-                close = pytest.approx(theirs.get(name), rel=1e-5, abs=1e-5)  # norms are as large as 6, in float32
-                assert mine.get(name) == close, (run, name, mine)
+                if name in theirs or name in mine:  # gradient norms are as large as 6, in float32
+                    assert mine[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-5), (run, name, mine)
         weights, expected = (load_file(path / "model/model.safetensors") for path in (two, one))
         assert weights.keys() == expected.keys()
         for name, value in expected.items():  # stored in bf16, as the base: a rounding may fall the other way
