@@ -27,7 +27,7 @@ WRITERS = {
     "grading_pairs": ("benchmarks/grading_pairs.py", ("pairs.jsonl", "--grades", "grades.txt"), "grades.txt"),
     "load_memory": ("benchmarks/load_memory.py", ("--toy", "--work", "work"), "work/model"),
 }
-INSTANTS = {"write_schema": 3, "grading_agreement": 3, "grading_pairs": 3, "load_memory": 5}
+INSTANTS = {"write_schema": 12, "grading_agreement": 3, "grading_pairs": 3, "load_memory": 5}
 
 
 @pytest.fixture
