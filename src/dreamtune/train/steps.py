@@ -136,6 +136,7 @@ class Book:
     def __init__(self, run: Run, log: Log, progress: Progress | None) -> None:
         self.run, self.log, self.progress = run, log, progress
         self.first, self.last = run.history.step + 1, time.monotonic()  # when the last step was entered
+        self.names = list(run.finetuning.trained)
 
     def enter(self, launched: Launched) -> None:
         """Wait for a step's numbers and enter them; update the weights if they were not.
@@ -143,7 +144,7 @@ class Book:
         Raises:
             UserError: the loss or the gradient is not finite; the weights are as before the step.
         """
-        run, window, step, names = self.run, launched.window, launched.step, list(self.run.finetuning.trained)
+        run, window, step, names = self.run, launched.window, launched.step, self.names
         (weighted, window_nll, grad_norm), rest = (numbers := launched.read())[:3], numbers[3:]
         gradients, by_source = dict(zip(names, rest, strict=False)), rest[len(names) :]
         window_loss = weighted / window.loss_tokens

@@ -207,7 +207,7 @@ def plan_study(
     Args:
         latest: the version folders of each run, from `make_plan`; those of its validation answers are added, so that
             they are published, and kept by `make prune`.
-        ended: the runs that ended without a report, of which nothing is read; see `endings.left_out`.
+        ended: the runs that ended without a report, of which nothing is read; see `endings.runs.leave_out_ended`.
         decisions: version folders of the last decisions on each halved grid, from `rungs.plan.plan_halving`; the jobs
             read who was stopped, and leave their versions out.
 
