@@ -51,7 +51,9 @@ def study_what_finished():
             say([f"the study waits for {waits}; see study.failed in docs/studies.md"])
             return
         plan.freeze()
-        write_members(RESULTS / "latest", members_of(CONFIG, with_rungs(latest, grids), stages, ended, decided_by(grids)))
+        write_members(
+            RESULTS / "latest", members_of(CONFIG, with_rungs(latest, grids), stages, ended, decided_by(grids))
+        )
     except UserError as error:
         say([error])
         return
