@@ -12,6 +12,7 @@ usage   python benchmarks/train_throughput.py --work /tmp/seven_b --check
 import argparse
 import gc
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -167,6 +168,7 @@ class Bench:
         folder = self.work / name.replace(" ", "_").replace(",", "")
         small = name.startswith("SmolLM2")
         ids, base = SMOLLM2_IDS if small else IDS, self.base(small)
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier call
         shards = write_shards(folder / "shards", lengths, TOY_IDS if self.toy else ids)
         settings = {"lora": Q_AND_V, "max_tail": 0, "log_every": 1, "epochs": 1, "validation_rows": 0}
         settings |= {"compile": None if self.toy else True} | changes  # True: as in a run of hours
