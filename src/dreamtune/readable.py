@@ -9,8 +9,14 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def points(share: float | None) -> str:
-    """Return a difference of shares (-1 to 1) in percentage points, with its sign, such as +12.3; a dash for None."""
-    return DASH if share is None else minus(f"{100 * share:+.1f}")
+    """Return a difference of shares (-1 to 1) in percentage points, with its sign, such as +12.3; a dash for None.
+
+    What rounds to zero has no minus sign.
+
+    >>> points(-0.123), points(-0.0001)
+    ('−12.3', '+0.0')
+    """
+    return DASH if share is None else minus(f"{100 * share:+z.1f}")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -31,8 +37,14 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def nats(value: float | None, signed: bool = False) -> str:
-    """Return nats per token with three decimals, a sign before positive ones if `signed`; a dash for None."""
-    return DASH if value is None else minus(f"{value:{'+' if signed else ''}.3f}")
+    """Return nats per token with three decimals, a sign before positive ones if `signed`; a dash for None.
+
+    What rounds to zero has no minus sign.
+
+    >>> nats(-0.0123), nats(-0.0001), nats(-0.0001, signed=True)
+    ('−0.012', '0.000', '+0.000')
+    """
+    return DASH if value is None else minus(f"{value:{'+' if signed else ''}z.3f}")
 
 
 def p_value(p: float | None) -> str:
