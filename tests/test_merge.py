@@ -92,12 +92,14 @@ def test_official_files_names_and_types(family: str, tmp_path: Path) -> None:
     (folder / "modeling_dream.py").write_text("raise SystemExit\n")
     (folder / "tokenizer.json").write_text("{}")
     (folder / "README.md").write_text("GSM8K: 84.2")
-    (folder / "pytorch_model.bin").write_bytes(b"old")
+    old = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model-q4.gguf", "tf_model.h5", "flax_model.msgpack")
+    for name in old:
+        (folder / name).write_bytes(b"old")
     merge_adapter(section(folder), make_adapter(folder, tmp_path / "adapter", ["q_proj"]), tmp_path / "out")
     merged = tmp_path / "out" / "merged"
     for name in ("config.json", "model.safetensors.index.json", "modeling_dream.py", "tokenizer.json"):
         assert (merged / name).read_bytes() == (folder / name).read_bytes()
-    assert not (merged / "pytorch_model.bin").exists()
+    assert not [name for name in old if (merged / name).exists()], "the base's weights are not the merged ones"
     assert not (merged / "README.md").exists(), "the figures of the base are not those of the merged weights"
     changed = set()
     for file in folder.glob("model*.safetensors"):

@@ -14,6 +14,8 @@ from dreamtune.inputs.weight_files import PICKLES, weight_files
 from dreamtune.progress import track
 
 README = "README.md"  # the base's model card
+# The base's weights in other formats, which a library could take for those of the new model; and their indices.
+OTHER_WEIGHTS = ("*.h5", "*.msgpack", "*.gguf", "*.ggml", "*.onnx*", "*.ot", "*.npz", "*.tflite", "*.bin.index.json")
 
 
 def declare_mask(folder: Path, base: Path, mask_token: str | None) -> None:
@@ -42,8 +44,8 @@ def rewrite(base: Path, target: Path, change: Callable[[str, torch.Tensor], torc
     """Write a checkpoint with changed weights into the new folder `target`; return its number of weight files.
 
     The base's other files (config.json, tokenizer, index, Python files) are copied byte for byte, but for its model
-    card, whose claims are not those of the new weights. Its safetensors are written file by file under the same names
-    and keys, so that only one file of weights is in memory at a time.
+    card, whose claims are not those of the new weights, and its weights in other formats. Its safetensors are written
+    file by file under the same names and keys, so that only one file of weights is in memory at a time.
 
     Args:
         base: folder of the checkpoint in the official format.
@@ -54,7 +56,7 @@ def rewrite(base: Path, target: Path, change: Callable[[str, torch.Tensor], torc
     """
     target.mkdir(parents=True)
     for file in sorted(base.iterdir()):
-        weights = any(file.match(pattern) for pattern in (*PICKLES, "*.safetensors"))
+        weights = any(file.match(pattern) for pattern in (*PICKLES, *OTHER_WEIGHTS, "*.safetensors"))
         if file.is_file() and not weights and not file.name.startswith(".") and file.name != README:
             shutil.copyfile(file, target / file.name)
     files = weight_files(base)
