@@ -41,8 +41,6 @@ REPORTED = RUNS.going_on
 LINKS = {name: [f"{key}={folder}" for key, folder in folders.items()] for name, folders in REPORTED.items()}
 LAYOUT = 3  # of results/latest; raise it to publish all experiments again
 MARKERS = {name: f"results/latest/{name}/.published-{digest([LAYOUT, links])}" for name, links in LINKS.items()}
-
-
 DECISIONS = {run: grid.decisions[-1] for grid in RUNS.grids.values() for run in grid.rungs}  # the last one on each run
 
 
@@ -81,7 +79,7 @@ def versions_of(stage):
 
     It holds one stage's versions and not all, because Snakemake compiles the constraint again for every file.
     """
-    return one_of(PLAN.unfinished(stage)) if MAIN else "[0-9a-f]{12}"
+    return one_of(PLAN.unfinished(stage)) if MAIN else start.DIGEST
 
 
 SIF = containers.image()
@@ -102,7 +100,7 @@ COMMAND = {
 LOCAL = workflow.resource_settings.nodes is None  # jobs run on this machine, and are not submitted to others
 STAGES = sorted({stage for stage, _ in PLAN} - {"merge_adapter"})  # that the default target makes
 if MAIN and LOCAL and (missing := start.missing_gpu(PLAN.todo(STAGES))):
-    print(f"dreamtune: warning: {missing}", file=sys.stderr)  # it may not be asked for the jobs that need one
+    say([f"warning: {missing}"])  # it may not be asked for the jobs that need one
 
 
 def begin():
@@ -114,7 +112,7 @@ def begin():
         if RUNS.stages:
             BEGUN.append(True)
     except UserError as error:
-        print(f"dreamtune: {error}", file=sys.stderr)  # itself, since Snakemake's scheduler drops what sys.exit says
+        say([error])  # itself, since Snakemake's scheduler drops what sys.exit says
         sys.exit(1)
 
 
@@ -149,14 +147,18 @@ def check_run():
     if LOCAL and (missing := start.missing_gpu(wanted)):
         raise UserError(missing)
     shared = start.shared_gpus(wanted, offered) if LOCAL else None
-    for warning in [*filter(None, [shared]), *warnings_of_finished(PLAN)]:
-        print(f"dreamtune: warning: {warning}", file=sys.stderr)
+    say(f"warning: {warning}" for warning in [*filter(None, [shared]), *warnings_of_finished(PLAN)])
+
+
+def needed_jobs():
+    """Return the jobs of this run that run something."""
+    jobs = workflow.dag.needrun_jobs(exclude_finished=False)  # at its end a dry run counts as finished
+    return [job for job in jobs if not job.is_norun]
 
 
 def needed_specs():
     """Return the specifications of the versions that this run is going to make."""
-    jobs = workflow.dag.needrun_jobs(exclude_finished=False)  # at its end a dry run counts as finished
-    versions = {job.wildcards.version for job in jobs if "version" in job.wildcards.keys()}
+    versions = {job.wildcards.version for job in needed_jobs() if "version" in job.wildcards.keys()}
     return [spec for (_, version), spec in PLAN.items() if version in versions]
 
 

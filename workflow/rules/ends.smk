@@ -12,17 +12,11 @@ def print_cost_of_dry_run():
     if not workflow.dryrun or workflow.dag is None or workflow.touch:
         return
     say(RUNS.lines())
-    if jobs := [job for job in workflow.dag.needrun_jobs(exclude_finished=False) if not job.is_norun]:
+    if jobs := needed_jobs():
         known = needed_specs()
         later, published = to_come(PLAN, RUNS.grids.values(), RUNS.latest, [spec["version"] for spec in known])
         said = cost.cost_of([*known, *later], len(jobs) + len(later) + published).sentence()
         say([f"{cost.runs_in_words(CONFIG)}: {said}", *filter(None, [in_words(RUNS.grids)])])
-
-
-def say(lines):
-    """Print lines for the user."""
-    for line in lines:
-        print(f"dreamtune: {line}", file=sys.stderr, flush=True)
 
 
 def study_what_finished():

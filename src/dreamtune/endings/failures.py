@@ -36,7 +36,7 @@ def failed_versions(scheduler: Any) -> set[tuple[str, str]]:
             "study is made without them; install the Snakemake of containers/requirements.lock"
         )
     jobs = [] if getattr(scheduler, ASKED_TO_STOP) else getattr(scheduler, FAILED)
-    named = [job for job in jobs if "version" in getattr(job, "wildcards", {}).keys()]
+    named = [job for job in jobs if "version" in getattr(job, "wildcards", {}).keys()]  # noqa: SIM118, a list of values
     return {(job.rule.name.removesuffix("_part"), job.wildcards.version) for job in named}
 
 
