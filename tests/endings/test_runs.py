@@ -10,13 +10,15 @@ import pytest
 
 from dreamtune.checks import check, verdict
 from dreamtune.config import Config, parse_config
-from dreamtune.endings.runs import leave_out_ended, lines_on, note_failures, study_of_finished
+from dreamtune.endings.failures import note_failures
+from dreamtune.endings.plan import plan_runs
+from dreamtune.endings.runs import lines_on
 from dreamtune.errors import UserError
 from dreamtune.files import write_json
 from dreamtune.overview.members import members_of
 from dreamtune.overview.states import state_of
 from dreamtune.study.ended import Ended
-from dreamtune.workflow.experiments import Folders, make_plan, plan_merge, plan_study
+from dreamtune.workflow.experiments import Folders, plan_merge
 from dreamtune.workflow.plan import Plan
 from rows import write_model
 from versions import finish
@@ -37,10 +39,9 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
 
     def make(**keys: Any) -> tuple[Config, Plan, dict[str, Folders], list[Ended], list[Path]]:
         config = parse_config(LEAST | STUDY | keys)
-        plan, latest = make_plan(config)
-        ended = leave_out_ended(plan, config, latest)
-        plan_merge(plan, config, latest)
-        return config, plan, latest, ended, plan_study(plan, config, latest, ended)
+        runs = plan_runs(config)
+        plan_merge(runs.plan, config, runs.latest)
+        return config, runs.plan, runs.latest, runs.ended, runs.stages
 
     return make
 
@@ -140,11 +141,11 @@ def test_a_failed_run_is_waited_for_or_left_out(planned: Planned) -> None:
     config, _, latest, _, [study] = planned()
     fail(latest["a"]["full"], NAN)
     assert planned()[3:] == ([], [study]), "the next call tries it again"
-    plan, _, _, ended, waits, _ = study_of_finished(config)
-    assert ended == [] and waits == "4 of 4 runs, first for a (full: step 3: the loss is nan)"
+    runs = plan_runs(config)
+    assert runs.ended == [] and runs.waits() == "4 of 4 runs, first for a (full: step 3: the loss is nan)"
     *_, ended, [without] = planned(**LEAVE)
     assert ended == [Ended("a", "failure", "full: step 3: the loss is nan")] and without != study
-    plan.freeze()
+    runs.freeze()
     assert planned(**LEAVE)[3] == [], "a call that tried it again forgets that it failed"
 
 
@@ -182,5 +183,5 @@ def test_the_lines_name_some_of_the_runs_and_what_to_do() -> None:
 def test_a_run_that_never_began_is_waited_for(planned: Planned) -> None:
     config, plan, latest, _, _ = planned()
     end_smoke(plan, latest["b"])
-    assert study_of_finished(config)[4] == "3 of 4 runs, first for a (waits for references)"
+    assert plan_runs(config).waits() == "3 of 4 runs, first for a (waits for references)"
     assert json.loads((latest["b"]["smoke"] / "gate.json").read_text())["passed"] is False

@@ -121,6 +121,7 @@ EDITS = {
     "study/confirmation.py": {"confirm"},
     "study/ended.py": STUDY,
     "study/halving.py": set(),  # which only halve asks
+    "endings/plan.py": set(),
     "endings/runs.py": set(),
     "merge.py": {"merge"},
 }

@@ -3,23 +3,21 @@ from functools import wraps
 
 from snakemake.settings.types import DeploymentMethod
 
-from dreamtune.endings.runs import leave_out_ended
+from dreamtune.endings.plan import plan_runs
 from dreamtune.forecast import cost
 from dreamtune.formats.halving import DECIDED
-from dreamtune.rungs.plan import decided_by, last_decisions, plan_halving, with_rungs
 from dreamtune.study.expand import TooManyRuns
 from dreamtune.workflow import containers, launch
 from dreamtune.workflow.canvases import warnings_of_finished
 from dreamtune.workflow.columns import hub_columns
 from dreamtune.config import Config, parse_config
 from dreamtune.workflow.demand import check_measured, memory_mb, minutes
-from dreamtune.workflow.experiments import make_plan, plan_merge, plan_study
+from dreamtune.workflow.experiments import plan_merge
 from dreamtune.inputs.hub import hub_sources
 from dreamtune.workflow.models import models_from
 from dreamtune.workflow.parts import SECTIONS
 from dreamtune.workflow.plan import RESULTS
 from dreamtune.workflow.verification import Undecided, still_read
-from dreamtune.overview.members import members_of, write_members
 from dreamtune.digests import digest
 
 IMAGE = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
@@ -27,11 +25,9 @@ IMAGE = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_me
 try:
     # A job on a node reads only its frozen config.json: the configuration may have been edited since the submission.
     CONFIG = parse_config(config) if workflow.is_main_process else Config(experiments={})
-    PLAN, LATEST = make_plan(CONFIG)
-    ENDED = leave_out_ended(PLAN, CONFIG, LATEST)  # runs of a study, of which nothing more is made
-    MERGED = plan_merge(PLAN, CONFIG, LATEST)
-    GRIDS = plan_halving(PLAN, CONFIG, LATEST, ENDED)  # those that are halved
-    STUDY = plan_study(PLAN, CONFIG, LATEST, ENDED, last_decisions(GRIDS))
+    RUNS = plan_runs(CONFIG)
+    PLAN = RUNS.plan
+    MERGED = plan_merge(PLAN, CONFIG, RUNS.latest)
     if IMAGE and MAIN:  # jobs inherit the binds from the driver, because only the driver knows the configuration
         containers.bind(PLAN.values())
     elif IMAGE:
@@ -41,14 +37,11 @@ except TooManyRuns as error:
 except UserError as error:
     sys.exit(f"dreamtune: {error}")
 
-GONE = {one.name for one in ENDED}
-REPORTED = {name: folders for name, folders in LATEST.items() if name not in GONE}
+REPORTED = RUNS.going_on
 LINKS = {name: [f"{key}={folder}" for key, folder in folders.items()] for name, folders in REPORTED.items()}
 LAYOUT = 3  # of results/latest; raise it to publish all experiments again
 MARKERS = {name: f"results/latest/{name}/.published-{digest([LAYOUT, links])}" for name, links in LINKS.items()}
-
-
-DECISIONS = {run: grid.decisions[-1] for grid in GRIDS.values() for run in grid.rungs}  # the last one on each run
+DECISIONS = {run: grid.decisions[-1] for grid in RUNS.grids.values() for run in grid.rungs}  # the last one on each run
 
 
 def once_decided(function):
@@ -86,7 +79,7 @@ def versions_of(stage):
 
     It holds one stage's versions and not all, because Snakemake compiles the constraint again for every file.
     """
-    return one_of(PLAN.unfinished(stage)) if MAIN else "[0-9a-f]{12}"
+    return one_of(PLAN.unfinished(stage)) if MAIN else start.DIGEST
 
 
 SIF = containers.image()
@@ -107,7 +100,7 @@ COMMAND = {
 LOCAL = workflow.resource_settings.nodes is None  # jobs run on this machine, and are not submitted to others
 STAGES = sorted({stage for stage, _ in PLAN} - {"merge_adapter"})  # that the default target makes
 if MAIN and LOCAL and (missing := start.missing_gpu(PLAN.todo(STAGES))):
-    print(f"dreamtune: warning: {missing}", file=sys.stderr)  # it may not be asked for the jobs that need one
+    say([f"warning: {missing}"])  # it may not be asked for the jobs that need one
 
 
 def begin():
@@ -115,13 +108,11 @@ def begin():
     STARTED.append(True)
     try:
         check_run()
-        PLAN.freeze()
-        if STUDY:
-            members = members_of(CONFIG, with_rungs(LATEST, GRIDS), STUDY, ENDED, decided_by(GRIDS))
-            write_members(RESULTS / "latest", members)
+        RUNS.freeze()
+        if RUNS.stages:
             BEGUN.append(True)
     except UserError as error:
-        print(f"dreamtune: {error}", file=sys.stderr)  # itself, since Snakemake's scheduler drops what sys.exit says
+        say([error])  # itself, since Snakemake's scheduler drops what sys.exit says
         sys.exit(1)
 
 
@@ -156,14 +147,18 @@ def check_run():
     if LOCAL and (missing := start.missing_gpu(wanted)):
         raise UserError(missing)
     shared = start.shared_gpus(wanted, offered) if LOCAL else None
-    for warning in [*filter(None, [shared]), *warnings_of_finished(PLAN)]:
-        print(f"dreamtune: warning: {warning}", file=sys.stderr)
+    say(f"warning: {warning}" for warning in [*filter(None, [shared]), *warnings_of_finished(PLAN)])
+
+
+def needed_jobs():
+    """Return the jobs of this run that run something."""
+    jobs = workflow.dag.needrun_jobs(exclude_finished=False)  # at its end a dry run counts as finished
+    return [job for job in jobs if not job.is_norun]
 
 
 def needed_specs():
     """Return the specifications of the versions that this run is going to make."""
-    jobs = workflow.dag.needrun_jobs(exclude_finished=False)  # at its end a dry run counts as finished
-    versions = {job.wildcards.version for job in jobs if "version" in job.wildcards.keys()}
+    versions = {job.wildcards.version for job in needed_jobs() if "version" in job.wildcards.keys()}
     return [spec for (_, version), spec in PLAN.items() if version in versions]
 
 
@@ -190,7 +185,7 @@ def of_version(stage, function):
 
 
 EXPERIMENTS = defaultdict(list)  # version folder -> names of the experiments that use it
-for NAME, FOLDERS in with_rungs(LATEST, GRIDS).items():
+for NAME, FOLDERS in RUNS.folders.items():
     for FOLDER in set(FOLDERS.values()):
         EXPERIMENTS[FOLDER].append(NAME)
 for NAME, FOLDER in MERGED.items():

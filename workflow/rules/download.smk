@@ -5,7 +5,7 @@ rule download_source:  # runs before the jobs that read the source; its marker i
     log:
         "results/downloads/{source}.log",
     wildcard_constraints:
-        source="[0-9a-f]{12}",
+        source=start.DIGEST,
     localrule: True
     container:
         SIF

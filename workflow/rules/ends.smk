@@ -1,9 +1,9 @@
 # What a run ends with: costs of a dry run, the runs that ended without a report, the study of the others, verdicts.
 import atexit
 
-from dreamtune.endings.runs import lines_on, note_failures, study_of_finished, with_stopped
+from dreamtune.endings.failures import failed_versions, note_failures
 from dreamtune.forecast import cost
-from dreamtune.rungs.plan import in_words, to_come, with_rungs
+from dreamtune.rungs.plan import in_words, to_come
 from dreamtune.workflow.verdicts import lines_of_finished
 
 
@@ -11,29 +11,12 @@ def print_cost_of_dry_run():
     """End a dry run with its number of jobs, and the GPU minutes that are known."""
     if not workflow.dryrun or workflow.dag is None or workflow.touch:
         return
-    say(lines_on(with_stopped(ENDED, GRIDS), len(LATEST)))
-    if jobs := [job for job in workflow.dag.needrun_jobs(exclude_finished=False) if not job.is_norun]:
+    say(RUNS.lines())
+    if jobs := needed_jobs():
         known = needed_specs()
-        later, published = to_come(PLAN, GRIDS.values(), LATEST, [spec["version"] for spec in known])
+        later, published = to_come(PLAN, RUNS.grids.values(), RUNS.latest, [spec["version"] for spec in known])
         said = cost.cost_of([*known, *later], len(jobs) + len(later) + published).sentence()
-        say([f"{cost.runs_in_words(CONFIG)}: {said}", *filter(None, [in_words(GRIDS)])])
-
-
-def say(lines):
-    """Print lines for the user."""
-    for line in lines:
-        print(f"dreamtune: {line}", file=sys.stderr, flush=True)
-
-
-def failed_versions():
-    """Return stage and version of the jobs that failed in this run for good, their retries included.
-
-    None of them if the run was asked to stop: then nobody knows whether they would have failed.
-    """
-    scheduler = workflow.scheduler
-    jobs = [] if getattr(scheduler, "_user_kill", None) else getattr(scheduler, "failed", [])
-    named = [job for job in jobs if "version" in getattr(job, "wildcards", {}).keys()]
-    return {(job.rule.name.removesuffix("_part"), job.wildcards.version) for job in named}
+        say([f"{cost.runs_in_words(CONFIG)}: {said}", *filter(None, [in_words(RUNS.grids)])])
 
 
 def study_what_finished():
@@ -44,28 +27,25 @@ def study_what_finished():
     if not MAIN or not BEGUN:
         return
     try:
-        note_failures(failed_versions())
-        plan, latest, stages, ended, waits, grids = study_of_finished(CONFIG)
-        say(lines_on(with_stopped(ended, grids), len(latest)))
-        if waits:
+        note_failures(failed_versions(workflow.scheduler))
+        again = plan_runs(CONFIG)
+        say(again.lines())
+        if waits := again.waits():
             say([f"the study waits for {waits}; see study.failed in docs/studies.md"])
             return
-        plan.freeze()
-        write_members(
-            RESULTS / "latest", members_of(CONFIG, with_rungs(latest, grids), stages, ended, decided_by(grids))
-        )
+        again.freeze()
     except UserError as error:
         say([error])
         return
-    for folder in stages:
+    for folder in again.stages:
         if not exists(f"{folder}/manifest.json"):
             shell(
                 f"({SETUP}{IN_IMAGE}python3 {SCRIPTS}/{folder.parent.name}.py --out {folder} 2>&1 | tee {folder}/job.log) || true"
             )
-    made = all(exists(f"{folder}/manifest.json") for folder in stages)
-    others = len(latest) - len(ended)
+    made = all(exists(f"{folder}/manifest.json") for folder in again.stages)
+    others = len(again.going_on)
     of = f"the study of the other {f'{others} runs' if others > 1 else 'run'}"
-    say([f"{of} is in {stages[0]}" if made else f"{of} is not made, see {stages[0]}/job.log"])
+    say([f"{of} is in {again.stages[0]}" if made else f"{of} is not made, see {again.stages[0]}/job.log"])
 
 
 def write_page():
@@ -81,7 +61,7 @@ def print_verdicts():
     """End the run with the verdict of each experiment that is finished, and the path of its report."""
     for line in lines_of_finished(RESULTS / "latest", MARKERS) if MAIN else []:
         print(line, flush=True)
-    say(lines_on(with_stopped(ENDED, GRIDS), len(LATEST)) if MAIN else [])
+    say(RUNS.lines() if MAIN else [])
 
 
 def print_verdicts_if_nothing_was_done():

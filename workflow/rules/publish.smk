@@ -6,7 +6,7 @@ rule publish:  # local, because only the driver has the plan: on a node the conf
     log:
         "results/latest/{experiment}/.published-{marker}.log",
     wildcard_constraints:
-        marker=one_of(m.rpartition("-")[2] for m in MARKERS.values() if not exists(m)) if MAIN else "[0-9a-f]{12}",
+        marker=one_of(m.rpartition("-")[2] for m in MARKERS.values() if not exists(m)) if MAIN else start.DIGEST,
     localrule: True
     container:
         SIF

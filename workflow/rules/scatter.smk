@@ -12,7 +12,7 @@ for STAGE in SECTIONS:
             f"results/{STAGE}/{{version}}/parts/{{cut}}/{{part}}-of-{{parts}}/job.log",
         wildcard_constraints:
             version=versions_of(STAGE),
-            cut="[0-9a-f]{12}",
+            cut=start.DIGEST,
         container:
             SIF
         resources:

@@ -29,6 +29,12 @@ if MODULE:  # those of the workflow that uses this one, if it hands its whole co
     GIVEN = list(workflow.configfiles) if config and config is workflow.modifier_stack[0].globals["config"] else []
 
 
+def say(lines):
+    """Print lines for the user."""
+    for line in lines:
+        print(f"dreamtune: {line}", file=sys.stderr, flush=True)
+
+
 def stop_at_finished_targets():
     """End with one line if a target on the command line is a finished version, which no rule makes again."""
     if start.finished_targets(sys.argv[1:]):

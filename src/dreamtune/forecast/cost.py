@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -21,7 +20,7 @@ from dreamtune.study.grid import OF
 from dreamtune.study.points import by_method
 from dreamtune.workflow.demand import full_run_s, gate_of
 from dreamtune.workflow.experiments import Folders, make_plan
-from dreamtune.workflow.launch import processes
+from dreamtune.workflow.launch import gpus
 from dreamtune.workflow.plan import RESULTS, Plan
 from dreamtune.workflow.start import RUN_A_MODEL
 from dreamtune.workflow.verification import MANIFEST, read_manifest
@@ -109,10 +108,10 @@ def cost_of(specs: Iterable[Spec], jobs: int) -> Cost:
         jobs: number of jobs, those that make no version or parts of one included.
     """
     prices, models = Prices(), [spec for spec in specs if spec["stage"] in RUN_A_MODEL]
-    each = [(prices.seconds(spec), _gpus(spec)) for spec in models]
-    minutes = sum(seconds / 60 * max(gpus, 1) for seconds, gpus in each if seconds is not None)
+    each = [(prices.seconds(spec), gpus(spec)) for spec in models]
+    minutes = sum(seconds / 60 * max(count, 1) for seconds, count in each if seconds is not None)
     known = sum(seconds is not None for seconds, _ in each)
-    return Cost(jobs, len(models), known, minutes, any(gpus for _, gpus in each))
+    return Cost(jobs, len(models), known, minutes, any(count for _, count in each))
 
 
 def too_many_runs(error: TooManyRuns, raw: Mapping[str, Any]) -> str:
@@ -129,7 +128,7 @@ def too_many_runs(error: TooManyRuns, raw: Mapping[str, Any]) -> str:
         config = parse_config(first_points(raw))
         plan, latest = make_plan(config)
         hours = _hours(error.runs, config, plan, latest)
-        unit = "GPU hours" if any(map(_gpus, plan.values())) else "hours"
+        unit = "GPU hours" if any(map(gpus, plan.values())) else "hours"
     said = f"their {unit} are unknown before a smoke run" if hours is None else f"about {_amount(hours)} {unit}"
     return f"{error}; {said}; make it smaller, or set study.max_points to {sum(error.runs.values())}"
 
@@ -157,7 +156,7 @@ def _hours(runs: Mapping[str, int], config: Config, plan: Plan, latest: Mapping[
             seconds = prices.seconds(spec) if spec["stage"] in RUN_A_MODEL else 0.0
             if seconds is None and key == "full":
                 return None
-            total += runs[point.experiment] * (seconds or 0.0) / 3600 * max(_gpus(spec), 1)
+            total += runs[point.experiment] * (seconds or 0.0) / 3600 * max(gpus(spec), 1)
     return total
 
 
@@ -186,13 +185,6 @@ def _kind(spec: Spec, run: str | None = None) -> str:
     train = spec["settings"].get("train", {})
     alike = {name: train.get(name) for name in ("finetuning", "products", "complementary")}
     return digest([spec["stage"], settings, alike, spec["inputs"], "adapter" in spec["reads"]])
-
-
-def _gpus(spec: Spec) -> int:
-    """Return the GPUs that a job takes; 0 if it runs no model, or one on the CPU."""
-    if spec["stage"] not in RUN_A_MODEL or spec["runtime"]["model"]["device"] == "cpu":
-        return 0
-    return prod(processes(spec)) if spec["stage"] == "train_adapter" else 1
 
 
 def _amount(value: float) -> str:

@@ -67,12 +67,17 @@ class StatedChoice(Choice):
     label: str = Field(description="what kind of limits these are")
 
 
-class Change(Part):
-    """A change of the primary measure, in its unit."""
+class Estimate(Part):
+    """A change of the validation NLL in nats per token, with its confidence limits."""
 
     value: Number
     low: Number
     high: Number
+
+
+class Change(Estimate):
+    """A change of the primary measure, in its unit."""
+
     error_questions: Number
     error_runs: Number
     df: Number
@@ -87,14 +92,6 @@ class Curve(Part):
     per_doubling: Change | None = Field(description="the trend; null with fewer than 3 runs or 2 sizes")
     next_doubling: Change | None = Field(description="from the largest size to twice that; null: refusal says why")
     refusal: str | None
-
-
-class Estimate(Part):
-    """A change of the validation NLL in nats per token, with its confidence limits."""
-
-    value: Number
-    low: Number
-    high: Number
 
 
 class Course(Part):

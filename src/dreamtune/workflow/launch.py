@@ -14,6 +14,7 @@ from typing import Any
 from dreamtune.device.usage import ASKED
 from dreamtune.errors import UserError
 from dreamtune.workflow.code import ROOT
+from dreamtune.workflow.start import RUN_A_MODEL
 
 Spec = Mapping[str, Any]
 PORTS = range(20_000, 32_000)  # below the ports that Linux gives to outgoing connections
@@ -54,13 +55,13 @@ def processes(spec: Spec) -> tuple[int, int]:
 
 
 def gpus(spec: Spec, gathers: bool = False) -> int:
-    """Return the number of GPUs that a job of this version takes, on all nodes together.
+    """Return the number of GPUs that a job of this version takes, on all nodes together; 0 if it runs no model.
 
     Args:
         gathers: whether the job only joins the parts that other jobs made, and so loads no model.
     """
-    if spec["stage"] == "prepare_shards" or gathers or spec["runtime"]["model"]["device"] == "cpu":
-        return 0  # prepare_shards reads the model's tokenizer alone
+    if spec["stage"] not in RUN_A_MODEL or gathers or spec["runtime"]["model"]["device"] == "cpu":
+        return 0
     return prod(processes(spec)) if spec["stage"] == "train_adapter" else 1
 
 

@@ -15,7 +15,8 @@ from dreamtune.errors import UserError
 from dreamtune.workflow.code import ROOT
 from dreamtune.workflow.plan import RESULTS
 
-OUTPUT = re.compile(r"(\./)?results/\w+/[0-9a-f]{12}/(manifest\.json|report\.html|summary\.json)")
+DIGEST = "[0-9a-f]{12}"  # what `dreamtune.digests.digest` returns, such as versions
+OUTPUT = re.compile(rf"(\./)?results/\w+/{DIGEST}/(manifest\.json|report\.html|summary\.json)")
 RUN_A_MODEL = ("train_adapter", "generate_answers", "evaluate_likelihood", "merge_adapter")
 # Files that exist where there is a driver of a GPU: NVIDIA, NVIDIA in WSL, AMD.
 DRIVERS = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/dev/kfd")

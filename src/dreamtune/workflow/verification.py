@@ -22,7 +22,7 @@ from dreamtune.files import json_bytes, read_json, write_json
 from dreamtune.formats.halving import DECIDED, HALVE_FILE
 
 MANIFEST, FROZEN, MEMORY = "manifest.json", "config.json", ".digests.json"
-FAILURE = "failure.json"  # why the job failed, while there is no manifest; see `endings.runs`
+FAILURE = "failure.json"  # why the job failed, while there is no manifest; see `endings.failures`
 LARGE = 2**30  # bytes
 HASHED = ("stage", "settings", "inputs", "reads", "code")  # fields of a specification that its version is hashed from
 # Beside its output a version's folder holds these, which no other stage reads, and hidden files.
