@@ -1,10 +1,13 @@
 """What all tests share: warm Pythons, the order of the files, where the real data may lie, and the mark without it."""
 
+import gc
 import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests themselves run side by side
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each script of a copy of the project would compile it anew
+USUAL_GARBAGE = gc.get_threshold()
+gc.set_threshold(1_000_000)  # else looking for garbage takes a quarter of the imports' time
 
 import pytest
 
@@ -29,6 +32,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if warm.VARIABLE in os.environ:
         terminalreporter.write_line(warm.account())
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays: no search for garbage during a test goes through it
+    gc.set_threshold(*USUAL_GARBAGE)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -15,6 +15,7 @@ from dreamtune.settings.score import ScoreConfig
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>'
 BIDI = "\u202edrawkcab\u2066\u200b"
+GRADED: dict[tuple[bytes, ...], dict[str, bytes]] = {}  # by the files that are graded
 TEMPLATE = "so {n} + {m} = {sum}\nTherefore, the final answer is: {sum}"
 
 
@@ -43,9 +44,18 @@ def write_reads(
             if who in worked:
                 add_examples(reads[f"answers/{key}"])
             reads[f"scores/{key}"] = _folder(root, f"scores/{key}", "score_answers")
-            score = ScoreConfig(extractors=["final_answer"])
-            score_answers(score, reads[f"answers/{key}"], reads[f"scores/{key}"])
+            _grade(reads[f"answers/{key}"], reads[f"scores/{key}"])
     return reads
+
+
+def _grade(answers: Path, out: Path) -> None:
+    """Grade answers as the stage does; equal ones, which most tests have for the base, once in a process."""
+    asked = tuple((answers / name).read_bytes() for name in ("answers.parquet", "generation.json"))
+    if asked not in GRADED:
+        score_answers(ScoreConfig(extractors=["final_answer"]), answers, out)
+        GRADED[asked] = {name: (out / name).read_bytes() for name in ("scores.parquet", "scores.json")}
+    for name, content in GRADED[asked].items():
+        (out / name).write_bytes(content)
 
 
 def write_answers(root: Path, key: str, questions: int, share: float, samples: int = 1) -> Path:

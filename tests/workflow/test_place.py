@@ -1,7 +1,8 @@
 """The place decides what an edit makes anew: one real edit for each kind of file, and the versions that change."""
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -153,12 +154,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def planned(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], plan.Plan]:
+@pytest.fixture(scope="module")
+def planned(tree: Path) -> Iterator[Callable[[], plan.Plan]]:
     """Return a function that plans the smallest configuration from the copy as it lies there."""
-    monkeypatch.chdir(tree)
-    monkeypatch.setattr(code, "SRC", tree / "src")
-    monkeypatch.setattr(plan, "ROOT", tree)
 
     def make() -> plan.Plan:
         config = load_config(Path("micro.yaml"))
@@ -167,18 +165,31 @@ def planned(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], plan.Pl
         plan_study(made, config, latest)
         return made
 
-    return make
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tree)
+        patch.setattr(code, "SRC", tree / "src")
+        patch.setattr(plan, "ROOT", tree)
+        yield make
+
+
+@pytest.fixture(scope="module")
+def before(planned: Callable[[], plan.Plan]) -> plan.Plan:
+    """The plan of the copy without an edit; the last test sees that each edit was taken back."""
+    return planned()
 
 
 @pytest.mark.parametrize(("file", "stages"), EDITS.items(), ids=EDITS)
-def test_what_an_edit_makes_anew(tree: Path, planned: Callable[[], plan.Plan], file: str, stages: set[str]) -> None:
-    before = planned()
+def test_what_an_edit_makes_anew(
+    tree: Path, planned: Callable[[], plan.Plan], before: plan.Plan, file: str, stages: set[str]
+) -> None:
     edited, text = tree / "src/dreamtune" / file, (tree / "src/dreamtune" / file).read_text()
+    times = edited.stat().st_atime_ns, edited.stat().st_mtime_ns
     edited.write_text(text + "\nEDITED = True\n")
     try:
         after = planned()
     finally:
         edited.write_text(text)
+        os.utime(edited, ns=times)  # a file with another time would be parsed again
     codes = {stage: spec["code"] for (stage, _), spec in after.items()}
     changed = {STAGES[name] for name in stages}
     assert {stage for (stage, _), spec in before.items() if spec["code"] != codes[stage]} == changed
@@ -187,3 +198,7 @@ def test_what_an_edit_makes_anew(tree: Path, planned: Callable[[], plan.Plan], f
         reads = {tuple(Path(folder).parts[-2:]) for folder in spec["reads"].values()}
         assert (key in stale) == (key[0] in changed or bool(reads & stale)), key
     assert len(after) == len(before)
+
+
+def test_all_edits_were_taken_back(planned: Callable[[], plan.Plan], before: plan.Plan) -> None:
+    assert planned() == before

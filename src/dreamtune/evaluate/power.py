@@ -1,6 +1,7 @@
 """The smallest change that the data could have shown: what the test would find with 80 % probability."""
 
 from collections.abc import Callable
+from functools import cache
 from math import sqrt
 
 import numpy as np
@@ -14,6 +15,7 @@ POWER = 0.8
 REPETITIONS, FLIPS, STEPS = 200, 512, 12  # of the simulation in `detectable_clustered`
 
 
+@cache  # a report and a study ask for the same few counts again and again, and each answer takes milliseconds
 def detectable_gain(n: int, changed: int, alpha: float = 0.05, power: float = POWER) -> float | None:
     """Return the smallest gain in accuracy that McNemar's exact test finds with probability `power`; None if no gain.
 

@@ -9,10 +9,12 @@ Torch-free and quick, because the Snakefile calls this while it is parsed.
 """
 
 import ast
+import gc
+import os
 from collections.abc import Iterator
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from dreamtune.digests import digest, sha256_file
 
@@ -24,6 +26,7 @@ UNHASHED = (  # packages and modules
     *("workflow", "device", "progress", "interruption", "errors", "prediction", "writers"),
     "smoke.words",
 )
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)  # what may have a docstring
 
 
 def code_digest(script: str | Path) -> str:
@@ -36,15 +39,18 @@ def code_digest(script: str | Path) -> str:
         SyntaxError: the script or one of the modules is no Python.
     """
     found: dict[str, str] = {}
+    ours = {entry.stem for entry in SRC.iterdir()}
+    asked: set[str] = set()
     todo = [("__main__", Path(script).resolve())]
     while todo:
         name, path = todo.pop()
         if name in found or _unhashed(name):
             continue
-        mtime = path.stat().st_mtime_ns
-        found[name] = _tree_digest(path, mtime)
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        todo += [module for imported in _imports(path, mtime, package) for module in _locate(imported)]
+        found[name], imported = _read(path, path.stat().st_mtime_ns, package)
+        new = {dotted for dotted in imported - asked if dotted.partition(".")[0] in ours}
+        asked |= new
+        todo += [module for dotted in new for module in _locate(dotted)]
         if path.name == "__init__.py":
             data = [f for f in sorted(path.parent.iterdir()) if f.is_file() and f.suffix not in {".py", ".pyc"}]
             found |= {f"{name}/{file.name}": sha256_file(file) for file in data}
@@ -62,56 +68,77 @@ def _unhashed(name: str) -> bool:
 
 
 @cache
-def _parse(path: Path, _mtime: int) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def _read(path: Path, _mtime: int, package: str) -> tuple[str, frozenset[str]]:
+    """Return the digest of a file's syntax tree, and the dotted names that it imports, with the packages around them.
+
+    Trees are made of so many objects that Python would look for garbage among them all the time; there is none.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        return digest(_words(tree)), frozenset(
+            dotted for name in _imports(tree, package) for dotted in accumulate(name.split("."), "{}.{}".format)
+        )
+    finally:
+        if collects:
+            gc.enable()
 
 
-@cache
-def _tree_digest(path: Path, mtime: int) -> str:
-    return digest(_plain(_parse(path, mtime)))
-
-
-def _plain(node: Any) -> Any:
-    """Return a syntax tree as nested lists, without docstrings and line numbers.
+def _words(root: ast.AST) -> list[str]:
+    """Return a syntax tree as words: for each node its kind, its fields and a bracket, without docstrings and lines.
 
     Empty fields are left out, because Python's versions differ in which ones exist.
 
-    >>> _plain(ast.parse("x  # a comment"))
-    ['Module', ['body', [['Expr', ['value', ['Name', ['id', "'x'"], ['ctx', ['Load']]]]]]]]
+    >>> " ".join(_words(ast.parse("x = 1  # a comment").body[0]))
+    "Assign targets [ Name id 'x' ctx Store ) ) ] value Constant value 1 ) )"
     """
-    if isinstance(node, list):
-        return [_plain(item) for item in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = dict(ast.iter_fields(node))
-    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
-        fields["body"] = fields["body"][1:]
-    return [type(node).__name__, *([k, _plain(v)] for k, v in fields.items() if v is not None and v != [])]
+    words: list[str] = []
+    add = words.append
+
+    def walk(node: ast.AST) -> None:
+        add(type(node).__name__)
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if isinstance(value, list):
+                items = value[1:] if name == "body" and _has_docstring(node) else value
+                if items:
+                    add(name)
+                    add("[")
+                    for item in items:
+                        walk(item) if isinstance(item, ast.AST) else add(repr(item))
+                    add("]")
+            elif value is not None:
+                add(name)
+                walk(value) if isinstance(value, ast.AST) else add(repr(value))
+        add(")")
+
+    walk(root)
+    return words
 
 
-@cache
-def _imports(path: Path, mtime: int, package: str) -> list[str]:
-    """Return the dotted names that a file in `package` imports: of modules, and of classes and functions in modules."""
-    found: list[str] = []
-    for node in ast.walk(_parse(path, mtime)):
+def _has_docstring(node: ast.AST) -> bool:
+    return isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+    """Yield the dotted names that a file in `package` imports: of modules, and of classes and functions in modules."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*parents, *([node.module] if node.module else [])])
-            found += [f"{base}.{alias.name}" for alias in node.names]
-    return found
+            yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def _locate(imported: str) -> Iterator[tuple[str, Path]]:
-    """Yield name and file of every module of this project that importing the dotted name runs, packages first.
+def _locate(dotted: str) -> Iterator[tuple[str, Path]]:
+    """Yield name and file of the module or package of this project that has a dotted name, if there is one.
 
-    >>> [name for name, _ in _locate("dreamtune.digests.sha256_file")]
-    ['dreamtune', 'dreamtune.digests']
+    >>> [(name, path.name) for name, path in _locate("dreamtune.digests")]
+    [('dreamtune.digests', 'digests.py')]
     """
-    names = imported.split(".")
-    for end in range(1, len(names) + 1):
-        stem = SRC.joinpath(*names[:end])
-        for path in (stem.with_suffix(".py"), stem / "__init__.py"):
-            if path.is_file():
-                yield ".".join(names[:end]), path
+    stem = f"{SRC}/{dotted.replace('.', '/')}"
+    for path in (f"{stem}.py", f"{stem}/__init__.py"):
+        if os.path.isfile(path):  # noqa: PTH113, a Path takes five times as long, and a plan asks for thousands
+            yield dotted, Path(path)
