@@ -73,6 +73,15 @@ def test_a_home_folder_is_that_of_the_user_who_plans(monkeypatch: pytest.MonkeyP
             {"model": {"path": "x", "device": "cpu"}, "train": {"optimizer": "paged_adamw_8bit"}},
             "experiments.main: train.optimizer paged_adamw_8bit needs a GPU",
         ),
+        (
+            {"data": {"files": ["x"], "chat": {"variables": {"year": 1.5}}}},
+            "data.chat.variables.year: input should be a valid string or a valid boolean or a valid integer; given was",
+        ),
+        (
+            {"data": {"files": ["x"], "chat": {"variables": {"messages": "x"}}}},
+            "messages cannot be set: the chat template",
+        ),
+        ({"data": {"sources": [{"files": ["x"], "name": "a\nb"}]}}, "data.sources.0.name: expected 1 to 64 printable"),
         ({"train": {"learning_rate": float("inf")}}, "train.learning_rate: input should be less than or equal to 10"),
         ({"train": {"weight_decay": float("nan")}}, "train.weight_decay: input should be"),
         ({"train": {"betas": [2, 3]}}, "train.betas.0: input should be less than 1"),
@@ -225,3 +234,10 @@ def test_canvases_and_decoders_are_further_settings_of_generation() -> None:
     changes = {"block_length": None, "threshold": None, "lookahead": None, "prompts": []}
     assert settings["whole"] == headline.model_copy(update=changes)
     assert settings["wide"] == headline.model_copy(update={"lookahead": 40, "prompts": []})
+
+
+def test_a_mistake_in_a_whole_section_does_not_quote_it() -> None:
+    twice = [{"name": "x", "files": [f"{place}-of-several-files.parquet"]} for place in "ab"]
+    with pytest.raises(ValueError) as error:
+        parse_config(LEAST | {"data": {"sources": twice}})
+    assert str(error.value) == "data: two sources are named x; give each its own name"

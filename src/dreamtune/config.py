@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from dreamtune.config_file import read_file
 from dreamtune.contradictions import causal_problem, causal_settings, contradiction
@@ -31,6 +32,8 @@ from dreamtune.study.expand import KEYS, add_run, check_methods, read_study, run
 from dreamtune.study.fields import hint, keys_beside
 from dreamtune.study.halved import check_halving
 from dreamtune.study.points import Point
+
+SHOWN = 80  # most characters of a section that is quoted
 
 
 class Experiment(Section):
@@ -170,14 +173,29 @@ def _written(sections: dict[str, Any]) -> dict[str, Any]:
 def _one_line(error: ValidationError) -> str:
     # Misspelt keys first: one that is required is then missing, too.
     errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    first, more = errors[0], len(errors) - 1
-    key = ".".join(map(str, first["loc"]))
+    first = errors[0]
+    ways = [e for e in errors if _is_way(e) and e["loc"][:-1] == first["loc"][:-1]] if _is_way(first) else [first]
+    key, more = ".".join(map(str, first["loc"][:-1] if _is_way(first) else first["loc"])), len(errors) - len(ways)
     if first["type"] == "extra_forbidden":
         known = keys_beside(Experiment, first["loc"]) + (list(KEYS) if len(first["loc"]) == 1 else [])
         message = f"unknown key {key!r} in the configuration; {hint(str(first['loc'][-1]), known)}"
     elif first["type"] == "missing":
         message = f"{key}: this key is required and missing from the configuration"
     else:
-        problem = first["msg"].removeprefix("Value error, ")
-        message = f"{key}: {problem[:1].lower()}{problem[1:]}; given was {first['input']!r}"
+        problem = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in ways))
+        problem = problem.replace(" or Input should be", " or")
+        message = f"{key}: {problem[:1].lower()}{problem[1:]}{_given(first['input'])}"
     return message + (f" (and {more} more)" if more else "")
+
+
+def _is_way(error: ErrorDetails) -> bool:
+    """Whether an error is about one of several types that a key may have; the type is then the end of its location."""
+    last, kind = error["loc"][-1] if error["loc"] else 0, error["type"]
+    found = isinstance(last, str) and kind not in ("extra_forbidden", "missing")
+    return found and last not in keys_beside(Experiment, error["loc"]) and len(error["loc"]) > 1
+
+
+def _given(value: Any) -> str:
+    """Return the words that quote a value; none for a whole section, of which a sentence names what is wrong."""
+    text = repr(value)
+    return "" if isinstance(value, dict) and len(text) > SHOWN else f"; given was {text}"

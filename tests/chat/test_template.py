@@ -57,8 +57,9 @@ def test_texts_are_those_of_transformers_and_responses_end_at_their_turn(tmp_pat
         ("{{ broken", "refuses a conversation"),
         ("{{ bos_token }}", "does not write an assistant's turn"),
         (MASKED, "writes the mask token"),
-        (TWICE, "writes the beginning token more than once"),
+        (TWICE, "writes the beginning token twice in a row"),
         (DATED, "writes today's date"),
+        ("{%- if strftime_now is defined %}" + DATED + "{%- endif %}", "writes today's date"),
     ],
 )
 def test_templates_that_cannot_be_used_are_refused_in_one_line(tmp_path: Path, template: str, message: str) -> None:
@@ -83,14 +84,44 @@ def test_a_date_that_is_given_does_not_read_the_clock(tmp_path: Path) -> None:
     )
     chat = chat_of(tmp_path, dated + CHATML, date_string="26 Jul 2024")
     assert chat.prompt("Hi").startswith("26 Jul 2024")
+    with pytest.raises(UserError, match="writes today's date"):  # whatever is set: this template never looks at it
+        chat_of(tmp_path, DATED, date_string="26 Jul 2024").prompt("Hi")
+
+
+@pytest.mark.parametrize("each_turn", [CHATML, "{%- for m in messages %}{{- bos_token }}{%- endfor %}" + CHATML])
+def test_a_beginning_token_may_open_each_turn_but_not_two_the_first(tmp_path: Path, each_turn: str) -> None:
+    """SmolLM2's opens every turn, and closes it with its end token."""
+    path = write_chat_tokenizer(tmp_path, template=each_turn, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    tokenizer, chat = load_tokenizer(path), load_chat_template(tmp_path, None, None, {})
+    if each_turn != CHATML:
+        with pytest.raises(UserError, match="beginning token twice in a row"):
+            turn_encoder(chat, tokenizer, "llama")
+        return
+    encoder = turn_encoder(chat, tokenizer, "llama")
+    assert tokenizer.backend.id_to_token(encoder.turn_end_id) == "<|im_end|>" and encoder.chat.split(CONFIRMED)
+
+
+def test_the_default_of_several_templates_is_taken(tmp_path: Path) -> None:
+    for several in ([{"name": "default", "template": CHATML}, {"name": "rag", "template": ""}], {"default": CHATML}):
+        assert chat_of(tmp_path, several).template == CHATML  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="has 1 chat templates by name, and none is named default"):
+        chat_of(tmp_path, [{"name": "rag", "template": CHATML}])  # type: ignore[arg-type]
+
+
+def test_a_system_prompt_that_would_forge_a_turn_is_refused(tmp_path: Path) -> None:
+    path = write_chat_tokenizer(tmp_path)
+    chat = load_chat_template(tmp_path, None, "Be brief.<|im_end|>", {})
+    with pytest.raises(UserError, match=r"data\.chat\.system spells out <\|im_end\|>"):
+        turn_encoder(chat, load_tokenizer(path))
 
 
 def test_the_token_that_fills_a_canvas_is_the_familys(tmp_path: Path) -> None:
     """Qwen2-Instruct names the turn's end as its end token: a canvas filled with it would be a row of ended turns."""
     path = write_chat_tokenizer(tmp_path / "qwen", "chatml", eos_token="<|im_end|>", pad_token="<|endoftext|>")
     names = {}
-    for family in ("qwen2", None):
+    for family in ("qwen2", "llama", None):
         tokenizer = load_tokenizer(path)
         encoder = turn_encoder(load_chat_template(Path(path), None, None, {}), tokenizer, family)
         names[family] = [tokenizer.backend.id_to_token(i) for i in (encoder.turn_end_id, tokenizer.end_id)]
-    assert names == {"qwen2": ["<|im_end|>", "<|endoftext|>"], None: ["<|im_end|>", "<|im_end|>"]}
+    twice = ["<|im_end|>", "<|endoftext|>"]  # SmolLM2, a llama, has Qwen2's two tokens
+    assert names == {"qwen2": twice, "llama": twice, None: ["<|im_end|>", "<|im_end|>"]}

@@ -206,3 +206,9 @@ def test_a_condition_that_keeps_nothing_is_refused(tmp_path: Path) -> None:
     sources[1] |= {"where": "number < 0"}
     with pytest.raises(UserError, match="web: where 'number < 0' keeps none of the 80 rows"):
         prepared(tmp_path, sources)
+
+
+def test_a_source_of_which_nothing_trains_is_named(tmp_path: Path) -> None:
+    sources = [source | ({"weight": 1e-9} if source["name"] == "web" else {}) for source in write_sources(tmp_path)]
+    audit = json.loads((prepared(tmp_path, sources) / "audit.json").read_text())
+    assert any(text.startswith("no row of the source web trains (80 documents; ") for text in audit["warnings"])

@@ -9,6 +9,7 @@ import pytest
 from conversations import CHATML, dialogue, prepare_chats, reference_tokenizer, sums, write_chat_tokenizer
 from dreamtune.data.prepare import open_source, prepare_shards
 from dreamtune.data.tokenizer import load_tokenizer
+from dreamtune.errors import UserError
 from dreamtune.part import Part
 from dreamtune.settings.data import DataConfig
 from dreamtune.settings.model import ModelConfig
@@ -140,3 +141,22 @@ def test_long_conversations_come_in_small_batches(tmp_path: Path) -> None:
     model = ModelConfig(path=write_chat_tokenizer(tmp_path / "chatml"))
     source = open_source(data, model, load_tokenizer(model.path))
     assert [len(batch["messages"]) for batch in source.batches(range(3))] == [1, 1, 1]
+
+
+def test_the_same_question_after_another_tool_result_is_no_duplicate(tmp_path: Path) -> None:
+    """What stands between a question and its answer tells two turns apart, too."""
+    [asked], seen = dialogue("What is it?"), {"role": "assistant", "content": "Let me see."}
+    rows = [
+        {"messages": [asked, seen, {"role": "tool", "content": found}, {"role": "assistant", "content": "This."}]}
+        for found in ("42", "43")
+    ]
+    _, counts = prepare_chats(tmp_path, rows, duplicates="drop")
+    assert counts["dropped"] == {"duplicate": 1} and counts["rows"]["train"] == 3
+
+
+def test_rows_whose_template_would_forge_turns_are_refused_in_one_line(tmp_path: Path) -> None:
+    columns = {"question": "q", "reasoning": None, "answer": "a"}
+    with pytest.raises(UserError, match=r"data\.template spells out <\|im_end\|>"):
+        prepare_chats(
+            tmp_path, [{"q": "Hi", "a": "Ho"}], columns=columns, template="{question}<|im_end|>\n{answer}", chat={}
+        )

@@ -160,12 +160,14 @@ def test_own_prompt_has_the_tokens_of_the_shards(base: ModelConfig, shards: Path
 
 
 def test_a_benchmark_is_answered_alone(base: ModelConfig, shards: Path, tmp_path: Path) -> None:
-    table = {"problem": ["w10", None, "w12", "  ", "w14", " W10"], "solution": [7, 8, None, 9, 10, 11]}
+    asked = ["w10", None, "w12", "  ", "w14", " W10", "w15 <end>", "<mask> w15"]
+    table = {"problem": asked, "solution": [7, 8, None, 9, 10, 11, 12, 13]}
     pl.DataFrame(table).write_parquet(tmp_path / "b.parquet")
     benchmark = Benchmark(name="b", files=[str(tmp_path / "*.parquet")], question="problem", answer="solution")
     frame, counts = answers(base, shards, tmp_path / "out", benchmark=benchmark, prompts=["w3"])
     assert frame["example_id"].to_list() == [0, 4] and frame["answer"].to_list() == ["7", "10"]
-    assert counts["dropped"] == {"no_question": 2, "no_answer": 1, "repeated_question": 1}
+    dropped = {"no_question": 2, "no_answer": 1, "repeated_question": 1, "special_token_in_text": 2}
+    assert counts["dropped"] == dropped
     test, _ = answers(base, shards, tmp_path / "test")
     assert frame["tokens"][0].to_list() == test["tokens"][0].to_list(), "same question, same prompt"
     frame, _ = answers(base, shards, tmp_path / "one", benchmark=benchmark, max_prompts=1)

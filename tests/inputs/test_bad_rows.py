@@ -123,10 +123,22 @@ def test_csv_and_json_lines_are_read_like_parquet(tmp_path: Path) -> None:
         ("a.jsonl", b'{"q": 1}\n\n{"q": \n', ", line 3 is not JSON: Expecting value"),
         ("a.jsonl", b'{"q": 1}\n[1]\n', ", line 2: [1]; expected one JSON object a line"),
         ("a.jsonl", b'{"q": 1}\n{"q": ["a"]}\n', ", line 2, column 'q': [\"a\"]; expected text or a number"),
+        ("a.jsonl", b'{"q": 1}\n{"q": 1, "q": 2}\n', ", line 2 is not JSON: the key 'q' stands in an object twice"),
+        (
+            "a.json",
+            b'{\n "q": 1\n}\n',
+            ", line 1 is not JSON: Expecting property name enclosed in double quotes; write one",
+        ),
+        (
+            "a.jsonl",
+            b'{"q": {"text": ["a"]}}\n',
+            ', line 1, column \'q\': {"text": ["a"]}; expected text or a number; write',
+        ),
         ("a.jsonl", b'{"q": ' + b"9" * 5_000 + b"}\n", ", line 1 is not JSON: "),
         ("a.jsonl", b"[" * 100_000, " is one JSON array"),
         ("a.jsonl", b'{"q": ' + b"[" * 100_000, ", line 1 is not JSON: "),
         ("a.jsonl", b'{"x": 1}\n', " has no column 'q'; its columns are: x"),
+        ("a.jsonl", b'{"x": 1}\n' * 1001, " has no column 'q'; the columns of its first 1,000 rows are: x"),
     ],
 )
 def test_a_broken_cell_of_a_text_file_is_named_by_line_and_column(

@@ -1,5 +1,7 @@
 """Columns of lists: read as JSON text where the caller allows it, within the bounds of all texts."""
 
+import datetime
+import decimal
 import json
 from pathlib import Path
 from typing import Any
@@ -62,3 +64,28 @@ def test_a_column_with_a_dot_in_its_name_is_no_list(tmp_path: Path) -> None:
 def test_lists_elsewhere_are_refused_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected text or numbers; .* named by data\.columns\.messages"):
         open_rows([parquet(tmp_path / "rows.parquet", ROWS)], ["said"], 10)
+    with pytest.raises(UserError, match=r"expected text or numbers; write the text that is meant"):
+        open_rows([parquet(tmp_path / "squad.parquet", [{"text": ["42"]}])], ["said"], 10)
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text(json.dumps({"said": SAID}))
+    with pytest.raises(UserError, match=r"line 1, column 'said'.* named by data\.columns\.messages"):
+        open_rows([lines], ["said"], 10)  # while planning, before any row is read
+
+
+def test_times_and_decimals_beside_a_message_are_text(tmp_path: Path) -> None:
+    """As in WildChat's conversations, whose messages have a timestamp."""
+    when, cost = datetime.datetime(2024, 7, 26, 1, 2, 3), decimal.Decimal("0.50")
+    [text] = read(parquet(tmp_path / "rows.parquet", [[SAID[0] | {"at": when, "cost": cost}]]))
+    assert json.loads(str(text)) == [SAID[0] | {"at": "2024-07-26 01:02:03", "cost": "0.50"}]
+
+
+def test_lists_of_one_length_are_lists(tmp_path: Path) -> None:
+    kind = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]), 1)
+    column = pa.array([None, [{"role": "user", "content": "Hi"}]], kind)
+    pq.write_table(pa.table({"said": column}), tmp_path / "rows.parquet")
+    assert read(tmp_path / "rows.parquet") == [None, '[{"role": "user", "content": "Hi"}]']
+
+
+def test_pictures_within_a_conversation_say_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected a list of \{role, content\}, without pictures"):
+        read(parquet(tmp_path / "rows.parquet", [[SAID[0] | {"image": b"\xff"}]]))

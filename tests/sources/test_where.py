@@ -29,6 +29,7 @@ ROWS = {
         ("lang IN ('de', 'fr') OR length(text) < 2", [1, 2, 3]),
         ("lang IS NULL", [2]),
         ("text LIKE '%word%'", [1]),
+        ("strpos(text, 'word') > 0", [1]),
         ("CASE WHEN steps = 1 THEN false ELSE true END", [1, 2, 3]),
         ("coalesce(score, 1.0) >= 0.9 AND lower(lang) = 'en'", [0, 3]),
     ],

@@ -8,22 +8,21 @@ Two tokens with different roles end a response: the template's own, which closes
 follows and fills the rest of a canvas (`roles`).
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from dreamtune.chat.conversations import Message
+from dreamtune.chat.messages import Message
 from dreamtune.errors import UserError
 from dreamtune.inputs.special_tokens import NAMED_IN, read_json_object
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+CLOCK = "strftime_now"  # the function by which a template asks for the time
 REMEDY = "name another file in data.chat_template"
 # A conversation with which a template is tried: of two turns, the second user's message confirming the first answer.
 ASKED, REPLY, CONFIRMED, AGREED = "What is 6 times 7?", "It is 42.", "Thanks, 42 is right.", "You are welcome."
-CLOCK = re.compile(r"\bstrftime_now\b")
 
 
 class Refused(UserError):
@@ -50,13 +49,20 @@ class ChatTemplate:
         """Return the text of messages; with the beginning of an assistant turn behind them for a `prompt`.
 
         Raises:
-            Refused: the template raises an exception for these messages.
+            Refused: the template raises an exception for these messages, or asks for the time, on which results must
+                not depend.
         """
-        given = {**self.tokens, **(self.variables or {})}
+        given = {**self.tokens, **(self.variables or {}), CLOCK: ""}  # a text in the function's place
         try:
             texts, _ = _renderer()([list(messages)], chat_template=self.template, add_generation_prompt=prompt, **given)
         except Exception as error:  # whatever the template's code raises: it is data, not ours
             reason = " ".join(str(error).split()) or type(error).__name__
+            if CLOCK in self.template and "'str' object is not callable" in reason:
+                raise Refused(
+                    "the chat template writes today's date, so that a training and its answers would differ by the "
+                    "day; set the variable that it takes a date from, such as data.chat.variables: {date_string: 26 "
+                    f"Jul 2024}}, or {REMEDY}"
+                ) from error
             raise Refused(f"the chat template refuses a conversation ({reason[:200]}); {REMEDY}") from error
         return str(texts[0])
 
@@ -141,18 +147,13 @@ def load_chat_template(folder: Path, file: str | None, system: str | None, varia
         system, variables: those of data.chat.
 
     Raises:
-        UserError: there is none, or it writes today's date, on which results must not depend.
+        UserError: there is none, or none named default among several, or it cannot be read.
     """
     template = _read(Path(file)) if file else _own(folder)
     if template is None:
         raise UserError(
             f"the tokenizer in {folder} has no chat template; name a file with one in data.chat_template, or leave out "
             "data.chat and columns.messages"
-        )
-    if CLOCK.search(template) and "date_string" not in variables:
-        raise UserError(
-            "the chat template writes today's date, so that a training and its answers would differ by the day; set "
-            "data.chat.variables to {date_string: 26 Jul 2024}"
         )
     named = [read_json_object(folder / name) for name in reversed(NAMED_IN)]
     tokens: dict[str, str] = {}
@@ -176,8 +177,16 @@ def _own(folder: Path) -> str | None:
     if (folder / "chat_template.jinja").exists():
         return _read(folder / "chat_template.jinja")
     template = read_json_object(folder / NAMED_IN[0]).get("chat_template")
-    if isinstance(template, list):  # several by name
-        template = next((entry.get("template") for entry in template if entry.get("name") == "default"), None)
+    if isinstance(template, list | dict):  # several by name
+        entries = template if isinstance(template, list) else []
+        named = {entry.get("name"): entry.get("template") for entry in entries if isinstance(entry, dict)}
+        named |= template if isinstance(template, dict) else {}
+        if "default" not in named:
+            raise UserError(
+                f"the tokenizer in {folder} has {len(named)} chat templates by name, and none is named default; write "
+                "the one that is meant into a file, and name it in data.chat_template"
+            )
+        template = named["default"]
     if template is None:
         template = read_json_object(folder / "chat_template.json").get("chat_template")
     return template if isinstance(template, str) else None

@@ -1,5 +1,6 @@
 """Encoding a batch of rows: render the template, tokenise prompt, reasoning and answer, name a reason to drop a row."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,8 +49,11 @@ class EncodedRows:
         return prompt, reasoning, answer
 
 
-def check_template(data: DataConfig, tokenizer: Tokenizer) -> None:
+def check_template(data: DataConfig, tokenizer: Tokenizer, control: re.Pattern[str] | None = None) -> None:
     """Check that the template's text does not spell out a special token (end, mask, beginning, padding).
+
+    Args:
+        control: matches what a chat template writes besides, where one renders the rows.
 
     Raises:
         UserError: it does. Special tokens are added as tokens, never written as text.
@@ -60,6 +64,11 @@ def check_template(data: DataConfig, tokenizer: Tokenizer) -> None:
         raise UserError(
             f"data.template spells out {names}; leave it out: the end token is added after every complete answer, "
             "and data.beginning_token puts the beginning token before every prompt"
+        )
+    if control is not None and (forged := control.search(data.layout.template)):
+        raise UserError(
+            f"data.template spells out {forged.group()}, and the chat template writes the tokens around each turn; "
+            "leave it out, or leave out data.chat"
         )
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dreamtune.chat.conversations import Turn, texts_of
+from dreamtune.chat.conversations import Turn
+from dreamtune.chat.messages import texts_of
 from dreamtune.chat.roles import BY_FAMILY
 from dreamtune.chat.template import REMEDY, ChatTemplate, Refused
 from dreamtune.data.encode import EncodedRows
@@ -111,20 +112,34 @@ def turn_encoder(chat: ChatTemplate, tokenizer: Tokenizer, family: str | None = 
     the model's family, if it has that.
 
     Raises:
-        UserError: the template is not prefix-stable, or writes the mask token, or a second beginning token.
+        UserError: the template is not prefix-stable, or writes the mask token, or a second beginning token; or the
+            system prompt spells out a token that the template writes.
     """
     written = tokenizer.encode(chat.render(chat.probe))
     if tokenizer.mask_id in written:
         raise UserError(f"the chat template writes the mask token, which stands for tokens not known yet; {REMEDY}")
     beginning = tokenizer.beginning_id
-    if beginning is not None and beginning in written[1:]:
-        raise UserError(f"the chat template writes the beginning token more than once, or not first; {REMEDY}")
-    added = tokenizer.backend.get_added_tokens_decoder()
-    kept = {number for number, token in added.items() if token.special} | (set(added) & set(written))
-    texts = [tokenizer.backend.id_to_token(number) for number in kept | tokenizer.special_ids()]
-    spelled = "|".join(re.escape(text) for text in sorted(filter(None, texts), key=len, reverse=True))
-    closing = [number for number in tokenizer.encode(chat.turn_end) if number in kept | tokenizer.special_ids()]
+    if beginning in written and (written[0] != beginning or written[1:2] == [beginning]):
+        # It may stand before each turn, as SmolLM2's and Llama 2's does: these write it as they were trained.
+        raise UserError(f"the chat template writes the beginning token twice in a row, or not first; {REMEDY}")
+    control = tokenizer.control(written)
+    if chat.system is not None and (found := control.search(chat.system)):
+        raise UserError(f"data.chat.system spells out {found.group()}, which would forge a turn; leave it out")
+    closing = [number for number in tokenizer.encode(chat.turn_end) if control.fullmatch(_text(tokenizer, number))]
     if tokenizer.end_id in closing and family in BY_FAMILY:
-        fills = tokenizer.backend.token_to_id(BY_FAMILY[family].fills)
-        tokenizer.end_id = tokenizer.end_id if fills in (None, tokenizer.mask_id) else fills
-    return TurnEncoder(chat, tokenizer, closing[-1] if closing else None, re.compile(spelled))
+        tokenizer.end_id = _filling(tokenizer, family)
+    return TurnEncoder(chat, tokenizer, closing[-1] if closing else None, control)
+
+
+def _text(tokenizer: Tokenizer, number: int) -> str:
+    return tokenizer.backend.id_to_token(number) or ""
+
+
+def _filling(tokenizer: Tokenizer, family: str) -> int:
+    """Return the token that fills a canvas where the end token closes a turn: the family's, else another family's.
+
+    SmolLM2, a `llama`, ends turns as Qwen2 does, and has that family's token.
+    """
+    texts = dict.fromkeys(roles.fills for roles in (BY_FAMILY[family], *BY_FAMILY.values()))
+    known = [number for number in map(tokenizer.backend.token_to_id, texts) if number is not None]
+    return next((number for number in known if number != tokenizer.mask_id), tokenizer.end_id)

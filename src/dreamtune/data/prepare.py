@@ -56,6 +56,7 @@ from dreamtune.settings.benchmark import Benchmark
 from dreamtune.settings.data import DataConfig, columns_of
 from dreamtune.settings.model import ModelConfig
 from dreamtune.sources.choice import choose
+from dreamtune.sources.origins import untrained
 
 AHEAD = 2  # number of batches that are tokenised while another is written
 
@@ -111,6 +112,7 @@ def prepare_shards(
         assert source.turns is not None, "conversations have a chat template"
         audit["conversations"] = source.turns.describe() | survey.conversations()
     audit["canvases"] = compare_canvases(canvases or {}, audit["response_tokens"]["train"])
+    audit["warnings"] += untrained(meta.get("sources", []))
     unshown = [f"{name}: {text}" for name, found in audit["canvases"].items() for text in found["warnings"]]
     for text in [*audit["warnings"], *unshown]:
         print(f"warning: {text}", file=sys.stderr)
@@ -138,7 +140,7 @@ def open_source(
         template = load_chat_template(folder, data.chat_template, chat.system, chat.variables)
         family = model.family or str(read_json_object(folder / "config.json").get("model_type", "")).lower()
         encoder = turn_encoder(template, tokenizer, family)
-    check_template(data, tokenizer)
+    check_template(data, tokenizer, None if encoder is None else encoder.control)
     each = [_open_one(one, tokenizer, encoder, graded) for one in data.of_each()]
     if data.sources is None:
         return each[0]

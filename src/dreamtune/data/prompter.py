@@ -1,5 +1,7 @@
 """Prompts of questions that are no rows: those of a benchmark, and the user's own."""
 
+import re
+from functools import cached_property
 from typing import Any
 
 from dreamtune.chat.template import ChatTemplate
@@ -38,6 +40,18 @@ class Prompter:
         """
         prompts = self.tokenizer.encode_batch([self._text(question) for question in questions])
         return [self.beginning + prompt for prompt in prompts]
+
+    def spells_control(self, question: str) -> bool:
+        """Whether a question spells out a special token, or one that the chat template writes.
+
+        It would be read as that token; rows with such a text are dropped for the same reason.
+        """
+        return self._control.search(question) is not None
+
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        written = self.tokenizer.encode(self.chat.render(self.chat.probe)) if self.chat is not None else []
+        return self.tokenizer.control(written)
 
     def behind(self, turns: list[tuple[str, str]], question: str) -> list[int]:
         """Return the prompt of a question behind earlier turns: the questions and replies of worked examples.

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dreamtune.chat.conversations import Turn, turns_of
+from dreamtune.chat.messages import texts_of
 from dreamtune.contamination.questions import question_hash
 from dreamtune.data.encode import EncodedRows, encode_rows, question_texts, usable_texts
 from dreamtune.data.encode_turns import TurnEncoder
@@ -265,11 +266,15 @@ def _key(turns: list[Turn], seed: int) -> int:
 
 
 def _identity(turn: Turn, seed: int) -> int:
-    """Return the hash of a turn's question, together with all that was said before it but the system prompt."""
+    """Return the hash of a turn's question, together with all else before the turn but the system prompt.
+
+    That includes what follows the question, such as tool calls and their results.
+    """
     if not (turn.question or "").strip():
         return 0
-    said = [message["content"] for message in turn.messages[:-1] if message["role"] != "system"]
-    return question_hash("\n".join([turn.question or "", *said[:-1]]), seed)
+    before = [message for message in turn.messages[:-1] if message["role"] != "system"]
+    asked = max(place for place, message in enumerate(before) if message["role"] == "user")
+    return question_hash("\n".join([turn.question or "", *texts_of(before[:asked] + before[asked + 1 :])]), seed)
 
 
 def _turn(data: DataConfig, problem: str, row: Sequence[str]) -> Turn:

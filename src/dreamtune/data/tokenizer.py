@@ -4,7 +4,8 @@
 BPE with further special tokens, which is built here from `vocab.json`, `merges.txt` and `tokenizer_config.json`.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,18 @@ class Tokenizer:
         """Return the ids of mask, end, padding and beginning token, which a row's text must not contain."""
         ids = (self.mask_id, self.end_id, self.pad_id, self.beginning_id)
         return {i for i in ids if i is not None}
+
+    def control(self, written: Collection[int] = ()) -> re.Pattern[str]:
+        """Return a pattern that matches a text in which a special token is spelled out.
+
+        Args:
+            written: tokens of a chat template; then all tokens that are marked as special count, and those among
+                `written` that were added to the vocabulary, because a text that spells them out would forge a turn.
+        """
+        added = self.backend.get_added_tokens_decoder() if written else {}
+        kept = {number for number, token in added.items() if token.special or number in written}
+        texts = filter(None, (self.backend.id_to_token(number) for number in kept | self.special_ids()))
+        return re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)) or r"\b\B")
 
     def describe(self) -> dict[str, int | None]:
         """Return the tokenizer's entry in shards.json: its special ids and vocab_size."""

@@ -233,6 +233,8 @@ def _benchmark_questions(benchmark: Benchmark, prompter: Prompter, dropped: dict
         prompts = prompter([question or "" for question, _ in pairs])
         for (question, reference), prompt in zip(pairs, prompts, strict=True):
             reason = _drop_reason(question, reference, asked)
+            if not reason and prompter.spells_control(question or ""):
+                reason = "special_token_in_text"
             if reason or question is None:
                 dropped[reason] = dropped.get(reason, 0) + 1
             else:

@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ Texts = list[str | None]  # of a column; None for a missing value
 CELL_BYTES = 2**24  # most bytes of one text: 16 for each token of the longest sequence that the settings allow
 BATCH_BYTES = 2**25  # of a batch of rows, about: the longer the rows' texts, the fewer rows it has
 MOST_ROWS = 10**8  # of all files together: prepare_shards holds 33 bytes for each
-HINT = "; a column of whole conversations is named by data.columns.messages"
+CONVERSATIONS = "a column of whole conversations is named by data.columns.messages"
 EXPANSION, FREE_BYTES = 1_000, 2**28  # a file may hold this many times its own size in text, and this much in any case
 
 
@@ -29,15 +30,41 @@ def number_text(value: float | np.floating) -> str | None:
     return str(int(number)) if number.is_integer() and abs(number) < 2**53 else str(value)
 
 
-def check_names(path: Path, names: list[str], columns: list[str]) -> None:
-    """Raise a UserError if one of `columns` is not among the names of a file's columns, or there twice."""
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object by its pairs of key and value; for JSONDecoder, which keeps the last of equal keys.
+
+    Raises:
+        ValueError: a key stands in it twice, so that one of the values would be lost.
+    """
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands in an object twice")
+    return row
+
+
+def check_names(path: Path, names: list[str], columns: list[str], among: str = "its columns") -> None:
+    """Raise a UserError if one of `columns` is not among the names of a file's columns, or there twice.
+
+    Args:
+        among: words for what `names` are.
+    """
     for name in columns:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise UserError(f"{path} has no column {name!r}{hint}; its columns are: {', '.join(names)}")
+            raise UserError(f"{path} has no column {name!r}{hint}; {among} are: {', '.join(names)}")
         if names.count(name) > 1:
             raise UserError(f"{path} has {names.count(name)} columns named {name!r}; rename all but one")
+
+
+def hint_for(messages: bool) -> str:
+    """Return advice for a list or an object where text is expected; `messages` is whether it is a list of objects.
+
+    >>> hint_for(False)
+    'write the text that is meant, such as its first entry, into a column of text'
+    """
+    return CONVERSATIONS if messages else "write the text that is meant, such as its first entry, into a column of text"
 
 
 def check_cell(count: int, where: str) -> None:

@@ -16,11 +16,23 @@ def is_text_or_number(kind: pa.DataType) -> bool:
 
 
 def is_nested(kind: pa.DataType) -> bool:
-    """Whether a column holds lists or structs of text, numbers, lists and structs."""
+    """Whether a column holds lists or structs of text, numbers, times, lists and structs."""
     if types.is_struct(kind):
-        return all(is_text_or_number(field.type) or is_nested(field.type) for field in kind)
-    listed = types.is_list(kind) or types.is_large_list(kind)
-    return bool(listed and (is_text_or_number(kind.value_type) or is_nested(kind.value_type)))
+        return all(_can_be_inside(field.type) for field in kind)
+    return bool(_is_list(kind) and _can_be_inside(kind.value_type))
+
+
+def has_messages(kind: pa.DataType) -> bool:
+    """Whether a column holds lists of structs, as conversations are."""
+    return bool(_is_list(kind) and types.is_struct(kind.value_type))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _can_be_inside(kind: pa.DataType) -> bool:
+    return is_text_or_number(kind) or bool(types.is_temporal(kind)) or is_nested(kind)
 
 
 def leaves_of(metadata: pq.FileMetaData, columns: Collection[str]) -> list[str]:

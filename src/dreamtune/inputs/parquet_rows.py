@@ -17,16 +17,16 @@ from pyarrow import types
 from dreamtune.errors import UserError
 from dreamtune.inputs.cells import (
     CELL_BYTES,
-    HINT,
     Texts,
     check_cell,
     check_expansion,
     check_names,
     cuts,
+    hint_for,
     not_utf8,
     number_text,
 )
-from dreamtune.inputs.column_types import is_nested, is_text, is_text_or_number, leaves_of
+from dreamtune.inputs.column_types import has_messages, is_nested, is_text, is_text_or_number, leaves_of
 
 SHOWN = 80  # most characters of a type in a message
 PAGE_BYTES = 4096  # most bytes of a page's header beside the only text in it
@@ -48,10 +48,19 @@ def survey_parquet(path: Path, columns: list[str], nested: Sequence[str] = ()) -
         for name in columns:
             kind = schema.field(name).type
             if not is_text_or_number(kind) and not (name in nested and is_nested(kind)):
-                what = str(kind) if len(str(kind)) <= SHOWN else f"{str(kind)[:SHOWN]}…"
-                hint = HINT if is_nested(kind) else ""
-                raise UserError(f"column {name!r} of {path} holds {what}; expected text or numbers{hint}")
+                raise _of_another_type(path, name, kind, name in nested)
         return file.metadata.num_rows, _bytes_per_row(path, file.metadata, columns)
+
+
+def _of_another_type(path: Path, name: str, kind: pa.DataType, nested: bool) -> UserError:
+    """Return the error for a column whose type cannot be read; `nested` is whether it may hold lists."""
+    what = str(kind) if len(str(kind)) <= SHOWN else f"{str(kind)[:SHOWN]}…"
+    if nested:
+        expected = "a list of {role, content}, without pictures, sound or maps in it; drop these fields"
+    else:
+        hint = hint_for(has_messages(kind)) if is_nested(kind) else ""
+        expected = f"text or numbers{hint and '; '}{hint}"
+    return UserError(f"column {name!r} of {path} holds {what}; expected {expected}")
 
 
 def read_parquet(
@@ -107,7 +116,8 @@ def as_text(column: pa.Array, names: list[str] | None = None) -> Texts:
     Whole numbers lose their ".0", because pandas turns integers into floats as soon as one is missing.
 
     Args:
-        column: text, numbers, or a dictionary of them, whose values are returned; or lists, returned as JSON text.
+        column: text, numbers, or a dictionary of them, whose values are returned; or lists, returned as JSON text, in
+            which decimals and times are text.
         names: of classes, where the column holds their numbers; -1 then stands for a missing one.
 
     >>> as_text(pa.array([42.0, 0.5, None, float("nan")]))
@@ -130,7 +140,10 @@ def as_text(column: pa.Array, names: list[str] | None = None) -> Texts:
     if types.is_null(column.type):
         return [None] * len(column)
     if is_nested(column.type):
-        return [None if value is None else json.dumps(value, ensure_ascii=False) for value in column.to_pylist()]
+        return [
+            None if value is None else json.dumps(value, ensure_ascii=False, default=str)
+            for value in column.to_pylist()
+        ]
     if types.is_floating(column.type):
         # In the column's own precision: the float32 0.1 would be 0.10000000149011612 as a float64.
         return [number_text(value) for value in column.to_numpy(zero_copy_only=False)]

@@ -12,28 +12,45 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dreamtune.errors import UserError
-from dreamtune.inputs.cells import CELL_BYTES, HINT, Texts, check_cell, check_names, not_utf8, number_text
+from dreamtune.inputs.cells import (
+    CELL_BYTES,
+    Texts,
+    check_cell,
+    check_names,
+    hint_for,
+    not_utf8,
+    number_text,
+    once_each,
+)
 from dreamtune.inputs.kinds import kind_of
 
 LINE_BYTES = 4 * CELL_BYTES  # most characters of a line
 HEAD = 1_000  # rows of JSON lines whose keys are taken for the columns
 BLANK = " \t\r\n"
+DECODER = json.JSONDecoder(object_pairs_hook=once_each)
 csv.field_size_limit(CELL_BYTES)
 
 
-def survey_text(path: Path, columns: list[str], _nested: Sequence[str] = ()) -> tuple[int, float]:
+def survey_text(path: Path, columns: list[str], nested: Sequence[str] = ()) -> tuple[int, float]:
     """Check that a file has `columns`; return its number of rows and their mean size in bytes. Reads all of it.
 
+    Of JSON lines the cells of the first HEAD rows are checked, too.
+
     Raises:
-        UserError: a column is missing, the file is CSV that cannot be parsed, or a line has no end.
+        UserError: a column is missing, the file is CSV that cannot be parsed, or a line has no end; or see `read_text`.
     """
-    is_csv = kind_of(path) == "csv"
+    is_csv, full = kind_of(path) == "csv", False
     with _open(path) as file:
         if is_csv:
             names = next((cells for _, cells in _cells(path, file)), [])
         else:
             names = list(dict.fromkeys(name for _, row in islice(_objects(path, file), HEAD) for name in row))
-    check_names(path, names, columns)
+            full = next(_objects(path, file), None) is not None
+    check_names(path, names, columns, f"the columns of its first {HEAD:,} rows" if full else "its columns")
+    if not is_csv:
+        with _open(path) as file:
+            for line, row in islice(_objects(path, file), HEAD):
+                _of_row(path, line, row, columns, nested)
     with _open(path) as file:
         if is_csv:
             rows = sum(1 for _ in _cells(path, file)) - 1
@@ -72,15 +89,20 @@ def _csv(path: Path, file: TextIO, columns: list[str]) -> Iterator[Texts]:
 
 def _jsonl(path: Path, file: TextIO, columns: list[str], nested: Sequence[str]) -> Iterator[Texts]:
     for line, row in _objects(path, file):
-        yield [_json_text(row.get(name), path, line, name, name in nested) for name in columns]
+        yield _of_row(path, line, row, columns, nested)
+
+
+def _of_row(path: Path, line: int, row: dict[str, Any], columns: list[str], nested: Sequence[str]) -> Texts:
+    return [_json_text(row.get(name), path, line, name, name in nested) for name in columns]
 
 
 def _json_text(value: Any, path: Path, line: int, column: str, nested: bool) -> str | None:
     if isinstance(value, list | dict):
         if nested:
             return _checked(json.dumps(value, ensure_ascii=False), path, line, column)
+        hint = hint_for(isinstance(value, list) and all(isinstance(part, dict) for part in value))
         raise UserError(
-            f"{path}, line {line}, column {column!r}: {json.dumps(value)[:40]}; expected text or a number{HINT}"
+            f"{path}, line {line}, column {column!r}: {json.dumps(value)[:40]}; expected text or a number; {hint}"
         )
     if isinstance(value, bool):
         return str(value).lower()
@@ -116,12 +138,19 @@ def _objects(path: Path, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip(BLANK):
             continue
         try:
-            row = json.loads(line)
+            row = DECODER.decode(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number} is not JSON: {getattr(error, 'msg', error)}") from error
+            raise UserError(
+                f"{path}, line {number} is not JSON: {getattr(error, 'msg', error)}{_whole(line)}"
+            ) from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: {line.strip()[:40]}; expected one JSON object a line")
         yield number, row
+
+
+def _whole(line: str) -> str:
+    """Return advice for a line that begins an object of several lines, "" for others."""
+    return "; write one object a line: jq -c . FILE > FILE.jsonl" if line.strip(BLANK) == "{" else ""
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:

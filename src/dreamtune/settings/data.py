@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from dreamtune.settings.base import LONG, MANY, PARTS, SEED, Float, Section, UserPath, result, runtime
+from dreamtune.settings.base import LONG, MANY, NAME, PARTS, SEED, Float, Section, UserPath, result, runtime
 from dreamtune.settings.chat import Chat
 from dreamtune.settings.placeholders import BRACED_WORD, Layout, columns_of_question, lay_out
 
@@ -59,6 +59,13 @@ class DataSource(Section):
         "an SQL expression over the columns, as polars reads it, true for the rows that are taken: lang = 'en' AND "
         "length(question) < 500. Cells of CSV and JSON lines are text: CAST(score AS DOUBLE) > 0.5",
     )
+
+    @field_validator("name")
+    @classmethod
+    def can_be_shown(cls, name: str | None) -> str | None:
+        if name is not None and not (name.strip() and name.isprintable() and len(name) <= NAME):
+            raise ValueError(f"expected 1 to {NAME} printable characters, since it stands in counts and reports")
+        return name
 
 
 class Split(Section):

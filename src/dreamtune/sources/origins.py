@@ -110,3 +110,20 @@ def copy_ids(ids: np.ndarray, copy: int) -> np.ndarray:
     [20000000007, 20000000009]
     """
     return ids + copy * COPY
+
+
+def untrained(sources: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a sentence for each source, as `describe` returns them, of which no row trains.
+
+    >>> untrained([{"name": "web", "documents": 3, "splits": {"train": 0}, "dropped": {"not_drawn": 3}}])
+    ['no row of the source web trains (3 documents; dropped: not_drawn 3); check its columns, where and weight']
+    """
+    found = []
+    for source in sources:
+        if not source["splits"]["train"]:
+            reasons = ", ".join(f"{name} {count}" for name, count in source["dropped"].items()) or "none"
+            found.append(
+                f"no row of the source {source['name']} trains ({source['documents']} documents; dropped: {reasons}); "
+                "check its columns, where and weight"
+            )
+    return found

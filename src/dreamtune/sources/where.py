@@ -29,7 +29,7 @@ QUERY = re.compile(r"\b(select|table|read_\w+)\b", re.IGNORECASE)
 CLOCK = re.compile(r"\b(now|today|current_\w+|localtime\w*)\b", re.IGNORECASE)
 NODES = {"Column", "Literal", "BinaryExpr", "Cast", "Ternary", "Function"}  # of polars' expression trees
 PARTS = ("left", "right", "expr", "predicate", "truthy", "falsy")  # of such nodes, each a tree
-FUNCTIONS = {"StringExpr", "Boolean", "Sql", "Coalesce", "Abs", "Round", "Negate", "Floor", "Ceil"}
+FUNCTIONS = {"StringExpr", "Boolean", "Sql", "Coalesce", "Abs", "Round", "Negate", "Floor", "Ceil", "FillNull"}
 OF_SEVERAL_ROWS = {"Any", "All", "IsUnique", "IsDuplicated", "IsFirstDistinct", "IsLastDistinct", "ConcatVertical"}
 
 
