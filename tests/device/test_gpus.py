@@ -59,9 +59,10 @@ def test_more_jobs_than_gpus_spread_over_all(tmp_path: Path) -> None:
     jobs = [Job(tmp_path, 1) for _ in range(7)]
     assert [job.took for job in jobs] == ["[0]", "[1]", "[2]", "[0]", "[1]", "[2]", "[0]"]
     assert "taken all 3 GPUs but 0; sharing [1] with them" in jobs[4].end()
-    assert (again := Job(tmp_path, 1)).took == "[1]"
+    again = Job(tmp_path, 1)
     assert jobs[2].end() == ""
-    assert (last := Job(tmp_path, 1)).took == "[2]"
+    last = Job(tmp_path, 1)
+    assert (again.took, last.took) == ("[1]", "[2]")
     for job in [jobs[0], jobs[1], jobs[3], jobs[5], jobs[6], again, last]:
         job.end()
 
