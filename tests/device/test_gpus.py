@@ -54,6 +54,28 @@ def test_each_takes_what_no_other_has(tmp_path: Path) -> None:
     assert first.end() + fourth.end() == ""
 
 
+def test_more_jobs_than_gpus_spread_over_all(tmp_path: Path) -> None:
+    """As `--resources gpu=6` asks for on three GPUs: two jobs on each, and a place that falls free is taken first."""
+    jobs = [Job(tmp_path, 1) for _ in range(7)]
+    assert [job.took for job in jobs] == ["[0]", "[1]", "[2]", "[0]", "[1]", "[2]", "[0]"]
+    assert "taken all 3 GPUs but 0; sharing [1] with them" in jobs[4].end()
+    again = Job(tmp_path, 1)
+    assert jobs[2].end() == ""
+    last = Job(tmp_path, 1)
+    assert (again.took, last.took) == ("[1]", "[2]")
+    for job in [jobs[0], jobs[1], jobs[3], jobs[5], jobs[6], again, last]:
+        job.end()
+
+
+def test_where_all_slots_are_taken_the_first_gpus_are_shared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(gpus, "_lock", lambda name: False)
+    assert take_gpus(2) == [0, 1]
+    assert "sharing [0, 1] with them" in capsys.readouterr().err
+
+
 def test_the_same_gpu_is_known_by_its_name(tmp_path: Path) -> None:
     """What one calls its first may be the second of another."""
     first = Job(tmp_path, 1, visible="5,6,7")

@@ -144,3 +144,52 @@ def test_only_valid_runs_of_one_device_are_compared_by_cost(studies: Studies) ->
     rows[0]["stand"], rows[1]["device"] = "invalid", "cpu"
     spots, device = spots_of(rows, "accuracy")
     assert device == "GPU" and sum(spot.runs for spot in spots) == len(rows) - 2
+
+
+def test_base_and_benchmarks_stand_beside_the_runs_accuracy(studies: Studies) -> None:
+    """Also with worked examples; a run that was not asked the benchmark has a dash."""
+    studies.make({"causal": 2, "diffusion": 3}, experiments={"causal": {}, "diffusion": {}})
+    path = Path("results/render_report/causal/summary.json")
+    summary = json.loads(path.read_text())
+    accuracy = {"base": {"value": 0.125}, "tuned": {"value": 0.25, "low": 0.21, "high": 0.29}}
+    few_shot = {"accuracy": {"base": {"value": 0.1875}}}
+    asked = {"accuracy": accuracy, "few_shot": few_shot}
+    summary["comparisons"] |= {
+        "gsm8k/greedy": asked,
+        "gsm8k/canvas-96": asked,
+        "other/greedy": asked | {"few_shot": None},
+    }
+    path.write_text(json.dumps(summary | {"few_shot": {"accuracy": {"base": {"value": 0.0625}}}}))
+    page = html()
+    [row] = re.findall(r'data-s="causal">.*?</tr>', page, re.DOTALL)
+    cells = [" ".join(re.sub("<[^>]*>", " ", cell).split()) for cell in row.split("</th>")[1].split("</td>")]
+    assert cells[1] == "12.0 % few-shot 6.2 %"
+    assert cells[2] == "25.0 % 21.0 % to 29.0 % base 12.5 % few-shot 18.8 %"
+    assert cells[3] == "25.0 % 21.0 % to 29.0 % base 12.5 %"
+    table = pl.read_parquet(LATEST / "study.parquet").sort("run")
+    assert table["benchmark_gsm8k_accuracy"].to_list() == [0.25, None]
+    assert table["benchmark_gsm8k_few_shot_base"].to_list() == [0.1875, None]
+    assert table["benchmark_other_few_shot_base"].to_list() == [None, None]
+    assert table["few_shot_base"].to_list() == [0.0625, None]
+    assert not [name for name in table.columns if "canvas" in name]
+
+
+def test_a_bound_and_an_exact_likelihood_have_columns_of_their_own(studies: Studies) -> None:
+    """A column can be sorted by, and between the two there is no order."""
+    studies.make({"causal": 2, "diffusion": 3}, experiments={"causal": {}, "diffusion": {}})
+    assert "Held-out NLL" in html() and "Held-out NLL, bound" not in html()
+    path = Path("results/render_report/causal/summary.json")
+    summary = json.loads(path.read_text())
+    summary["nll"] |= {"kind": "exact"}
+    path.write_text(json.dumps(summary))
+    page = html()
+    headings = re.findall(r"Held-out NLL, \w+", page)
+    assert headings == ["Held-out NLL, bound", "Held-out NLL, exact"]
+
+
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+def test_bases_that_answer_in_different_ways_are_named(studies: Studies, attention: str) -> None:
+    """A causal checkpoint that is asked to fill in masks is right nowhere, and everything gains over it."""
+    other = {"model": {"attention": attention}, "train": {"max_tail": 0}}
+    studies.make({"diffusion": 2, "other": 3}, experiments={"diffusion": {}, "other": other})
+    assert ("The base model is asked as each run is" in html()) == (attention == "causal")

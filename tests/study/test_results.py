@@ -105,6 +105,22 @@ def test_the_best_of_all_has_limits_for_all_together(reads: dict[str, Path], tmp
     assert best["label"].startswith("the best of 3 on the questions that measure it")
 
 
+def test_the_best_is_the_one_with_most_right_answers_whatever_its_base_had(
+    reads: dict[str, Path], tmp_path: Path
+) -> None:
+    """A causal checkpoint that is asked to fill in masks is right nowhere: a gain over it is no merit."""
+    found = dict(reads)
+    for name, base, tuned in (("diffusion", 0.0, 0.5), ("causal", 0.3, 0.6)):
+        folders = write_reads(tmp_path / name, base=base, tuned=tuned)
+        found |= {f"{name}/{key}": folder for key, folder in folders.items()}
+    content = study(found, tmp_path / "out", [Point("diffusion"), Point("causal")])
+    gains = {row["method"]: row["gain"] for row in content["comparisons"]}
+    assert gains["diffusion"] > gains["causal"]
+    best = content["choice"]
+    assert best["winner"] == "causal" and best["gain"] == gains["causal"]
+    assert best["means"] == pytest.approx({"diffusion": 0.5, "causal": 0.6})
+
+
 def test_the_nll_is_compared_in_nats_and_a_fall_is_a_gain(reads: dict[str, Path], tmp_path: Path) -> None:
     content = study(reads, tmp_path, primary="nll", baseline="full")
     row = rows(content)["qlora against the base"]
@@ -120,6 +136,9 @@ def test_an_exact_nll_is_not_compared_with_a_bound(reads: dict[str, Path], tmp_p
     content = study(reads | {"full/likelihood": folder}, tmp_path / "out", primary="nll", baseline="qlora")
     assert content["not_compared"] == ["full against qlora"]
     assert "full against the base" in rows(content)
+    assert content["choice"] is None, "nor are they ranked"
+    alike = study(reads, tmp_path / "alike", primary="nll")
+    assert alike["choice"]["winner"] in SHARES and all(-10 < mean < 0 for mean in alike["choice"]["means"].values())
 
 
 def test_a_large_family_gets_the_sign_flips_that_its_smallest_p_needs() -> None:

@@ -16,6 +16,7 @@ import torch
 from dreamtune.errors import UserError
 
 DRIVER = Path("/proc/driver/nvidia/version")  # also visible in containers, with or without --nv
+SHARERS = 16  # jobs on one GPU that are told apart; where all GPUs have so many, the first ones are shared
 _held: list[int] = []  # descriptors of the locked files: closing one would release its GPU
 
 
@@ -52,19 +53,22 @@ def take_gpus(count: int) -> list[int]:
     """Take `count` GPUs for this process; return their numbers among those that torch sees, all if there are fewer.
 
     GPUs that no other job has taken come first. If there are too few of them, others are shared, with a warning on
-    stderr, because the memory of a shared GPU may not suffice for both jobs.
+    stderr, because the memory of a shared GPU may not suffice for both jobs. Each job holds one of a GPU's slots, and
+    all first slots are taken before any second one: eight jobs on four GPUs are two on each.
     """
     there = torch.cuda.device_count()
     if there <= count:
         return list(range(there))
     taken: list[int] = []
-    for number, name in enumerate(visible_gpus()):
-        if len(taken) < count and _lock(name):
-            taken.append(number)
-    if len(taken) < count:
-        shared = [number for number in range(there) if number not in taken][: count - len(taken)]
-        print(f"other jobs have taken all {there} GPUs but {len(taken)}; sharing {shared} with them", file=sys.stderr)
-        taken += shared
+    alone = 0
+    for slot in range(SHARERS):
+        for number, name in enumerate(visible_gpus()):
+            if len(taken) < count and number not in taken and _lock(f"{name}-{slot}" if slot else name):
+                taken.append(number)
+        alone = alone if slot else len(taken)
+    taken += [number for number in range(there) if number not in taken][: count - len(taken)]
+    if shared := taken[alone:]:
+        print(f"other jobs have taken all {there} GPUs but {alone}; sharing {shared} with them", file=sys.stderr)
     return taken
 
 
@@ -91,7 +95,7 @@ def show_gpus(count: int) -> None:
 
 
 def _lock(name: str) -> bool:
-    """Lock a GPU's file until this process ends; return whether no other process has locked it."""
+    """Lock the file of a GPU's slot until this process ends; return whether no other process has locked it."""
     file = Path(tempfile.gettempdir()) / f"dreamtune-{os.getuid()}-{socket.gethostname()}-gpu-{name}"
     descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
     try:

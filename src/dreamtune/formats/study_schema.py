@@ -53,7 +53,10 @@ class Choice(Part):
     """Which of several methods is the best, and on what that was decided."""
 
     winner: str
-    means: dict[str, Number] = Field(description="mean over questions and seeds of each candidate")
+    means: dict[str, Number] = Field(
+        description="what each candidate reached, mean over questions and seeds: its share of right answers, or its "
+        "NLL with a minus sign"
+    )
     questions: int = Field(ge=0, description="how many decided")
     split: Literal["validation", "test"]
 

@@ -23,7 +23,7 @@ import torch
 from torch.nn.functional import pad
 
 from dreamtune.generate.choosing import WIDTH, choose_all
-from dreamtune.generate.cuda_graphs import GRAPH_ROWS, Captured
+from dreamtune.generate.cuda_graphs import GRAPH_ROWS, RARE, Captured
 from dreamtune.generate.layers import prepare_for_generation
 from dreamtune.generate.packed_rows import forward_packed
 from dreamtune.generate.stores import RefreshStore, WindowStore
@@ -84,7 +84,7 @@ class BlockCache:
         self.no_noise = torch.full((slots, block), 0.5, dtype=torch.float64, device=weight.device)
         self._captured_window = Captured(self._choose_in_all_windows, GRAPH_ROWS, self.device)
         self._captured_reveal = Captured(self._choose_and_reveal, GRAPH_ROWS, self.device)
-        self._captured_refresh = Captured(self._refresh_and_choose, GRAPH_ROWS, self.device)
+        self._captured_refresh = Captured(self._refresh_and_choose, GRAPH_ROWS, self.device, rare=RARE)
         prepare_for_generation(base)
 
     def refresh(

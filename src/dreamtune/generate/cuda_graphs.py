@@ -4,6 +4,7 @@ A forward pass over few positions is so short that the GPU waits for the CPU to 
 launches all of them at once.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +14,16 @@ import torch
 GRAPH_ROWS = 4096  # a forward pass over more positions keeps a GPU busy without a graph
 KEPT = 32  # graphs held at a time: of a whole row there is one for each width, see `canvases`
 WARM_UP = 3  # calls before the capture, during which kernels are chosen and compiled
+RARE = 8  # calls that a capture costs about as much as: its warm-up, the capture itself, and what its replay allocates
 
 
 class Captured:
     """A function that is replayed on a GPU from a CUDA graph, one graph for each combination of argument shapes.
 
-    The graph is captured at the first call with those shapes. The function must launch the same kernels whatever
-    values its arguments hold, and read nothing back to the CPU. The next call overwrites the tensor that a call
-    returned. On the CPU, and where the first argument has more than `most` elements, the function is called directly:
-    such a forward pass keeps the GPU busy by itself, and a graph would hold its memory.
+    The graph is captured at the call with those shapes that `rare` others have gone before. The function must launch
+    the same kernels whatever values its arguments hold, and read nothing back to the CPU. The next call overwrites the
+    tensor that a call returned. On the CPU, and where the first argument has more than `most` elements, the function is
+    called directly: such a forward pass keeps the GPU busy by itself, and a graph would hold its memory.
 
     Arguments may lie on the CPU: they are copied straight to where the graph reads them. One that is the same tensor as
     in the last call is not copied again, with a graph or without: the function finds it as that call left it, and a
@@ -31,19 +33,31 @@ class Captured:
         function: see above.
         most: elements of the first argument up to which there is a graph.
         device: of the function's arguments.
+        rare: calls of a combination of shapes that are made directly before its graph is captured. Where rows begin
+            their blocks each at its own time, shapes are many and most of them rare: a graph for each would cost more
+            than it saves. 0 for a function that changes an argument in place, which a later capture would not find.
     """
 
-    def __init__(self, function: Callable[..., torch.Tensor], most: int, device: torch.device) -> None:
-        self._function, self._most, self._device = function, most, device
-        self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}
+    def __init__(self, function: Callable[..., torch.Tensor], most: int, device: torch.device, rare: int = 0) -> None:
+        self._function, self._most, self._device, self._rare = function, most, device, rare
+        self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}  # the one that was not used for longest comes first
+        self._calls: Counter[tuple[torch.Size, ...]] = Counter()  # without a graph
         self._pool: Any = None
         self._moved: list[tuple[torch.Tensor, torch.Tensor]] = []  # of the last direct call: as given, on the device
 
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
-        if self._device.type != "cuda" or arguments[0].numel() > self._most:
+        if self._device.type != "cuda" or arguments[0].numel() > self._most or self._is_rare(arguments):
             return self._function(*self._on_device(arguments))
         with torch.cuda.device(self._device):
             return self._replay(arguments)
+
+    def _is_rare(self, arguments: tuple[torch.Tensor, ...]) -> bool:
+        """Count a call that has no graph yet; return whether it is one of the first `rare` with its shapes."""
+        shapes = _shapes(arguments)
+        if shapes in self._graphs:
+            return False
+        self._calls[shapes] += 1
+        return self._calls[shapes] <= self._rare
 
     def _on_device(self, arguments: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
         known = {id(given): moved for given, moved in self._moved}
@@ -53,12 +67,14 @@ class Captured:
         return [moved for _, moved in self._moved]
 
     def _replay(self, arguments: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        shapes = tuple(argument.shape for argument in arguments)
-        if shapes not in self._graphs:
+        shapes = _shapes(arguments)
+        graph = self._graphs.pop(shapes, None)
+        if graph is None:
             if len(self._graphs) == KEPT:
-                self._graphs.clear()  # each holds its output
-            self._graphs[shapes] = self._capture([argument.to(self._device, copy=True) for argument in arguments])
-        graph = self._graphs[shapes]
+                oldest = next(iter(self._graphs))
+                del self._graphs[oldest], self._calls[oldest]  # each holds its output
+            graph = self._capture([argument.to(self._device, copy=True) for argument in arguments])
+        self._graphs[shapes] = graph
         for i, given in enumerate(arguments):
             if graph.given[i] is not given:
                 graph.inputs[i].copy_(given, non_blocking=True)
@@ -78,6 +94,10 @@ class Captured:
             output = self._function(*inputs)
         self._pool = self._pool or graph.pool()
         return _Graph(graph, inputs, output, [None] * len(inputs))
+
+
+def _shapes(arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Size, ...]:
+    return tuple(argument.shape for argument in arguments)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamtune.overview.members import Members
-from dreamtune.overview.table import Row
+from dreamtune.overview.table import Row, benchmarks_of
 from dreamtune.readable import DASH, nats, number, p_value, percent, points
 from dreamtune.report.axes import scientific
 from dreamtune.report.front import MOODS
@@ -16,6 +16,7 @@ from dreamtune.study.names import SHORT
 
 MOST_SETTINGS = 8  # columns of settings on the page; study.csv has all
 NUMERIC = "num"
+BASES = "those of the run's base model; few-shot: with worked examples before each question"
 METHOD = "of the run's method, over its seeds: gain, interval, word, adjusted p"
 
 
@@ -49,6 +50,11 @@ def columns_of(members: Members, rows: Sequence[Row], compared: bool) -> tuple[l
     """
     shown, left = shown_settings(members)
     columns = [Column("Accuracy", "right answers to the test questions, with its interval", _accuracy, falling=True)]
+    if any(row["accuracy_base"] is not None for row in rows):
+        columns.append(Column("Base", BASES, _base, falling=True))
+    for name in benchmarks_of(rows):
+        about = f"right answers to the benchmark {name}, with its interval; then {BASES}"
+        columns.append(Column(name, about, _benchmark(name), falling=True))
     columns += [Column(heading(name, members.settings), name, _setting(name)) for name in shown]
     if any(run.data_size for run in members.runs):
         columns.append(Column("rows", "training rows by data_sizes", _size))
@@ -65,7 +71,7 @@ def columns_of(members: Members, rows: Sequence[Row], compared: bool) -> tuple[l
     minutes = "wall minutes of the full training, times its processes"
     return [
         *columns,
-        Column("Held-out NLL", "nats per token, lower is better, with its interval", _nll),
+        *_likelihoods(rows),
         Column(_minutes(rows), minutes, _number("training_minutes")),
         Column("Peak, GiB", "peak memory of training", _number("peak_memory_gib")),
         Column("Tokens/s", "of training", _number("tokens_per_s"), falling=True),
@@ -153,6 +159,25 @@ def _accuracy(row: Row) -> Cell:
     return Cell(percent(row["accuracy"]), below, row["accuracy"], NUMERIC)
 
 
+def _base(row: Row) -> Cell:
+    return Cell(percent(row["accuracy_base"]), _few_shot(row), row["accuracy_base"], NUMERIC)
+
+
+def _benchmark(name: str) -> Callable[[Row], Cell]:
+    def cell(row: Row) -> Cell:
+        if (found := row["benchmarks"].get(name)) is None or found["accuracy"] is None:
+            return Cell(DASH)
+        base = "" if found["accuracy_base"] is None else f"base {percent(found['accuracy_base'])}"
+        below = [_limits(percent, found["accuracy_low"], found["accuracy_high"]), base, _few_shot(found)]
+        return Cell(percent(found["accuracy"]), "\n".join(filter(None, below)), found["accuracy"], NUMERIC)
+
+    return cell
+
+
+def _few_shot(found: Mapping[str, Any]) -> str:
+    return "" if found["few_shot_base"] is None else f"few-shot {percent(found['few_shot_base'])}"
+
+
 def _gain(row: Row) -> Cell:
     said = [_limits(points, row["gain_low"], row["gain_high"]), p_value(row["p"]) if row["p"] is not None else ""]
     return Cell(points(row["gain"]), "\n".join(filter(None, said)), row["gain"], NUMERIC)
@@ -175,6 +200,20 @@ def _judged(ending: str, primary: str) -> Callable[[Row], Cell]:
         return Cell(show(found["gain"]), "\n".join(filter(None, (limits, word))), found["gain"], kind)
 
     return cell
+
+
+def _likelihoods(rows: Sequence[Row]) -> list[Column]:
+    """Return a column of the held-out NLL; of bounds and exact numbers, which do not compare, one for each kind."""
+    kinds = sorted({row["nll_kind"] for row in rows if row["nll"] is not None and row["nll_kind"] is not None})
+    about = "nats per token, lower is better, with its interval"
+    if len(kinds) < 2:
+        return [Column("Held-out NLL", about, _nll)]
+    apart = "; numbers of different kinds do not compare"
+    return [Column(f"Held-out NLL, {kind}", about + apart, _nll_of(kind)) for kind in kinds]
+
+
+def _nll_of(kind: str) -> Callable[[Row], Cell]:
+    return lambda row: _nll(row) if row["nll_kind"] == kind else Cell(DASH)
 
 
 def _nll(row: Row) -> Cell:

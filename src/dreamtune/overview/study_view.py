@@ -30,6 +30,11 @@ SECTIONS = (  # anchor, what it shows, title
     ("steps", "steps", "Training"),
     ("pairs", "pairs", "Answers side by side"),
 )
+BASES = (
+    "The base model is asked as each run is: from left to right under model.attention: causal, else by filling in "
+    "masks. A causal checkpoint never learned the latter, so a gain over it there says little; a causal and a "
+    "diffusion method are compared by their own right answers."
+)
 STANDS = ("finished", "invalid", "ended", "failed", "unfinished", "not run")
 
 
@@ -68,6 +73,7 @@ class StudyView:
             "heading": self._heading(),
             "counts": self._counts(),
             "sentences": self._sentences(),
+            "bases": self._bases(),
             "choice": self._choice(),
             "waits": self._waits(),
             "halved": self._halved(),
@@ -110,6 +116,11 @@ class StudyView:
             {"text": unbroken(reveal(row["sentence"], 500)), "mood": MOODS.get(row["word"], ""), "word": row["word"]}
             for row in rows[:MOST_SENTENCES]
         ]
+
+    def _bases(self) -> str:
+        """Return what to think of gains over bases that answer in different ways; "" if all answer in the same."""
+        ways = {member.settings.get("model.attention") for member in self.members.runs}
+        return BASES if len(ways) > 1 else ""
 
     def _choice(self) -> str:
         """Return who was chosen as the best and what may be said of it; "" where nothing was chosen."""

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from dreamtune.files import finite
+from dreamtune.formats.names import BASE, HEADLINE, TUNED
 from dreamtune.overview.members import REPORT, Members
 from dreamtune.overview.states import State
 
@@ -32,6 +33,7 @@ AFTER = {
     "accuracy_low": pl.Float64,
     "accuracy_high": pl.Float64,
     "accuracy_base": pl.Float64,
+    "few_shot_base": pl.Float64,  # the base with worked examples before each question
     "gain": pl.Float64,  # of this run, in accuracy; p is raw
     "gain_low": pl.Float64,
     "gain_high": pl.Float64,
@@ -49,6 +51,8 @@ AFTER = {
     "tokens_per_s": pl.Float64,  # of training
     "report": pl.String,  # path from the page
 }
+# Of each benchmark, as of the test questions: benchmark_NAME_accuracy and so on.
+BENCHMARK = ("accuracy", "accuracy_low", "accuracy_high", "accuracy_base", "few_shot_base")
 # Of the method that the run belongs to, from the stage `study`, against the base; against the baseline with _baseline.
 JUDGED = ("about", "role", "word", "gain", "low", "high", "p_adjusted", "equivalence")
 Row = dict[str, Any]
@@ -90,17 +94,24 @@ def frame_of(members: Members, rows: Sequence[Row]) -> pl.DataFrame:
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         schema[name] = pl.Float64 if numbers else pl.String
     schema |= AFTER
+    schema |= {f"benchmark_{name}_{column}": pl.Float64 for name in benchmarks_of(rows) for column in BENCHMARK}
     schema |= {name: pl.String if _is_text(name) else pl.Float64 for name in _judged_names(members)}
-    plain = [{name: _cell(row[name], kind) for name, kind in schema.items()} for row in rows]
+    plain = [{name: _cell(value, schema[name]) for name, value in _flat(row).items() if name in schema} for row in rows]
     return pl.DataFrame(finite(plain), schema=schema)
+
+
+def benchmarks_of(rows: Sequence[Row]) -> list[str]:
+    """Return the names of the benchmarks that any run answered, in alphabetical order."""
+    return sorted({name for row in rows for name in row["benchmarks"]})
 
 
 def _row(members: Members, state: State, judged: Mapping[tuple[str, str], Row], latest: Path) -> Row:
     member = state.member
     row: Row = {"run": member.name, "method": member.method, "experiment": member.experiment, "seed": member.seed}
     row |= {"data_size": member.data_size} | member.settings | dict.fromkeys(AFTER)
-    row |= {"stand": state.stand, "reason": state.reason} | dict.fromkeys(_judged_names(members))
+    row |= {"stand": state.stand, "reason": state.reason, "benchmarks": {}} | dict.fromkeys(_judged_names(members))
     if state.summary:
+        row |= {"benchmarks": _benchmarks(state.summary)}
         row |= measured(state.summary) | {"report": _link(member.name, Path(member.folders[REPORT]), latest)}
     for against, ending in _against(members):
         if found := judged.get((member.method, against)):
@@ -116,6 +127,7 @@ def measured(summary: Mapping[str, Any]) -> Row:
         tuned, base = block.get("tuned") or {}, block.get("base") or {}
         row |= {name: tuned.get("value"), f"{name}_low": tuned.get("low"), f"{name}_high": tuned.get("high")}
         row |= {f"{name}_base": base.get("value")}
+    row |= {"few_shot_base": _few_shot_base(summary)}
     gain = accuracy.get("gain") or {}
     row |= {"gain": gain.get("value"), "gain_low": gain.get("low"), "gain_high": gain.get("high"), "p": gain.get("p")}
     row |= {"questions": (accuracy.get("base") or {}).get("n")}
@@ -124,6 +136,33 @@ def measured(summary: Mapping[str, Any]) -> Row:
     row |= {"all_minutes": None if total is None else total / 60, "peak_memory_gib": training.get("peak_memory_gib")}
     worked = (training.get("seconds_per_step") or 0) * (training.get("steps") or 0)
     return row | {"tokens_per_s": training["tokens"] / worked if worked and training.get("tokens") else None}
+
+
+def _benchmarks(summary: Mapping[str, Any]) -> dict[str, Row]:
+    """Return the columns `BENCHMARK` of each set of questions but the test split, under the headline's setting."""
+    found = {}
+    for key, block in summary.get("comparisons", {}).items():
+        name, _, setting = key.partition("/")
+        if setting == HEADLINE and name != "test":
+            tuned, base = (block["accuracy"].get(who) or {} for who in (TUNED, BASE))
+            values = (tuned.get("value"), tuned.get("low"), tuned.get("high"), base.get("value"), _few_shot_base(block))
+            found[name] = dict(zip(BENCHMARK, values, strict=True))
+    return found
+
+
+def _few_shot_base(block: Mapping[str, Any]) -> float | None:
+    """Return the share of right answers of the base with worked examples; None where it was not asked with any."""
+    accuracy = (block.get("few_shot") or {}).get("accuracy") or {}
+    value: float | None = (accuracy.get("base") or {}).get("value")
+    return value
+
+
+def _flat(row: Row) -> Row:
+    """Return a row with a benchmark's columns beside all others."""
+    named = {
+        f"benchmark_{name}_{column}": x for name, found in row["benchmarks"].items() for column, x in found.items()
+    }
+    return row | named
 
 
 def _against(members: Members) -> list[tuple[str, str]]:

@@ -88,18 +88,22 @@ def confirm(choice: Choice, effect: Effect, alpha: float = 0.05) -> Stated:
     return Stated(choice, effect, effect.limits(alpha), label)
 
 
-def looked_at_all(effects: Mapping[str, Effect], alpha: float = 0.05) -> Stated:
+def looked_at_all(
+    effects: Mapping[str, Effect], alpha: float = 0.05, reached: Mapping[str, float] | None = None
+) -> Stated:
     """Return the best of candidates that were all measured on the test questions, with simultaneous limits.
 
     With probability 1 − alpha, the limits of `effect.limits(alpha / number of candidates)` hold for every candidate.
 
     Args:
-        effects: of each candidate on the test questions, by name.
+        effects: of each candidate on the test questions, by name: its gain over its own base.
+        reached: by what they are ranked, of which more is better: what each candidate itself reached. Bases can differ:
+            a gain of 15 points over 0 % is less than one of 12 over 5 %. None ranks by the gains.
 
     Raises:
         ValueError: there are no candidates.
     """
-    means = {name: effect.value for name, effect in effects.items()}
+    means = dict(reached) if reached is not None else {name: effect.value for name, effect in effects.items()}
     winner, m = _largest(means), len(effects)
     effect = effects[winner]
     label = f"the best of {m} on the questions that measure it, so its gain is overstated; limits for all {m} together"

@@ -97,7 +97,9 @@ def run_study(
         "margin": margin,
         "comparisons": rows,
         "not_compared": [label[pair] for pair in wanted if pair not in pairs],  # an exact NLL with a bound
-        "choice": _choice(effects, comparison.alpha) if study.choose == "test" else None,  # else: `confirm`
+        "choice": _choice(effects, methods, primary, comparison.alpha)
+        if study.choose == "test"
+        else None,  # else: `confirm`
         "curves": _curves(members, runs, primary, comparison.alpha, stopped),
         "steps": _courses(members, reads, runs, comparison.alpha, stopped),
         "grids": _grids(members, runs, primary, comparison.alpha, stopped),
@@ -149,12 +151,23 @@ def _effect(
     return replace(effect, p=None, test=f"invalid: {faults[0]}") if faults else effect
 
 
-def _choice(effects: Mapping[tuple[str, str], Effect], alpha: float) -> dict[str, Any] | None:
-    """Return the best of several valid methods against the base, with limits that hold for all; None of fewer."""
+def _choice(
+    effects: Mapping[tuple[str, str], Effect], methods: Mapping[str, Sequence[Run]], primary: Primary, alpha: float
+) -> dict[str, Any] | None:
+    """Return the best of several valid methods with its gain over its base, and limits that hold for all.
+
+    The best by its own answers (or NLL), since bases can differ: that of a causal model writes from left to right, that
+    of its diffusion twin fills in masks. None of fewer than two, or of a bound beside an exact NLL.
+    """
     found = {pair[0]: effect for pair, effect in effects.items() if pair[1] == BASE and effect.p is not None}
-    if len(found) < 2:
+    runs = [(name, run) for name in found for run in methods[name]]
+    if len(found) < 2 or len({run.kind for _, run in runs}) > 1:
         return None
-    stated = looked_at_all(found, alpha)
+    matched = match([run for _, run in runs])
+    better = 1 if primary == "accuracy" else -1
+    means = better * matched.tuned.sum(axis=1) / matched.weights.sum()  # [runs]
+    reached = {name: float(means[[own == name for own, _ in runs]].mean()) for name in found}
+    stated = looked_at_all(found, alpha, reached)
     low, high = stated.limits
     return asdict(stated.choice) | {"gain": stated.effect.value, "low": low, "high": high, "label": stated.label}
 
