@@ -166,3 +166,15 @@ def test_the_real_compiler_finds_its_code_again(caches: Caches) -> None:
 
     assert compiled().get("fxgraph_cache_miss") == 1
     assert compiled().get("fxgraph_cache_hit") == 1
+
+
+def test_a_file_that_the_compiler_renames_meanwhile_is_left_out(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped job publishes while processes of its compiler may still write."""
+    real = compiled_code.contents
+    with shared(caches, ABOUT) as folder:
+        (folder / "a").write_text("a")
+        monkeypatch.setattr(compiled_code, "contents", lambda folder: real(folder) | {"half.tmp"})
+    monkeypatch.undo()
+    assert job(caches) == {"a"}

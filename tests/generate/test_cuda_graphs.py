@@ -1,7 +1,10 @@
 """Functions that a GPU replays from graphs; and what holds for calls that are too large for one."""
 
+import pytest
 import torch
 
+import fake_graphs
+from dreamtune.generate import cuda_graphs
 from dreamtune.generate.cuda_graphs import Captured
 
 
@@ -21,3 +24,17 @@ def test_a_call_without_a_graph_finds_its_arguments_as_the_last_one_left_them() 
     assert all(tensor.device.type == "meta" for tensor in seen)
     assert seen[2] is seen[0] and seen[3] is not seen[1]
     assert seen[4] is not seen[0] and seen[5] is seen[3]
+
+
+def test_graphs_of_ever_new_shapes_are_forgotten_with_their_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch fails an assertion where a graph is captured into a pool that no graph uses any more."""
+    fake_graphs.install(monkeypatch)
+    monkeypatch.setattr(cuda_graphs, "KEPT", 3)
+    factor = torch.ones(())
+    captured = Captured(lambda x: (x * factor).cumsum(0), most=99, device=torch.device("cpu"))
+    for turn in (1, 2):
+        for length in (3, 4, 5, 6, 4, 3):
+            factor.fill_(turn + length)  # what the function reads in a replay is what it is then
+            given = torch.arange(length, dtype=torch.float32)
+            assert torch.equal(captured._replay((given,)), (given * factor).cumsum(0))
+    assert 0 < len(captured._graphs) <= 3

@@ -13,7 +13,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
@@ -145,7 +145,8 @@ def publish(entry: Path, folder: Path, about: dict[str, Any], taken: str | None)
             unpack(entry, folder)
         with tarfile.open(private / BUNDLE, "w") as bundle:
             for name in sorted(contents(folder)):
-                bundle.add(folder / name, name, recursive=False)
+                with suppress(FileNotFoundError):  # the compiler's other processes rename what they have written
+                    bundle.add(folder / name, name, recursive=False)
         write_json(private / RECORD, {"about": about, **describe(private / BUNDLE)})
 
 

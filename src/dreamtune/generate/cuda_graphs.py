@@ -57,6 +57,7 @@ class Captured:
         if shapes not in self._graphs:
             if len(self._graphs) == KEPT:
                 self._graphs.clear()  # each holds its output
+                self._pool = None  # a pool that no graph uses any more takes no others: torch fails an assertion
             self._graphs[shapes] = self._capture([argument.to(self._device, copy=True) for argument in arguments])
         graph = self._graphs[shapes]
         for i, given in enumerate(arguments):
