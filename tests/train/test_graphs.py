@@ -27,6 +27,7 @@ from dreamtune.train.micro_batches import (
     window_sums,
 )
 from dreamtune.train.run import Run, prepare_run
+from tests.train.test_micro_batches import Calls
 from tiny import make_model, make_shards, settings
 from tolerance import float32_rounding
 
@@ -91,6 +92,23 @@ def test_padding_changes_neither_sums_nor_gradient(tmp_path: Path) -> None:
         tolerance = float32_rounding(640)
         torch.testing.assert_close(padded_sums, sums, rtol=tolerance, atol=0)
         assert (found - exact).norm() < tolerance * exact.norm()
+
+
+def test_a_micro_batch_is_copied_and_its_rows_are_chosen_in_few_operations(tmp_path: Path) -> None:
+    """Beside a graph each is a launch of its own; a graph's kernels follow each other with a gap between them."""
+    run, batch = prepared(tmp_path), collate(some(np.random.default_rng(0), 12), multiple=16)
+    slot = Padded(BatchShape(tokens=640, documents=24, targets=512), LONGEST, torch.device("cpu"))
+    with Calls() as calls:
+        slot.fill(batch, 77)
+    assert len([name for name in calls.names if "copy" in name or "zero" in name]) <= 8, calls.names
+    with Calls() as calls:
+        forward_backward(run, slot.batch, slot.loss_tokens)
+    assert not [name for name in calls.names if "index_put" in name]
+    states = torch.randn(640, 8, dtype=torch.bfloat16, requires_grad=True)
+    upstream = torch.randn(512, 8, dtype=torch.bfloat16) * (slot.batch.weights[:, None] > 0)
+    [sorted_] = torch.autograd.grad(states[slot.batch.positions], states, upstream)
+    [added] = torch.autograd.grad(states.index_select(0, slot.batch.positions), states, upstream)
+    assert torch.equal(added, sorted_)
 
 
 def test_a_batch_fits_its_shape() -> None:

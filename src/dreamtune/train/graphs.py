@@ -105,18 +105,14 @@ class Padded:
     def fill(self, batch: Batch, loss_tokens: int) -> None:
         """Copy a micro-batch of this shape or smaller into the tensors, without waiting for the GPU."""
         to, length, targets = self.batch, len(batch.input_ids), len(batch.positions)
-        for name in ("input_ids", "position_ids"):
-            held = getattr(to, name)
-            held[:length].copy_(getattr(batch, name))
-            held[length:].zero_()
-        for name in ("targets", "weights", "elbo_weights"):
-            held = getattr(to, name)
-            held[:targets].copy_(getattr(batch, name))
-            held[targets:].zero_()
-        if batch.sources is not None and to.sources is not None:  # those of padding have the weight 0
-            to.sources[:targets].copy_(batch.sources)
-        to.positions.copy_(self._spread)
-        to.positions[:targets].copy_(batch.positions)
+        names = ["input_ids", "position_ids", "positions", "targets", "weights", "elbo_weights"]
+        names += ["sources"] if batch.sources is not None else []  # those of padding have the weight 0
+        for kind in (torch.int64, torch.float32):  # one call for all tensors of a type
+            pairs = [(getattr(to, name), getattr(batch, name)) for name in names]
+            pairs = [(held, given) for held, given in pairs if held.dtype == kind]
+            torch._foreach_copy_([held[: len(given)] for held, given in pairs], [given for _, given in pairs])
+            torch._foreach_zero_([held[len(given) :] for held, given in pairs])
+        to.positions[targets:].copy_(self._spread[targets:])
         known = len(batch.boundaries)
         to.boundaries[:known].copy_(batch.boundaries)
         ends = (self._ends[: len(to.boundaries) - known] + length).clamp_max(self.shape.tokens)
