@@ -91,6 +91,20 @@ def test_a_damaged_bundle_means_compiling(
     assert job(caches) == {"b"}
 
 
+@pytest.mark.parametrize("kind", ["folder", "loop"])
+def test_what_stands_in_a_bundles_place_is_replaced(caches: Caches, kind: str) -> None:
+    """Else no job would publish any more."""
+    job(caches, "a")
+    place = bundle(caches)
+    place.unlink()
+    if kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to(place)
+    assert job(caches, "b") == set()
+    assert job(caches) == {"b"}
+
+
 def test_a_job_does_not_fail_for_a_cache_that_it_cannot_write(
     caches: Caches, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,8 +141,9 @@ def publish(entry: Path, folder: Path, about: dict[str, Any], taken: str | None)
     with only_maker(entry, lambda: False) as private:
         if private is None:
             return  # another job publishes just now; this one's code is compiled once more
-        if (entry / BUNDLE).exists() and sha256_file(entry / BUNDLE) != taken:
-            unpack(entry, folder)
+        with suppress(OSError):  # there is none, or what stands in its place cannot be read: it is replaced
+            if sha256_file(entry / BUNDLE) != taken:
+                unpack(entry, folder)
         with tarfile.open(private / BUNDLE, "w") as bundle:
             for name in sorted(contents(folder)):
                 with suppress(FileNotFoundError):  # the compiler's other processes rename what they have written
