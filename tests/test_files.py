@@ -2,11 +2,14 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from dreamtune.files import finite, json_bytes, read_json, replace_with, write_json
+from dreamtune.files import finite, json_bytes, read_json, replace_with, usual_mode, write_json
 
 
 def test_a_file_is_replaced_at_the_end_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -61,3 +64,15 @@ def test_a_number_that_json_cannot_hold_is_refused_before_anything_is_written(tm
         write_json(path, {"loss": [number]})
     assert read_json(path) == 1 and list(tmp_path.iterdir()) == [path]
     assert json_bytes(finite({"loss": (number, 1.5)})) == json_bytes({"loss": [None, 1.5]})
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_librarys_file_has_the_mode_of_any_file(tmp_path: Path, mask: int) -> None:
+    """safetensors gives its own to its owner alone."""
+    before = os.umask(mask)
+    try:
+        with usual_mode(tmp_path / "model.safetensors") as path:
+            save_file({"weight": torch.ones(2)}, path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask and load_file(path)["weight"].sum() == 2

@@ -31,6 +31,19 @@ def replace_with(path: Path) -> Iterator[Path]:
         private.unlink(missing_ok=True)
 
 
+@contextmanager
+def usual_mode(path: Path) -> Iterator[Path]:
+    """Give the file that a library writes to `path` within the block the mode of any new file; yield `path`.
+
+    safetensors 0.8 writes files that only their owner can read, whatever the umask says (safetensors#782): others who
+    share a folder of results would have the configuration of an adapter, and not its weights.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    yield path
+    path.chmod(mode)
+
+
 def json_bytes(value: Any) -> bytes:
     """Return a JSON value as UTF-8 text in the style of all JSON files here: indented by 1, with a final newline.
 

@@ -27,7 +27,7 @@ from dreamtune.errors import UserError
 from dreamtune.evaluate.draws import nats_per_token
 from dreamtune.evaluate.elbo import heldout_nll
 from dreamtune.evaluate.examples import read_examples
-from dreamtune.files import read_json, write_json
+from dreamtune.files import read_json, usual_mode, write_json
 from dreamtune.inputs.checkpoint_format import family_of, native_key, read_config
 from dreamtune.inputs.hub import model_folder
 from dreamtune.inputs.weight_files import INDEX, weight_files
@@ -226,7 +226,8 @@ def _write_adapter(
     if set(official) != set(official.values()):  # a name's last part would match other modules of the official code
         config["target_modules"] = sorted(official.values())
     target.mkdir(parents=True)
-    save_file(tensors, target / ADAPTER_WEIGHTS, {"format": "pt"})
+    with usual_mode(target / ADAPTER_WEIGHTS) as file:
+        save_file(tensors, file, {"format": "pt"})
     write_json(target / CONFIG, config)
     return {"files": 1, "merged_weights": 0}
 

@@ -91,6 +91,20 @@ def test_a_damaged_bundle_means_compiling(
     assert job(caches) == {"b"}
 
 
+@pytest.mark.parametrize("kind", ["folder", "loop"])
+def test_what_stands_in_a_bundles_place_is_replaced(caches: Caches, kind: str) -> None:
+    """Else no job would publish any more."""
+    job(caches, "a")
+    place = bundle(caches)
+    place.unlink()
+    if kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to(place)
+    assert job(caches, "b") == set()
+    assert job(caches) == {"b"}
+
+
 def test_a_job_does_not_fail_for_a_cache_that_it_cannot_write(
     caches: Caches, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,3 +180,15 @@ def test_the_real_compiler_finds_its_code_again(caches: Caches) -> None:
 
     assert compiled().get("fxgraph_cache_miss") == 1
     assert compiled().get("fxgraph_cache_hit") == 1
+
+
+def test_a_file_that_the_compiler_renames_meanwhile_is_left_out(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped job publishes while processes of its compiler may still write."""
+    real = compiled_code.contents
+    with shared(caches, ABOUT) as folder:
+        (folder / "a").write_text("a")
+        monkeypatch.setattr(compiled_code, "contents", lambda folder: real(folder) | {"half.tmp"})
+    monkeypatch.undo()
+    assert job(caches) == {"a"}

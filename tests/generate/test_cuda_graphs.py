@@ -6,8 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import fake_graphs
 from dreamtune.generate import cuda_graphs
 from dreamtune.generate.cuda_graphs import Captured, _Graph
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def test_a_call_without_a_graph_finds_its_arguments_as_the_last_one_left_them() -> None:
@@ -67,3 +70,21 @@ def test_only_shapes_that_come_often_are_captured(monkeypatch: pytest.MonkeyPatc
     captured = Captured(direct, most=9, device=torch.device("cuda"))
     captured(torch.zeros(1))
     assert told == ["capture 1", "replay 1"], "at once, unless something else is asked for"
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_graphs_of_ever_new_shapes_are_forgotten_with_their_pool(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch fails an assertion where a graph is captured into a pool that no graph uses any more."""
+    if device == "cpu":
+        fake_graphs.install(monkeypatch)
+    monkeypatch.setattr(cuda_graphs, "KEPT", 3)
+    factor = torch.ones((), device=device)
+    captured = Captured(lambda x: (x * factor).cumsum(0), most=99, device=torch.device(device))
+    held = []  # a caller may still hold what the last call returned
+    for turn in (1, 2):
+        for length in (3, 4, 5, 6, 4, 3):
+            factor.fill_(turn + length)  # what the function reads in a replay is what it is then
+            given = torch.arange(length, dtype=torch.float32, device=device)
+            held = [*held[:1], captured._replay((given,))]
+            assert torch.equal(held[-1], (given * factor).cumsum(0))
+    assert 0 < len(captured._graphs) <= 3

@@ -176,3 +176,20 @@ def test_the_gpus_product_is_the_emulated_one(monkeypatch: pytest.MonkeyPatch) -
         found.append((out.detach().float(), x.grad.float()))
     for given, exact in zip(*found, strict=True):
         assert (given - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("rows", [1, 17, 32, 200])
+def test_the_gpus_product_of_few_rows_is_the_emulated_one(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in generation, one scale for all inside the product; and rows of zeros stay zeros."""
+    if torch.cuda.get_device_capability() < fp8.ADA:
+        pytest.skip("needs a GPU with FP8 products")
+    layer = nn.Linear(256, 512, bias=False, device="cuda", dtype=torch.bfloat16).requires_grad_(False)
+    x = torch.randn(rows, 256, device="cuda", dtype=torch.bfloat16)
+    x[0] = 0
+    found = []
+    for product in (fp8.product, fp8.emulated_product):
+        monkeypatch.setattr(fp8, "product", product)
+        found += [Fp8Linear(layer, trains=trains)(x).float() for trains in (False, True)]
+    for given, exact in zip(found[:2], found[2:], strict=True):
+        assert not given[0].any() and (given - exact).norm() <= 0.01 * exact.norm()

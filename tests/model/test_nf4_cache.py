@@ -4,6 +4,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from conftest import FIXTURES
 from dreamtune.device.caches import Caches, only_maker, open_caches
+from dreamtune.errors import UserError
 from dreamtune.files import read_json
 from dreamtune.model import loading, nf4_cache
 from dreamtune.model.loading import load
@@ -202,3 +204,69 @@ def test_several_files(caches: Caches, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_fine_tuned_checkpoint_is_not_the_base(caches: Caches) -> None:
     loading.load_model(FOLDERS[0], quantization="nf4")
     assert not caches.folder.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling link"])
+def test_what_stands_in_an_entrys_place_is_replaced(caches: Caches, tmp_path: Path, kind: str) -> None:
+    """Else each job would quantise again, for good."""
+    load(base())
+    place = entry(caches)
+    place.rename(tmp_path / "aside")
+    if kind == "file":
+        place.write_text("")
+    else:
+        place.symlink_to(FIXTURES if kind == "link" else tmp_path / "nowhere")
+    load(base())
+    assert entry(caches) == place and not place.is_symlink() and FOLDERS[0].exists()
+
+
+def test_others_may_read_what_the_umask_lets_them(caches: Caches) -> None:
+    before = os.umask(0o027)
+    try:
+        load(base())
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in entry(caches).iterdir()} == {0o640}
+
+
+def test_another_users_entry_that_may_not_be_read_is_left_to_them(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load(base())
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).suffix != ".safetensors")  # root may read all
+    monkeypatch.setattr(nf4_cache, "only_maker", lambda *_: pytest.fail("made again"))
+    found = nf4_cache.Nf4Entry.of(caches, "dream", torch.bfloat16, "cpu")
+    assert found and not found.is_whole() and "may not be read" in capsys.readouterr().err
+    assert entry(caches).exists()
+
+
+def test_files_that_were_replaced_while_they_were_read_are_not_kept(
+    caches: Caches, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job of the files that were there before, and are there again, would else compute with the others."""
+    said: list[Any] = [{"model.safetensors": "1" * 64}, UserError("gone"), FileNotFoundError(), caches.model]
+
+    def identify() -> Any:
+        if isinstance(now := said.pop(0), Exception):
+            raise now
+        return now
+
+    caches.identify = identify
+    for kept in (False, False, False, True):
+        load(base())
+        assert any(caches.folder.glob("nf4/*/cache.json")) == kept
+        assert ("changed while they were read" in capsys.readouterr().err) != kept
+
+
+def test_what_moves_the_last_bit_of_a_mean_is_another_entry(caches: Caches, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean of a weight's scales is part of it; threads and vectors add it up in another order."""
+    names = [nf4_cache.kind_of(torch.device("cpu"))]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2 + torch.get_num_interop_threads())
+    names += [nf4_cache.kind_of(torch.device("cpu"))]
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "other")
+    names += [nf4_cache.kind_of(torch.device("cpu"))]
+    for count in (114, 132):
+        card = SimpleNamespace(major=9, minor=0, multi_processor_count=count)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, card=card: card)
+        names += [nf4_cache.kind_of(torch.device("cuda:0"))]
+    assert len(set(names)) == 5 and names[-1] == "cuda 9.0, 132 multiprocessors"

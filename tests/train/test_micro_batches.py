@@ -19,6 +19,7 @@ from dreamtune.train import micro_batches as accumulate
 from dreamtune.train.finetuning import adapter_gib
 from dreamtune.train.micro_batches import heaviest_micro_batch, make_smaller, make_window, rehearse, window_sums
 from dreamtune.train.run import prepare_run
+from dreamtune.train.steps import launch
 from dreamtune.train.windows import Share
 from tiny import make_model, make_shards, plan, settings
 
@@ -81,22 +82,27 @@ def test_the_optimisers_state_takes_its_room_in_the_rehearsal(tmp_path: Path, mo
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_nothing_waits_for_the_gpu_inside_a_window(tmp_path: Path) -> None:
-    """From the masks on, over several micro-batches forward and backward: torch stops at whatever would wait."""
+def test_nothing_waits_for_the_gpu_until_a_steps_numbers_are_read(tmp_path: Path) -> None:
+    """From the masks on, through several micro-batches and the update: torch stops at whatever would wait."""
     changes = {"device": "cuda", "dtype": "bfloat16", "quantization": "nf4"}
     base = make_model(tmp_path / "base").model_copy(update=changes)
     run = prepare_run(settings(micro_batch_tokens=32), base, make_shards(tmp_path / "shards"), tmp_path)
     run.model.train()
     for step in (1, 2, 3):  # compiles, and that waits
-        window_sums(run, make_window(run, step), step)
+        window = make_window(run, step)
+        sums = window_sums(run, window, step)
+        assert sums is not None and launch(run, step, window, sums).updated
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         window = make_window(run, 3)
         sums = window_sums(run, window, 3)
+        assert sums is not None
+        launched = launch(run, 3, window, sums)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(window.batches) > 1 and sums is not None and sums.isfinite().all()
+    assert len(window.batches) > 1 and sums.isfinite().all()
+    assert launched.numbers.is_pinned() and launched.read()[:2] == sums[:2].tolist()
     with pytest.raises(RuntimeError, match="synchroniz"):  # that it would be noticed
         torch.cuda.set_sync_debug_mode("error")
         try:

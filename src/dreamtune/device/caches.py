@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dreamtune.errors import UserError
 from dreamtune.files import private_name
 
 
@@ -24,22 +25,33 @@ class Caches:
 
     Attributes:
         folder: that holds them.
-        model: identity of the base model, see `inputs.identity`; None if the job reads none.
+        model: identity of the base model when the job began, see `inputs.identity`; None if the job reads none.
+        identify: returns what that identity is now; None where nothing can change it.
         taken: digest of each entry that the job took, by its name, for the manifest.
     """
 
     folder: Path
     model: Any = None
+    identify: Callable[[], Any] | None = None
     taken: dict[str, str] = field(default_factory=dict)
+
+    def model_changed(self) -> bool:
+        """Return whether the base model's files are others than when the job began."""
+        try:
+            return self.identify is not None and self.identify() != self.model
+        except (OSError, UserError):  # they are gone
+            return True
 
 
 _job: Caches | None = None
 
 
-def open_caches(folder: str | Path | None, model: Any = None) -> Caches | None:
-    """Give this process caches in `folder` from now on, or none if it is None; return them."""
+def open_caches(
+    folder: str | Path | None, model: Any = None, identify: Callable[[], Any] | None = None
+) -> Caches | None:
+    """Give this process caches in `folder` from now on, or none if it is None; return them. See `Caches`."""
     global _job
-    _job = Caches(Path(folder), model) if folder else None
+    _job = Caches(Path(folder), model, identify) if folder else None
     return _job
 
 
@@ -61,6 +73,8 @@ def only_maker(entry: Path, is_made: Callable[[], bool]) -> Iterator[Path | None
     try:
         yield None if locked is None else private
         if locked is not None:
+            if entry.is_symlink() or entry.is_file():  # in the place of a folder, by a mistake
+                entry.unlink()
             shutil.rmtree(entry, ignore_errors=True)
             with suppress(FileExistsError):  # another maker, on a file system without locks
                 private.rename(entry)

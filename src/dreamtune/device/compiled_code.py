@@ -13,7 +13,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
@@ -141,11 +141,13 @@ def publish(entry: Path, folder: Path, about: dict[str, Any], taken: str | None)
     with only_maker(entry, lambda: False) as private:
         if private is None:
             return  # another job publishes just now; this one's code is compiled once more
-        if (entry / BUNDLE).exists() and sha256_file(entry / BUNDLE) != taken:
-            unpack(entry, folder)
+        with suppress(OSError):  # there is none, or what stands in its place cannot be read: it is replaced
+            if sha256_file(entry / BUNDLE) != taken:
+                unpack(entry, folder)
         with tarfile.open(private / BUNDLE, "w") as bundle:
             for name in sorted(contents(folder)):
-                bundle.add(folder / name, name, recursive=False)
+                with suppress(FileNotFoundError):  # the compiler's other processes rename what they have written
+                    bundle.add(folder / name, name, recursive=False)
         write_json(private / RECORD, {"about": about, **describe(private / BUNDLE)})
 
 

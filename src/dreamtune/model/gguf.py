@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dreamtune.errors import UserError
+from dreamtune.files import usual_mode
 from dreamtune.inputs.checkpoint_format import CAUSAL
 from dreamtune.inputs.model_check import check_model
 from dreamtune.inputs.weight_files import MODEL_WEIGHTS
@@ -71,5 +72,6 @@ def write_folder(model: Any, tokenizer: Any, folder: Path) -> None:
         model.config.tie_word_embeddings = True
         del weights[HEAD]
     model.config.save_pretrained(folder)
-    save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / MODEL_WEIGHTS, {"format": "pt"})
+    with usual_mode(folder / MODEL_WEIGHTS) as file:
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, file, {"format": "pt"})
     tokenizer.save_pretrained(folder)

@@ -6,6 +6,7 @@ in it as they are; nothing that is quantised is there dequantised. Its name is a
 """
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ from dreamtune.device.caches import Caches, only_maker
 from dreamtune.device.phases import phase
 from dreamtune.digests import FileMark, describe, digest, mark, sha256_file
 from dreamtune.errors import UserError
-from dreamtune.files import read_json, write_json
+from dreamtune.files import read_json, usual_mode, write_json
 from dreamtune.inputs.weight_files import INDEX
 from dreamtune.model.nf4 import nf4_config
 
@@ -56,6 +57,7 @@ class Nf4Entry:
             "family": family,
             "quantisation": nf4_config(dtype).to_dict(),
             "bitsandbytes": version("bitsandbytes"),
+            "torch": torch.__version__,
             "device": kind_of(torch.device(device)),
         }
         return cls(caches, json.loads(json.dumps(about, default=str)))
@@ -76,6 +78,8 @@ class Nf4Entry:
             files: dict[str, dict[str, Any]] = record["files"]
             found: dict[str, FileMark] = {name: mark(self.folder / name) for name in files}
             for name, entry in files.items():
+                if not os.access(self.folder / name, os.R_OK):
+                    raise PermissionError(f"{name} may not be read")
                 if list(found[name]) != entry["mark"] and sha256_file(self.folder / name) != entry["sha256"]:
                     raise ValueError(f"{name} was changed")
             if record["about"] != self.about:
@@ -108,7 +112,14 @@ class Nf4Entry:
 
     @phase("caching")
     def keep(self, model: Any) -> None:
-        """Write the entry from a model that was just quantised, and holds neither NaN nor infinity."""
+        """Write the entry from a model that was just quantised, and holds neither NaN nor infinity.
+
+        Files that were replaced while they were read are no longer the model that the entry is named by: then it is
+        not written, or a job of the earlier files, once they are back, would compute with the others.
+        """
+        if self.caches.model_changed():
+            print("the base model's files changed while they were read, so it is not kept in NF4", file=sys.stderr)
+            return
         with only_maker(self.folder, self.is_whole) as private, ThreadPoolExecutor() as hashing:
             if private is None:
                 return
@@ -126,8 +137,15 @@ class Nf4Entry:
 
 
 def kind_of(device: torch.device) -> str:
-    """Return the kind of a device on which 4-bit weights have the same bits: "cpu", or a GPU's compute capability."""
-    return "cuda {}.{}".format(*torch.cuda.get_device_capability(device)) if device.type == "cuda" else device.type
+    """Return the kind of a device on which 4-bit weights have the same bits.
+
+    Double quantisation takes the mean of a weight's scales, and in which order a mean is added up depends on the number
+    of threads and the width of vectors on a CPU, and on the number of multiprocessors of a GPU.
+    """
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        return f"cuda {card.major}.{card.minor}, {card.multi_processor_count} multiprocessors"
+    return f"{device.type}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _shards(model: Any) -> Iterator[dict[str, Tensor]]:
@@ -147,6 +165,7 @@ def _shards(model: Any) -> Iterator[dict[str, Tensor]]:
 
 def _save(tensors: dict[str, Tensor], file: Path) -> None:
     try:
-        save_file(tensors, file, {"format": "pt"})
+        with usual_mode(file):
+            save_file(tensors, file, {"format": "pt"})
     except SafetensorError as error:  # its own kind also for a full disk
         raise OSError(str(error)) from error

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dreamtune.files import read_json, write_json
+from dreamtune.files import read_json, usual_mode, write_json
 from dreamtune.inputs.special_tokens import NAMED_IN, NEW, read_json_object, special_ids
 from dreamtune.inputs.weight_files import PICKLES, weight_files
 from dreamtune.progress import track
@@ -64,5 +64,6 @@ def rewrite(base: Path, target: Path, change: Callable[[str, torch.Tensor], torc
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata()
         tensors = {key: change(key, weight).contiguous() for key, weight in load_file(file).items()}
-        save_file(tensors, target / file.name, metadata)
+        with usual_mode(target / file.name) as written:
+            save_file(tensors, written, metadata)
     return len(files)

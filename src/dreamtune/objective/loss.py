@@ -76,7 +76,8 @@ def supervised_rows(model: nn.Module, batch: Batch) -> Tensor:
     """
     if torch.is_grad_enabled() and getattr(model, "dreamtune_rows", False) and batch.ordered:
         return hidden_rows(model, batch, batch.positions)
-    return hidden_rows(model, batch)[batch.positions]
+    # Not by brackets: their gradient is added up by sorting the positions, in a dozen kernels.
+    return hidden_rows(model, batch).index_select(0, batch.positions)
 
 
 def head_chunks(count: int) -> list[slice]:

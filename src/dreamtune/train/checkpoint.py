@@ -26,7 +26,7 @@ from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 
 from dreamtune.digests import sha256_file
-from dreamtune.files import finite, read_json, write_json
+from dreamtune.files import finite, read_json, usual_mode, write_json
 from dreamtune.inputs.weight_files import MODEL_WEIGHTS
 from dreamtune.model.adapter_format import ADAPTER_WEIGHTS, CONFIG
 from dreamtune.model.new_row import EMBEDDINGS, INDICES
@@ -64,11 +64,9 @@ def save_adapter(
         new_row: row of the embeddings that is among the weights (see `model.new_row`), None without one.
     """
     folder.mkdir(parents=True)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
-        folder / ADAPTER_WEIGHTS,
-        {"format": "pt"},
-    )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    with usual_mode(folder / ADAPTER_WEIGHTS) as file:
+        save_file(tensors, file, {"format": "pt"})
     config.save_pretrained(str(folder))
     path = folder / CONFIG
     # PEFT writes a set of module names in hash order, which differs from process to process; sorted, it is stable.

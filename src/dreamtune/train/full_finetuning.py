@@ -35,6 +35,7 @@ from dreamtune.canaries.window import base_check
 from dreamtune.checks import Check
 from dreamtune.device.memory import GIB
 from dreamtune.errors import UserError
+from dreamtune.files import usual_mode
 from dreamtune.inputs.checkpoint_format import native_key
 from dreamtune.inputs.hub import model_folder
 from dreamtune.inputs.weight_files import MODEL_WEIGHTS, weight_files
@@ -133,7 +134,8 @@ class FullFinetuning(Finetuning):
 
     def write_weights(self, weights: dict[str, Tensor], checkpoint: Path) -> None:
         """Write the model to CHECKPOINT/model.safetensors, in float32 and under transformers' names."""
-        save_file({name: weight.contiguous() for name, weight in weights.items()}, checkpoint / MODEL_WEIGHTS)
+        with usual_mode(checkpoint / MODEL_WEIGHTS) as file:
+            save_file({name: weight.contiguous() for name, weight in weights.items()}, file)
 
     def write_result(self, weights: dict[str, Tensor], out: Path) -> None:
         """Write the model to OUT/model with the base's files, keys and types, so that the official code loads it."""

@@ -9,6 +9,7 @@ from torch's generator, which is seeded before it.
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,9 +20,9 @@ from dreamtune.objective.packing import GPU_MULTIPLE, Batch
 
 KEPT = 32  # graphs held at a time; the one that was not used for longest leaves
 # Sizes between a power of two and the next: tokens are padded by at most 9 %, 4 % on average, supervised tokens by at
-# most a quarter, for which the head alone computes more. A new shape costs as much as ten steps, so that finer sizes
-# lose more than they save in runs of up to 5,000 steps.
-TOKEN_SIZES, TARGET_SIZES = 10, 4
+# most a half, a fifth on average, for which the head alone computes more: below a hundredth of a small model's step. A
+# new shape costs as much as ten steps, so that finer sizes lose more than they save in runs of up to 5,000 steps.
+TOKEN_SIZES, TARGET_SIZES = 10, 2
 DOCUMENTS = 8  # their number is padded to a multiple; empty documents cost nothing
 
 Step = Callable[[Batch, Tensor], Tensor]  # (micro-batch, loss tokens of its window) to its sums
@@ -104,18 +105,14 @@ class Padded:
     def fill(self, batch: Batch, loss_tokens: int) -> None:
         """Copy a micro-batch of this shape or smaller into the tensors, without waiting for the GPU."""
         to, length, targets = self.batch, len(batch.input_ids), len(batch.positions)
-        for name in ("input_ids", "position_ids"):
-            held = getattr(to, name)
-            held[:length].copy_(getattr(batch, name))
-            held[length:].zero_()
-        for name in ("targets", "weights", "elbo_weights"):
-            held = getattr(to, name)
-            held[:targets].copy_(getattr(batch, name))
-            held[targets:].zero_()
-        if batch.sources is not None and to.sources is not None:  # those of padding have the weight 0
-            to.sources[:targets].copy_(batch.sources)
-        to.positions.copy_(self._spread)
-        to.positions[:targets].copy_(batch.positions)
+        names = ["input_ids", "position_ids", "positions", "targets", "weights", "elbo_weights"]
+        names += ["sources"] if batch.sources is not None else []  # those of padding have the weight 0
+        for kind in (torch.int64, torch.float32):  # one call for all tensors of a type
+            pairs = [(getattr(to, name), getattr(batch, name)) for name in names]
+            pairs = [(held, given) for held, given in pairs if held.dtype == kind]
+            torch._foreach_copy_([held[: len(given)] for held, given in pairs], [given for _, given in pairs])
+            torch._foreach_zero_([held[len(given) :] for held, given in pairs])
+        to.positions[targets:].copy_(self._spread[targets:])
         known = len(batch.boundaries)
         to.boundaries[:known].copy_(batch.boundaries)
         ends = (self._ends[: len(to.boundaries) - known] + length).clamp_max(self.shape.tokens)
@@ -142,7 +139,7 @@ class Graphs:
 
     def __post_init__(self) -> None:
         self._padded: dict[BatchShape, Padded] = {}
-        self._stream, self._pool = torch.cuda.Stream(self.device), torch.cuda.graph_pool_handle()
+        self._stream, self._pool = torch.cuda.Stream(self.device), (0, 0)  # chosen with the first graph
         self._gradients = gradients_in_place(self.weights)
 
     def __call__(self, batch: Batch, loss_tokens: int) -> Tensor:
@@ -192,15 +189,34 @@ class Graphs:
                 weight.grad = held
 
     def _capture(self, slot: Padded) -> None:
-        graph = torch.cuda.CUDAGraph()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        if not any(each.graph for each in self._padded.values()):
+            self._pool = torch.cuda.graph_pool_handle()  # a pool whose graphs have all left takes no others
         options: dict[str, Any] = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
         try:  # thread_local: other threads, which copy the next window and watch NCCL, may call CUDA meanwhile
             with torch.cuda.graph(graph, **options):
                 slot.sums = self._added(slot)
         except RuntimeError as error:  # the end of a capture that broke off hides why it did
+            self._leave(current)
             cause = error.__context__
             raise cause if isinstance(cause, torch.OutOfMemoryError) else error from None
         slot.graph = graph
+
+    def _leave(self, stream: torch.cuda.Stream) -> None:
+        """Undo what a capture leaves behind where torch fails to end it.
+
+        It would stay on the capture's stream, beside which the next window is copied without order; its allocator would
+        no longer free what is cached; and its generator would refuse dropout outside of a capture.
+
+        Args:
+            stream: the current one before the capture.
+        """
+        torch.cuda.set_stream(stream)
+        with suppress(RuntimeError):  # torch has ended it
+            torch._C._cuda_endAllocateToPool(self.device.index, self._pool)
+        generator = torch.cuda.default_generators[self.device.index]
+        with suppress(RuntimeError):
+            generator.graphsafe_set_state(generator.clone_state())
 
 
 def gradients_in_place(weights: Sequence[nn.Parameter]) -> list[Tensor]:

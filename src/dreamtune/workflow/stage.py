@@ -136,7 +136,8 @@ class Stage:
                 self.out = private_folder(scratch, f"dreamtune-{os.getuid()}") if scratch else self.beside
         except UserError as error:
             self._stop(error)
-        caches.open_caches(self.spec["runtime"].get("model", {}).get("cache"), self.spec["inputs"].get("model"))
+        kept, base = self.spec["runtime"].get("model", {}).get("cache"), self.spec["inputs"].get("model")
+        caches.open_caches(kept, base, lambda: identify(["model"], self.spec["runtime"], FileDigests(DIGESTS))["model"])
         return self
 
     @phases.phase("writing")
