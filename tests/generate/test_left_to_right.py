@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from autoregressive import END, VOCABULARY, theirs, write_model
+from dreamtune.data.tokenizer import load_tokenizer
 from dreamtune.errors import UserError
+from dreamtune.generate.answers import answer as answer_all
 from dreamtune.generate.answers import generate_answers
 from dreamtune.generate.choosing import next_tokens
 from dreamtune.generate.left_to_right import write_on
@@ -65,6 +67,22 @@ def test_an_answer_ends_with_its_end_token_and_leaves_the_batch(both: tuple[Any,
         assert answer.steps == answer.passes == len(answer.tokens) == len(answer.unmasked_at)
         assert answer.unmasked_at == list(range(len(answer.tokens)))
         assert answer.ended or len(answer.tokens) == 100
+
+
+def test_a_turns_end_ends_an_answer_as_generate_does_with_several(both: tuple[Any, Any]) -> None:
+    """Behind it an untuned model would write the next turn."""
+    ours, plain = both
+    asked = prompts(12)
+    tokenizer = load_tokenizer(plain.config.name_or_path, masks=False)
+    found = answer_all(ours, tokenizer, [Request(p, n) for n, p in enumerate(asked)], GenerateConfig(max_new_tokens=24))
+    first = next(token for one in found for token in one.tokens[:-1])
+    tokenizer.turn_end_id = first
+    found = answer_all(ours, tokenizer, [Request(p, n) for n, p in enumerate(asked)], GenerateConfig(max_new_tokens=24))
+    ours.config.eos_token_id = END
+    for prompt, one in zip(asked, found, strict=True):
+        made = plain.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=[END, first])
+        assert one.tokens == made[0, len(prompt) :].tolist() and one.ended == (one.tokens[-1] in (END, first))
+    assert any(one.tokens[-1] == first for one in found)
 
 
 @needs_mkl

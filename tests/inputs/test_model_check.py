@@ -57,6 +57,19 @@ def test_a_usable_model_passes(tmp_path: Path) -> None:
     check_model(ROOT / "resources/tiny-dream", "qwen2")  # the same architecture as Dream's
 
 
+def test_a_model_whose_layers_see_a_window_is_refused(tmp_path: Path) -> None:
+    """All layers would see whole documents: another model than the one that was trained."""
+    window = {"sliding_window": 8, "max_position_embeddings": 64}
+    folder = model(tmp_path / "model")
+    for ways in ({"use_sliding_window": True}, {"layer_types": ["full_attention", "sliding_attention"]}):
+        assert "a window of 8 tokens" in refusal(change(folder, "config.json", **(window | ways)))
+        change(folder, "config.json", **dict.fromkeys(ways))
+    check_model(change(folder, "config.json", use_sliding_window=False))  # as Qwen2's and Qwen2.5's say
+    check_model(
+        change(folder, "config.json", use_sliding_window=True, sliding_window=64)
+    )  # no shorter than the context
+
+
 SPARE = "set model.mask_token to a token that neither this model nor your rows use, such as '<|spare|>'"
 
 

@@ -51,6 +51,7 @@ def turns_of(cell: str | None, system: str | None = None) -> list[Turn]:
         cell: the conversation as JSON text.
         system: system prompt, where the conversation brings none.
 
+    >>> import json
     >>> said = [{"from": "human", "value": "6 * 7?"}, {"from": "gpt", "value": "42"}, {"from": "human", "value": "Yes"}]
     >>> [(turn.question, turn.answer, len(turn.messages)) for turn in turns_of(json.dumps(said))]
     [('6 * 7?', '42', 2)]

@@ -32,6 +32,7 @@ class Tokenizer:
     Attributes:
         mask_id: the mask token, in the place of a token that is not known yet; None if a causal model has none.
         end_id: the token after a complete response.
+        turn_end_id: the token with which a chat template closes a turn, where one is used and known; else None.
         beginning_id: the token before a prompt, None if the tokenizer has none.
         pad_id: the padding token; the end token if the tokenizer has none.
         unknown_id: the token for text that the vocabulary cannot write, None if every text can be written.
@@ -45,6 +46,7 @@ class Tokenizer:
         backend.no_padding()
         self.backend = backend
         self.mask_id, self.end_id, self.beginning_id, self.pad_id = mask_id, end_id, beginning_id, pad_id
+        self.turn_end_id: int | None = None
         unknown = getattr(backend.model, "unk_token", None)
         self.unknown_id = None if unknown is None else backend.token_to_id(unknown)
         largest = max(mask_id or 0, end_id, pad_id, beginning_id or 0)

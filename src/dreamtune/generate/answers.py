@@ -98,6 +98,7 @@ def generate_answers(
     meta = read_meta(shards)
     tokenizer = load_tokenizer(model.path, model.revision, model.mask_token, not model.causal)
     tokenizer.end_id = meta["tokenizer"]["end_id"]  # behind an answer in training; a chat's may be another than eos
+    tokenizer.turn_end_id = meta["tokenizer"].get("turn_end_id")
     prompter = Prompter.of(tokenizer, meta)
     dropped: dict[str, int] = {}
     if benchmark is None:
@@ -187,6 +188,8 @@ def answer(
         prepare_for_generation(base, pays_to_compile(planned or len(requests), generate, config.num_hidden_layers))
     # Mask and end token are the ones in the shards, which the adapter was trained with.
     config.mask_token_id, config.eos_token_id = tokenizer.mask_id, tokenizer.end_id
+    if causal and tokenizer.turn_end_id is not None:
+        config.eos_token_id = [tokenizer.end_id, tokenizer.turn_end_id]
     answers: list[Answer | None] = [None] * len(requests)
     with Progress("answers", len(requests)) as progress:
         for index, done in (write_on if causal else denoise)(model, requests, generate):

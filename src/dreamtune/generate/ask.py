@@ -55,6 +55,7 @@ def answer_questions(
     beginning_token: bool = True,
     chat: dict[str, Any] | None = None,
     end_id: int | None = None,
+    turn_end_id: int | None = None,
 ) -> list[str]:
     """Return the completions of `questions`: `generate.samples` for the first question, then for the next.
 
@@ -64,13 +65,14 @@ def answer_questions(
         beginning_token: whether the tokenizer's beginning token stands before the prompt.
         chat: entry of shards.json on the chat template that renders the prompts; None for the template's text alone.
         end_id: the token behind an answer in training; None takes the tokenizer's end token.
+        turn_end_id: the token with which the chat template closes a turn; None for none.
 
     Raises:
         UserError: a model or adapter that cannot be used.
     """
     take_gpu(model.device)
     tokenizer = load_tokenizer(model.path, model.revision, model.mask_token, not model.causal)
-    tokenizer.end_id = tokenizer.end_id if end_id is None else end_id
+    tokenizer.end_id, tokenizer.turn_end_id = tokenizer.end_id if end_id is None else end_id, turn_end_id
     prompter = Prompter.of(tokenizer, {"template": template, "beginning_token": beginning_token, "chat": chat})
     asked = requests_of(list(own_questions(questions, prompter)), generate)
     loaded = load_to_generate(model, weights, generate.products)
@@ -213,6 +215,7 @@ def _rendering(options: argparse.Namespace, known: Known) -> dict[str, Any]:
         "beginning_token": meta.get("beginning_token", True),
         "chat": chat,
         "end_id": meta["tokenizer"]["end_id"] if chat else None,
+        "turn_end_id": meta["tokenizer"].get("turn_end_id") if chat else None,
     }
 
 

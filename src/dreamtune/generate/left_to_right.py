@@ -1,8 +1,9 @@
 """The answers of a causal model: token by token from left to right, with transformers' own cache of keys and values.
 
 Prompts are padded on the left to a width that follows from their own length alone, and only prompts of one width share
-a batch. The padding is hidden, and positions count from the first token of the prompt. A row that has written its end
-token leaves the batch, and the cache with it.
+a batch. The padding is hidden, and positions count from the first token of the prompt. A row that has written an end
+token leaves the batch, and the cache with it. Under a chat template the turn's end is one, too: behind it an untuned
+model would write the next turn.
 
 **What is guaranteed.** A row's tokens are a function of its logits, the settings and the keys of its request; the noise
 of a token depends on seed, request and place alone. In float32 on an Intel CPU a row has the same logits alone and in
@@ -11,7 +12,7 @@ models (`sampler`).
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -40,10 +41,10 @@ class Written:
     tokens: list[int] = field(default_factory=list)
     seconds: float = 0.0
 
-    def answer(self, end_id: int) -> Answer:
-        """Return the answer: each of its tokens took one forward pass."""
+    def answer(self, ends: Collection[int]) -> Answer:
+        """Return the answer: each of its tokens took one forward pass. One of the tokens `ends` ends it."""
         count = len(self.tokens)
-        ended = self.tokens[-1] == end_id
+        ended = self.tokens[-1] in ends
         return Answer(self.request, self.tokens, list(range(count)), ended, count, count, self.seconds)
 
 
@@ -66,9 +67,9 @@ def write_on(model: Any, requests: Sequence[Request], settings: GenerateConfig) 
         raise UserError(
             "the model attends both ways and cannot write from left to right; set model.attention to causal"
         )
-    end_id = config.eos_token_id
-    if end_id is None:
+    if config.eos_token_id is None:
         raise UserError("the model names no eos_token_id; set it in its config.json")
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     waiting = []
     for index, request in enumerate(requests):
         if not request.prompt:
@@ -82,15 +83,15 @@ def write_on(model: Any, requests: Sequence[Request], settings: GenerateConfig) 
         rows = [waiting[index] for index in indices]
         for first in range(0, len(rows), settings.batch_size):
             batch = rows[first : first + settings.batch_size]
-            write_batch(model, batch, width, settings, end_id)
-            yield from ((row.index, row.answer(end_id)) for row in batch)
+            write_batch(model, batch, width, settings, ends)
+            yield from ((row.index, row.answer(ends)) for row in batch)
 
 
 @torch.inference_mode()
-def write_batch(model: Any, rows: Sequence[Written], width: int, settings: GenerateConfig, end_id: int) -> None:
+def write_batch(model: Any, rows: Sequence[Written], width: int, settings: GenerateConfig, ends: Sequence[int]) -> None:
     """Write the answers of some rows, whose prompts are padded to `width` tokens, into their `tokens`."""
     base = unwrap(model)
-    ids, visible = (torch.from_numpy(array).to(base.device) for array in padded_prompts(rows, width, end_id))
+    ids, visible = (torch.from_numpy(array).to(base.device) for array in padded_prompts(rows, width, ends[0]))
     cache, places = DynamicCache(config=base.config), (visible.long().cumsum(dim=1) - 1).clamp_min(0)  # [B, W]
     # Each query sees itself, padding too, which would else see nothing at all: softmax over nothing is NaN.
     own = torch.eye(width, dtype=torch.bool, device=base.device)
@@ -118,7 +119,7 @@ def write_batch(model: Any, rows: Sequence[Written], width: int, settings: Gener
             row.tokens.append(token)
             row.seconds += spent
         place += 1
-        going = [number for number, row in enumerate(active) if row.tokens[-1] != end_id]
+        going = [number for number, row in enumerate(active) if row.tokens[-1] not in ends]
         if not going or place == settings.max_new_tokens:
             return
         if len(going) < len(active):

@@ -62,8 +62,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the content of a checkpoint folder's config.json.
 
     Raises:
-        UserError: the file is missing or not JSON, the checkpoint is already quantised, or a size is no number from 1
-            to its limit (`MOST`).
+        UserError: the file is missing or not JSON, the checkpoint is already quantised, a size is no number from 1 to
+            its limit (`MOST`), or layers see only a window of the tokens.
     """
     path = folder / "config.json"
     if not path.exists():
@@ -80,7 +80,27 @@ def read_config(folder: Path) -> dict[str, Any]:
         size = config.get(name)
         if size is not None and (type(size) is not int or not 1 <= size <= most):
             raise UserError(f"{path} has {name} = {size!r}; expected a whole number from 1 to {most:,}")
+    if _slides(config):
+        raise UserError(
+            f"{path} limits the attention of layers to a window of {config.get('sliding_window')} tokens, and here all "
+            "layers see whole documents; if the model was trained without it, set use_sliding_window to false there, "
+            "else take another model"
+        )
     return config
+
+
+def _slides(config: dict[str, Any]) -> bool:
+    """Whether layers see only a window of the tokens before, and the window is shorter than the context.
+
+    >>> _slides({"use_sliding_window": True, "sliding_window": 4096, "max_position_embeddings": 32768})
+    True
+    >>> _slides({"use_sliding_window": False, "sliding_window": 4096}), _slides({"sliding_window": 4096})
+    (False, False)
+    """
+    listed = config.get("layer_types")
+    slides = config.get("use_sliding_window") is True or (isinstance(listed, list) and "sliding_attention" in listed)
+    window, context = config.get("sliding_window"), context_tokens(config)
+    return slides and isinstance(window, int) and (context is None or window < context)
 
 
 def families_of(raw: dict[str, Any]) -> list[str]:
