@@ -86,6 +86,8 @@ def test_annealing_alone_tells_the_two_adapted_smollm2_apart() -> None:
     assert annealed.train == plain.train.model_copy(update={"attention_annealing": 0.3})
     assert annealed.model_copy(update={"train": plain.train}) == plain
     assert experiments["causal"].model.causal and experiments["causal"].data == plain.data
+    assert {experiment.train.learning_rate for experiment in experiments.values()} == {"find"}, "one rule for all"
+    assert plain.data.cluster == "calculation", "of one template, all steps would be one observation"
 
 
 def test_the_notebook_differs_from_the_default_in_its_mistakes_alone() -> None:
