@@ -4,8 +4,13 @@
 answer "24". Each calculation becomes one row, however often it occurs; those whose result is not what stands there are
 left out.
 
+All these questions are made from one template, so that without a column of clusters the intervals would take them for
+one single observation. The column `calculation` is such a column: 48/2 is another observation than 7*5, but 7*5 and 5*7
+are one. What is then said is about further calculations of this kind.
+
 usage   python benchmarks/single_steps.py data/gsm8k_train.parquet data/steps.parquet
-        then    data: {files: [data/steps.parquet], columns: {question: question, reasoning: working, answer: answer}}
+        then    data: {files: [data/steps.parquet],
+                       columns: {question: question, reasoning: working, answer: answer, cluster: calculation}}
 """
 
 import argparse
@@ -19,6 +24,7 @@ from pathlib import Path
 import polars as pl
 
 STEP = re.compile(r"(?<![\w.,/*+-])(\d[\d.]*(?: ?[-+*/] ?\d[\d.]*)+) ?= ?\$?(\d[\d.]*)(?!\d|,\d|%| ?[-+*/])")
+PARTS = re.compile(r"[\d.]+|[-+*/]")
 OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -40,18 +46,25 @@ def main() -> None:
 
 
 def single_steps(texts: list[str]) -> pl.DataFrame:
-    """Return a row for each calculation in some texts: `question`, `working` and `answer`, in order of appearance.
+    """Return a row for each calculation in some texts, in order of appearance.
+
+    Its columns are `question`, `working`, `answer`, and `calculation`: the numbers and signs, sorted.
 
     >>> single_steps(["So 48/2 = 24, and 48 + 24 = $72. Then 7*2=15 is wrong."]).rows()
-    [('How much is 48/2?', '48/2 = 24', '24'), ('How much is 48+24?', '48+24 = 72', '72')]
+    [('How much is 48/2?', '48/2 = 24', '24', '/ 2 48'), ('How much is 48+24?', '48+24 = 72', '72', '+ 24 48')]
     """
     found = {given.replace(" ", ""): result.rstrip(".") for text in texts for given, result in STEP.findall(text)}
     right = [(given, result) for given, result in found.items() if given[-1] != "." and value(given) == value(result)]
     return pl.DataFrame(
-        [(f"How much is {given}?", f"{given} = {result}", result) for given, result in right],
-        schema=["question", "working", "answer"],
+        [(f"How much is {given}?", f"{given} = {result}", result, kind(given)) for given, result in right],
+        schema=["question", "working", "answer", "calculation"],
         orient="row",
     )
+
+
+def kind(given: str) -> str:
+    """Return a calculation's signs and numbers, sorted: the same for 7*5 and 5*7."""
+    return " ".join(sorted(PARTS.findall(given)))
 
 
 def value(text: str) -> Fraction | None:

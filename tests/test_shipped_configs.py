@@ -10,7 +10,9 @@ import yaml
 
 import autoregressive
 from conftest import FIXTURES, ROOT
+from dreamtune.canvas import Canvas
 from dreamtune.config import Config, parse_config
+from dreamtune.settings.generate import as_trained
 from dreamtune.study.points import by_curve, by_method
 from dreamtune.workflow.experiments import make_plan, plan_merge
 from test_config import SHIPPED
@@ -86,6 +88,10 @@ def test_annealing_alone_tells_the_two_adapted_smollm2_apart() -> None:
     assert annealed.train == plain.train.model_copy(update={"attention_annealing": 0.3})
     assert annealed.model_copy(update={"train": plain.train}) == plain
     assert experiments["causal"].model.causal and experiments["causal"].data == plain.data
+    assert {experiment.train.learning_rate for experiment in experiments.values()} == {"find"}, "one rule for all"
+    canvas = Canvas.of(plain.train.model_dump(), as_trained(plain.generate, plain.train.max_tail).model_dump())
+    assert canvas.behind <= canvas.longest_tail, "generation shows no canvas that training did not"
+    assert plain.data.cluster == "calculation", "of one template, all steps would be one observation"
 
 
 def test_the_notebook_differs_from_the_default_in_its_mistakes_alone() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dreamtune.evaluate.claims import ENOUGH, Measured, with_claims, without_contaminated
+from dreamtune.evaluate.claims import ENOUGH, Measured, with_base, with_claims, without_contaminated
 from dreamtune.evaluate.comparison import Block
 from dreamtune.evaluate.verdict import Verdict, decide
 from dreamtune.formats.questions import QUESTIONS
@@ -108,3 +108,13 @@ def test_the_few_shot_base_is_read_again_without_contaminated_questions() -> Non
     second = claims["uncontaminated"]
     assert second["verdict"] == "improved over the zero-shot base only" and second["changes"]
     assert second["few_shot"]["base"]["n"] == 70 and second["few_shot"]["gain"]["value"] == 0
+
+
+def test_a_base_that_never_learned_to_fill_in_masks_is_named() -> None:
+    """A causal checkpoint that is adapted to diffusion starts from next to no right answers."""
+    verdict, _ = judged(measured(won=40), None)
+    assert "it never learned to fill in masks, and a gain over it" in with_base(verdict, "llama", "bound").sentence
+    for family, kind in (("llama", "exact"), ("dream", "bound"), (None, "bound")):
+        assert with_base(verdict, family, kind) == verdict
+    invalid, _ = judged(measured(won=40), None, full=False)
+    assert with_base(invalid, "llama", "bound") == invalid

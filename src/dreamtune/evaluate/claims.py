@@ -13,6 +13,8 @@ import polars as pl
 
 from dreamtune.evaluate.comparison import Block, compare_nll, compare_scores, nothing
 from dreamtune.evaluate.verdict import Verdict
+from dreamtune.formats.likelihood import BOUND
+from dreamtune.inputs.checkpoint_format import CAUSAL
 from dreamtune.readable import percent
 from dreamtune.settings.report import Comparison
 
@@ -100,6 +102,23 @@ def with_claims(
     detail = "; ".join(text for text in (verdict.detail, words, more) if text)
     claims = {"templates": templates, "uncontaminated": second}
     return replace(verdict, detail=detail, reasons=(*verdict.reasons, *reasons)), claims
+
+
+def with_base(verdict: Verdict, family: str | None, kind: str) -> Verdict:
+    """Return the verdict, with a clause where a checkpoint of an autoregressive family was asked to fill in masks.
+
+    Args:
+        verdict: on all questions.
+        family: of the model (`model_type`), as training recorded it.
+        kind: of the likelihood, "bound" where masks were filled in, "exact" of a causal model.
+    """
+    if verdict.name == "invalid" or family not in CAUSAL or kind != BOUND:
+        return verdict
+    said = (
+        f"the base is a {family} checkpoint: unless it was adapted before, it never learned to fill in masks, and a "
+        "gain over it says little (compare with a run under model.attention causal)"
+    )
+    return replace(verdict, detail="; ".join(filter(None, (verdict.detail, said))))
 
 
 def template_claim(

@@ -24,7 +24,7 @@ from typing import Any
 import polars as pl
 
 from dreamtune.canvas import Canvas, canvas_warnings
-from dreamtune.evaluate.claims import Measured, with_claims, without_contaminated
+from dreamtune.evaluate.claims import Measured, with_base, with_claims, without_contaminated
 from dreamtune.evaluate.comparison import compare_full, compare_nll, compare_samples, compare_scores, nothing
 from dreamtune.evaluate.decoders import agreement, compare_settings
 from dreamtune.evaluate.verdict import Verdict, decide
@@ -80,6 +80,7 @@ def build_summary(reads: Reads, comparison: Comparison, experiment: str) -> dict
         comparison,
         again,
     )
+    verdict = with_base(verdict, reads.json("full", TRAINING_FILE).get("family"), nll["kind"])
 
     def verdict_of(block: dict[str, Any]) -> str:
         return decide(comparison, block["accuracy"], nll, canaries, gates, (), _few_shot(block)).name
