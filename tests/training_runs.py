@@ -28,11 +28,30 @@ Train = Callable[..., Path]
 @pytest.fixture
 def train(base: ModelConfig, shards: Path, tmp_path: Path) -> Train:
     """Return a function that trains into a new folder; runs with the same `work` go on from each other."""
+    return trainer(base, shards, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared(base: ModelConfig, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Return a function that trains without interruption, with the same settings once; its folders are only read."""
+    run, made = trainer(base, shards, tmp_path_factory.mktemp("shared")), {}
+
+    def once(**changes: Any) -> Path:
+        key = repr(sorted(changes.items()))
+        if key not in made:
+            made[key] = run(f"work-{len(made)}", **changes)
+        return made[key]
+
+    return once
+
+
+def trainer(base: ModelConfig, shards: Path, folder: Path) -> Train:
+    """Return a function that trains into new folders in `folder`."""
 
     def run(work: str = "work", gate: Path | None = None, model: ModelConfig = base, **changes: Any) -> Path:
-        out = tmp_path / f"out-{len(list(tmp_path.glob('out-*')))}"
+        out = folder / f"out-{len(list(folder.glob('out-*')))}"
         out.mkdir()
-        train_adapter(settings(**changes), model, shards, out, tmp_path / work, gate)
+        train_adapter(settings(**changes), model, shards, out, folder / work, gate)
         return out
 
     return run

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import polars as pl
 import pytest
 import torch
@@ -14,7 +13,7 @@ from dreamtune.formats.reads import Reads
 from dreamtune.report.card import loading_code, model_card
 from dreamtune.settings.report import ReportConfig
 from report_fixture import write_reads
-from report_page import SCHEMA, Page, render
+from report_page import VALIDATOR, Page, render
 
 EXACT = "exact, and it pays for the end of each response"
 
@@ -44,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any],
 
 def test_the_likelihood_is_labelled_wherever_it_stands(made: Any) -> None:
     html, summary, _, _ = made
-    jsonschema.validate(summary, SCHEMA)
+    VALIDATOR.validate(summary)
     assert (summary["nll"]["kind"], summary["nll"]["draws"]) == ("exact", 1)
     assert any(reason.startswith("likelihood") and reason.endswith(EXACT) for reason in summary["reasons"])
     text = Page(html).text

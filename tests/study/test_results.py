@@ -31,6 +31,7 @@ MEMBERS = [
 ]
 SHARES = {"full": 0.5, "qlora": 0.74, "qlora-seed1": 0.7, "qlora-seed2": 0.72, "grid-rank4": 0.9, "grid-rank8": 0.1}
 COMPARISON = Comparison(resamples=200)
+VALIDATOR = jsonschema.Draft202012Validator(study_schemas()["study"])
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def study(
     out.mkdir(exist_ok=True)
     run_study(StudyConfig(**settings), COMPARISON, members, reads, out, ended)
     found: dict[str, Any] = read_json(out / "study.json")
-    jsonschema.validate(found, study_schemas()["study"])  # of every one that is made here
+    VALIDATOR.validate(found)  # of every one that is made here
     return found
 
 

@@ -40,9 +40,9 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "model/model.safetensors")
 
 
-def test_it_trains_what_plain_adamw_does(train: Train, base: ModelConfig, shards: Path) -> None:
+def test_it_trains_what_plain_adamw_does(shared: Train, base: ModelConfig, shards: Path) -> None:
     """The reference is written out here: no sharding, one document a micro-batch, torch's own sums and optimiser."""
-    out = train(**FULL)
+    out = shared(**FULL)
     model, given = load(base), settings(**FULL)
     windows = TrainingWindows(read_split(shards, "train"), read_meta(shards), given)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.01)
@@ -67,8 +67,8 @@ def test_it_trains_what_plain_adamw_does(train: Train, base: ModelConfig, shards
         assert update > 0 and (trained[name] - reference[name]).norm() < 0.01 * update, name
 
 
-def test_resumed_is_uninterrupted(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train("whole", **FULL)
+def test_resumed_is_uninterrupted(train: Train, shared: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = shared(**FULL)
     for dies_after in (3, 8):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             kill_after(dies_after, patch)

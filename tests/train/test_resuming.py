@@ -45,10 +45,10 @@ def kill_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dies_after", [1, 5, 6, 11])
 @pytest.mark.parametrize("log_every", [1, 5])
 def test_resumed_is_uninterrupted(
-    train: Train, monkeypatch: pytest.MonkeyPatch, dies_after: int, log_every: int
+    train: Train, shared: Train, monkeypatch: pytest.MonkeyPatch, dies_after: int, log_every: int
 ) -> None:
     """With dropout, tails and moments of the optimiser, to the bit; the log has each step once."""
-    whole = train("whole", log_every=log_every)
+    whole = shared(log_every=log_every)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_after(dies_after, patch)
         train("killed", checkpoint_steps=2, log_every=log_every)
@@ -64,11 +64,13 @@ def test_resumed_is_uninterrupted(
 
 def test_resumed_is_uninterrupted_in_nf4(train: Train, base: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     nf4 = base.model_copy(update={"quantization": "nf4", "dtype": "bfloat16"})
-    whole = train("whole", model=nf4, complementary=True)
+    short: dict[str, Any] = {"model": nf4, "complementary": True, "max_steps": 4, "checkpoint_steps": 2}
+    whole = train("whole", **short)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_after(7, patch)
-        train("killed", model=nf4, complementary=True)
-    assert adapter(train("killed", model=nf4, complementary=True)) == adapter(whole)
+        kill_after(3, patch)
+        train("killed", **short)
+    resumed = train("killed", **short)
+    assert adapter(resumed) == adapter(whole) and read(resumed, "training.json")["resumed_from"] == [2]
 
 
 @pytest.mark.parametrize(
@@ -93,8 +95,10 @@ def test_resumed_is_uninterrupted_however_masks_are_drawn(
     assert adapter(train("killed", checkpoint_steps=3, **changes)) == adapter(whole)
 
 
-def test_resumed_twice_and_at_the_very_end(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train("whole")
+def test_resumed_twice_and_at_the_very_end(
+    train: Train, shared: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = shared(log_every=1)
     for dies_after in (3, 8):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             kill_after(dies_after, patch)
@@ -110,14 +114,16 @@ def test_resumed_twice_and_at_the_very_end(train: Train, tmp_path: Path, monkeyp
     assert kept == ["step-000011", "step-000012"]
 
 
-def test_a_damaged_checkpoint_is_passed_over(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_checkpoint_is_passed_over(
+    train: Train, shared: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_after(5, patch)
         train("killed", checkpoint_steps=2)
     (tmp_path / "killed/checkpoints/step-000004/optimizer.pt").write_bytes(b"x")
     resumed = train("killed", checkpoint_steps=2)
     assert read(resumed, "training.json")["resumed_from"] == [2]
-    assert adapter(resumed) == adapter(train("whole"))
+    assert adapter(resumed) == adapter(shared(log_every=1))
 
 
 def test_nan_in_a_checkpoint_ends_the_run_with_its_name(train: Train, tmp_path: Path) -> None:

@@ -40,9 +40,9 @@ def untimed(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("log_every", [1, 5])
-def test_a_training_in_rungs_is_the_whole_one(train: Train, climb: Climb, log_every: int) -> None:
+def test_a_training_in_rungs_is_the_whole_one(shared: Train, climb: Climb, log_every: int) -> None:
     """With dropout, tails and the optimiser's moments; rungs end between validations, and no step is trained twice."""
-    whole = train("whole", log_every=log_every)
+    whole = shared(log_every=log_every)
     first = climb(Rung(0.0, 0.25), log_every=log_every)
     second = climb(Rung(0.25, 0.6), first, log_every=log_every)
     full = climb(Rung(0.6, 1.0), second, log_every=log_every)
@@ -54,14 +54,16 @@ def test_a_training_in_rungs_is_the_whole_one(train: Train, climb: Climb, log_ev
         assert steps(first) == [1, 2, 3] and steps(second) == list(range(1, 9))
 
 
-def test_a_rung_that_ends_at_a_validation_measures_the_same(train: Train, climb: Climb) -> None:
+def test_a_rung_that_ends_at_a_validation_measures_the_same(shared: Train, climb: Climb) -> None:
     half = read(climb(Rung(0.0, 0.5)), "rung.json")
-    [logged] = [line["validation_nll"] for line in log(train()) if line["step"] == 6 and "validation_nll" in line]
+    [logged] = [
+        line["validation_nll"] for line in log(shared(log_every=1)) if line["step"] == 6 and "validation_nll" in line
+    ]
     assert half == {"step": 6, "steps": 12, "validation_nll": logged, "ended": None}
 
 
 def test_a_rung_that_was_killed_goes_on_from_its_own_checkpoint(
-    train: Train, climb: Climb, base: ModelConfig, shards: Path, tmp_path: Path
+    shared: Train, climb: Climb, base: ModelConfig, shards: Path, tmp_path: Path
 ) -> None:
     first = climb(Rung(0.0, 0.25))
     out = tmp_path / "again"
@@ -69,7 +71,7 @@ def test_a_rung_that_was_killed_goes_on_from_its_own_checkpoint(
         (out / str(number)).mkdir(parents=True)
         train_adapter(settings(), base, shards, out / str(number), out / "work", rung=rung, before=first)
     assert read(out / "1", "rung.json")["step"] == 8
-    assert adapter(climb(Rung(0.6, 1.0), out / "1")) == adapter(train())
+    assert adapter(climb(Rung(0.6, 1.0), out / "1")) == adapter(shared(log_every=1))
 
 
 def test_a_loss_that_is_not_finite_is_reported_and_leaves_no_checkpoint(

@@ -35,9 +35,11 @@ def test_numbers_are_read_while_the_next_window_runs(train: Train, monkeypatch: 
 
 
 @pytest.mark.parametrize("step", [2, 3, 5])
-def test_a_stop_keeps_the_step_that_is_done(train: Train, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+def test_a_stop_keeps_the_step_that_is_done(
+    train: Train, shared: Train, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
     """The weights have it already, and its numbers are read before the checkpoint is written."""
-    whole = train("whole", max_steps=6)
+    whole = shared(max_steps=6)
     real, calls = micro_batches.window_sums, []
 
     def stopped(run, window, number):  # type: ignore[no-untyped-def]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from training_runs import Train, adapter, log, losses, read, steps
 pytest_plugins = "training_runs"  # its fixtures
 
 
-def test_files_and_numbers(train: Train, base: ModelConfig) -> None:
-    out = train()
+def test_files_and_numbers(shared: Train) -> None:
+    out = shared()
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert files == [
         "adapter/adapter_config.json",
@@ -57,7 +58,7 @@ def test_smoke_predicts_the_full_run(train: Train, capsys: pytest.CaptureFixture
 
 
 def test_a_run_with_fewer_processes_than_smoke_is_predicted_to_take_longer(train: Train) -> None:
-    smoke = train("smoke", micro_batch_tokens=1)
+    smoke = train("smoke", micro_batch_tokens=1, max_steps=2)
     measured = read(smoke, "training.json")
     assert measured["processes"] == 1
 
@@ -65,22 +66,23 @@ def test_a_run_with_fewer_processes_than_smoke_is_predicted_to_take_longer(train
         """Return the minutes by a smoke on so many; at an hour a token the digits are not rounded away."""
         changed = measured | {"processes": processes, "seconds_per_token": 3600.0}
         (smoke / "training.json").write_text(json.dumps(changed))
-        return read(train(f"after-{processes}", smoke, micro_batch_tokens=1), "training.json")["predicted_minutes"]
+        after = train(f"after-{processes}", smoke, micro_batch_tokens=1, max_steps=2)
+        return read(after, "training.json")["predicted_minutes"]
 
     assert predicted(2) == pytest.approx(2 * predicted(1), rel=0.05)
 
 
 def test_a_run_that_will_not_fit_is_refused_until_it_runs_in_another_way(
-    train: Train, capsys: pytest.CaptureFixture[str]
+    train: Train, shared: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    smoke = train("smoke")
+    smoke = shutil.copytree(shared(), tmp_path / "smoke")
     measured = read(smoke, "training.json")
     (smoke / "training.json").write_text(json.dumps(measured | {"peak_memory_gib": 1e6}))
     with pytest.raises(UserError, match=r"needs 1000000\.0 GiB.*set train\.memory_gib"):
         train("full", smoke)
-    assert read(train("full", smoke, on_failed_gate="continue"), "gate.json")["passed"]
+    assert read(train("full", smoke, on_failed_gate="continue", max_steps=2), "gate.json")["passed"]
     capsys.readouterr()
-    smaller = train("smaller", smoke, micro_batch_tokens=1)
+    smaller = train("smaller", smoke, micro_batch_tokens=1, max_steps=2)
     assert "smoke predicts nothing" in capsys.readouterr().err
     assert "predicted_minutes" not in read(smaller, "training.json")
 
@@ -92,9 +94,9 @@ def test_a_loss_that_breaks_at_the_last_step_stops(train: Train, monkeypatch: py
         training, "learning_rate", lambda step, total, t: 1e30 if step == total else rate(step, total, t)
     )
     with pytest.raises(UserError, match=r"validation loss is nan|validation loss is inf"):
-        train("a")
+        train("a", max_steps=3)
     with pytest.raises(UserError, match="loss_finite_last_window"):
-        train("b", validation_rows=0)
+        train("b", max_steps=3, validation_rows=0)
 
 
 def test_rows_that_hide_nothing_are_refused(base: ModelConfig, tmp_path: Path) -> None:
@@ -120,8 +122,8 @@ def test_it_learns(train: Train) -> None:
     assert curve[-1] < 2 / 3 * curve[0]
 
 
-def test_the_log_line_means_the_windows_since_the_last(train: Train) -> None:
-    every, fifth = train("a", log_every=1), train("b", log_every=5)
+def test_the_log_line_means_the_windows_since_the_last(shared: Train) -> None:
+    every, fifth = shared(), shared(log_every=5)
     assert steps(fifth) == [5, 10, 12]
     single = losses(every)
     assert losses(fifth) == pytest.approx([sum(single[:5]) / 5, sum(single[5:10]) / 5, sum(single[10:]) / 2])
@@ -145,9 +147,9 @@ def test_elbo_is_reported_whatever_is_trained(train: Train) -> None:
 
 
 def test_passes_and_recomputing_change_nothing_but_rounding(train: Train) -> None:
-    lora = settings().lora.model_copy(update={"dropout": 0.0})
-    runs = [train(str(n), lora=lora, micro_batch_tokens=n) for n in (1, 200)]
-    runs += [train(f"layers-{n}", lora=lora, micro_batch_tokens=200, recompute_layers=n) for n in (1, 99)]
+    few = {"lora": settings().lora.model_copy(update={"dropout": 0.0}), "max_steps": 6}
+    runs = [train(str(n), **few, micro_batch_tokens=n) for n in (1, 200)]
+    runs += [train(f"layers-{n}", **few, micro_batch_tokens=200, recompute_layers=n) for n in (1, 99)]
     for other in runs[1:]:
         assert losses(other) == pytest.approx(losses(runs[0]), rel=2e-3)
     assert adapter(runs[1]) == adapter(runs[2]) == adapter(runs[3])
@@ -156,11 +158,11 @@ def test_passes_and_recomputing_change_nothing_but_rounding(train: Train) -> Non
 
 @pytest.mark.parametrize("fails", [1, 2])
 def test_out_of_memory_takes_smaller_passes_and_goes_on(
-    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: int
+    train: Train, shared: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: int
 ) -> None:
     """In the middle of a window, after other micro-batches have added to the gradients: nothing is counted twice."""
     lora = settings().lora.model_copy(update={"dropout": 0.0})
-    whole = train("whole", lora=lora, micro_batch_tokens=200)
+    whole = shared(lora=lora, micro_batch_tokens=200)
     original, calls = accumulate.weighted_loss, 0
 
     def fragile(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -216,11 +218,11 @@ def test_weights_do_not_know_where_the_base_lies(train: Train, tmp_path: Path) -
     assert read(two, "adapter/adapter_config.json")["base_model_name_or_path"] == there.path
 
 
-def test_full_starts_from_the_base(train: Train, base: ModelConfig) -> None:
+def test_full_starts_from_the_base(train: Train, shared: Train, base: ModelConfig) -> None:
     """Given smoke as its gate, full is to the bit what it is without: nothing of smoke's adapter enters."""
     smoke = train("smoke", rows=8, epochs=1, learning_rate=5e-2)
     (smoke / "adapter").rename(apart := smoke.with_name("smokes-adapter"))  # a gate is read without it
-    assert adapter(train("full", gate=smoke)) == adapter(train("alone"))
+    assert adapter(train("full", gate=smoke)) == adapter(shared())
     checks = {check["name"]: check for check in read(smoke, "gate.json")["checks"]}
     assert checks["starts_from_base_first_window"]["value"] == 0.0
     trained = load(base, apart)

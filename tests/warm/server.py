@@ -129,6 +129,7 @@ def warm_up(kind: str) -> None:
     """Import, at the first call, and see that the process may still be forked: it has one thread."""
     if kind == "model":
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # as each script does before its imports
+    gc.disable()  # it would go through what was imported before, again and again
     for name in IMPORTS.pop(kind, "").split():
         importlib.import_module(name)
         threads = len(list(Path("/proc/self/task").iterdir()))
@@ -136,6 +137,7 @@ def warm_up(kind: str) -> None:
     if not gc.get_freeze_count():
         gc.collect()
         gc.freeze()
+    gc.enable()
 
 
 def become(request: Request, streams: list[int], command: str) -> None:

@@ -7,6 +7,7 @@ there is a verdict. Figures of an invalid verdict say nothing of what was learne
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,13 @@ def _body(
 
 
 def _render(file: str, **values: Any) -> str:
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string((HERE / file).read_text(encoding="utf-8")).render(**values)
+    return _environment().get_template(file).render(**values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(HERE)
+    return jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def _base(report: ReportConfig, summary: Json, manifests: Mapping[str, Json]) -> dict[str, Any]:

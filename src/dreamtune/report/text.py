@@ -5,6 +5,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def arrow(before: str, after: str) -> str:
     return DASH if DASH in (before, after) else f"{before} → {after}"
 
 
+@cache  # with the compiled templates, for the next report of this process
 def environment(*folders: Path) -> jinja2.Environment:
     """Return the template engine for the templates in these folders: it escapes everything."""
     found = jinja2.Environment(
