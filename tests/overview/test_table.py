@@ -10,6 +10,7 @@ import pytest
 
 from dreamtune.config import parse_config
 from dreamtune.overview.cells import shown_settings
+from dreamtune.overview.curves import APART, validation_picture
 from dreamtune.overview.members import Members, members_of, read_members
 from dreamtune.overview.page import write_page
 from dreamtune.overview.pareto import Spot, front, spots_of
@@ -185,6 +186,14 @@ def test_a_bound_and_an_exact_likelihood_have_columns_of_their_own(studies: Stud
     page = html()
     headings = re.findall(r"Held-out NLL, \w+", page)
     assert headings == ["Held-out NLL, bound", "Held-out NLL, exact"]
+    states = [state_of(member, {}) for member in read_members(LATEST).runs]
+    logs = Path("results/train_adapter").glob("*/train_log.jsonl")
+    for log in logs:
+        log.write_text("\n".join(json.dumps({"step": step, "validation_nll": 2.0 / step}) for step in (1, 2, 3)))
+    picture = validation_picture(states, ["causal", "diffusion"])
+    assert picture is not None and APART in picture.caption
+    picture = validation_picture(states[:1], ["causal"])
+    assert picture is not None and APART not in picture.caption
 
 
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])

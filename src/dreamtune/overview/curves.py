@@ -98,6 +98,11 @@ def loss_picture(states: Sequence[State], methods: Sequence[str]) -> Picture | N
     return _overlaid(states, methods, "loss", *title, "loss")
 
 
+APART = (
+    "That of a causal model is exact, and has no masks; that of a diffusion model is a bound: the two do not compare."
+)
+
+
 def validation_picture(
     states: Sequence[State], methods: Sequence[str], courses: Mapping[str, Mapping[str, Any]] | None = None
 ) -> Picture | None:
@@ -110,7 +115,10 @@ def validation_picture(
     """
     said = [course_words(method, courses[method]) for method in methods if courses and method in courses]
     more = f"Of {len(said) - MOST_COURSES} further methods study.json has it." if len(said) > MOST_COURSES else ""
-    caption = " ".join(["On masks that never change.", *said[:MOST_COURSES], more]).strip()
+    kinds = {(state.summary.get("nll") or {}).get("kind") for state in states} - {None}
+    apart = APART if len(kinds) > 1 else ""
+    told = filter(None, ["On masks that never change.", apart, *said[:MOST_COURSES], more])
+    caption = " ".join(told)
     title = ("validation", "Validation NLL by step, by seed", caption)
     return _overlaid(states, methods, "validation_nll", *title, "nats per token")
 
