@@ -71,18 +71,21 @@ def test_refreshed_at_each_step_it_is_the_exact_decoding(
         assert same(a, b)
 
 
-@pytest.mark.parametrize(("order", "temperature", "threshold"), pairwise(ORDERS, (0.0, 0.9), (None, 0.2)))
+@pytest.mark.parametrize(
+    ("order", "temperature", "ways"), pairwise(ORDERS, (0.0, 0.9), ((None, 2), (0.2, 4), (None, 4), (0.2, 2)))
+)
 def test_a_row_is_the_same_alone_and_in_any_batch(
-    model: Any, requests: list[Request], order: str, temperature: float, threshold: float | None
+    model: Any, requests: list[Request], order: str, temperature: float, ways: tuple[float | None, int]
 ) -> None:
+    """All four at once, or two, whose place the others take."""
+    threshold, batch_size = ways
     config = GenerateConfig(
         order=order, temperature=temperature, max_new_tokens=12, steps=10, block_length=5, refresh="block"
     ).model_copy(update={"threshold": threshold})
     requests = requests[::2]
     alone = [answers(model, [request], config)[0] for request in requests]
-    for batch_size in (2, 4):
-        together = answers(model, requests[::-1], config.model_copy(update={"batch_size": batch_size}))[::-1]
-        assert all(same(a, b) for a, b in zip(alone, together, strict=True))
+    together = answers(model, requests[::-1], config.model_copy(update={"batch_size": batch_size}))[::-1]
+    assert all(same(a, b) for a, b in zip(alone, together, strict=True))
 
 
 def spied(model: Any, requests: list[Request], config: GenerateConfig, seen: dict[Any, Any]) -> None:
