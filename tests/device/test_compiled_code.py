@@ -14,6 +14,8 @@ from torch._dynamo.utils import counters
 from dreamtune.device import compiled_code
 from dreamtune.device.caches import Caches, open_caches
 from dreamtune.device.compiled_code import shared
+from dreamtune.digests import describe
+from dreamtune.files import read_json, write_json
 from dreamtune.interruption import Interrupted
 
 ABOUT = {"torch": "1"}
@@ -89,6 +91,36 @@ def test_a_damaged_bundle_means_compiling(
     assert job(caches, "b") == set()
     assert "is damaged (its SHA-256 is not the recorded one); compiling" in capsys.readouterr().err
     assert job(caches) == {"b"}
+
+
+def test_a_bundle_is_unpacked_by_every_python(caches: Caches, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian 12's Python 3.11.2 knows no filter of what an archive holds."""
+    unpacked, known = tarfile.TarFile.extractall, compiled_code.FILTER
+
+    def as_before(self: tarfile.TarFile, path: Path, members: list[tarfile.TarInfo]) -> None:
+        unpacked(self, path, members, **known)
+
+    monkeypatch.setattr(compiled_code, "FILTER", {})
+    monkeypatch.setattr(tarfile.TarFile, "extractall", as_before)
+    job(caches, "a")
+    assert job(caches) == {"a"}
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "link"])
+def test_a_bundle_writes_nothing_outside_of_its_folder(
+    caches: Caches, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    job(caches, "a")
+    place = bundle(caches)
+    with tarfile.open(place, "w") as archive:
+        member = tarfile.TarInfo(name)
+        if name == "link":
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc"
+        archive.addfile(member)
+    record = place.with_name("cache.json")
+    write_json(record, read_json(record) | describe(place))
+    assert job(caches, "b") == set()
+    assert f"it holds '{name}', which is no file below its folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["folder", "loop"])

@@ -68,7 +68,8 @@ EDITS = {
     "contamination/copies.py": {"prepare", "audit"},
     "contamination/templates.py": {"prepare", "generate", "audit"},
     "formats/questions.py": {"prepare", "audit", "report"},
-    "chat/conversations.py": {"prepare", "generate"},
+    "chat/conversations.py": {"prepare"},
+    "chat/messages.py": {"prepare", "generate"},
     "chat/template.py": {"prepare", "generate"},  # prompts of benchmarks, and the user's own
     "data/encode_turns.py": {"prepare"},
     "data/truncation.py": {"prepare"},

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from platform import python_version
 from typing import Any
 
@@ -29,6 +29,8 @@ from dreamtune.interruption import Interrupted
 BUNDLE, RECORD = "bundle.tar", "cache.json"
 FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}  # below the job's folder
 UNKEPT = ("locks",)  # folders without code
+# Python 3.11.4 brought the filter, and from 3.12 on it is asked for; Debian 12 has 3.11.2.
+FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
 
 @contextmanager
@@ -116,19 +118,28 @@ def unpack(entry: Path, folder: Path) -> str | None:
     there = contents(folder)
     try:
         sha256 = sha256_file(entry / BUNDLE)
-        if read_json(entry / RECORD)["sha256"] != sha256:
+        record = read_json(entry / RECORD)
+        if not isinstance(record, dict) or record.get("sha256") != sha256:
             raise ValueError("its SHA-256 is not the recorded one")
         with tarfile.open(entry / BUNDLE) as bundle:
             members = [member for member in bundle if member.name not in there]
-            bundle.extractall(folder, members, filter="data")
+            if strange := [member.name for member in members if not _is_plain(member)]:
+                raise ValueError(f"it holds {strange[0]!r}, which is no file below its folder")
+            bundle.extractall(folder, members, **FILTER)
         return sha256
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, tarfile.TarError) as error:
+    except (OSError, ValueError, tarfile.TarError) as error:
         print(f"{entry} is damaged ({error}); compiling", file=sys.stderr)
         for name in contents(folder) - there:
             (folder / name).unlink()
         return None
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    """Return whether a member of a bundle is an ordinary file that is unpacked below the folder."""
+    name = PurePosixPath(member.name)
+    return member.isreg() and not name.is_absolute() and ".." not in name.parts
 
 
 def publish(entry: Path, folder: Path, about: dict[str, Any], taken: str | None) -> None:
