@@ -125,6 +125,33 @@ def test_a_damaged_entry_is_made_again(
     assert "quantising again" in capsys.readouterr().err
 
 
+def test_an_entry_outlives_a_job_that_lacks_the_memory_to_read_it(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is wrong with it: the next job takes it. A job that could quantise all the same says it took none."""
+    load(base())
+    there = {file.name: file.read_bytes() for file in entry(caches).iterdir()}
+    original = loading._from_pretrained
+
+    def refused(folder: Path, way: str, **given: Any) -> Any:
+        if way in refusing:
+            raise UserError(f"cannot read the weights in {folder}: can't start new thread")
+        return original(folder, way, **given)
+
+    monkeypatch.setattr(loading, "_from_pretrained", refused)
+    refusing, caches.taken = {"kept", "nf4"}, {}
+    with pytest.raises(UserError, match="can't start new thread"):
+        load(base())
+    assert {file.name: file.read_bytes() for file in entry(caches).iterdir()} == there
+    refusing = {"kept"}
+    load(base())
+    assert caches.taken == {}
+    refusing = set()
+    ways = reads(monkeypatch)
+    load(base())
+    assert ways == ["kept"] and caches.taken.keys() == {"nf4"}
+
+
 def test_a_file_that_was_only_touched_is_hashed_and_taken(caches: Caches, monkeypatch: pytest.MonkeyPatch) -> None:
     load(base())
     os.utime(entry(caches) / "model-00001.safetensors", (1, 1))

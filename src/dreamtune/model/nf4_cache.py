@@ -7,7 +7,6 @@ in it as they are; nothing that is quantised is there dequantised. Its name is a
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,17 +33,19 @@ FORMAT = 1
 SHARD_BYTES = 2**30  # of a file, and so of the host memory that writing takes
 
 
-@dataclass(frozen=True)
+@dataclass
 class Nf4Entry:
     """The place of a base model in the cache, whether it is there or not.
 
     Attributes:
         caches: of the job.
         about: what decides on the bits: model, architecture, quantisation, library and kind of device.
+        refused: whether this job could not load it, though it is whole: then the job replaces it.
     """
 
     caches: Caches
     about: Mapping[str, Any]
+    refused: bool = False
 
     @classmethod
     def of(cls, caches: Caches | None, family: str, dtype: torch.dtype, device: str) -> "Nf4Entry | None":
@@ -99,7 +100,8 @@ class Nf4Entry:
 
         Args:
             load: called with the entry's folder and "kept", the layout of its files. A whole entry that it refuses,
-                because another release of a library wrote it, is removed.
+                mostly because another release of a library wrote it, is replaced once the model is quantised: it stays
+                where this job lacked memory, and gets no further.
         """
         if not self.is_whole():
             return None
@@ -107,7 +109,8 @@ class Nf4Entry:
             return load(self.folder, "kept")
         except UserError as error:
             print(f"{error}; quantising again", file=sys.stderr)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.refused = True
+            del self.caches.taken["nf4"]
             return None
 
     @phase("caching")
@@ -120,7 +123,10 @@ class Nf4Entry:
         if self.caches.model_changed():
             print("the base model's files changed while they were read, so it is not kept in NF4", file=sys.stderr)
             return
-        with only_maker(self.folder, self.is_whole) as private, ThreadPoolExecutor() as hashing:
+        with (
+            only_maker(self.folder, lambda: not self.refused and self.is_whole()) as private,
+            ThreadPoolExecutor() as hashing,
+        ):
             if private is None:
                 return
             named = {}
