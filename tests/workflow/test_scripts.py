@@ -36,11 +36,20 @@ def test_a_script_is_short(script: Path) -> None:
     assert len(script.read_text().splitlines()) <= 40
 
 
-def test_ctrl_c_is_one_line_at_any_moment_even_during_imports(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        ("raise KeyboardInterrupt", -signal.SIGINT),
+        ("raise ValueError('Error building `model` serializer:\\n  KeyboardInterrupt: ')", 1),  # pydantic's
+        ("try:\n    raise KeyboardInterrupt\nfinally:\n    raise OSError('closed')", 1),
+    ],
+    ids=["plain", "a library's text", "an error on the way out"],
+)
+def test_ctrl_c_is_one_line_at_any_moment_even_during_imports(raised: str, status: int, tmp_path: Path) -> None:
     script = tmp_path / "score_answers.py"
-    script.write_text(f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\nimport _src\nraise KeyboardInterrupt\n")
+    script.write_text(f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\nimport _src\n{raised}\n")
     done = subprocess.run([sys.executable, str(script)], env=BY_HAND, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGINT
+    assert done.returncode == status
     assert done.stderr == "score_answers: stopped by SIGINT; start it again to go on\n"
 
 

@@ -30,13 +30,22 @@ NO_MEMORY = re.compile(
 def stopped(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print one line for Ctrl-C or a lack of memory, and a traceback for any other exception that nobody caught."""
     name = Path(sys.argv[0]).stem
-    if issubclass(kind, KeyboardInterrupt):
+    if is_interrupt(error):
         print(f"{name}: stopped by SIGINT; start it again to go on", file=sys.stderr, flush=True)
     elif issubclass(kind, MemoryError) or NO_MEMORY.search(str(error)):
         said = f"out of memory ({' '.join(str(error).split())[:200] or kind.__name__}); nothing was filed"
         print(f"{name}: {said}; give the job more (cluster.max_mem_gb, ulimit -v)", file=sys.stderr, flush=True)
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Return whether an exception is Ctrl-C, or what a library made of it: a text, of pydantic building a model."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 sys.excepthook = stopped
