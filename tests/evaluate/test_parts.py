@@ -187,6 +187,25 @@ def test_parts_are_gathered_and_then_removed(version: Callable[..., Path]) -> No
     assert sorted(path.name for path in folder.iterdir()) == ["answers", "config.json", "manifest.json"]
 
 
+def test_parts_that_another_job_has_gathered_meanwhile_are_not_missed(
+    version: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when a driver is killed, the job that it leaves ends a moment after the next driver has begun another."""
+    folder = version(2)
+    for part in ("1/2", "2/2"):
+        make_part(folder, part)
+    late = stage(folder)
+    with stage(folder) as first:
+        first.parts()
+        (first.out / "answers").write_text("all")
+    filed = (folder / "manifest.json").read_bytes()
+    with pytest.raises(SystemExit) as ended, late as job:
+        job.parts()
+    assert ended.value.code == 0 and "another job has filed version" in capsys.readouterr().err
+    assert (folder / "manifest.json").read_bytes() == filed
+    assert sorted(path.name for path in folder.iterdir()) == ["answers", "config.json", "manifest.json"]
+
+
 def test_a_part_that_failed_leaves_nothing_and_the_others_are_kept(
     version: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

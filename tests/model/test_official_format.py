@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import FIXTURES
 from dreamtune.errors import UserError
+from dreamtune.files import read_json, write_json
 from dreamtune.inputs.checkpoint_format import family_of, native_fields, read_config
 from dreamtune.inputs.shapes import LAYER, expected_shapes
 from dreamtune.model.adapter_format import ADAPTER_WEIGHTS
@@ -180,6 +181,10 @@ def test_bad_adapters_are_refused_in_one_line(tmp_path: Path) -> None:
     tensors = load_file(fewer / ADAPTER_WEIGHTS)
     save_file(dict(list(tensors.items())[2:]), fewer / ADAPTER_WEIGHTS)
     assert "missing from the file" in refusal(path=DREAM, adapter=fewer)
+
+    config = read_json(fewer / "adapter_config.json")
+    write_json(fewer / "adapter_config.json", config | {"base_model_name_or_path": -0.5})
+    assert "base_model_name_or_path = -0.5; expected text or null" in refusal(path=DREAM, adapter=fewer)
 
     (fewer / ADAPTER_WEIGHTS).rename(fewer / "adapter_model.bin")
     assert "pickled" in refusal(path=DREAM, adapter=fewer)

@@ -30,7 +30,8 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     """Return the content of adapter_config.json, once the folder is known to hold the weights as safetensors too.
 
     Raises:
-        UserError: one of the two files is missing, the config is no JSON object, or the weights are pickled.
+        UserError: one of the two files is missing, the config is no JSON object or names its base by something else
+            than text, or the weights are pickled.
     """
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} holds no {CONFIG}; expected the adapter folder of a finished training")
@@ -40,7 +41,11 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
                 f"{folder} has a pickled adapter ({PICKLE}), which can run code; convert it to {ADAPTER_WEIGHTS}"
             )
         raise UserError(f"{folder} holds no {ADAPTER_WEIGHTS}")
-    return read_json_object(folder / CONFIG)
+    config = read_json_object(folder / CONFIG)
+    for name in ("base_model_name_or_path", "revision"):
+        if not isinstance(config.get(name), str | None):
+            raise UserError(f"{folder / CONFIG} has {name} = {config[name]!r}; expected text or null")
+    return config
 
 
 def check_loaded(model: PeftModel, folder: Path) -> None:

@@ -117,13 +117,21 @@ class Stage:
     def parts(self) -> list[Path]:
         """Return the folders of the parts that this job gathers; [] if it makes a part, or the whole version.
 
+        Where another job has gathered them meanwhile, nothing is left to do: the script ends, with status 0.
+
         Raises:
             UserError: a part is not finished, or was changed after it was written.
         """
         if self.part:
             return []
         folders = [self.folder / folder_of(self.spec, part) for part in parts_of(self.spec)]
-        self.gathered = [read_part(folder, self.spec) for folder in folders]
+        try:
+            self.gathered = [read_part(folder, self.spec) for folder in folders]
+        except UserError:
+            if not self._is_filed():
+                raise
+            self._say_filed()
+            sys.exit(0)
         return folders
 
     def __enter__(self) -> "Stage":
@@ -226,9 +234,7 @@ class Stage:
             shutil.copytree(self.out, self.beside, dirs_exist_ok=True)
         with one_at_a_time(self.folder):
             if self._is_filed():
-                what = f"version {self.spec['version']}{f', part {self.part}' if self.part else ''}"
-                said = f"another job has filed {what} meanwhile; that one stands, and this job's output is discarded"
-                print(f"{self.name}: {said}", file=sys.stderr, flush=True)
+                self._say_filed()
                 return
             names = sorted(item.name for item in self.beside.iterdir())
             for name in names:
@@ -246,6 +252,11 @@ class Stage:
         except UserError:
             return False
         return True
+
+    def _say_filed(self) -> None:
+        what = f"version {self.spec['version']}{f', part {self.part}' if self.part else ''}"
+        said = f"another job has filed {what} meanwhile; that one stands, and this job's output is discarded"
+        print(f"{self.name}: {said}", file=sys.stderr, flush=True)
 
     def _write_manifest(self, outputs: list[str], record: dict[str, Any]) -> None:
         """Write the manifest (or part.json) of the files on disk; again if another writer replaced one meanwhile."""
