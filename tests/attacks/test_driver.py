@@ -33,7 +33,7 @@ def results(folder: Path) -> dict[str, str]:
 
     A job that outlives its driver is finished without Snakemake's own benchmark.tsv.
     """
-    skipped = TIMED | {"job.log", "index.html", "report.html", "summary.json"}
+    skipped = TIMED | {"job.log", "index.html", "report.html", "summary.json", "cache.json"}  # the last holds inodes
     return {
         str(path.relative_to(folder)): "timed" if path.name in skipped else sha256_file(path)
         for path in sorted(folder.rglob("*"))
