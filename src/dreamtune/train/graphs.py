@@ -20,8 +20,9 @@ from dreamtune.objective.packing import GPU_MULTIPLE, Batch
 
 KEPT = 32  # graphs held at a time; the one that was not used for longest leaves
 # Sizes between a power of two and the next: tokens are padded by at most 9 %, 4 % on average, supervised tokens by at
-# most a half, a fifth on average, for which the head alone computes more: below a hundredth of a small model's step. A
-# new shape costs as much as ten steps, so that finer sizes lose more than they save in runs of up to 5,000 steps.
+# most a half, a fifth on average, for which the head alone computes more: by its operations below a hundredth of a
+# small model's step (not measured). A new shape costs as much as ten steps, so that finer sizes lose more than they
+# save in runs of up to 5,000 steps.
 TOKEN_SIZES, TARGET_SIZES = 10, 2
 DOCUMENTS = 8  # their number is padded to a multiple; empty documents cost nothing
 
